@@ -1,0 +1,230 @@
+"""The nouns of the method, as frozen records; every one of them can be written as one line of JSON.
+
+`None` means "not there": an answer that could not be parsed, a vote nobody won, a question without a gold answer.
+It is never the same as wrong.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+
+SCHEMA_VERSION = 1
+
+Role = Literal["generator", "critic", "summarizer"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, compared by value, refusing fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON; equal records give equal bytes."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            pydantic.ValidationError: not JSON, a field missing, unknown or of another type.
+        """
+        return cls.model_validate_json(line)
+
+
+class Message(Record):
+    """One message of a dialogue, as the Hugging Face `messages` format has it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Problem(Record):
+    """One question. Training never reads `gold`."""
+
+    id: str
+    question: str
+    gold: str | None = None
+    """The known answer, for reporting only; None where nobody knows it."""
+    split_key: str = ""
+    """Questions with equal non-empty keys stay on the same side of a split, such as 3 + 4 and 4 + 3."""
+
+
+class SamplingParams(Record):
+    """How a reply is drawn; the meaning is the same in every engine."""
+
+    temperature: float = 1.0
+    """0 is greedy decoding."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """Draw among the k likeliest tokens only; 0 is no limit."""
+    max_new_tokens: int = 512
+
+
+class AgentRef(Record):
+    """Which weights speak: a base model and, once finetuned, an adapter on it."""
+
+    role: Role
+    index: int
+    model: str
+    """A folder, a hub name or the name of a packaged model."""
+    adapter: str | None = None
+    """A PEFT folder; a relative path is relative to the run folder."""
+
+    @property
+    def name(self) -> str:
+        """The agent's name in files and seeds, such as `critic_2`."""
+        return f"{self.role}_{self.index}"
+
+
+class Society(Record):
+    """The agents of one debate: N generators, N critics and whoever summarises."""
+
+    generators: tuple[AgentRef, ...]
+    critics: tuple[AgentRef, ...]
+    summarizer: AgentRef | None
+    """None when critics summarise for themselves or when others' answers are quoted in full."""
+
+    @property
+    def trained(self) -> tuple[AgentRef, ...]:
+        """The 2N agents that are finetuned, generators first."""
+        return self.generators + self.critics
+
+
+class Request(Record):
+    """One call of one agent."""
+
+    agent: AgentRef
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    seed: int
+
+
+class Reply(Record):
+    """What came back. A failed call is a reply with an `error`, so that its siblings live on."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "error"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    error: str | None = None
+
+
+class Call(Record):
+    """A reply together with what was asked: the last user message and the seed."""
+
+    agent: str
+    prompt: str
+    reply: Reply
+    seed: int
+
+
+class Turn(Record):
+    """What one agent said in one round."""
+
+    agent: int
+    """The agent's place in the society, from 0; in round 1 the generator of that number speaks, after it the critic."""
+    round: int
+    """From 1."""
+    call: Call
+    answer: str | None
+    """Extracted from the reply; None where it could not be parsed."""
+    summary: Call | None = None
+    """The call that condensed the other agents' answers for this turn."""
+
+
+class Debate(Record):
+    """One question, argued by N agents for M rounds."""
+
+    schema_version: int = SCHEMA_VERSION
+    iteration: int
+    """Society of which iteration spoke: debates of iteration l are held by agents finetuned l - 1 times."""
+    problem_id: str
+    question: str
+    system: str | None
+    turns: tuple[Turn, ...]
+    """M x N turns, round by round, agents in order; fewer if the debate failed."""
+    error: str | None = None
+
+    def round(self, number: int) -> tuple[Turn, ...]:
+        """Return the turns of one round (from 1; -1 is the last), in the order of the agents."""
+        wanted = self.turns[-1].round if number == -1 and self.turns else number
+        return tuple(turn for turn in self.turns if turn.round == wanted)
+
+    def dialogue(self, agent: int, *, num_rounds: int | None = None) -> tuple[Message, ...]:
+        """Return agent's own dialogue, prompts and replies in turn: (x, y[1], ..., y[m]) in the paper's notation."""
+        messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]
+        for turn in self.turns:
+            if turn.agent == agent and (num_rounds is None or turn.round <= num_rounds):
+                messages.append(Message(role="user", content=turn.call.prompt))
+                messages.append(Message(role="assistant", content=turn.call.reply.text))
+        return tuple(messages)
+
+    def calls(self) -> Sequence[Call]:
+        """Return every call that the debate cost, summaries included."""
+        return [call for turn in self.turns for call in (turn.summary, turn.call) if call is not None]
+
+
+class Vote(Record):
+    """How the answers of one question were counted, and whether the question may be trained on."""
+
+    schema_version: int = SCHEMA_VERSION
+    iteration: int
+    problem_id: str
+    label: str | None
+    """The winning answer, which is the pseudo-label; None if nobody gave an answer that could be parsed."""
+    counts: tuple[tuple[str, int], ...]
+    """One (representative answer, votes) for each class of equal answers, most votes first."""
+    num_agents: int
+    abstained: int
+    """Agents whose answer could not be parsed."""
+    tied: bool
+    """Whether the label was drawn among several classes with the most votes."""
+    dropped: Literal["failed", "no_answer", "low_agreement"] | None
+    """Why the question is not used for training; None if it is used."""
+
+    @property
+    def agreement(self) -> float:
+        """Votes for the label as a share of all N agents, abstentions included."""
+        return self.counts[0][1] / self.num_agents if self.counts else 0.0
+
+    @property
+    def margin(self) -> int:
+        """Votes for the winner minus votes for the runner-up; 0 is a tie."""
+        top = [votes for _, votes in self.counts[:2]] + [0, 0]
+        return top[0] - top[1]
+
+
+class Example(Record):
+    """One training example of one agent: a dialogue whose last message is the response to learn."""
+
+    schema_version: int = SCHEMA_VERSION
+    iteration: int
+    problem_id: str
+    agent: str
+    kind: Literal["first", "corrected", "kept"]
+    """`first`: a generator's first answer. `corrected`: D-, the critic's first answer was not the label but its last one
+    is. `kept`: D+, both are."""
+    messages: tuple[Message, ...]
+
+
+class Score(Record):
+    """What one method answered to one held-out question. `correct` is None where there is no gold answer."""
+
+    schema_version: int = SCHEMA_VERSION
+    iteration: int
+    method: str
+    problem_id: str
+    answers: tuple[str | None, ...]
+    """One answer, or for a mean over single agents the answer of each; None is unparsed, which counts as wrong."""
+    correct: tuple[bool, ...] | None
+    calls: float
+    """Calls that the method needs for this question."""
+    prompt_tokens: float
+    completion_tokens: float
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of `answers` that are right."""
+        return None if self.correct is None else sum(self.correct) / len(self.correct)

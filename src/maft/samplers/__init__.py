@@ -1,0 +1,1 @@
+"""Engines that answer requests: the `Sampler` protocol and its implementations."""

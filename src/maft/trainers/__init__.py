@@ -1,0 +1,1 @@
+"""Engines that finetune agents: the `Trainer` protocol and its implementations."""

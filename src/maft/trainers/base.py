@@ -1,0 +1,52 @@
+"""The seam to finetuning: jobs in, adapters (or models) in folders out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from maft.config import TrainConfig
+from maft.records import Record
+
+
+class TrainJob(Record):
+    """One finetuning of one agent on its own examples."""
+
+    agent: str
+    """Such as `critic_2`."""
+    role: str
+    iteration: int
+    examples: Path
+    """JSONL of `Example` records: `messages` end with the response to learn."""
+    num_examples: int
+    base_model: str
+    """Folder or hub name."""
+    init_adapter: Path | None
+    """PEFT folder to go on from; None starts a fresh adapter on the base model."""
+    output: Path
+    """Folder to make: it appears whole, by a rename, or not at all."""
+    seed: int
+
+
+class TrainProgress(Record):
+    """How far the training of one agent is; sent after every optimiser step."""
+
+    agent: str
+    step: int
+    num_steps: int
+    loss: float | None
+    tokens: int
+    """Tokens trained on so far in this job, padding excluded."""
+
+
+class Trainer(Protocol):
+    """Finetunes agents, one job each."""
+
+    def train(
+        self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
+    ) -> None:
+        """Make the output folder of each job; a job whose folder is there already must not be given again.
+
+        Raises:
+            maft.errors.StageFailed: a training failed; the folders of the jobs finished before it are there.
+        """
+        ...
