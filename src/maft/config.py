@@ -100,9 +100,9 @@ class CurateConfig(Section):
 
     critic_mix: Share = 0.5
     """w: share of a critic's examples that correct a wrong first answer (D-); the rest keep a right one (D+)."""
-    short_side: Literal["use_all", "balance"] = "use_all"
-    """When one of D- and D+ is too short for w: `use_all` takes every example there is, `balance` cuts the longer side
-    until the mix is w. An empty side never empties the set."""
+    short_side: Literal["cut", "repeat", "use_all"] = "cut"
+    """When D- or D+ is too short for w: `cut` the longer side, `repeat` the shorter one, or `use_all` there is without
+    regard to w. An empty side never empties the set."""
 
 
 class LoraConfig(Section):
@@ -147,10 +147,10 @@ class EngineConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     cache_gb: Positive = 2
     """openvino: memory for the key-value cache."""
-    max_sequences: Positive = 256
+    max_sequences: Positive = 128
     """Most replies generated at the same time."""
-    script: Path | None = None
-    """scripted: JSON file with the replies; null makes them up from the questions."""
+    max_failures: Share = 0.1
+    """Largest share of debates that may fail before the stage stops with an error."""
 
 
 class RunConfig(Section):
@@ -174,3 +174,129 @@ class RunConfig(Section):
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML or JSON config and put `section.key=value` overrides on top; values are YAML.
+
+    A relative path inside the file is relative to the working directory. A run without a name is called after the
+    file, or after its folder if the file is called config.
+
+    Raises:
+        ConfigError: no such file, not YAML, or a setting is unknown, has the wrong type or is out of range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the path of a config file, see recipes/.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold settings (key: value), got {type(tree).__name__}.")
+    tree.setdefault("name", path.parent.name if path.stem == "config" else path.stem)
+    return parse(tree, overrides, source=str(path))
+
+
+def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
+    """Validate a tree of settings with overrides on top.
+
+    >>> parse({"task": {"name": "arithmetic"}}, ["debate.num_agents=5"]).debate.num_agents
+    5
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    tree = json.loads(json.dumps(tree, default=str))
+    for override in overrides:
+        _override(tree, override)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as errors:
+        lines = [_explain(tree, error["loc"], error["type"], error["msg"]) for error in errors.errors()]
+        raise ConfigError(f"{source}:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))) from None
+
+
+def resolved(config: RunConfig) -> str:
+    """Return the whole tree as JSON, defaults included; `load` takes it back."""
+    return config.model_dump_json(indent=2) + "\n"
+
+
+def digest(config: RunConfig) -> str:
+    """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
+    tree = config.model_dump(mode="json", exclude={"name", "runs_dir"})
+    return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[object, object]]:
+    """Return the dotted keys in which two configs differ, with both values."""
+    a, b = (_flat(config.model_dump(mode="json", exclude={"name", "runs_dir"})) for config in (ours, theirs))
+    return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
+
+
+def known_keys() -> dict[str, Any]:
+    """Return every dotted key of the tree with its field, in the order of the file."""
+    found: dict[str, Any] = {}
+
+    def walk(section: type[BaseModel], prefix: str) -> None:
+        for name, field in section.model_fields.items():
+            inner = _section_of(field.annotation)
+            if inner is None:
+                found[prefix + name] = field
+            else:
+                walk(inner, f"{prefix}{name}.")
+
+    walk(RunConfig, "")
+    return found
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"an override must look like section.key=value, got {override!r}.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of {key} is not valid YAML: {text!r}. Quote it if it is text.") from None
+    *sections, last = key.split(".")
+    node = tree
+    for section in sections:
+        child = node.get(section)
+        if child is None:
+            child = node[section] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key} cannot be set: {section} is a value, not a section.")
+        node = child
+    node[last] = value
+
+
+def _explain(tree: object, location: tuple[int | str, ...], kind: str, message: str) -> str:
+    """Say what was wrong, what was got, what is allowed."""
+    path = [str(part) for part in location if str(part) in _field_names() or isinstance(part, int) or part == location[-1]]
+    key = ".".join(path)
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.6) or [
+            k for k in known_keys() if k.split(".")[-1] == path[-1]
+        ]
+        return f"{key} is not a setting." + (f" Did you mean {near[0]}?" if near else "")
+    if kind == "missing":
+        return f"{key} is missing."
+    value: object = tree
+    for part in location:
+        value = value.get(part, value) if isinstance(value, dict) else value
+    return f"{key}: {message[0].lower()}{message[1:]}, got {value!r}."
+
+
+def _field_names() -> set[str]:
+    return {part for key in known_keys() for part in key.split(".")}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -19,7 +19,7 @@ class TrainJob(Record):
     """JSONL of `Example` records: `messages` end with the response to learn."""
     num_examples: int
     base_model: str
-    """Folder or hub name."""
+    """Name of the model as the config has it; `maft.models.resolve` finds its folder."""
     init_adapter: Path | None
     """PEFT folder to go on from; None starts a fresh adapter on the base model."""
     output: Path

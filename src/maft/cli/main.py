@@ -1,0 +1,67 @@
+"""`maft`: the group of all verbs, and how errors reach the user.
+
+Results go to stdout, progress and messages to stderr. Exit code 0: done; 1: asked rightly, but it failed; 2: asked
+wrongly; 130: interrupted.
+"""
+
+import errno
+import sys
+from importlib import import_module
+
+import click
+
+from maft import __version__
+from maft.errors import MaftError
+
+VERBS = {
+    "run": "Carry out all iterations: debate, vote, curate, finetune, evaluate.",
+    "report": "Print the results of a run and write its page.",
+    "show": "Print one debate as a transcript.",
+}
+
+
+class _Verbs(click.Group):
+    """Loads a verb's file when the verb is called, so that `--help` is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return getattr(import_module(f"maft.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, epilog="Example: maft run recipes/arithmetic_cpu/config.yaml num_iterations=1")
+@click.version_option(__version__, prog_name="maft")
+def maft() -> None:
+    """Multiagent finetuning: copies of one language model debate, vote, and learn from what they agree on."""
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        maft.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
+    except KeyboardInterrupt:
+        _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except MaftError as error:
+        _leave(f"maft: {error}", error.exit_code)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        _leave(f"maft: cannot write{where}: {error.strerror}. Mend that; the same command goes on, nothing is lost.", 1)
+
+
+def _leave(message: str, code: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,38 @@
+"""`maft run`: all iterations."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="Examples:\n\n  maft run recipes/arithmetic_cpu/config.yaml\n\n"
+    "  maft run recipes/arithmetic_cpu/config.yaml name=more seed=1 debate.num_agents=5\n\n"
+    "  maft run runs/arithmetic_cpu/config.json --dry-run"
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@click.option("--dry-run", is_flag=True, help="Print the resolved config and the plan, and stop.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool) -> None:
+    """Carry out the run that CONFIG describes, or go on with it where it was interrupted.
+
+    CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
+    """
+    from maft import config as config_
+    from maft import manifest, pipeline, report, samplers, trainers
+    from maft.progress import Progress
+    from maft.store import RunFolder
+
+    settings = config_.load(config, overrides)
+    if dry_run:
+        from maft.plan import plan
+
+        click.echo(config_.resolved(settings), nl=False)
+        click.echo(plan(settings), err=True)
+        return
+    with RunFolder.open(settings) as folder:
+        manifest.write(folder)
+        pipeline.run(folder, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))
+        click.echo(report.table(report.rows(folder)))
+        click.echo(f"Report: {report.write_page(folder)}")

@@ -1,0 +1,132 @@
+"""Who learns from what: debates and votes in, one set of examples for each agent out (paper, section 3, eq. 1).
+
+Every response that is not used is counted, by reason. Gold answers are not among the arguments.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from maft import seeds
+from maft.answers import equivalent
+from maft.config import CurateConfig
+from maft.records import Debate, Example, Record, Vote
+
+Kind = Literal["first", "corrected", "kept"]
+
+
+class Curated(NamedTuple):
+    """The examples of one agent, and what became of the responses that are not among them."""
+
+    examples: tuple[Example, ...]
+    counts: "CurateCounts"
+
+
+class CurateCounts(Record):
+    """What became of one agent's responses, one per debate."""
+
+    examples: int
+    first: int = 0
+    corrected: int = 0
+    kept: int = 0
+    failed: int = 0
+    """The debate failed."""
+    no_answer: int = 0
+    """Nobody's answer could be parsed, so there is no label."""
+    low_agreement: int = 0
+    """Too few agents agreed with the label."""
+    unparsed: int = 0
+    """There is a label, but this agent's answer could not be parsed."""
+    disagrees: int = 0
+    """This agent's answer is not the label."""
+    cut_for_mix: int = 0
+    """Agrees with the label, left out so that D- and D+ are mixed as asked."""
+    repeated_for_mix: int = 0
+    """Examples that are there more than once, so that D- and D+ are mixed as asked."""
+
+
+def generator_examples(debates: Sequence[Debate], votes: Mapping[str, Vote], agent: int) -> Curated:
+    """Return generator `agent`'s set: (x, y[1, agent]) wherever its own first-round answer equals the label.
+
+    Args:
+        debates: all debates of the iteration.
+        votes: vote by problem id.
+        agent: place of the agent in the society, from 0.
+    """
+    examples: list[Example] = []
+    counts: Counter[str] = Counter()
+    for debate in debates:
+        vote = votes[debate.problem_id]
+        reason = vote.dropped or _disagreement(debate.round(1)[agent].answer, vote.label)
+        if reason is None:
+            examples.append(_example(debate, f"generator_{agent}", "first", debate.dialogue(agent, num_rounds=1)))
+        counts[reason or "first"] += 1
+    return Curated(tuple(examples), CurateCounts(examples=len(examples), **counts))
+
+
+def critic_examples(
+    debates: Sequence[Debate], votes: Mapping[str, Vote], agent: int, settings: CurateConfig, run_seed: int
+) -> Curated:
+    """Return critic `agent`'s set: whole dialogues (x, y[1], ..., y[M]) whose last answer equals the label.
+
+    Those whose first answer was another (D-, corrected) and those whose first answer was the label already (D+, kept)
+    are mixed with weight w = `settings.critic_mix`, see `mix`.
+    """
+    found: list[Example] = []
+    counts: Counter[str] = Counter()
+    for debate in debates:
+        vote = votes[debate.problem_id]
+        reason = vote.dropped or _disagreement(debate.round(-1)[agent].answer, vote.label)
+        if reason is None:
+            kept = _disagreement(debate.round(1)[agent].answer, vote.label) is None
+            kind: Kind = "kept" if kept else "corrected"
+            found.append(_example(debate, f"critic_{agent}", kind, debate.dialogue(agent)))
+        else:
+            counts[reason] += 1
+    examples = mix(found, settings, run_seed)
+    used = {example.problem_id for example in examples}
+    counts["cut_for_mix"] = len(found) - len(used)
+    counts["repeated_for_mix"] = len(examples) - len(used)
+    counts.update(example.kind for example in examples)
+    return Curated(examples, CurateCounts(examples=len(examples), **counts))
+
+
+def mix(found: Sequence[Example], settings: CurateConfig, run_seed: int) -> tuple[Example, ...]:
+    """Mix corrected (D-) and kept (D+) dialogues of one critic: share w of the first, 1 - w of the second (eq. 1).
+
+    Where one side is too short for that, `settings.short_side` decides: the longer side is cut, the shorter one is
+    repeated, or all there is is used as it is. If one side is empty, the other is used whole: an empty side never
+    empties the set. Which examples are cut or repeated is drawn by seed and does not depend on their order.
+    """
+    w = settings.critic_mix
+    corrected = [example for example in found if example.kind == "corrected"]
+    kept = [example for example in found if example.kind == "kept"]
+    if not corrected or not kept:
+        return tuple(found)
+    if w in (0, 1):
+        return tuple(corrected if w else kept)
+    if settings.short_side == "use_all":
+        return tuple(found)
+    pick = min if settings.short_side == "cut" else max
+    total = pick(len(corrected) / w, len(kept) / (1 - w))
+    chosen = _draw(corrected, round(w * total), run_seed) + _draw(kept, round((1 - w) * total), run_seed)
+    place = {example.problem_id: number for number, example in enumerate(found)}
+    return tuple(sorted(chosen, key=lambda example: place[example.problem_id]))
+
+
+def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Example]:
+    """Return `count` examples, at least one, each used once before any is used again."""
+    shuffled = sorted(examples, key=lambda e: seeds.seed(run_seed, "mix", e.iteration, e.agent, e.problem_id))
+    return [shuffled[i % len(shuffled)] for i in range(max(1, count))]
+
+
+def _disagreement(answer: str | None, label: str | None) -> str | None:
+    if answer is None or label is None:
+        return "unparsed"
+    return None if equivalent(answer, label) else "disagrees"
+
+
+def _example(debate: Debate, agent: str, kind: Kind, messages: tuple) -> Example:
+    return Example(
+        iteration=debate.iteration, problem_id=debate.problem_id, agent=agent, kind=kind, messages=messages
+    )

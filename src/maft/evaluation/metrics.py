@@ -1,0 +1,63 @@
+"""Numbers over scores: accuracy with its interval."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+from maft.records import Record, Score
+
+
+class MethodResult(Record):
+    """How one method did on the held-out questions."""
+
+    iteration: int
+    method: str
+    accuracy: float | None
+    """Share of right answers, unparsed ones counted as wrong; None without gold answers."""
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    """Questions."""
+    unparsed: float
+    """Questions (for a mean over single agents: questions per agent) whose answer could not be parsed."""
+    calls: float
+    """Model calls that the method needs for all n questions."""
+    prompt_tokens: float
+    completion_tokens: float
+
+    @property
+    def tokens(self) -> float:
+        """Prompt and generated tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+def summarize(scores: Sequence[Score]) -> MethodResult:
+    """Sum up the scores of one method; needs at least one."""
+    graded = [score.accuracy for score in scores if score.accuracy is not None]
+    accuracy = sum(graded) / len(graded) if graded else None
+    low, high = wilson(accuracy, len(graded)) if accuracy is not None else (None, None)
+    return MethodResult(
+        iteration=scores[0].iteration,
+        method=scores[0].method,
+        accuracy=accuracy,
+        ci_low=low,
+        ci_high=high,
+        n=len(scores),
+        unparsed=sum(score.answers.count(None) / len(score.answers) for score in scores),
+        calls=sum(score.calls for score in scores),
+        prompt_tokens=sum(score.prompt_tokens for score in scores),
+        completion_tokens=sum(score.completion_tokens for score in scores),
+    )
+
+
+def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a share of n questions (95 % by default).
+
+    For the mean of several agents' answers to each question it is wider than need be, never narrower.
+
+    >>> [round(bound, 3) for bound in wilson(0.5, 100)]
+    [0.404, 0.596]
+    """
+    centre = share + z * z / (2 * n)
+    spread = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

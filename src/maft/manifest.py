@@ -1,0 +1,83 @@
+"""What a run was made with and on, so that its folder explains itself a year later."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from maft import __version__, store
+from maft import config as config_
+from maft.store import RunFolder
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "openvino", "openvino-genai", "optimum-intel", "vllm", "pydantic")
+
+
+def write(folder: RunFolder) -> None:
+    """Write or extend manifest.json: every start of the run adds an entry to `starts`."""
+    path = folder.path / "manifest.json"
+    earlier: list[Any] = store.read_json(path)["starts"] if path.exists() else []
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": sys.argv[1:],
+        "maft": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+    }
+    content = {
+        "config_digest": config_.digest(folder.config),
+        "seed": folder.config.seed,
+        "split_seed": folder.config.task.split_seed,
+        "starts": [*earlier, start],
+    }
+    store.write_json(path, content)
+
+
+def add_questions(folder: RunFolder) -> None:
+    """Add the number, ids and content hash of the training and held-out questions."""
+    path = folder.path / "manifest.json"
+    content = store.read_json(path)
+    content["questions"] = {side: _describe(folder.problems(side)) for side in ("train", "eval")}
+    store.write_json(path, content)
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    from maft.records import Problem
+
+    data = file.read_bytes()
+    ids = [problem.id for problem in store.read_records(file, Problem)]
+    return {"count": len(ids), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(), "ids": ids}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, where maft runs from one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    """Return the name of the processor; Linux has it in a file of its own."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,224 @@
+"""The whole method: for each iteration debate, vote, curate, finetune; evaluate before and after.
+
+    society 0 = N generators and N critics, all the base model
+    for l = 1 .. L:
+        debates   = society l-1 debates the training questions              debate.play, rollouts.collect
+        votes     = majority of the last round, the pseudo-labels           consensus.vote
+        examples  = each agent's own responses that agree with the vote     curate
+        society l = each agent finetuned on its own examples                finetune
+
+Differs from the paper's text or its released code in (all departures: docs/paper.md):
+1. Rounds are synchronous; the released code shows an agent what others have just said in the same round.
+2. Only questions where more than half of the agents agree are trained on; `vote.min_agreement: plurality` is the paper.
+3. Critics carry loss on their last answer only; `train.loss_turns: all` is the released code.
+4. Agents are LoRA adapters on one base model, in place of 2N full models.
+
+Every stage is a function from files to files of the run folder, and does nothing where its files are there already.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from maft import consensus, curate, finetune, manifest, prompts, rollouts, store
+from maft.curate import CurateCounts
+from maft.debate import Rules
+from maft.evaluation.labels import label_quality
+from maft.evaluation.methods import score_all
+from maft.evaluation.metrics import summarize
+from maft.plan import calls_per_debate
+from maft.progress import Bar, Progress
+from maft.records import Debate, Problem, Society, Vote
+from maft.samplers.base import Sampler
+from maft.store import RunFolder
+from maft.tasks import TASKS, Split, prepare
+from maft.trainers.base import Trainer, TrainProgress
+
+
+def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
+    """Carry out a run, or what is left of it."""
+    split = questions(folder)
+    society = finetune.untrained(folder.config)
+    evaluate(folder, 0, society, split.eval, sampler, progress)
+    for iteration in range(1, folder.config.num_iterations + 1):
+        debates = debate(folder, iteration, society, split.train, sampler, progress)
+        votes = vote(folder, iteration, debates)
+        counts = make_examples(folder, iteration, debates, votes)
+        sampler.release()  # training needs the memory
+        society = train(folder, iteration, society, counts, trainer, progress)
+        evaluate(folder, iteration, society, split.eval, sampler, progress)
+    sampler.release()
+
+
+def questions(folder: RunFolder) -> Split:
+    """Return the questions of the run, writing them into the folder at the first start."""
+    train_file, eval_file = folder.problems("train"), folder.problems("eval")
+    if not eval_file.exists():
+        split = prepare(TASKS[folder.config.task.name], folder.config.task)
+        store.write_records(train_file, split.train)
+        store.write_records(eval_file, split.eval)
+    manifest.add_questions(folder)
+    return Split(store.read_records(train_file, Problem), store.read_records(eval_file, Problem))
+
+
+def debate(
+    folder: RunFolder,
+    iteration: int,
+    society: Society,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    progress: Progress,
+) -> list[Debate]:
+    """Let the society debate the training questions."""
+    path = folder.debates(iteration)
+    if folder.votes(iteration).exists():
+        return store.read_records(path, Debate)
+    rules = debate_rules(folder, iteration, society, "train")
+    return _collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
+
+
+def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[str, Vote]:
+    """Find the pseudo-label of every question."""
+    path = folder.votes(iteration)
+    if not path.exists():
+        votes = [consensus.vote(debate, folder.config.vote, folder.config.seed) for debate in debates]
+        store.write_records(path, votes)
+    return {vote.problem_id: vote for vote in store.read_records(path, Vote)}
+
+
+def make_examples(
+    folder: RunFolder, iteration: int, debates: Sequence[Debate], votes: Mapping[str, Vote]
+) -> dict[str, int]:
+    """Write each agent's own examples, and return how many each has."""
+    config, summary = folder.config, folder.examples_summary(iteration)
+    if not summary.exists():
+        sets = {f"generator_{n}": curate.generator_examples(debates, votes, n) for n in range(config.debate.num_agents)}
+        if config.debate.num_rounds > 1:
+            for n in range(config.debate.num_agents):
+                sets[f"critic_{n}"] = curate.critic_examples(debates, votes, n, config.curate, config.seed)
+        for agent, made in sets.items():
+            store.write_records(folder.examples(iteration, agent), made.examples)
+        store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
+    counts = {a: CurateCounts.model_validate(c) for a, c in store.read_json(summary).items()}
+    return {agent: count.examples for agent, count in counts.items()}
+
+
+def train(
+    folder: RunFolder,
+    iteration: int,
+    society: Society,
+    num_examples: Mapping[str, int],
+    trainer: Trainer,
+    progress: Progress,
+) -> Society:
+    """Finetune every agent on its own examples, and return the new society."""
+    done = {agent for agent in num_examples if folder.agent(iteration, agent).exists()}
+    if len(done) == len(num_examples):
+        return finetune.after(folder, iteration)
+    epochs = folder.config.train.num_epochs
+    with progress.stage(f"iteration {iteration}: finetune", sum(num_examples.values()) * epochs, "example") as bar:
+        bar.skip(sum(num_examples[agent] for agent in done) * epochs)
+        report = _training_reporter(folder, iteration, num_examples, bar)
+        return finetune.finetune(folder, iteration, society, num_examples, trainer, report)
+
+
+def evaluate(
+    folder: RunFolder,
+    iteration: int,
+    society: Society,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    progress: Progress,
+) -> None:
+    """Let the society debate the held-out questions, and score every method that can be read off these debates."""
+    home, config = folder.evaluation(iteration), folder.config
+    if (home / "summary.json").exists():
+        return
+    rules = debate_rules(folder, iteration, society, "eval")
+    title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
+    debates = _collect(folder, rules, problems, home / "debates.jsonl", sampler, progress, title)
+    by_id = {problem.id: problem for problem in problems}
+    scores = score_all(debates, by_id, iteration, config.debate.num_agents, config.vote, config.seed)
+    for method, of_method in scores.items():
+        store.write_records(home / f"{method}.jsonl", of_method)
+    store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
+
+
+def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
+    """Return the rules of the debates of a stage, `train` or `eval`."""
+    config = folder.config
+    sampling = config.sampling
+    return Rules(
+        society=society,
+        debate=config.debate,
+        prompts=prompts.build(TASKS[config.task.name].prompts, config.prompts),
+        sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
+        run_seed=config.seed,
+        iteration=iteration,
+        stage=stage,
+    )
+
+
+def _collect(
+    folder: RunFolder,
+    rules: Rules,
+    problems: Sequence[Problem],
+    path: Path,
+    sampler: Sampler,
+    progress: Progress,
+    title: str,
+) -> list[Debate]:
+    per_debate = calls_per_debate(folder.config)
+    with progress.stage(title, len(problems) * per_debate, "call") as bar:
+        started = time.monotonic()
+
+        def on_batch(debates: Sequence[Debate]) -> None:
+            nonlocal started
+            now = time.monotonic()
+            replies = [call.reply for debate in debates for call in debate.calls()]
+            folder.log(
+                "debated",
+                stage=rules.stage,
+                iteration=rules.iteration,
+                debates=len(debates),
+                calls=len(replies),
+                prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+                completion_tokens=sum(reply.completion_tokens for reply in replies),
+                seconds=round(now - started, 3),
+            )
+            started = now
+
+        return rollouts.collect(
+            problems,
+            rules,
+            sampler,
+            path,
+            batch_size=folder.config.engine.batch_size,
+            max_failures=folder.config.engine.max_failures,
+            on_resume=lambda done: bar.skip(len(done) * per_debate),
+            on_reply=lambda _: bar.advance(),
+            on_batch=on_batch,
+        )
+
+
+def _training_reporter(
+    folder: RunFolder, iteration: int, num_examples: Mapping[str, int], bar: Bar
+) -> Callable[[TrainProgress], None]:
+    """Return a function that moves the bar with every step and logs every finished agent."""
+    shown = 0.0
+    started = time.monotonic()
+
+    def report(step: TrainProgress) -> None:
+        nonlocal shown, started
+        epochs = folder.config.train.num_epochs
+        share = step.step / step.num_steps if step.num_steps else 1.0
+        bar.note(step.agent if step.loss is None else f"{step.agent} loss {step.loss:.3f}")
+        bar.advance(share * num_examples[step.agent] * epochs - shown)
+        shown = share * num_examples[step.agent] * epochs
+        if step.step == step.num_steps:
+            now = time.monotonic()
+            seconds = round(now - started, 3)
+            folder.log("trained", iteration=iteration, agent=step.agent, tokens=step.tokens, seconds=seconds)
+            shown, started = 0.0, now
+
+    return report

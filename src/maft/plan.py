@@ -1,0 +1,34 @@
+"""What a run will cost, before anything runs."""
+
+from maft.config import RunConfig
+
+
+def calls_per_debate(config: RunConfig) -> int:
+    """Return the calls of one debate, summaries included."""
+    debate = config.debate
+    per_critic = 1 if debate.summarizer == "none" or debate.num_agents == 1 else 2
+    return debate.num_agents * (1 + (debate.num_rounds - 1) * per_critic)
+
+
+def num_trainings(config: RunConfig) -> int:
+    """Return the finetunings of one iteration: N generators, and N critics where there is a second round."""
+    return config.debate.num_agents * (2 if config.debate.num_rounds > 1 else 1)
+
+
+def plan(config: RunConfig) -> str:
+    """Return the plan of a run as text: calls, tokens at most, trainings."""
+    train, held_out = config.task.num_train, config.task.num_eval
+    if train is None or held_out is None:
+        return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
+    debates = train * config.num_iterations + held_out * (config.num_iterations + 1)
+    calls = debates * calls_per_debate(config)
+    longest = max(
+        how.max_new_tokens
+        for role in filter(None, (config.sampling.train, config.sampling.eval))
+        for how in (role.generator, role.critic, role.summarizer)
+    )
+    return (
+        f"Plan: {config.num_iterations} iterations of {train} debates, {config.num_iterations + 1} evaluations of "
+        f"{held_out} debates; {calls:,} calls, at most {calls * longest:,} generated tokens; "
+        f"{config.num_iterations * num_trainings(config)} finetunings."
+    )

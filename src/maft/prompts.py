@@ -1,0 +1,87 @@
+"""Every prompt text, in one place; a task or the `prompts` section of a config can replace each by name.
+
+The structure follows the released code (question; summary of others; critic with a summary, with others in full, or
+alone); the wording is ours. A dialogue is [solve, y1, critic..., y2, ...].
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from maft.errors import ConfigError
+from maft.records import Record
+
+PROMPTS_VERSION = 1
+
+_PLACEHOLDER = re.compile(r"\{(question|answers|summary)\}")
+
+
+class Prompts(Record):
+    """The templates of a run; `{question}`, `{answers}` and `{summary}` are filled in, other braces are text."""
+
+    system: str | None = None
+    """System message of every dialogue; None leaves it to the model's chat template."""
+    solve: str = (
+        "{question}\n\nReason step by step. End with one final answer, written as \\boxed{answer}."
+    )
+    """P1, round 1."""
+    summarize: str = (
+        "Several agents have answered this question:\n\n{question}\n\nTheir answers:\n\n{answers}\n\n"
+        "Summarise the different opinions, with the reasoning behind each. Do not add an opinion of your own."
+    )
+    """P2, to the summariser."""
+    critic_summary: str = (
+        "Here is a summary of the solutions of other agents:\n\n{summary}\n\nExamine it as advice, not as the truth, "
+        "and solve the question again:\n\n{question}\n\n"
+        "Reason step by step. End with one updated final answer, written as \\boxed{answer}."
+    )
+    """P3, rounds 2 and on, with a summary."""
+    critic_full: str = (
+        "Here are the solutions of other agents:\n\n{answers}\n\nExamine them as advice, not as the truth, "
+        "and solve the question again:\n\n{question}\n\n"
+        "Reason step by step. End with one updated final answer, written as \\boxed{answer}."
+    )
+    """P4, rounds 2 and on, with the others' answers in full."""
+    critic_alone: str = (
+        "Check your answer to the question:\n\n{question}\n\nCorrect it where it is wrong, and restate it. "
+        "End with one final answer, written as \\boxed{answer}."
+    )
+    """P5, rounds 2 and on, when there is no other agent."""
+
+
+REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
+    "solve": ("question",),
+    "summarize": ("answers",),
+    "critic_summary": ("summary",),
+    "critic_full": ("answers",),
+}
+
+
+def build(*overrides: Mapping[str, str]) -> Prompts:
+    """Return the default prompts with `overrides` on top, later ones winning.
+
+    Raises:
+        ConfigError: an unknown prompt name, or a text without a placeholder that it needs.
+    """
+    texts = {name: text for override in overrides for name, text in override.items()}
+    unknown = sorted(set(texts) - set(Prompts.model_fields))
+    if unknown:
+        raise ConfigError(f"prompts.{unknown[0]} does not exist; the prompts are: {', '.join(Prompts.model_fields)}.")
+    for name, needed in REQUIRED_PLACEHOLDERS.items():
+        missing = [f"{{{part}}}" for part in needed if name in texts and f"{{{part}}}" not in texts[name]]
+        if missing:
+            raise ConfigError(f"prompts.{name} must contain {' and '.join(missing)}; got {texts[name]!r}.")
+    return Prompts(**texts)
+
+
+def fill(template: str, **parts: str) -> str:
+    r"""Put `parts` into `template` in one pass, so that braces inside a part stay as they are.
+
+    >>> fill("{question} Write \\boxed{answer}.", question="What is {summary}?")
+    'What is {summary}? Write \\boxed{answer}.'
+    """
+    return _PLACEHOLDER.sub(lambda match: parts.get(match[1], match[0]), template)
+
+
+def quote(answers: Sequence[str]) -> str:
+    """Lay out other agents' answers for a prompt, numbered in the order given."""
+    return "\n\n".join(f"Agent {number}: {answer.strip()}" for number, answer in enumerate(answers, 1))

@@ -1,0 +1,88 @@
+"""Many debates side by side: batches, progress, resumption.
+
+Debates of a batch go in step: what all of them ask at one moment is one call of the sampler. A batch is written when
+it is finished; on resumption only the questions that are not in the file are debated.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maft import debate as debate_
+from maft import store
+from maft.debate import Play, Rules
+from maft.errors import StageFailed
+from maft.records import Debate, Problem, Reply, Request
+from maft.samplers.base import Sampler
+
+OnReply = Callable[[Reply], None]
+
+
+def collect(
+    problems: Sequence[Problem],
+    rules: Rules,
+    sampler: Sampler,
+    path: Path,
+    *,
+    batch_size: int,
+    max_failures: float = 0.1,
+    on_reply: OnReply | None = None,
+    on_resume: Callable[[Sequence[Debate]], None] | None = None,
+    on_batch: Callable[[Sequence[Debate]], None] | None = None,
+) -> list[Debate]:
+    """Debate every question that is not in the file at `path` yet, and return all debates in the order of `problems`.
+
+    Debates that failed earlier are held again.
+
+    Raises:
+        StageFailed: more than `max_failures` of the debates failed; they are in the file to be looked at.
+    """
+    done = _finished(path)
+    if on_resume:
+        on_resume(list(done.values()))
+    for start in range(0, len(problems), batch_size):
+        owed = [problem for problem in problems[start : start + batch_size] if problem.id not in done]
+        if owed:
+            debates = play_all([debate_.play(problem, rules) for problem in owed], sampler, on_reply)
+            store.append_records(path, debates)
+            done |= {debate.problem_id: debate for debate in debates}
+            if on_batch:
+                on_batch(debates)
+    debates = [done[problem.id] for problem in problems]
+    failed = [debate for debate in debates if debate.error is not None]
+    if len(failed) > max_failures * len(debates):
+        raise StageFailed(
+            f"{len(failed)} of {len(debates)} debates failed, more than engine.max_failures = {max_failures:.0%} allows. "
+            f"The first: {failed[0].problem_id}: {failed[0].error} They are in {path}; the same command holds them again."
+        )
+    return debates
+
+
+def play_all(plays: Sequence[Play], sampler: Sampler, on_reply: OnReply | None = None) -> list[Debate]:
+    """Play debates in step until all are over, and return them in their order."""
+    results: dict[int, Debate] = {}
+    asked: dict[int, list[Request]] = {}
+
+    def advance(number: int, replies: list[Reply] | None) -> None:
+        try:
+            asked[number] = next(plays[number]) if replies is None else plays[number].send(replies)
+        except StopIteration as end:
+            results[number] = end.value
+
+    for number in range(len(plays)):
+        advance(number, None)
+    while asked:
+        step, asked = asked, {}
+        replies = iter(sampler.sample([request for requests in step.values() for request in requests], on_reply))
+        for number, requests in step.items():
+            advance(number, [next(replies) for _ in requests])
+    return [results[number] for number in range(len(plays))]
+
+
+def _finished(path: Path) -> dict[str, Debate]:
+    """Return the good debates of the file by problem id, and take the torn and the failed ones out of it."""
+    store.drop_torn_line(path)
+    present = store.read_records(path, Debate) if path.exists() else []
+    good = [debate for debate in present if debate.error is None]
+    if len(good) < len(present):
+        store.write_records(path, good)
+    return {debate.problem_id: debate for debate in good}

@@ -1,0 +1,66 @@
+"""Messages to tokens and back, with the model's own chat template; the same for every local engine."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from maft.errors import DataError, MissingExtra
+from maft.records import Reply, Request
+
+
+class Encoded(NamedTuple):
+    """A request as the model sees it."""
+
+    token_ids: list[int]
+    max_new_tokens: int
+    """What was asked for, or what is left of the context."""
+
+
+class Chat:
+    """The tokenizer of a model folder or hub name, its chat template and the tokens that end a reply."""
+
+    def __init__(self, model: str) -> None:
+        """Load the tokenizer.
+
+        Raises:
+            DataError: the model has no tokenizer or no chat template.
+        """
+        try:
+            from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+        except ImportError:
+            raise MissingExtra("reading a model's tokenizer", "hf") from None
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
+            config: Any = AutoConfig.from_pretrained(model).get_text_config()
+        except (OSError, ValueError) as error:
+            raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
+        if not self.tokenizer.chat_template:
+            raise DataError(f"model {model} has no chat template. Choose an instruction-tuned (chat) model.")
+        self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
+        ends = [self.tokenizer.eos_token_id, config.eos_token_id]
+        try:
+            ends.append(GenerationConfig.from_pretrained(model).eos_token_id)
+        except OSError:
+            pass  # generation_config.json is optional
+        flat = [token for end in ends for token in (end if isinstance(end, list) else [end])]
+        self.stop_ids: frozenset[int] = frozenset(token for token in flat if token is not None)
+
+    def encode(self, request: Request) -> Encoded | Reply:
+        """Return the tokens of a request, or a reply with an error where they do not fit the context."""
+        messages = [message.model_dump() for message in request.messages]
+        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        ids: list[int] = encoded["input_ids"]
+        room = self.context - len(ids)
+        if room < 1:
+            error = f"the prompt has {len(ids)} tokens, the context of the model only {self.context}"
+            return Reply(text="", finish_reason="error", prompt_tokens=len(ids), error=error)
+        return Encoded(ids, min(request.sampling.max_new_tokens, room))
+
+    def reply(self, prompt: Sequence[int], generated: Sequence[int]) -> Reply:
+        """Return what was generated as text, without the token that ended it."""
+        stopped = bool(generated) and generated[-1] in self.stop_ids
+        return Reply(
+            text=self.tokenizer.decode(generated, skip_special_tokens=True),
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(generated),
+        )

@@ -1,0 +1,80 @@
+"""What engines with a model in this process share: one base at a time, requests grouped by adapter."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maft import models
+from maft.config import EngineConfig
+from maft.records import Reply, Request, SamplingParams
+from maft.samplers.chat import Chat, Encoded
+
+OnReply = Callable[[Reply], None]
+
+
+class LocalSampler(ABC):
+    """Groups requests by base and adapter, and gives each group to the engine in chunks."""
+
+    def __init__(self, settings: EngineConfig) -> None:
+        """Load nothing yet."""
+        self.settings = settings
+        self._loaded: str | None = None
+        self._chat: Chat | None = None
+
+    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        """Answer requests; see `maft.samplers.base.Sampler`."""
+        replies: dict[int, Reply] = {}
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault((request.agent.model, request.agent.adapter or ""), []).append(number)
+        for (model, adapter), numbers in sorted(groups.items()):
+            chat = self._ready(model)
+            encoded = {number: chat.encode(requests[number]) for number in numbers}
+            replies |= {number: made for number, made in encoded.items() if isinstance(made, Reply)}
+            runnable = [(number, made) for number, made in encoded.items() if isinstance(made, Encoded)]
+            for chunk in self._chunks(runnable):
+                generated = self.generate(
+                    [made for _, made in chunk],
+                    [requests[number].sampling for number, _ in chunk],
+                    [requests[number].seed for number, _ in chunk],
+                    Path(adapter) if adapter else None,
+                )
+                for (number, made), tokens in zip(chunk, generated, strict=True):
+                    replies[number] = chat.reply(made.token_ids, tokens)
+                    if on_reply:
+                        on_reply(replies[number])
+        return [replies[number] for number in range(len(requests))]
+
+    def release(self) -> None:
+        """Free the model; the next `sample` loads it again."""
+        self._loaded = self._chat = None
+        self.unload()
+
+    @abstractmethod
+    def load(self, model: str, chat: Chat) -> None:
+        """Load a base model."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Free the base model and its adapters."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
+    ) -> list[list[int]]:
+        """Return the tokens generated for each prompt, the ending one included, with the adapter or the bare base."""
+
+    def _ready(self, model: str) -> Chat:
+        folder = models.resolve(model)
+        if self._chat is None or self._loaded != folder:
+            self.release()
+            self._chat = Chat(folder)
+            self.load(folder, self._chat)
+            self._loaded = folder
+        return self._chat
+
+    def _chunks(self, runnable: list[tuple[int, Encoded]]) -> list[list[tuple[int, Encoded]]]:
+        # Like lengths together: a chunk lasts as long as its longest member.
+        runnable = sorted(runnable, key=lambda item: (len(item[1].token_ids), item[0]))
+        size = self.settings.max_sequences
+        return [runnable[start : start + size] for start in range(0, len(runnable), size)]

@@ -1,0 +1,147 @@
+"""The CPU engine: OpenVINO GenAI with continuous batching, on an IR exported once from the Hugging Face model.
+
+Three of its habits shape this file. An adapter is applied per call, so requests come grouped. A pipeline built without
+an adapter ignores every adapter given later, so it is built anew when the first one comes. And its prefix cache is
+keyed by tokens alone, so that one agent would read keys and values computed with another's adapter: it stays off.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maft import models
+from maft.errors import DataError, MissingExtra
+from maft.records import SamplingParams
+from maft.samplers.chat import Chat, Encoded
+from maft.samplers.local import LocalSampler
+
+log = logging.getLogger(__name__)
+
+PRECISION = {"bfloat16": "bf16", "float32": "f32"}
+
+
+class OpenVino(LocalSampler):
+    """Samples with OpenVINO GenAI on the CPU."""
+
+    _pipeline: Any = None
+    _takes_adapters = False
+
+    def load(self, model: str, chat: Chat) -> None:
+        """Find or export the IR; the pipeline is built at the first call, which tells whether it takes adapters."""
+        self._folder = exported(model)
+        self._model = model
+        self._stop_ids = set(chat.stop_ids)
+        self._adapters: dict[Path, Any] = {}
+
+    def unload(self) -> None:
+        """Drop the pipeline and the adapters."""
+        self._pipeline = None
+        self._adapters = {}
+        self._takes_adapters = False
+
+    def generate(
+        self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
+    ) -> list[list[int]]:
+        """Generate for one adapter; every request has its own random stream."""
+        import numpy
+        import openvino
+        import openvino_genai as genai
+
+        adapters = genai.AdapterConfig() if adapter is None else self._adapter(adapter)
+        if self._pipeline is None or (adapter is not None and not self._takes_adapters):
+            self._build(None if adapter is None else adapters)
+        configs = [
+            self._generation_config(prompt, how, seed, adapters)
+            for prompt, how, seed in zip(prompts, sampling, seeds, strict=True)
+        ]
+        inputs = [openvino.Tensor(numpy.array([prompt.token_ids], dtype=numpy.int64)) for prompt in prompts]
+        return [list(result.m_generation_ids[0]) for result in self._pipeline.generate(inputs, configs)]
+
+    def _build(self, adapters: Any) -> None:
+        import openvino_genai as genai
+
+        self._pipeline = None  # frees the old one before the new one is made
+        scheduler = genai.SchedulerConfig()
+        scheduler.cache_size = self.settings.cache_gb
+        scheduler.max_num_seqs = self.settings.max_sequences
+        scheduler.max_num_batched_tokens = 1024
+        scheduler.enable_prefix_caching = False
+        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION[self.settings.dtype]}
+        if adapters is not None:
+            properties["adapters"] = adapters
+        self._takes_adapters = adapters is not None
+        self._pipeline = genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties)
+
+    def _adapter(self, folder: Path) -> Any:
+        import openvino_genai as genai
+
+        if folder not in self._adapters:
+            scale = models.check_adapter(folder, self._model)
+            adapter = genai.Adapter(str(folder / "adapter_model.safetensors"))
+            dynamic = genai.AdapterConfig.Mode.MODE_DYNAMIC
+            self._adapters[folder] = genai.AdapterConfig(adapter, scale, mode=dynamic)
+        return self._adapters[folder]
+
+    def _generation_config(self, prompt: Encoded, sampling: SamplingParams, seed: int, adapters: Any) -> Any:
+        import openvino_genai as genai
+
+        config = genai.GenerationConfig()
+        config.max_new_tokens = prompt.max_new_tokens
+        config.stop_token_ids = self._stop_ids
+        config.adapters = adapters
+        config.do_sample = sampling.temperature > 0
+        if config.do_sample:
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+            config.rng_seed = seed % 2**32
+        return config
+
+
+def exported(model: str) -> Path:
+    """Return the folder with the model's IR, exporting it first if the cache has none of just these weights.
+
+    Raises:
+        DataError: the export failed; names the log.
+    """
+    folder = models.cache_dir() / "openvino" / _fingerprint(model)
+    if not (folder / "openvino_model.xml").is_file():
+        log.info("exporting %s to OpenVINO, once", model)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            _export(model, Path(scratch) / "ir")
+            shutil.rmtree(folder, ignore_errors=True)
+            (Path(scratch) / "ir").rename(folder)
+    return folder
+
+
+def _export(model: str, output: Path) -> None:
+    """Export in a process of its own, so that torch and a second copy of the weights do not stay in memory."""
+    code = (
+        "import sys; from optimum.exporters.openvino import main_export; "
+        "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', stateful=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, model, str(output)], capture_output=True, text=True)
+    if "No module named 'optimum" in done.stderr:
+        raise MissingExtra("exporting a model to OpenVINO", "openvino")
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise DataError(
+            f"model {model} cannot be exported to OpenVINO: {last[0]}. Use engine.sampler=transformers instead."
+        )
+
+
+def _fingerprint(model: str) -> str:
+    """Return a name for these weights: from names, sizes and times of the files, or from the hub name."""
+    files = sorted(Path(model).glob("*.safetensors")) if os.path.isdir(model) else []
+    parts = [model, *(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)]
+    name = Path(model).name if files else model.replace("/", "--")
+    return f"{name}-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"

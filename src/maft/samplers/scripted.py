@@ -1,0 +1,61 @@
+"""The fake: replies from a script instead of a model, for tests, demonstrations and bug reports."""
+
+from collections.abc import Callable, Sequence
+
+from maft import seeds
+from maft.records import Reply, Request
+
+
+class Scripted:
+    """Answers with given texts in turn, or with a function of the request; remembers what it was asked.
+
+    >>> from maft.records import AgentRef, Message, Request, SamplingParams
+    >>> sampler = Scripted(["It is 4."])
+    >>> ask = Request(agent=AgentRef(role="generator", index=0, model="none"),
+    ...               messages=(Message(role="user", content="What is 2 + 2?"),), sampling=SamplingParams(), seed=1)
+    >>> sampler.sample([ask])[0].text
+    'It is 4.'
+    """
+
+    def __init__(self, replies: Sequence[str] | Callable[[Request], str | Reply]) -> None:
+        """Take a list of texts, which must not run out, or a function that makes a text or a whole reply."""
+        self._queue = None if callable(replies) else iter(replies)
+        self._function = replies if callable(replies) else None
+        self.history: list[Request] = []
+
+    def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
+        """Answer each request in turn; see `maft.samplers.base.Sampler`."""
+        return [self._answer(request, on_reply) for request in requests]
+
+    def release(self) -> None:
+        """Do nothing: there is no model."""
+
+    def _answer(self, request: Request, on_reply: Callable[[Reply], None] | None) -> Reply:
+        self.history.append(request)
+        said = self._function(request) if self._function else self._next()
+        reply = said if isinstance(said, Reply) else _reply(said, request)
+        if on_reply:
+            on_reply(reply)
+        return reply
+
+    def _next(self) -> str:
+        assert self._queue is not None
+        try:
+            return next(self._queue)
+        except StopIteration:
+            raise AssertionError(f"the script ran out at request {len(self.history)}") from None
+
+
+def guess(request: Request) -> str:
+    r"""Answer any question with one of three small numbers, drawn by the request's seed: society without a model."""
+    number = seeds.rng("guess", request.seed).choice([0, 0, 1, 2])
+    return f"I guess. \\boxed{{{number}}}"
+
+
+def _reply(text: str, request: Request) -> Reply:
+    return Reply(
+        text=text,
+        finish_reason="stop",
+        prompt_tokens=sum(len(message.content.split()) for message in request.messages),
+        completion_tokens=len(text.split()),
+    )

@@ -1,0 +1,226 @@
+"""The run folder: what is written where, whole or not at all, and what is owed.
+
+    runs/<name>/
+      config.json                 resolved settings; their digest is the run's identity; usable as input
+      manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
+      problems/{train,eval}.jsonl the questions of this run
+      events.jsonl                what happened when (the only file, with manifest and report, that differs between runs)
+      metrics.jsonl               one line for each evaluated method and each iteration's labels
+      report.html
+      iter_00/eval/               the untrained society on held-out questions
+      iter_01/debates.jsonl       one Debate a line
+      iter_01/votes.jsonl         one Vote a line
+      iter_01/examples/           generator_0.jsonl ... critic_2.jsonl, summary.json
+      iter_01/agents/             generator_0/ ... critic_2/: PEFT adapters
+      iter_01/eval/               debates.jsonl, <method>.jsonl, summary.json
+
+A file is done when it is there; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is
+removed on resumption, and what it held is owed again.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from maft import config as config_
+from maft.config import RunConfig
+from maft.errors import ConfigError, DataError
+from maft.records import Record
+
+R = TypeVar("R", bound=Record)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: after a crash it has the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON whole, see `write_text`."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        DataError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Remove it to have it made again.") from None
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write records as JSONL whole, see `write_text`."""
+    write_text(path, "".join(f"{record.to_json()}\n" for record in records))
+
+
+def append_records(path: Path, records: Sequence[Record]) -> None:
+    """Append records as whole lines and see them onto the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", newline="\n") as file:
+        file.write("".join(f"{record.to_json()}\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last line break: a line whose writing was interrupted."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(whole)
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """Read JSONL records.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not such a record; names the line and what to do.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 at byte {error.start}.") from None
+    records: list[R] = []
+    # Not splitlines(): JSON leaves U+2028 and its kin inside a string as they are.
+    for number, line in enumerate(lines if lines != [""] else [], 1):
+        try:
+            records.append(kind.from_json(line))
+        except ValidationError as errors:
+            first = errors.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise DataError(
+                f"{path}, line {number}, is not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}. "
+                f"Got {line[:80]!r}. Restore the line, or remove it to have it made again."
+            ) from None
+    return records
+
+
+class RunFolder:
+    """One run's folder. `open` makes or resumes it, `existing` only reads it."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        """Use `open` or `existing` instead."""
+        self.path = path
+        self.config = config
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: RunConfig) -> Iterator["RunFolder"]:
+        """Make the folder of a run, or go on in it; no other process can have it open at the same time.
+
+        Raises:
+            ConfigError: the folder holds a run with another config; names the keys that differ.
+            DataError: the folder is in use, or is something else than a run.
+        """
+        import filelock
+
+        path = config.runs_dir / config.name
+        if path.exists() and not (path / "config.json").exists() and any(path.iterdir()):
+            raise DataError(f"{path} exists and is not a run folder. Choose another name=..., or move it away.")
+        path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise DataError(f"{path} is in use by another process. Wait for it, or choose another name=...") from None
+        try:
+            if (path / "config.json").exists():
+                _refuse_other(config, cls.existing(path).config, path)
+            else:
+                write_text(path / "config.json", config_.resolved(config))
+            drop_torn_line(path / "events.jsonl")
+            yield cls(path, config)
+        finally:
+            lock.release()
+
+    @classmethod
+    def existing(cls, path: Path) -> "RunFolder":
+        """Read the folder of a run.
+
+        Raises:
+            DataError: there is no run in it.
+        """
+        if not (path / "config.json").is_file():
+            raise DataError(f"{path} is not a run folder: it has no config.json. Give the folder that `maft run` printed.")
+        try:
+            return cls(path, config_.load(path / "config.json"))
+        except ConfigError as error:
+            raise DataError(f"{path} was made by another version of maft, or was edited. {error}") from None
+
+    def iteration(self, number: int) -> Path:
+        """Return the folder of an iteration; 0 is the untrained society."""
+        return self.path / f"iter_{number:02d}"
+
+    def problems(self, side: str) -> Path:
+        """Return the file of the `train` or `eval` questions."""
+        return self.path / "problems" / f"{side}.jsonl"
+
+    def debates(self, number: int) -> Path:
+        """Return the file of an iteration's debates on the training questions."""
+        return self.iteration(number) / "debates.jsonl"
+
+    def votes(self, number: int) -> Path:
+        """Return the file of an iteration's votes; it is written when all debates are there."""
+        return self.iteration(number) / "votes.jsonl"
+
+    def examples(self, number: int, agent: str) -> Path:
+        """Return the file of an agent's examples."""
+        return self.iteration(number) / "examples" / f"{agent}.jsonl"
+
+    def examples_summary(self, number: int) -> Path:
+        """Return the counts of kept and dropped responses; written last, so the examples are done when it is there."""
+        return self.iteration(number) / "examples" / "summary.json"
+
+    def agent(self, number: int, agent: str) -> Path:
+        """Return the folder of a finetuned agent."""
+        return self.iteration(number) / "agents" / agent
+
+    def evaluation(self, number: int) -> Path:
+        """Return the folder of an iteration's evaluation; its summary.json is written last."""
+        return self.iteration(number) / "eval"
+
+    def log(self, event: str, **fields: Any) -> None:
+        """Append a line to events.jsonl."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Read events.jsonl; a torn last line is left out."""
+        path = self.path / "events.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def _refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:
+    changed = config_.differences(theirs, config)
+    if changed:
+        keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
+        raise ConfigError(
+            f"{path} holds a run with other settings:\n{keys}\n"
+            "Give the same settings to go on with it, or another name=... to start a new run."
+        )
