@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-__all__ = ["MAX_ANSWER_CHARS", "canonical", "equivalent", "extract_answer", "group", "representative"]
+__all__ = ["MAX_ANSWER_CHARS", "canonical", "equivalent", "extract_answer", "extract_number", "group", "representative"]
 
 MAX_ANSWER_CHARS = 1_000
 """A longer box is not an answer, and a longer answer is compared as it is written."""
@@ -62,9 +62,7 @@ def extract_answer(text: str) -> str | None:
     """
     heads: list[int] = []  # where each box command starts,
     starts: list[int] = []  # where its content starts,
-    ends: list[
-        int
-    ] = []  # and where its closing brace is: -1 while unclosed, the start itself if it has no braces
+    ends: list[int] = []  # and where its closing brace is: -1 while unclosed, the start if it has no braces
     open_braces: list[int] = []  # the box that each open brace belongs to, -1 for any other brace
     for match in _BOX_OR_BRACE.finditer(text):
         if match["box"]:
@@ -106,6 +104,22 @@ def extract_answer(text: str) -> str | None:
     if len(content) > MAX_ANSWER_CHARS or canonical(content) in _PLACEHOLDERS:
         return None
     return content
+
+
+_NUMBER_IN_TEXT = re.compile(r"(?:(?<![\w)])[-\u2212])?\d+(?:,\d{3})*(?:\.\d+)?")
+
+
+def extract_number(text: str) -> str | None:
+    r"""Return the boxed answer of a reply, or else the last number in it: for tasks whose answers are numbers.
+
+    >>> extract_number("7 - 9 is -2."), extract_number(r"\boxed{4} is right, not 5."), extract_number("No idea.")
+    ('-2', '4', None)
+    """
+    boxed = extract_answer(text)
+    if boxed is not None:
+        return boxed
+    numbers: list[str] = _NUMBER_IN_TEXT.findall(text)
+    return numbers[-1] if numbers and len(numbers[-1]) <= MAX_ANSWER_CHARS else None
 
 
 # ----------------------------------------------------------------------------------------------------

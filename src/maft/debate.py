@@ -4,7 +4,7 @@ A debate is a generator in Python's sense: it yields the requests that can be an
 replies, and returns a `Debate`. It knows no engine; `rollouts` plays many of them side by side.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from maft import prompts as prompts_
@@ -28,6 +28,8 @@ class Rules(NamedTuple):
     iteration: int
     stage: str = "train"
     """Part of every seed: debates on training and on held-out questions draw different streams."""
+    extract: Callable[[str], str | None] = extract_answer
+    """Reads the answer out of a reply, as the task wants it."""
 
 
 class CallFailed(Exception):
@@ -59,7 +61,7 @@ def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list
         for n, agent in enumerate(rules.society.generators)
     ]
     calls = yield from _ask(asked, problem, rules, 1)
-    return [_turn(n, 1, call) for n, call in enumerate(calls)]
+    return [_turn(rules, n, 1, call) for n, call in enumerate(calls)]
 
 
 def critic_round(
@@ -95,7 +97,7 @@ def critic_round(
         for n, critic in enumerate(rules.society.critics)
     ]
     calls = yield from _ask(asked, problem, rules, number)
-    return [_turn(n, number, call, summaries[n] if summaries else None) for n, call in enumerate(calls)]
+    return [_turn(rules, n, number, call, summaries[n] if summaries else None) for n, call in enumerate(calls)]
 
 
 class _Ask(NamedTuple):
@@ -154,8 +156,8 @@ def _system(rules: Rules) -> tuple[Message, ...]:
     return () if rules.prompts.system is None else (Message(role="system", content=rules.prompts.system),)
 
 
-def _turn(agent: int, number: int, call: Call, summary: Call | None = None) -> Turn:
-    return Turn(agent=agent, round=number, call=call, answer=extract_answer(call.reply.text), summary=summary)
+def _turn(rules: Rules, agent: int, number: int, call: Call, summary: Call | None = None) -> Turn:
+    return Turn(agent=agent, round=number, call=call, answer=rules.extract(call.reply.text), summary=summary)
 
 
 def _record(problem: Problem, rules: Rules, turns: Sequence[Turn], error: str | None) -> Debate:

@@ -147,11 +147,12 @@ def evaluate(
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
     """Return the rules of the debates of a stage, `train` or `eval`."""
     config = folder.config
-    sampling = config.sampling
+    task, sampling = TASKS[config.task.name], config.sampling
     return Rules(
         society=society,
         debate=config.debate,
-        prompts=prompts.build(TASKS[config.task.name].prompts, config.prompts),
+        prompts=prompts.build(task.prompts, config.prompts),
+        extract=task.extract,
         sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
         run_seed=config.seed,
         iteration=iteration,

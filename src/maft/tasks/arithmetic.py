@@ -7,6 +7,7 @@ such as 3 + 4 and 4 + 3, stay on one side of the split.
 import operator
 from collections.abc import Mapping
 
+from maft.answers import extract_number
 from maft.config import TaskConfig
 from maft.errors import ConfigError
 from maft.records import Problem
@@ -34,6 +35,10 @@ class Arithmetic:
         ),
         "critic_alone": "Check your answer. {question} Give the updated final answer as \\boxed{answer}.",
     }
+
+    def extract(self, text: str) -> str | None:
+        """Take the boxed answer, or else the last number: small models often forget the box."""
+        return extract_number(text)
 
     def questions(self, settings: TaskConfig) -> Split:
         """Return every question, divided by seed."""

@@ -16,6 +16,10 @@ class Task(Protocol):
     prompts: Mapping[str, str]
     """Wording of single prompts that suits this task, by name; see `maft.prompts`."""
 
+    def extract(self, text: str) -> str | None:
+        """Read the answer out of a reply; None where there is none."""
+        ...
+
     def questions(self, settings: TaskConfig) -> "Split":
         """Return the training and the held-out questions, before they are cut to the numbers asked for.
 
@@ -35,8 +39,7 @@ class Split(NamedTuple):
 def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
     """Divide one set of questions by seed; those with the same `split_key` stay together.
 
-    Both sides are drawn from one shuffled list, training from its start, held-out from its end. Without numbers, each
-    gets half.
+    Training is filled first; the rest can be held out. Without numbers, each side gets half.
 
     Raises:
         DataError: there are fewer questions than asked for.
@@ -53,12 +56,11 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
             f"task.num_train + task.num_eval = {num_train} + {num_eval}, but there are only {len(problems)} questions. "
             "Ask for fewer."
         )
-    cut = 0
     train: list[Problem] = []
-    while cut < len(order) and len(train) < num_train:
-        train += groups[order[cut]]
-        cut += 1
-    held_out = [problem for key in reversed(order[cut:]) for problem in groups[key]]
+    held_out: list[Problem] = []
+    for key in order:
+        side = train if len(train) + len(groups[key]) <= num_train else held_out
+        side += groups[key]
     return Split(_cut(train, num_train, "train", settings), _cut(held_out, num_eval, "eval", settings))
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from maft.answers import extract_answer
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.records import Problem
@@ -15,6 +16,10 @@ class Jsonl:
     """One JSON object a line, with the question and perhaps the answer under the names given in the config."""
 
     prompts: Mapping[str, str] = {}
+
+    def extract(self, text: str) -> str | None:
+        """Take the boxed answer."""
+        return extract_answer(text)
 
     def questions(self, settings: TaskConfig) -> Split:
         """Read the training and the held-out file, or divide one file by seed."""

@@ -1,0 +1,244 @@
+"""Answers: extraction and equality case by case, and what must hold for every answer."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maft.answers import MAX_ANSWER_CHARS, canonical, equivalent, extract_answer, group, representative
+
+CASES: list[dict[str, Any]] = [
+    json.loads(line)
+    for line in (Path(__file__).parent / "cases" / "answers.jsonl").read_text("utf-8").splitlines()
+]
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# For the tests of shape: every text of the table, the wild ones included.
+TEXTS: list[str] = sorted({case[side] for case in CASES if case["kind"] != "extract" for side in ("a", "b")})
+
+
+def cases(kind: str) -> list[Any]:
+    return [
+        pytest.param(case, id=f"line {number}")
+        for number, case in enumerate(CASES, start=1)
+        if case["kind"] == kind
+    ]
+
+
+def gold_answers() -> Iterator[tuple[str, str]]:
+    """Yield (where, answer) for every reference answer at hand."""
+    for line in (DATA / "math500.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        yield row["unique_id"], row["answer"]
+    for split in ("train", "test"):
+        for number, line in enumerate((DATA / "gsm8k" / f"{split}.jsonl").read_text("utf-8").splitlines()):
+            yield f"gsm8k {split} {number}", json.loads(line)["answer"].split("####")[-1].strip()
+
+
+def test_every_case_has_a_kind_and_a_source() -> None:
+    fields = {
+        "extract": ["answer", "kind", "source", "text"],
+        "equal": ["a", "b", "kind", "source"],
+        "different": ["a", "b", "kind", "source"],
+    }
+    for case in CASES:
+        assert sorted(case) == fields[case["kind"]], case
+    assert len({json.dumps(case, sort_keys=True) for case in CASES}) == len(CASES) >= 120
+
+
+@pytest.mark.parametrize("case", cases("extract"))
+def test_the_answer_is_read_from_the_last_box(case: dict[str, Any]) -> None:
+    assert extract_answer(case["text"]) == case["answer"]
+
+
+@pytest.mark.parametrize("case", cases("equal"))
+def test_equal_answers_share_a_key(case: dict[str, Any]) -> None:
+    assert canonical(case["a"]) == canonical(case["b"])
+    assert equivalent(case["a"], case["b"])
+    assert equivalent(case["b"], case["a"])
+
+
+@pytest.mark.parametrize("case", cases("different"))
+def test_different_answers_are_kept_apart(case: dict[str, Any]) -> None:
+    assert not equivalent(case["a"], case["b"]), f"both are {canonical(case['a'])!r}"
+    assert not equivalent(case["b"], case["a"])
+
+
+def test_equality_is_reflexive_symmetric_and_transitive() -> None:
+    some = random.Random(0).sample(TEXTS, 60)
+    for a in some:
+        assert equivalent(a, a)
+    for a, b in combinations(some, 2):
+        assert equivalent(a, b) == equivalent(b, a)
+        if equivalent(a, b):
+            assert all(equivalent(a, c) == equivalent(b, c) for c in some)
+
+
+def test_a_key_is_an_answer_equal_to_the_one_it_came_from() -> None:
+    for text in TEXTS:
+        assert canonical(canonical(text)) == canonical(text)
+
+
+def test_a_key_does_not_depend_on_what_was_asked_before() -> None:
+    keys = {text: canonical(text) for text in TEXTS}
+    shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
+    canonical_uncached: Callable[[str], str] = sys.modules["maft.answers"]._canonical.__wrapped__
+    for text in shuffled:
+        assert canonical_uncached(" ".join(text.split())) == keys[text]
+
+
+def test_groups_partition_the_answers_and_leave_out_abstentions() -> None:
+    answers = [*TEXTS, None, *TEXTS, None]
+    groups = group(answers)
+    indices = sorted(index for indices in groups for index in indices)
+    assert indices == [index for index, answer in enumerate(answers) if answer is not None]
+    assert all(indices == sorted(indices) for indices in groups)
+    assert [len(indices) for indices in groups] == sorted(map(len, groups), reverse=True)
+
+
+def test_groups_are_the_connected_components_of_pairwise_equality() -> None:
+    some = random.Random(2).sample(TEXTS, 80)
+    component = list(range(len(some)))
+    for i, j in combinations(range(len(some)), 2):
+        if equivalent(some[i], some[j]):
+            old, new = component[j], component[i]
+            component = [new if c == old else c for c in component]
+    expected = {frozenset(i for i, c in enumerate(component) if c == name) for name in set(component)}
+    assert {frozenset(indices) for indices in group(some)} == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_reordering_the_answers_only_renames_the_indices(seed: int) -> None:
+    rng = random.Random(seed)
+    answers: list[str | None] = [*rng.choices(TEXTS, k=30), "0.5", r"\frac12", "1/2", None]
+    order = rng.sample(range(len(answers)), len(answers))
+    shuffled = [answers[index] for index in order]
+    renamed = [sorted(order[index] for index in indices) for indices in group(shuffled)]
+    assert renamed == group(answers)
+
+
+def test_groups_of_nothing() -> None:
+    assert group([]) == []
+    assert group([None, None]) == []
+
+
+def test_the_representative_does_not_depend_on_the_order() -> None:
+    texts = [r"\frac{1}{2}", "1/2", "0.5", r"\frac12"]
+    assert {representative(random.Random(seed).sample(texts, 4)) for seed in range(20)} == {"0.5"}
+
+
+HOSTILE_REPLIES = {
+    "open boxes": "\\boxed{" * 15_000,
+    "open braces": "{" * 100_000,
+    "closing braces": "\\boxed{5}" + "}" * 100_000,
+    "backslashes": "\\" * 100_000 + "boxed{5}",
+    "spaces": "\\boxed" + " " * 100_000,
+    "bare boxes": "\\boxed5" * 15_000,
+    "many boxes": "\\boxed{5}" * 12_000,
+    "nested boxes": "\\boxed{" * 10_000 + "5" + "}" * 10_000,
+    "nested braces": "\\boxed{" + "{" * 10_000 + "5" + "}" * 10_001,
+    "boxes side by side in a box": "\\boxed{" + "\\boxed{1}" * 10_000 + "}",
+    "a long bare answer": "\\boxed " + "1" * 100_000,
+    "a long expression": "\\boxed{" + "9*" * 50_000 + "9}",
+    "a tower": "\\boxed{9**9**9**9}",
+}
+
+# Each is cut to the length that is still taken apart; longer ones are compared as they are.
+HOSTILE_ANSWERS = {
+    "tower": "9**9**9**9",
+    "LaTeX tower": "9^{9^{9^{9}}}",
+    "exponent": "1e999999999",
+    "power of ten": r"3 \times 10^{9999}",
+    "long exponent": "1e" + "9" * 2_000,
+    "digits": "9" * 2_000,
+    "digits and a letter": "9" * 999 + "x",
+    "fraction": "9" * 499 + "/" + "7" * 499,
+    "braces": "{" * 2_000,
+    "brackets": "(" * 499 + ")" * 499,
+    "sets": r"\{" * 240 + r"\}" * 240,
+    "carets": "^" * 2_000,
+    "roots": r"\sqrt" * 400,
+    "root indices": r"\sqrt[" * 400,
+    "fractions": r"\frac" * 400,
+    "slashes": "1/" * 1_000,
+    "text": r"\text{a}" * 120 + "x",
+    "units": "5" + r"\text{ cm}" * 90,
+    "words": "5 " + "abcde " * 150 + "1",
+    "commas": "1,234" * 199 + "x",
+    "unions": r"\cup" * 400,
+    "matrices": r"\begin{pmatrix}" * 100,
+    "minus top": r"\frac{-" + "{x}" * 300 + "+}{2}",
+    "backslashes": "\\" * 999,
+    "spaces": "1 " * 1_000,
+    "full stops": "." * 2_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_REPLIES)
+def test_hostile_replies_are_read_quickly(name: str) -> None:
+    start = time.perf_counter()
+    answer = extract_answer(HOSTILE_REPLIES[name])
+    assert time.perf_counter() - start < 0.5
+    assert answer is None or len(answer) <= MAX_ANSWER_CHARS
+
+
+@pytest.mark.parametrize("name", HOSTILE_ANSWERS)
+def test_hostile_answers_are_compared_quickly(name: str) -> None:
+    whole = HOSTILE_ANSWERS[name]
+    for text in (whole[:MAX_ANSWER_CHARS], whole, whole * 50):
+        start = time.perf_counter()
+        key = canonical(text)
+        assert time.perf_counter() - start < 0.5
+        assert len(key) <= 20 * len(text)
+
+
+def test_random_latex_is_never_an_error() -> None:
+    rng = random.Random(3)
+    pieces = [*"()[]{}^_,./=*+-$%&\\ 0123eBx", r"\frac", r"\sqrt", r"\text{", r"\boxed{", r"\cup", r"\pi"]
+    pieces += [r"\{", r"\}", r"\\", "10^", "x=", " cm"]
+    for _ in range(3_000):
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 40)))
+        assert equivalent(text, f"  {text} ")
+        extract_answer(text)
+
+
+def test_an_overlong_box_is_no_answer() -> None:
+    assert extract_answer("\\boxed{" + "1" * MAX_ANSWER_CHARS + "}") == "1" * MAX_ANSWER_CHARS
+    assert extract_answer("\\boxed{" + "1" * (MAX_ANSWER_CHARS + 1) + "}") is None
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside the repository")
+def test_gold_answers_survive_a_box() -> None:
+    count = 0
+    for where, gold in gold_answers():
+        extracted = extract_answer(f"We add up and get $\\boxed{{{gold}}}$.")
+        assert extracted is not None and equivalent(extracted, gold), (where, gold, extracted)
+        count += 1
+    assert count == 500 + 7_473 + 1_319
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not beside the repository")
+def test_gold_answers_merge_only_where_they_are_equal() -> None:
+    # Read by hand: each of these is one value in two spellings.
+    allowed = {
+        frozenset({r"90^\circ", "90"}),
+        frozenset({"x=5", "5"}),
+        frozenset({"120", r"120^\circ"}),
+        frozenset({"36", r"\$36", r"36^\circ"}),
+        frozenset({r"\frac{1}{4}", r"\frac14"}),
+        frozenset({r"30^\circ", "30"}),
+        frozenset({"10080", r"10,\!080"}),
+        frozenset({r"15\mbox{ cm}^2", "15"}),
+        frozenset({r"2 \sqrt{5}", r"2\sqrt{5}"}),
+    }
+    golds = sorted({gold for where, gold in gold_answers() if not where.startswith("gsm8k")})
+    merged = {frozenset(golds[index] for index in indices) for indices in group(golds) if len(indices) > 1}
+    assert merged == allowed
