@@ -308,9 +308,7 @@ class _Reader:
                 spaced = True
                 self.position += 1
                 continue
-            after_unknown_command = (
-                bool(_CONTROL_WORD.fullmatch(previous)) and previous not in _ONE_ARGUMENT | _TEXT
-            )
+            after_unknown_command = bool(_CONTROL_WORD.fullmatch(previous)) and previous not in _ONE_ARGUMENT | _TEXT
             piece = self._item(previous, depth)
             if token == "{" and after_unknown_command and len(piece) != 1:
                 piece = "{" + piece + "}"
@@ -378,9 +376,7 @@ class _Reader:
 _TEXT_UNIT = r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox) ?\{[^{}]*\}"
 _TEXT_UNITS = re.compile(rf"(?:{_TEXT_UNIT}(?: ?\^ ?(?:[0-9]|\{{ ?-?[0-9] ?\}}))?[ /*]*)+$")
 _PLAIN_UNITS = re.compile(r"(?<=[0-9}). ])[A-Za-z]+(?:[ /.]+[A-Za-z]+)*(?:\^[0-9]|\^\{[0-9]\})?\.?$")
-_SHORT_UNITS = _words(
-    "mm cm km mg kg ml ft yd mi lb lbs oz hr hrs min mins sec secs day men mph in of per the"
-)
+_SHORT_UNITS = _words("mm cm km mg kg ml ft yd mi lb lbs oz hr hrs min mins sec secs day men mph in of per the")
 # A number before one of these words is not the whole answer.
 _NOT_UNITS = _words(
     "hundred thousand million billion trillion dozen half halves third thirds quarter quarters fourth "
@@ -389,9 +385,7 @@ _NOT_UNITS = _words(
     "minus times factorial choose infinity pi theta alpha beta gamma delta sigma lambda sqrt sin cos tan "
     "cot sec csc sinh cosh tanh log exp arcsin arccos arctan i e j k n x y z"
 )
-_NUMERIC = re.compile(
-    r"(?:[A-Za-z]{1,2} ?= ?)?(?:[-+0-9.,/^{}()* ]|\\(?:frac|sqrt|pi)(?![A-Za-z]))+(?<=[0-9.)}i])"
-)
+_NUMERIC = re.compile(r"(?:[A-Za-z]{1,2} ?= ?)?(?:[-+0-9.,/^{}()* ]|\\(?:frac|sqrt|pi)(?![A-Za-z]))+(?<=[0-9.)}i])")
 
 
 def _without_unit(text: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from maft.errors import ConfigError
 from maft.records import SamplingParams
@@ -44,6 +44,8 @@ class TaskConfig(Section):
     """arithmetic: smallest number."""
     high: int = 9
     """arithmetic: largest number."""
+    negative: bool = True
+    """arithmetic: keep differences below zero."""
     train_file: Path | None = None
     """jsonl: one question a line."""
     eval_file: Path | None = None
@@ -276,7 +278,9 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 def _explain(tree: object, location: tuple[int | str, ...], kind: str, message: str) -> str:
     """Say what was wrong, what was got, what is allowed."""
-    path = [str(part) for part in location if str(part) in _field_names() or isinstance(part, int) or part == location[-1]]
+    path = [
+        str(part) for part in location if str(part) in _field_names() or isinstance(part, int) or part == location[-1]
+    ]
     key = ".".join(path)
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.6) or [

@@ -1,8 +1,8 @@
-"""The vote: answers of the last round in, pseudo-label out (paper, section 3)."""
+"""The vote: answers of the last round in, pseudo-label out."""
 
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from maft import answers as rules
 from maft import seeds
@@ -47,7 +47,7 @@ def vote(debate: Debate, settings: VoteConfig, run_seed: int) -> Vote:
     answers = [turn.answer for turn in debate.round(-1)]
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
     result = tally(answers, rng, ties=settings.ties) if debate.error is None else Tally(None, (), 0, False)
-    dropped = None
+    dropped: Literal["failed", "no_answer", "low_agreement"] | None = None
     if debate.error is not None:
         dropped = "failed"
     elif result.winner is None:

@@ -1,4 +1,4 @@
-"""Who learns from what: debates and votes in, one set of examples for each agent out (paper, section 3, eq. 1).
+"""Who learns from what: debates and votes in, one set of examples for each agent out (paper, eq. 1).
 
 Every response that is not used is counted, by reason. Gold answers are not among the arguments.
 """
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from maft import seeds
 from maft.answers import equivalent
 from maft.config import CurateConfig
-from maft.records import Debate, Example, Record, Vote
+from maft.records import Debate, Example, Message, Record, Vote
 
 Kind = Literal["first", "corrected", "kept"]
 
@@ -126,7 +126,5 @@ def _disagreement(answer: str | None, label: str | None) -> str | None:
     return None if equivalent(answer, label) else "disagrees"
 
 
-def _example(debate: Debate, agent: str, kind: Kind, messages: tuple) -> Example:
-    return Example(
-        iteration=debate.iteration, problem_id=debate.problem_id, agent=agent, kind=kind, messages=messages
-    )
+def _example(debate: Debate, agent: str, kind: Kind, messages: tuple[Message, ...]) -> Example:
+    return Example(iteration=debate.iteration, problem_id=debate.problem_id, agent=agent, kind=kind, messages=messages)

@@ -55,13 +55,10 @@ def after(folder: RunFolder, iteration: int) -> Society:
 
     def trained(agents: tuple[AgentRef, ...]) -> tuple[AgentRef, ...]:
         return tuple(
-            agent.model_copy(update={"adapter": str(folder.agent(iteration, agent.name).resolve())})
-            for agent in agents
+            agent.model_copy(update={"adapter": str(folder.agent(iteration, agent.name).resolve())}) for agent in agents
         )
 
-    return society.model_copy(
-        update={"generators": trained(society.generators), "critics": trained(society.critics)}
-    )
+    return society.model_copy(update={"generators": trained(society.generators), "critics": trained(society.critics)})
 
 
 def _summarizer(config: RunConfig) -> AgentRef | None:

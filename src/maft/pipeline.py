@@ -23,7 +23,6 @@ from pathlib import Path
 from maft import consensus, curate, finetune, manifest, prompts, rollouts, store
 from maft.curate import CurateCounts
 from maft.debate import Rules
-from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import score_all
 from maft.evaluation.metrics import summarize
 from maft.plan import calls_per_debate

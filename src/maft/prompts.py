@@ -20,9 +20,7 @@ class Prompts(Record):
 
     system: str | None = None
     """System message of every dialogue; None leaves it to the model's chat template."""
-    solve: str = (
-        "{question}\n\nReason step by step. End with one final answer, written as \\boxed{answer}."
-    )
+    solve: str = "{question}\n\nReason step by step. End with one final answer, written as \\boxed{answer}."
     """P1, round 1."""
     summarize: str = (
         "Several agents have answered this question:\n\n{question}\n\nTheir answers:\n\n{answers}\n\n"

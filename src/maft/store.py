@@ -165,7 +165,9 @@ class RunFolder:
             DataError: there is no run in it.
         """
         if not (path / "config.json").is_file():
-            raise DataError(f"{path} is not a run folder: it has no config.json. Give the folder that `maft run` printed.")
+            raise DataError(
+                f"{path} is not a run folder: it has no config.json. Give the folder that `maft run` printed."
+            )
         try:
             return cls(path, config_.load(path / "config.json"))
         except ConfigError as error:

@@ -115,12 +115,7 @@ def _choose_by_row(sampling: Sequence[SamplingParams], seeds: Sequence[int], lim
     """
     import torch
 
-    draws = torch.stack(
-        [
-            torch.rand(max(limits), generator=torch.Generator().manual_seed(seed))
-            for seed in seeds
-        ]
-    )
+    draws = torch.stack([torch.rand(max(limits), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     temperature = torch.tensor([how.temperature for how in sampling])
     top_p = torch.tensor([how.top_p for how in sampling])
     top_k = [how.top_k for how in sampling]

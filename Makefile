@@ -1,0 +1,38 @@
+# Everything runs in .venv, which is made at the first call. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check bench docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+.venv/ready: requirements/cpu.txt requirements/cpu-no-deps.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maft needs Python 3.11 or newer; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu-no-deps.txt -e .
+	@touch $@
+
+setup: .venv/ready  ## create the environment with the tested set of packages
+
+run: setup  ## improve SmolLM2-135M on one-digit sums: two iterations, on the CPU, and a report
+	$(BIN)/maft run recipes/arithmetic_cpu/config.yaml
+
+check: setup  ## format, lint, types and fast tests; offline
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not slow"
+
+test: check  ## check, and the slow tests with the real model
+	$(BIN)/pytest -q -m slow
+
+bench: setup  ## measure sampling and training beside other ways to do them
+	$(BIN)/python -m bench
+
+docs: setup  ## write the generated parts of docs/ anew
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove the environment and caches; runs are kept
+	rm -rf .venv .pytest_cache .ruff_cache build dist

@@ -1,0 +1,86 @@
+"""`maft run` with the real model, engine and trainer, small enough for CI."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "num_iterations=1 task.num_train=24 task.num_eval=12 vote.min_agreement=plurality train.num_epochs=1 "
+    "debate.summarizer=base sampling.train.generator.max_new_tokens=40 sampling.train.critic.max_new_tokens=40 "
+    "sampling.train.summarizer.max_new_tokens=40"
+).split()
+CRITICS = [f"critic_{n}" for n in range(3)]
+GENERATORS = [f"generator_{n}" for n in range(3)]
+
+
+def command(runs: Path, *more: str) -> list[str]:
+    start = [sys.executable, "-c", "from maft.cli import main; main()"]
+    return [*start, "run", str(ROOT / "recipes/arithmetic_cpu/config.yaml"), f"runs_dir={runs}", "name=e2e", *SMALL, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A run that was killed in its first training and then finished by the same command."""
+    runs = tmp_path_factory.mktemp("runs")
+    folder = runs / "e2e"
+    started = subprocess.Popen(command(runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 900
+    while not (folder / "iter_01/agents/generator_0").exists() and started.poll() is None:
+        assert time.monotonic() < deadline, "no agent was trained in time"
+        time.sleep(0.2)
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+    before = (folder / "iter_01/debates.jsonl").read_bytes()
+    done = subprocess.run(command(runs), capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "iter_01/debates.jsonl").read_bytes() == before
+    return folder, done.stdout
+
+
+def test_every_agent_is_an_ordinary_peft_adapter_with_a_model_card(finished):
+    folder, _ = finished
+    for agent in GENERATORS + CRITICS:
+        home = folder / "iter_01/agents" / agent
+        assert json.loads((home / "adapter_config.json").read_text())["peft_type"] == "LORA"
+        assert agent in (home / "README.md").read_text()
+
+
+def test_agents_are_trained_on_their_own_examples_and_end_up_different(finished):
+    folder, _ = finished
+    weights = {(folder / "iter_01/agents" / a / "adapter_model.safetensors").read_bytes() for a in GENERATORS + CRITICS}
+    assert len(weights) == 6
+
+
+def test_agents_of_one_society_answer_differently(finished):
+    folder, _ = finished
+    debates = [json.loads(line) for line in (folder / "iter_01/debates.jsonl").read_text().splitlines()]
+    first = [[turn["call"]["reply"]["text"] for turn in debate["turns"] if turn["round"] == 1] for debate in debates]
+    assert sum(len(set(texts)) == 3 for texts in first) > len(first) / 2
+
+
+def test_the_table_and_the_report_are_the_last_thing_printed(finished):
+    folder, output = finished
+    assert "majority@3" in output and "maft" in output
+    assert output.strip().splitlines()[-1].endswith("report.html")
+    assert (folder / "report.html").stat().st_size > 10_000
+
+
+def test_rows_hold_every_method_before_and_after(finished):
+    folder, _ = finished
+    call = [sys.executable, "-c", "from maft.cli import main; main()", "report", str(folder), "--json"]
+    rows = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
+    methods = {(row["iteration"], row["method"]) for row in rows}
+    assert methods == {
+        *((0, method) for method in ("base", "majority@3", "debate")),
+        *((1, method) for method in ("maft_single", "maft_majority@3", "maft")),
+    }
+    assert all(row["n"] == 12 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)

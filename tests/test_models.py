@@ -1,0 +1,85 @@
+"""Model names and adapters: what is refused, and how it is said."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from maft import models
+from maft.errors import DataError
+
+
+def write_adapter(folder: Path, *, hidden: int = 8, rank: int = 2, alpha: int = 4, **config: object) -> Path:
+    """Write a LoRA adapter of zeros, without torch."""
+    folder.mkdir(parents=True)
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    size = 4 * rank * hidden
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    header = json.dumps(
+        {
+            f"{name}A.weight": {"dtype": "F32", "shape": [rank, hidden], "data_offsets": [0, size]},
+            f"{name}B.weight": {"dtype": "F32", "shape": [hidden, rank], "data_offsets": [size, 2 * size]},
+        }
+    ).encode()
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * size))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    return str(folder)
+
+
+def test_the_scale_of_an_adapter_is_alpha_over_rank(tmp_path, model):
+    assert models.check_adapter(write_adapter(tmp_path / "a"), model) == 2.0
+    assert models.check_adapter(write_adapter(tmp_path / "b", use_rslora=True, rank=4, alpha=8), model) == 4.0
+
+
+def test_an_adapter_without_its_files_is_refused_by_name(tmp_path, model):
+    folder = write_adapter(tmp_path / "a")
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(DataError, match=r"has no adapter_config\.json"):
+        models.check_adapter(folder, model)
+    with pytest.raises(DataError, match=r"has no adapter_config\.json"):
+        models.check_adapter(tmp_path / "nowhere", model)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 30, 300])
+def test_a_torn_adapter_is_refused_at_any_length(tmp_path, model, keep):
+    folder = write_adapter(tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:keep])
+    with pytest.raises(DataError, match="damaged|not plain LoRA"):
+        models.check_adapter(folder, model)
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_sizes(tmp_path, model):
+    with pytest.raises(DataError, match="hidden size 16, model .* has 8"):
+        models.check_adapter(write_adapter(tmp_path / "a", hidden=16), model)
+
+
+@pytest.mark.parametrize("config", [{"peft_type": "IA3"}, {"use_dora": True}])
+def test_an_adapter_that_engines_would_apply_wrongly_is_refused(tmp_path, model, config):
+    with pytest.raises(DataError, match="not plain LoRA"):
+        models.check_adapter(write_adapter(tmp_path / "a", **config), model)
+
+
+def test_a_model_folder_resolves_to_itself_and_a_hub_name_stays(model):
+    assert models.resolve(model) == model
+    assert models.resolve("HuggingFaceTB/SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./nothing", "smolm2", "a/b/c"])
+def test_a_model_that_cannot_exist_is_refused_with_what_is_allowed(name):
+    with pytest.raises(DataError, match="does not exist. Give a Hugging Face model folder"):
+        models.resolve(name)
+
+
+def test_a_folder_without_a_config_is_not_a_model(tmp_path):
+    with pytest.raises(DataError, match=r"without config\.json"):
+        models.resolve(str(tmp_path))

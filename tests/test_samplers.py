@@ -1,0 +1,145 @@
+"""What holds for every engine with a real model: the same request means the same."""
+
+from pathlib import Path
+
+import pytest
+
+from maft import models
+from maft.config import EngineConfig
+from maft.records import AgentRef, Message, Reply, Request, SamplingParams
+from maft.samplers import make
+from maft.samplers.base import Sampler
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("default"),  # of the libraries underneath
+]
+
+MODEL = models.PACKAGED
+ENGINES = ("openvino", "transformers")
+GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
+DRAWN = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=24)
+QUESTIONS = [f"What is {a} {sign} {b}?" for a in range(2, 6) for b in range(3, 6) for sign in "+*"]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def sampler(request):
+    made = make(EngineConfig(sampler=request.param, dtype="float32"))
+    yield made
+    made.release()
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> list[Path]:
+    """Two adapters that change what the model says without breaking it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folders = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        base = AutoModelForCausalLM.from_pretrained(models.resolve(MODEL), dtype=torch.bfloat16)
+        config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(base, config)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data.mul_(0.3)
+        folders.append(tmp_path_factory.mktemp("adapters") / f"adapter_{seed}")
+        model.save_pretrained(folders[-1])
+    return folders
+
+
+def ask(question: str, adapter: Path | None = None, sampling: SamplingParams = GREEDY, seed: int = 0) -> Request:
+    agent = AgentRef(role="generator", index=0, model=MODEL, adapter=str(adapter) if adapter else None)
+    return Request(agent=agent, messages=(Message(role="user", content=question),), sampling=sampling, seed=seed)
+
+
+def texts(sampler: Sampler, requests: list[Request]) -> list[str]:
+    return [reply.text for reply in sampler.sample(requests)]
+
+
+def test_greedy_text_agrees_between_the_engines_with_and_without_an_adapter(adapters):
+    requests = [ask(question, adapter) for adapter in (None, *adapters) for question in QUESTIONS]
+    said = {engine: texts(make(EngineConfig(sampler=engine, dtype="float32")), requests) for engine in ENGINES}
+    pairs = list(zip(said["openvino"], said["transformers"], strict=True))
+    # In float32 the engines differ by rounding alone: two near-equal logits may change places.
+    for start in range(0, len(pairs), len(QUESTIONS)):
+        part = pairs[start : start + len(QUESTIONS)]
+        assert sum(a == b for a, b in part) >= 0.85 * len(part), [pair for pair in part if pair[0] != pair[1]]
+
+
+def test_identical_prompts_with_different_seeds_get_different_samples(sampler):
+    replies = texts(sampler, [ask("Tell me about the sea.", sampling=DRAWN, seed=seed) for seed in range(8)])
+    assert len(set(replies)) == 8
+
+
+def test_the_same_seed_gives_the_same_sample_in_any_company(sampler):
+    alone = texts(sampler, [ask("Tell me about the sea.", sampling=DRAWN, seed=5)])
+    crowd = texts(sampler, [ask(q, sampling=DRAWN, seed=5) for q in ("Count to nine.", "Tell me about the sea.")])
+    assert crowd[1] == alone[0]
+
+
+def test_an_agent_speaks_with_its_own_adapter_whoever_spoke_before(sampler, adapters):
+    one, two = adapters
+    fresh = {adapter: texts(sampler, [ask(q, adapter) for q in QUESTIONS[:6]]) for adapter in (None, one, two)}
+    assert fresh[None] != fresh[one] != fresh[two]
+    mixed = [ask(q, adapter) for q in QUESTIONS[:6] for adapter in (two, None, one)]
+    for request, reply in zip(mixed, sampler.sample(mixed), strict=True):
+        adapter = Path(request.agent.adapter) if request.agent.adapter else None
+        assert reply.text == fresh[adapter][QUESTIONS.index(request.messages[0].content)]
+
+
+def test_an_adapter_that_comes_after_the_base_has_spoken_is_not_ignored(sampler, adapters):
+    sampler.release()
+    base = texts(sampler, [ask(q) for q in QUESTIONS[:6]])
+    assert texts(sampler, [ask(q, adapters[0]) for q in QUESTIONS[:6]]) != base
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_of_that_request_alone(sampler):
+    seen: list[Reply] = []
+    replies = sampler.sample([ask("word " * 9000), ask("What is 2 + 2?")], on_reply=seen.append)
+    assert replies[0].finish_reason == "error" and "context" in (replies[0].error or "")
+    assert replies[1].error is None and replies[1].text
+    assert len(seen) == 2
+
+
+def test_a_reply_says_why_it_ended_and_what_it_cost(sampler):
+    cut, whole = sampler.sample(
+        [
+            ask("Write a long story.", sampling=SamplingParams(temperature=0, max_new_tokens=5)),
+            ask("What is 2 + 2?", sampling=SamplingParams(temperature=0, max_new_tokens=400)),
+        ]
+    )
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
+    assert whole.finish_reason == "stop" and 1 < whole.completion_tokens < 400
+    assert "<|im_end|>" not in whole.text and whole.prompt_tokens > 10
+
+
+def test_the_packaged_model_has_the_tokenizer_its_own_file_describes():
+    from maft.samplers.chat import Chat
+
+    tokenizer = Chat(models.resolve(MODEL)).tokenizer
+    assert tokenizer("What is 7 * 8?").input_ids == [1780, 314, 216, 39, 1672, 216, 40, 47]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False)
+    assert rendered.count("<|im_start|>") == 2 and rendered.startswith("<|im_start|>system\n")
+
+
+def test_rows_are_drawn_from_the_distribution_after_temperature_top_k_and_top_p():
+    import torch
+
+    from maft.samplers.transformers import _choose_by_row
+
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    rows = 4000
+    for how, wanted in (
+        (SamplingParams(max_new_tokens=1), [0.5, 0.3, 0.15, 0.05]),
+        (SamplingParams(top_p=0.7, max_new_tokens=1), [0.625, 0.375, 0, 0]),
+        (SamplingParams(top_k=3, max_new_tokens=1), [0.526, 0.316, 0.158, 0]),
+        (SamplingParams(temperature=0, max_new_tokens=1), [1, 0, 0, 0]),
+    ):
+        choose = _choose_by_row([how] * rows, range(rows), [1] * rows, 0)
+        chosen = choose(torch.zeros(rows, 0), logits.repeat(rows, 1)).argmax(-1)
+        shares = torch.bincount(chosen, minlength=4) / rows
+        assert torch.allclose(shares, torch.tensor(wanted, dtype=torch.float), atol=0.03), (how, shares)
