@@ -144,13 +144,13 @@ class EngineConfig(Section):
     sampler: Literal["auto", "openvino", "transformers", "scripted"] = "auto"
     """`auto` is openvino on a CPU where it is installed, and transformers elsewhere."""
     trainer: Literal["sft", "null"] = "sft"
-    batch_size: Positive = 64
-    """Questions debated at a time; what is in flight is lost by a kill, what is finished is kept."""
+    batch_size: Positive = 128
+    """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     cache_gb: Positive = 2
     """openvino: memory for the key-value cache."""
-    max_sequences: Positive = 128
-    """Most replies generated at the same time."""
+    max_sequences: Positive | None = None
+    """Most replies generated at the same time; null is 256 for openvino and 64 for transformers."""
     max_failures: Share = 0.1
     """Largest share of debates that may fail before the stage stops with an error."""
 

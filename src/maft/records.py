@@ -17,7 +17,7 @@ Role = Literal["generator", "critic", "summarizer"]
 class Record(BaseModel):
     """Base of all records: frozen, compared by value, refusing fields it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def to_json(self) -> str:
         """Return the record as one line of JSON; equal records give equal bytes."""

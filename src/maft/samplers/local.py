@@ -15,9 +15,14 @@ OnReply = Callable[[Reply], None]
 class LocalSampler(ABC):
     """Groups requests by base and adapter, and gives each group to the engine in chunks."""
 
+    default_sequences = 64
+    continuous = False
+    """Whether the engine starts the next request as soon as one ends; if so, it gets the whole group at once."""
+
     def __init__(self, settings: EngineConfig) -> None:
         """Load nothing yet."""
         self.settings = settings
+        self.max_sequences = settings.max_sequences or self.default_sequences
         self._loaded: str | None = None
         self._chat: Chat | None = None
 
@@ -76,5 +81,5 @@ class LocalSampler(ABC):
     def _chunks(self, runnable: list[tuple[int, Encoded]]) -> list[list[tuple[int, Encoded]]]:
         # Like lengths together: a chunk lasts as long as its longest member.
         runnable = sorted(runnable, key=lambda item: (len(item[1].token_ids), item[0]))
-        size = self.settings.max_sequences
+        size = max(1, len(runnable)) if self.continuous else self.max_sequences
         return [runnable[start : start + size] for start in range(0, len(runnable), size)]

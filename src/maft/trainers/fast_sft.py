@@ -96,7 +96,7 @@ def fast_trainer_class() -> Any:
                     except (AttributeError, IndexError, RuntimeError, TypeError):
                         ours = theirs.new_tensor(float("nan"))  # this model does not call its head in the usual way
                 model.train()
-                self._metrics.clear() if False else self._metrics["eval"].clear()
+                self._metrics["eval"].clear()
                 self._total_train_tokens = tokens
                 type(self).narrow = bool((ours - theirs).abs() <= TOLERANCE * theirs.abs())
             return bool(type(self).narrow)

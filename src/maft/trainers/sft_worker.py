@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
+import maft
 from maft import models, store
 from maft.config import TrainConfig
 from maft.errors import DataError
@@ -253,7 +254,7 @@ def _summary(
         "completion_tokens": epochs * sum(row.num_completion_tokens for row in kept),
         "losses": list(losses),
         "dtype": base.dtype,
-        "versions": {name: metadata.version(name) for name in ("maft", *LIBRARIES)},
+        "versions": {"maft": maft.__version__} | {name: metadata.version(name) for name in LIBRARIES},
     }
 
 
