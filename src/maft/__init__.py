@@ -1,3 +1,98 @@
-"""maft: multiagent finetuning of language models (arXiv 2501.05707)."""
+"""maft: multiagent finetuning of language models (arXiv 2501.05707).
+
+The names in `__all__` are the public ones; each is loaded when it is first asked for, so that `import maft` is quick.
+
+>>> import maft
+>>> maft.equivalent("1/2", "0.5")
+True
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maft.answers import equivalent, extract_answer
+    from maft.config import RunConfig
+    from maft.consensus import Tally, tally, vote
+    from maft.curate import critic_examples, generator_examples
+    from maft.debate import play
+    from maft.errors import ConfigError, DataError, MaftError, MissingExtra, StageFailed, UserError
+    from maft.records import (
+        AgentRef,
+        Call,
+        Debate,
+        Example,
+        Message,
+        Problem,
+        Reply,
+        Request,
+        SamplingParams,
+        Score,
+        Society,
+        Turn,
+        Vote,
+    )
+    from maft.samplers import Sampler, Scripted
+    from maft.store import RunFolder
+    from maft.tasks import Task
+    from maft.trainers import NullTrainer, Trainer, TrainJob, TrainProgress
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AgentRef",
+    "Call",
+    "ConfigError",
+    "DataError",
+    "Debate",
+    "Example",
+    "MaftError",
+    "Message",
+    "MissingExtra",
+    "NullTrainer",
+    "Problem",
+    "Reply",
+    "Request",
+    "RunConfig",
+    "RunFolder",
+    "Sampler",
+    "SamplingParams",
+    "Score",
+    "Scripted",
+    "Society",
+    "StageFailed",
+    "Tally",
+    "Task",
+    "TrainJob",
+    "TrainProgress",
+    "Trainer",
+    "Turn",
+    "UserError",
+    "Vote",
+    "critic_examples",
+    "equivalent",
+    "extract_answer",
+    "generator_examples",
+    "play",
+    "tally",
+    "vote",
+]
+
+_MODULES = (
+    "errors", "records", "answers", "config", "consensus", "curate", "samplers", "trainers", "tasks", "store", "debate",
+)  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that has it (PEP 562)."""
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(import_module(f"maft.{module}"), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module 'maft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,11 +9,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
+from maft import prompts as prompts_
 from maft.errors import ConfigError
 from maft.records import SamplingParams
 
@@ -24,7 +27,28 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, each field documented by the string beneath it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _drawable(how: SamplingParams) -> SamplingParams:
+    """Refuse what no engine can draw by."""
+    if not 0 <= how.temperature < float("inf"):
+        raise ValueError(f"temperature must be a number of at least 0, got {how.temperature}.")
+    if not 0 < how.top_p <= 1:
+        raise ValueError(f"top_p must be a number above 0 and at most 1, got {how.top_p}.")
+    if how.top_k < 0:
+        raise ValueError(f"top_k must be a whole number of at least 0, got {how.top_k}.")
+    if how.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be a whole number of at least 1, got {how.max_new_tokens}.")
+    return how
+
+
+def _known_prompts(texts: dict[str, str]) -> dict[str, str]:
+    prompts_.build(texts)
+    return texts
+
+
+Sampling = Annotated[SamplingParams, AfterValidator(_drawable)]
 
 
 class TaskConfig(Section):
@@ -73,9 +97,9 @@ class DebateConfig(Section):
 class RoleSampling(Section):
     """How the replies of each role are drawn."""
 
-    generator: SamplingParams = SamplingParams()
-    critic: SamplingParams = SamplingParams()
-    summarizer: SamplingParams = SamplingParams()
+    generator: Sampling = SamplingParams()
+    critic: Sampling = SamplingParams()
+    summarizer: Sampling = SamplingParams()
 
 
 class SamplingConfig(Section):
@@ -158,7 +182,7 @@ class EngineConfig(Section):
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
 
-    name: str = "run"
+    name: Annotated[str, Field(min_length=1)] = "run"
     """The run folder is `<runs_dir>/<name>`."""
     runs_dir: Path = Path("runs")
     seed: int = 0
@@ -169,7 +193,7 @@ class RunConfig(Section):
     """L: rounds of debate, vote, curate, finetune, evaluate."""
     task: TaskConfig
     debate: DebateConfig = DebateConfig()
-    prompts: dict[str, str] = {}
+    prompts: Annotated[dict[str, str], AfterValidator(_known_prompts)] = {}
     """Wording of single prompts, by name, in place of the ones in `maft.prompts`."""
     sampling: SamplingConfig = SamplingConfig()
     vote: VoteConfig = VoteConfig()
@@ -188,14 +212,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: no such file, not YAML, or a setting is unknown, has the wrong type or is out of range.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}. Give the path of a config file, see recipes/.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), got {type(tree).__name__}.")
-    tree.setdefault("name", path.parent.name if path.stem == "config" else path.stem)
+    tree.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
     return parse(tree, overrides, source=str(path))
 
 
@@ -208,13 +232,16 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
     Raises:
         ConfigError: as `load`.
     """
-    tree = json.loads(json.dumps(tree, default=str))
+    try:
+        tree = json.loads(json.dumps(tree, default=str))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: settings must be named by texts and must not hold themselves ({error}).") from None
     for override in overrides:
         _override(tree, override)
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as errors:
-        lines = [_explain(tree, error["loc"], error["type"], error["msg"]) for error in errors.errors()]
+        lines = [_explain(tree, error) for error in errors.errors()]
         raise ConfigError(f"{source}:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))) from None
 
 
@@ -252,13 +279,13 @@ def known_keys() -> dict[str, Any]:
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    candidates = [annotation, *get_args(annotation)]
     return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise ConfigError(f"an override must look like section.key=value, got {override!r}.")
     try:
         value = yaml.safe_load(text)
@@ -276,27 +303,70 @@ def _override(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(tree: object, location: tuple[int | str, ...], kind: str, message: str) -> str:
-    """Say what was wrong, what was got, what is allowed."""
-    path = [
-        str(part) for part in location if str(part) in _field_names() or isinstance(part, int) or part == location[-1]
-    ]
+def _explain(tree: object, error: ErrorDetails) -> str:
+    """Say in one line which key is wrong, what is allowed there and what was got."""
+    section: type[BaseModel] | None = RunConfig
+    path: list[str] = []
+    allowed = ""
+    for part in error["loc"]:
+        if section is None and not isinstance(tree, dict):
+            break  # what follows names a branch of a union or a place in a list
+        fields = section.model_fields if section else {}
+        path.append(str(part))
+        tree = tree.get(part) if isinstance(tree, dict) else None
+        if part in fields:
+            allowed = _allowed(fields[str(part)].annotation, fields[str(part)].metadata)
+            section = _section_of(fields[str(part)].annotation)
+        else:
+            section, allowed = None, _allowed(str, [])
     key = ".".join(path)
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.6) or [
-            k for k in known_keys() if k.split(".")[-1] == path[-1]
-        ]
-        return f"{key} is not a setting." + (f" Did you mean {near[0]}?" if near else "")
-    if kind == "missing":
+    if error["type"] == "extra_forbidden":
+        return _unknown(path)
+    if error["type"] == "missing":
         return f"{key} is missing."
-    value: object = tree
-    for part in location:
-        value = value.get(part, value) if isinstance(value, dict) else value
-    return f"{key}: {message[0].lower()}{message[1:]}, got {value!r}."
+    if error["type"] == "value_error":
+        said = error["msg"].removeprefix("Value error, ")
+        return said if said.startswith(f"{key}.") else f"{key}: {said}"
+    return f"{key} must be {allowed}, got {tree!r}."
 
 
-def _field_names() -> set[str]:
-    return {part for key in known_keys() for part in key.split(".")}
+def _unknown(path: Sequence[str]) -> str:
+    key, keys = ".".join(path), list(known_keys())
+    sections = list(dict.fromkeys(known.rpartition(".")[0] for known in keys if "." in known))
+    candidates = [known for known in keys + sections if not key.startswith(f"{known}.")]
+    near = difflib.get_close_matches(key, candidates, n=1, cutoff=0.6) or [
+        known for known in keys if known.split(".")[-1] == path[-1]
+    ]
+    if near:
+        return f"{key} is not a setting. Did you mean {near[0]}?"
+    home = "".join(f"{part}." for part in path[:-1])
+    beside = dict.fromkeys(known.removeprefix(home).split(".")[0] for known in keys if known.startswith(home))
+    return f"{key} is not a setting. {home.removesuffix('.') or 'The top level'} has: {', '.join(beside)}."
+
+
+_LIMITS = {"ge": "of at least {}", "gt": "above {}", "le": "at most {}", "min_length": "that is not empty"}
+_KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path"}
+
+
+def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
+    """Put a type into words, such as "a whole number of at least 1, or null"."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        return _allowed(inner, [limit for field in metadata for limit in getattr(field, "metadata", [field])])
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        parts = [_allowed(part, ()) for part in get_args(annotation) if part is not NoneType]
+        return ", or ".join(parts + ["null"] * (NoneType in get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return "a list of " + _allowed(get_args(annotation)[0], ())
+    if (section := _section_of(annotation)) is not None:
+        return "a section with settings such as " + ", ".join(list(section.model_fields)[:3])
+    if get_origin(annotation) is dict:
+        return "a section of texts by name"
+    limits = {name: getattr(limit, name) for limit in metadata for name in _LIMITS if hasattr(limit, name)}
+    said = " and ".join(_LIMITS[name].format(value) for name, value in limits.items())
+    return f"{_KINDS.get(annotation, str(annotation))} {said}".rstrip()
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -71,4 +71,5 @@ def _agreed(votes: int, num_agents: int, min_agreement: str | float) -> bool:
         return True
     if min_agreement == "majority":
         return 2 * votes > num_agents
-    return votes >= float(min_agreement) * num_agents
+    # Not votes >= min_agreement * num_agents: 0.55 * 20 is a little above 11.
+    return votes / num_agents >= float(min_agreement)

@@ -48,6 +48,8 @@ def collect(
             if on_batch:
                 on_batch(debates)
     debates = [done[problem.id] for problem in problems]
+    if list(done.values()) != debates:  # held again out of turn: the file is as an unbroken run writes it
+        store.write_records(path, debates)
     failed = [debate for debate in debates if debate.error is not None]
     if len(failed) > max_failures * len(debates):
         raise StageFailed(
@@ -72,9 +74,12 @@ def play_all(plays: Sequence[Play], sampler: Sampler, on_reply: OnReply | None =
         advance(number, None)
     while asked:
         step, asked = asked, {}
-        replies = iter(sampler.sample([request for requests in step.values() for request in requests], on_reply))
+        flat = [request for requests in step.values() for request in requests]
+        replies = sampler.sample(flat, on_reply)
+        assert len(replies) == len(flat), f"the sampler gave {len(replies)} replies to {len(flat)} requests"
         for number, requests in step.items():
-            advance(number, [next(replies) for _ in requests])
+            advance(number, replies[: len(requests)])
+            replies = replies[len(requests) :]
     return [results[number] for number in range(len(plays))]
 
 

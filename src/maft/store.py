@@ -15,7 +15,8 @@
       iter_01/eval/               debates.jsonl, <method>.jsonl, summary.json
 
 A file is done when it is there; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is
-removed on resumption, and what it held is owed again.
+removed on resumption, and what it held is owed again. A run has begun once its questions are written: until then, such
+as after a mistake in the task's settings, the folder takes other settings.
 """
 
 import json
@@ -139,16 +140,23 @@ class RunFolder:
         import filelock
 
         path = config.runs_dir / config.name
-        if path.exists() and not (path / "config.json").exists() and any(path.iterdir()):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(f"{path} cannot be a folder: there is a file in its place. Choose another name=...") from None
+        # Hidden files may be ours: a start that was killed at once leaves its lock.
+        strange = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+        if strange and not (path / "config.json").exists():
             raise DataError(f"{path} exists and is not a run folder. Choose another name=..., or move it away.")
-        path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path / ".lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
             raise DataError(f"{path} is in use by another process. Wait for it, or choose another name=...") from None
         try:
-            if (path / "config.json").exists():
+            for torn in path.rglob(".*.tmp"):
+                torn.unlink()
+            if (path / "problems" / "eval.jsonl").exists():
                 _refuse_other(config, cls.existing(path).config, path)
             else:
                 write_text(path / "config.json", config_.resolved(config))

@@ -1,6 +1,7 @@
 """What a task is: questions, how they are asked, and how an answer to one is graded."""
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -86,6 +87,12 @@ def prepare(task: Task, settings: TaskConfig) -> Split:
     for side, problems in (("training", train), ("held-out", held_out)):
         if not problems:
             raise DataError(f"task {settings.name} has no {side} questions. Check the files and numbers under task.")
+        twice = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"{len(twice)} ids stand for several {side} questions each, such as {', '.join(twice[:3])}. "
+                "Give each question an id of its own, or none."
+            )
     check_disjoint(train, held_out)
     return Split(train, held_out)
 
@@ -112,5 +119,9 @@ def normalised(question: str) -> str:
     >>> normalised(" What  is 2 × 3 ?") == normalised("what is 2 × 3?")
     True
     """
-    folded = unicodedata.normalize("NFKC", question).casefold()
-    return "".join(folded.split())
+    # Exponents and indices stay as they are: 2² and 22 are two questions.
+    folded = "".join(
+        sign if unicodedata.decomposition(sign).startswith(("<super>", "<sub>")) else unicodedata.normalize("NFKC", sign)
+        for sign in unicodedata.normalize("NFC", question)
+    )
+    return "".join(folded.casefold().split())

@@ -38,7 +38,7 @@ def read(path: Path, settings: TaskConfig) -> list[Problem]:
         DataError: the file or a line cannot be read, or lacks the question; names the line and the fields it has.
     """
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Check task.train_file and task.eval_file.") from None
     except UnicodeDecodeError as error:
@@ -50,8 +50,9 @@ def read(path: Path, settings: TaskConfig) -> list[Problem]:
 def _problem(line: str, where: str, settings: TaskConfig) -> Problem:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON: {error.msg} at column {error.colno}. Got {line[:80]!r}.") from None
+        json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair, "\\ud800", is JSON but no text
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}. Got {line[:80]!r}.") from None
     if not isinstance(row, dict):
         raise DataError(f"{where} must be a JSON object, got {type(row).__name__}.")
     for name in filter(None, (settings.question_field, settings.gold_field)):
@@ -67,4 +68,5 @@ def _problem(line: str, where: str, settings: TaskConfig) -> Problem:
     if gold is not None and not isinstance(gold, str | int | float):
         raise DataError(f"{where}: {settings.gold_field!r} must be a text or a number, got {gold!r}.")
     digest = hashlib.blake2b(normalised(question).encode(), digest_size=6).hexdigest()
-    return Problem(id=str(row.get("id", digest)), question=question, gold=None if gold is None else str(gold))
+    own = row.get("id")
+    return Problem(id=digest if own is None else str(own), question=question, gold=None if gold is None else str(gold))

@@ -13,4 +13,4 @@ def make(settings: EngineConfig) -> Trainer:
         return NullTrainer()
     from maft.trainers.sft import SftTrainer
 
-    return SftTrainer()
+    return SftTrainer(settings.dtype)

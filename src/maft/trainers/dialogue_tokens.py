@@ -5,6 +5,7 @@ prompt, tokenised alone. The loss covers what the template writes after that: th
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from maft.errors import DataError
@@ -53,10 +54,10 @@ def _pieces(tokenizer: Any, text: str, cuts: Sequence[int]) -> list[list[int]]:
     whole = _encode(tokenizer, text)
     ends = [_encode(tokenizer, text[:cut]) for cut in cuts]
     if all(whole[: len(end)] == end for end in ends):
-        return [whole[len(a) : len(b)] for a, b in zip(ends, ends[1:], strict=False)]
+        return [whole[len(a) : len(b)] for a, b in pairwise(ends)]
     # A reply that begins with a line break, say, would be merged with the one that ends the prompt. It was sampled
     # after the prompt's own tokens, so it is tokenised apart from them.
-    pieces = [_encode(tokenizer, text[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [_encode(tokenizer, text[a:b]) for a, b in pairwise(cuts)]
     joined = [token for piece in pieces for token in piece]
     if tokenizer.decode(joined) != tokenizer.decode(whole):
         raise DataError(

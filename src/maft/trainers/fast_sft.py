@@ -5,11 +5,13 @@ positions, in float32, twice. Its head is made for GPUs, where this class leaves
 
 1. logits are computed at the positions that predict a token with loss, by the model's own forward, with the input of
    its head narrowed to these positions, so that what a model does to its logits (scaling, soft-capping) is kept;
-2. the batch of a step goes through the model in parts of equal length, which saves most padding. The loss is a sum
-   over tokens divided by the tokens of the whole step, so the gradient does not depend on the parts;
-3. no attention mask: padding stands at the right, and no token sees what is to the right of it.
+2. the batch of a step goes through the model in parts of about equal length, which saves most padding. The loss is a
+   sum over tokens divided by the tokens of the whole step, so the gradient does not depend on the parts;
+3. no attention mask: padding stands at the right, and no token sees what is to the right of it;
+4. attention by plain matrix products while they are small: the backward pass of the fused kernel is slow on a CPU;
+5. no float32 copies of every adapter's input, which autocast would turn back into bfloat16.
 
-The first step compares the loss with TRL's own and goes back to TRL's way where they differ.
+The first step compares the loss with TRL's own and goes back to TRL's way for a model where they differ.
 """
 
 from functools import cache
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 PART_TOKENS = 1024
 """Size of a part, padding included: fewer make matrix products less efficient, more make more padding."""
+EAGER_TOKENS = 512
+"""Longest dialogue for plain attention, whose memory grows with the square of the length."""
 TOLERANCE = 0.02
-"""Relative difference from TRL's loss that rounding to bfloat16 explains, on a few hundred tokens."""
+"""Relative difference from TRL's loss that rounding to bfloat16 explains, on a few dozen tokens."""
 
 
 def lengths_to_parts(lengths: list[int], limit: int) -> list[list[int]]:
@@ -51,20 +55,34 @@ def fast_trainer_class() -> Any:
         """See the module."""
 
         narrow: bool | None = None
-        """Whether the narrowed head gives TRL's loss for this model; None until it was tried."""
+        """Whether the narrowed head gives TRL's loss for this base model; None until it was tried."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._base = self.model.get_base_model()
+            self._fused_attention = self._base.config._attn_implementation
+            if self.args.bf16 and self.args.device.type == "cpu":
+                for module in self.model.modules():
+                    if hasattr(module, "cast_input_dtype_enabled"):
+                        module.cast_input_dtype_enabled = False
 
         def training_step(
             self, model: Any, inputs: dict[str, Any], num_items_in_batch: "torch.Tensor | int | None" = None
         ) -> "torch.Tensor":
-            """Do the forward and backward passes of a batch, on a CPU in parts of equal length."""
+            """Do the forward and backward passes of a batch, on a CPU in parts of about equal length."""
             if self.args.device.type != "cpu" or num_items_in_batch is None:
                 return super().training_step(model, inputs, num_items_in_batch)
             lengths = inputs["attention_mask"].sum(1).tolist()
+            if type(self).narrow is None:
+                ends = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+                type(self).narrow = self._losses_agree(model, {name: rows[ends] for name, rows in inputs.items()})
             losses = []
             for part in lengths_to_parts(lengths, PART_TOKENS):
                 longest = max(lengths[place] for place in part)
+                self._base.set_attn_implementation("eager" if longest <= EAGER_TOKENS else self._fused_attention)
                 rows = {name: tensor[part, :longest] for name, tensor in inputs.items()}
-                losses.append(super(FastSFTTrainer, self).training_step(model, rows, num_items_in_batch))
+                losses.append(super().training_step(model, rows, num_items_in_batch))
+            self._base.set_attn_implementation(self._fused_attention)
             return torch.stack(losses).sum()
 
         def compute_loss(
@@ -75,31 +93,27 @@ def fast_trainer_class() -> Any:
             num_items_in_batch: "torch.Tensor | int | None" = None,
         ) -> Any:
             """Return TRL's loss, on a CPU without the work that does not change it."""
-            plain = self.args.device.type != "cpu" or return_outputs or num_items_in_batch is None
-            if plain or self.aux_loss_enabled or not self._can_narrow(model, inputs):
+            plain = return_outputs or num_items_in_batch is None or not model.training
+            if plain or self.aux_loss_enabled or not type(self).narrow:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             self._total_train_tokens += int(inputs["attention_mask"].sum())
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
             return self._narrowed_loss(model, inputs) / num_items_in_batch
 
-        def _can_narrow(self, model: Any, inputs: dict[str, Any]) -> bool:
-            """Compare both losses on the shortest and the longest row of the first part, once for a model."""
-            if type(self).narrow is None:
-                rows = {name: tensor[[0, -1]] for name, tensor in inputs.items()}
-                count = (rows["labels"][:, 1:] != IGNORED).sum()
-                tokens = self._total_train_tokens
-                model.eval()
-                with torch.no_grad():
-                    theirs = super().compute_loss(model, dict(rows), num_items_in_batch=count)
-                    try:
-                        ours = self._narrowed_loss(model, rows) / count
-                    except (AttributeError, IndexError, RuntimeError, TypeError):
-                        ours = theirs.new_tensor(float("nan"))  # this model does not call its head in the usual way
-                model.train()
-                self._metrics["eval"].clear()
-                self._total_train_tokens = tokens
-                type(self).narrow = bool((ours - theirs).abs() <= TOLERANCE * theirs.abs())
-            return bool(type(self).narrow)
+        def _losses_agree(self, model: Any, inputs: dict[str, Any]) -> bool:
+            """Compare TRL's loss with ours on a few rows, without dropout."""
+            count = (inputs["labels"][:, 1:] != IGNORED).sum()
+            model.eval()
+            with torch.no_grad(), self.compute_loss_context_manager():
+                theirs = super().compute_loss(model, dict(inputs), num_items_in_batch=count)
+                try:
+                    ours = self._narrowed_loss(model, inputs) / count
+                except (AttributeError, IndexError, RuntimeError, TypeError):
+                    return False  # this model does not call its head in the usual way
+                finally:
+                    model.train()
+                    self._metrics["eval"].clear()
+            return bool((ours - theirs).abs() <= TOLERANCE * theirs.abs())
 
         def _narrowed_loss(self, model: Any, inputs: dict[str, Any]) -> "torch.Tensor":
             """Return the summed negative log-likelihood of the tokens with loss."""
@@ -109,7 +123,7 @@ def fast_trainer_class() -> Any:
             def narrow(_: Any, arguments: tuple["torch.Tensor", ...]) -> tuple["torch.Tensor", ...]:
                 return (arguments[0][:, :-1][predicting].unsqueeze(0), *arguments[1:])
 
-            hook = self.model.get_output_embeddings().register_forward_pre_hook(narrow)
+            hook = self._base.get_output_embeddings().register_forward_pre_hook(narrow)
             try:
                 logits = model(input_ids=inputs["input_ids"], use_cache=False).logits
             finally:
@@ -117,7 +131,7 @@ def fast_trainer_class() -> Any:
             return NegativeLogLikelihood.apply(logits.view(-1, logits.shape[-1]), labels[predicting])
 
     class NegativeLogLikelihood(torch.autograd.Function):  # type: ignore[misc]
-        """Cross-entropy summed over rows; gradients are made on the way and the float32 copy is a few rows at a time."""
+        """Summed cross-entropy; the gradient is made on the way, and only a few rows at a time are in float32."""
 
         @staticmethod
         def forward(ctx: Any, logits: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":

@@ -27,6 +27,6 @@ def _summary(job: TrainJob) -> dict[str, str | int | None]:
         "agent": job.agent,
         "iteration": job.iteration,
         "examples_sha256": hashlib.sha256(job.examples.read_bytes()).hexdigest(),
-        "init_adapter": job.init_adapter and job.init_adapter.name,  # not its path: runs in two places give equal bytes
+        "init_adapter": job.init_adapter.name if job.init_adapter else None,  # no path: equal bytes in any place
         "seed": job.seed,
     }

@@ -27,10 +27,6 @@ WORKER = (sys.executable, "-m", "maft.trainers.sft_worker")
 LOG_LINES = 15
 
 _CHILD_ENV = {
-    # Every layer's activations are freed and asked for again. glibc would return them to the kernel each time and pay
-    # for a page fault on every page of the next: a fifth of the time on a CPU.
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "TOKENIZERS_PARALLELISM": "false",
     # With several visible GPUs transformers would wrap the model in DataParallel, which TRL refuses.
     "CUDA_VISIBLE_DEVICES": "0",
@@ -59,8 +55,11 @@ class SftTrainer:
         if self.worker is WORKER and not all(map(find_spec, ("torch", "trl", "peft", "datasets"))):
             raise MissingExtra("engine.trainer=sft", "hf")
         scratch = Path(tempfile.mkdtemp(prefix="maft-train-"))
-        request = {"dtype": self.dtype, "settings": settings.model_dump(mode="json")}
-        request["jobs"] = [job.model_dump(mode="json") for job in jobs]
+        request = {
+            "dtype": self.dtype,
+            "settings": settings.model_dump(mode="json"),
+            "jobs": [job.model_dump(mode="json") for job in jobs],
+        }
         (scratch / "jobs.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
         try:
             with _process([*self.worker, str(scratch / "jobs.json")], scratch / "worker.log") as process:

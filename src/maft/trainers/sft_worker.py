@@ -94,6 +94,7 @@ class BaseModel:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import is_torch_bf16_gpu_available
 
+        fast_trainer_class().narrow = None
         self.name = name
         self.on_cpu = not torch.accelerator.is_available()
         if dtype == "bfloat16" and not self.on_cpu and not is_torch_bf16_gpu_available():
@@ -146,12 +147,22 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
         if not kept and job.init_adapter is not None:
             shutil.copytree(job.init_adapter, folder, dirs_exist_ok=True)
         else:
-            adapted.save_pretrained(folder, save_embedding_layers=False)
+            _save(adapted, folder)
         (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_model_card(job, settings, summary), encoding="utf-8")
     base.restore(adapted)
     if not kept:
         report(TrainProgress(agent=job.agent, step=0, num_steps=0, loss=None, tokens=0))
+
+
+def _save(adapted: Any, folder: Path) -> None:
+    """Save the adapter in PEFT's format; equal adapters give equal bytes."""
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # PEFT holds them in a set
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _fit(
@@ -271,8 +282,9 @@ tags:
 
 # {agent}, iteration {iteration}
 
-A LoRA adapter of `{base}`, made by multiagent finetuning ([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)) with
-`maft`: the {role} was finetuned on its own debate responses that agree with the majority vote. No ground truth was used.
+A LoRA adapter of `{base}`, made with `maft` by multiagent finetuning
+([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from its own debate responses that agree with
+the majority vote. No ground truth was used.
 
 | | |
 |---|---|

@@ -1,0 +1,22 @@
+"""`maft report`: results of a run."""
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command(epilog="Examples:\n\n  maft report runs/arithmetic_cpu\n\n  maft report runs/arithmetic_cpu --json")
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
+def report(folder: Path, *, as_json: bool) -> None:
+    """Print the results of the run in folder RUN and write its page, report.html; an unfinished run will do."""
+    from maft import report as report_
+    from maft.store import RunFolder
+
+    opened = RunFolder.existing(folder)
+    if as_json:
+        click.echo(json.dumps(report_.rows(opened), indent=2))
+        return
+    click.echo(report_.table(opened))
+    click.echo(f"Report: {report_.write_page(opened)}")

@@ -1,0 +1,612 @@
+"""The real trainer: what carries loss, what is trained, and what happens when a process dies."""
+
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from maft.config import LoraConfig, TrainConfig
+from maft.errors import DataError, StageFailed
+from maft.records import Example, Message
+from maft.trainers.base import TrainJob
+from maft.trainers.dialogue_tokens import IGNORED, tokenize
+from maft.trainers.fast_sft import lengths_to_parts
+from maft.trainers.sft import SftTrainer
+
+CHATML = (
+    "{{ '<s>' }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+SPECIAL = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+TURN_END = "<|end|>\n"
+
+
+def dialogue(*contents: str) -> tuple[Message, ...]:
+    roles = ("user", "assistant")
+    return tuple(
+        Message.model_validate({"role": roles[place % 2], "content": content}) for place, content in enumerate(contents)
+    )
+
+
+CRITIC = dialogue("What is 3 + 4?", "\\boxed{8}", "Others say 7. Check.", "It is \\boxed{7}.")
+
+
+class FakeTokenizer:
+    """One token for a byte, for a special token, and for two line breaks in a row."""
+
+    def __init__(self, template: str = CHATML) -> None:
+        self.chat_template = template
+        self.tokens = [*SPECIAL, "\n\n"]
+
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+        environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+        return environment.from_string(self.chat_template).render(
+            messages=messages, add_generation_prompt=add_generation_prompt
+        )
+
+    def __call__(self, text: str, add_special_tokens: bool):
+        ids = []
+        while text:
+            number = next((n for n, token in enumerate(self.tokens) if text.startswith(token)), None)
+            ids.append(300 + number if number is not None else ord(text[0]))
+            text = text[len(self.tokens[number]) if number is not None else 1 :]
+        return {"input_ids": ([300] if add_special_tokens else []) + ids}
+
+    def decode(self, ids) -> str:
+        return "".join(self.tokens[token - 300] if token >= 300 else chr(token) for token in ids)
+
+
+def trained_texts(tokenizer, messages, loss_turns) -> list[str]:
+    """The stretches that carry loss, as text."""
+    tokens = tokenize(tokenizer, messages, loss_turns)
+    stretches, before = [], IGNORED
+    for token, label in zip(tokens.input_ids, tokens.labels, strict=True):
+        assert label in (token, IGNORED)
+        if label != IGNORED and before == IGNORED:
+            stretches.append([])
+        if label != IGNORED:
+            stretches[-1].append(token)
+        before = label
+    return [tokenizer.decode(stretch) for stretch in stretches]
+
+
+# What carries loss
+
+
+def test_loss_is_on_the_last_reply_and_its_end_alone():
+    assert trained_texts(FakeTokenizer(), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
+
+
+def test_loss_on_all_turns_is_on_each_reply_and_its_end():
+    assert trained_texts(FakeTokenizer(), CRITIC, "all") == ["\\boxed{8}" + TURN_END, "It is \\boxed{7}." + TURN_END]
+
+
+def test_the_bos_of_the_template_is_not_doubled():
+    ids = tokenize(FakeTokenizer(), CRITIC, "last").input_ids
+    assert ids.count(300) == 1 and ids[0] == 300
+
+
+def test_a_reply_is_tokenised_apart_from_the_prompt_it_was_sampled_after():
+    tokenizer = FakeTokenizer()
+    messages = dialogue("Why?", "\nBecause.")
+    tokens = tokenize(tokenizer, messages, "last")
+    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+    sampled_after = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    assert tokens.input_ids[: len(sampled_after)] == sampled_after
+    assert trained_texts(tokenizer, messages, "last") == ["\nBecause." + TURN_END]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_all_turns_and_fine_for_the_last():
+    forgetful = CHATML.replace(
+        "message['content'] }}", "message['content'] if loop.last or message['role'] == 'user' else '...' }}"
+    )
+    assert trained_texts(FakeTokenizer(forgetful), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
+    with pytest.raises(DataError, match=r"train\.loss_turns=last"):
+        tokenize(FakeTokenizer(forgetful), CRITIC, "all")
+
+
+def test_a_template_whose_prompt_is_not_how_the_dialogue_goes_on_is_refused():
+    thinking = CHATML.replace("<|assistant|>\n{% endif", "<|assistant|>\n<think></think>{% endif")
+    with pytest.raises(DataError, match="exactly the replies"):
+        tokenize(FakeTokenizer(thinking), CRITIC, "last")
+
+
+@pytest.mark.parametrize("template", ["", "{{ raise_exception('no') }}"])
+def test_a_template_that_is_missing_or_fails_is_a_data_error(template):
+    with pytest.raises(DataError, match="chat template"):
+        tokenize(FakeTokenizer(template), CRITIC, "last")
+
+
+def test_an_example_must_end_with_a_reply():
+    with pytest.raises(DataError, match="end with an assistant message"):
+        tokenize(FakeTokenizer(), CRITIC[:3], "last")
+
+
+def test_every_row_is_in_one_part_and_no_part_is_too_large():
+    lengths = [346, 92, 101, 149, 2000, 93, 92, 260]
+    parts = lengths_to_parts(lengths, 512)
+    assert sorted(place for part in parts for place in part) == list(range(len(lengths)))
+    assert all(len(part) == 1 or len(part) * max(lengths[place] for place in part) <= 512 for part in parts)
+
+
+# When a process dies; the workers here are fakes
+
+
+def write_examples(file: Path, dialogues) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    examples = [
+        Example(iteration=1, problem_id=str(n), agent=file.stem, kind="first", messages=messages)
+        for n, messages in enumerate(dialogues)
+    ]
+    file.write_text("".join(example.to_json() + "\n" for example in examples))
+    return file
+
+
+def make_job(folder: Path, agent: str, dialogues=(CRITIC,), model: str = "none", **changes) -> TrainJob:
+    job = TrainJob(
+        agent=agent,
+        role=agent.split("_")[0],
+        iteration=1,
+        examples=write_examples(folder / "examples" / f"{agent}.jsonl", dialogues),
+        num_examples=len(dialogues),
+        base_model=model,
+        init_adapter=None,
+        output=folder / "agents" / agent,
+        seed=2**62 + 1,
+    )
+    return job.model_copy(update=changes)
+
+
+def fake_worker(folder: Path, then: str) -> SftTrainer:
+    """A trainer whose worker finishes the first job, begins the second one and then does something."""
+    script = folder / "worker.py"
+    script.write_text(
+        textwrap.dedent("""\
+            import json, os, pathlib, signal, sys, time
+            from maft.trainers import sft_worker
+            from maft.trainers.folder import partial
+
+            request = json.loads(pathlib.Path(sys.argv[1]).read_text())
+            channel = sft_worker._private_stdout()
+            sft_worker._end_with_parent()
+            print("noise of a library")
+            first, second = (pathlib.Path(job["output"]) for job in request["jobs"])
+            first.mkdir(parents=True)
+            partial(second).mkdir()
+            progress = dict(agent="generator_0", step=1, num_steps=1, loss=0.5, tokens=9)
+            sft_worker._send(channel, {"progress": progress})
+            """)
+        + then
+    )
+    return SftTrainer(worker=(sys.executable, str(script)))
+
+
+def two_jobs(folder: Path) -> list[TrainJob]:
+    return [make_job(folder, "generator_0"), make_job(folder, "generator_1")]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_progress_arrives_and_noise_on_standard_output_does_not(tmp_path):
+    seen = []
+    fake_worker(tmp_path, "partial(second).rename(second)").train(two_jobs(tmp_path), TrainConfig(), seen.append)
+    assert [(progress.agent, progress.loss) for progress in seen] == [("generator_0", 0.5)]
+    assert names(tmp_path / "agents") == ["generator_0", "generator_1"]
+
+
+def test_a_killed_worker_fails_the_stage_and_keeps_the_earlier_jobs(tmp_path):
+    trainer = fake_worker(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(StageFailed) as failure:
+        trainer.train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+    message = str(failure.value)
+    assert "training generator_1 failed (ended by SIGKILL" in message
+    assert "Finished and kept: generator_0." in message
+    assert "noise of a library" in message
+    assert names(tmp_path / "agents") == ["generator_0"]
+
+
+def test_a_worker_that_ends_too_early_without_an_error_fails_the_stage(tmp_path):
+    with pytest.raises(StageFailed, match="generator_1 failed"):
+        fake_worker(tmp_path, "").train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+
+
+def test_what_is_wrong_with_the_data_is_said_in_one_line(tmp_path):
+    then = 'sft_worker._send(channel, {"error": {"kind": "DataError", "message": "no template"}}); sys.exit(2)'
+    with pytest.raises(DataError, match=r"^no template$"):
+        fake_worker(tmp_path, then).train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+
+
+def test_an_interrupt_ends_the_worker(tmp_path):
+    then = f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fake_worker(tmp_path, then).train(two_jobs(tmp_path), TrainConfig(), interrupt)
+    assert names(tmp_path / "agents") == ["generator_0"]
+    if (tmp_path / "pid").exists():
+        assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
+    pid_file = tmp_path / "pid"
+    then = f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    trainer = fake_worker(tmp_path, then)
+    jobs = [job.model_dump(mode="json") for job in two_jobs(tmp_path)]
+    script = textwrap.dedent(f"""\
+        from maft.config import TrainConfig
+        from maft.trainers.base import TrainJob
+        from maft.trainers.sft import SftTrainer
+        jobs = [TrainJob.model_validate(job) for job in {jobs!r}]
+        SftTrainer(worker={tuple(trainer.worker)!r}).train(jobs, TrainConfig(), lambda _: None)
+        """)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    wait_until(lambda: pid_file.exists() and pid_file.read_text() != "")
+    worker = int(pid_file.read_text())
+    assert alive(worker)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    wait_until(lambda: not alive(worker))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z")  # dead, not yet reaped
+
+
+def wait_until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+# Real training, of a tiny model made here
+
+
+def slow(test):
+    """Mark a test that loads TRL, which warns about many things."""
+    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
+
+
+GENERATOR = [dialogue(f"What is {n} + 1?", f"It is \\boxed{{{n + 1}}}.") for n in range(8)]
+SETTINGS = TrainConfig(
+    num_epochs=10, batch_size=4, learning_rate=5e-2, lr_schedule="constant", max_length=200, lora=LoraConfig(rank=4)
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> str:
+    """A Llama of a few thousand parameters with a byte tokenizer and the template above."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe = Tokenizer(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.add_special_tokens(SPECIAL)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>", chat_template=CHATML
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer.save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@functools.cache
+def base_model(folder: str, dtype: str = "bfloat16"):
+    from maft.trainers.sft_worker import BaseModel
+
+    return BaseModel(folder, dtype)
+
+
+def train(job: TrainJob, settings: TrainConfig = SETTINGS) -> tuple[dict, list]:
+    """Train in this process; return training.json and the progress."""
+    from maft.trainers import sft_worker
+
+    seen = []
+    sft_worker.train(job, settings, base_model(job.base_model), seen.append)
+    return json.loads((job.output / "training.json").read_text()), seen
+
+
+def adapter_tensors(folder: Path):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@slow
+def test_the_loss_goes_down_and_every_step_is_told(tiny, tmp_path):
+    summary, seen = train(make_job(tmp_path, "generator_0", GENERATOR, tiny))
+    assert summary["losses"][-1] < 0.7 * summary["losses"][0]
+    assert [(step.step, step.num_steps) for step in seen] == [(n, 20) for n in range(1, 21)]
+    assert summary["steps"] == 20 and summary["num_examples"] == 8
+    assert seen[-1].tokens == summary["tokens"]
+    assert 0 < summary["completion_tokens"] < summary["tokens"]
+
+
+@slow
+def test_the_adapter_moves_and_the_base_model_does_not(tiny, tmp_path):
+    import torch
+
+    base = base_model(tiny)
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    job = make_job(tmp_path, "generator_0", GENERATOR, tiny)
+    train(job)
+    after = base.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    moved = {name: tensor.abs().sum() > 0 for name, tensor in adapter_tensors(job.output).items() if "lora_B" in name}
+    assert moved and all(moved.values())
+
+
+@slow
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tiny, tmp_path):
+    contents = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        job = make_job(tmp_path / name, "generator_0", GENERATOR, tiny, seed=seed)
+        train(job, SETTINGS.model_copy(update={"num_epochs": 1}))
+        contents.append(
+            [(job.output / f"adapter_{file}").read_bytes() for file in ("model.safetensors", "config.json")]
+        )
+    assert contents[0] == contents[1]
+    assert contents[0][0] != contents[2][0]
+
+
+@slow
+def test_training_goes_on_from_the_weights_of_the_given_adapter(tiny, tmp_path):
+    import torch
+
+    first = make_job(tmp_path, "critic_0", GENERATOR, tiny)
+    train(first)
+    again = make_job(tmp_path, "critic_1", GENERATOR, tiny, init_adapter=first.output)
+    base = base_model(tiny)
+    adapted = base.adapted(again, SETTINGS)
+    starts = {name: tensor for name, tensor in adapted.named_parameters() if tensor.requires_grad}
+    base.restore(adapted)
+    kept = {name.replace(".weight", ".default.weight"): t for name, t in adapter_tensors(first.output).items()}
+    assert starts.keys() == kept.keys()
+    assert all(torch.equal(starts[name], kept[name]) for name in kept)
+    summary, _ = train(again)
+    assert summary["losses"][0] < 0.7 * json.loads((first.output / "training.json").read_text())["losses"][0]
+    assert summary["init_adapter"] == "critic_0"
+
+
+@slow
+def test_an_agent_is_trained_on_its_own_examples_only(tiny, tmp_path):
+    alone, beside = tmp_path / "alone", tmp_path / "beside"
+    train(make_job(alone, "generator_1", GENERATOR, tiny))
+    train(make_job(beside, "generator_0", [dialogue("Say", "something else")] * 5, tiny))
+    train(make_job(beside, "generator_1", GENERATOR, tiny))
+    files = [folder / "agents" / "generator_1" / "adapter_model.safetensors" for folder in (alone, beside)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@slow
+def test_too_long_examples_are_dropped_and_counted(tiny, tmp_path):
+    dialogues = [*GENERATOR, dialogue("What?", "x" * 500)]
+    with_long, _ = train(make_job(tmp_path / "a", "generator_0", dialogues, tiny))
+    without, _ = train(make_job(tmp_path / "b", "generator_0", GENERATOR, tiny))
+    assert (with_long["num_examples"], with_long["num_dropped_too_long"]) == (9, 1)
+    assert with_long["losses"] == without["losses"]
+
+
+@slow
+def test_without_examples_the_given_adapter_is_kept_as_it_is(tiny, tmp_path):
+    first = make_job(tmp_path, "critic_0", GENERATOR, tiny)
+    train(first)
+    empty = make_job(tmp_path, "critic_1", [], tiny, init_adapter=first.output)
+    summary, seen = train(empty)
+    assert not summary["trained"] and [(step.step, step.num_steps) for step in seen] == [(0, 0)]
+    names = ("adapter_model.safetensors", "adapter_config.json")
+    assert all((empty.output / name).read_bytes() == (first.output / name).read_bytes() for name in names)
+    assert "not trained" in (empty.output / "README.md").read_text()
+
+
+@slow
+def test_without_examples_and_adapter_a_fresh_one_changes_nothing(tiny, tmp_path):
+    job = make_job(tmp_path, "critic_0", [], tiny)
+    train(job)
+    assert all(not tensor.any() for name, tensor in adapter_tensors(job.output).items() if "lora_B" in name)
+
+
+@slow
+@pytest.mark.parametrize("loss_turns", ["last", "all"])
+def test_the_mask_is_exact_with_a_real_tokenizer(tiny, loss_turns):
+    tokenizer = base_model(tiny).tokenizer
+    expected = ["\\boxed{8}" + TURN_END] * (loss_turns == "all") + ["It is \\boxed{7}." + TURN_END]
+    assert trained_texts(tokenizer, CRITIC, loss_turns) == expected
+    assert tokenize(tokenizer, CRITIC, loss_turns).input_ids.count(tokenizer.bos_token_id) == 1
+
+
+@slow
+def test_the_packaged_model_is_masked_exactly_too():
+    from transformers import AutoTokenizer
+
+    from maft import models
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED))
+    except DataError as error:
+        pytest.skip(str(error))
+    assert trained_texts(tokenizer, CRITIC, "last") == ["It is \\boxed{7}.<|im_end|>\n"]
+    assert trained_texts(tokenizer, CRITIC, "all")[0] == "\\boxed{8}<|im_end|>\n"
+    assert (
+        tokenize(tokenizer, CRITIC, "last").input_ids.count(tokenizer.bos_token_id) == len(CRITIC) + 1
+    )  # <|im_start|>
+
+
+def make_trainer(kind, folder: str, dtype: str, scratch: Path, dialogues, **model_changes):
+    """A TRL trainer of the given class, with a LoRA adapter that is not zero, on the dialogues as one batch."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig as PeftLora
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    torch.manual_seed(0)
+    shape = PeftLora(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    rows = [{"prompt": [m.model_dump() for m in d[:-1]], "completion": [d[-1].model_dump()]} for d in dialogues]
+    arguments = SFTConfig(
+        output_dir=str(scratch),
+        use_cpu=True,
+        bf16=dtype == "bfloat16",
+        gradient_checkpointing=False,
+        per_device_train_batch_size=len(rows),
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=1,
+        max_steps=1,
+        learning_rate=0.0,
+        max_grad_norm=1e9,
+    )
+    return kind(
+        model=get_peft_model(base, shape),
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+    )
+
+
+def one_step(trainer) -> tuple[float, float]:
+    """Loss and gradient norm of one step."""
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    return logs["loss"], logs["grad_norm"]
+
+
+MIXED = [*GENERATOR[:5], CRITIC, dialogue("Go on.", "word " * 30)]
+
+
+@slow
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_our_loss_and_gradient_are_those_of_plain_trl(tiny, tmp_path, monkeypatch, dtype, tolerance):
+    from trl import SFTTrainer
+
+    from maft.trainers import fast_sft
+
+    monkeypatch.setattr(fast_sft, "PART_TOKENS", 300)
+    ours = fast_sft.fast_trainer_class()
+    ours.narrow = None
+    theirs = one_step(make_trainer(SFTTrainer, tiny, dtype, tmp_path, MIXED))
+    assert one_step(make_trainer(ours, tiny, dtype, tmp_path, MIXED)) == pytest.approx(theirs, rel=tolerance)
+    assert ours.narrow is True
+
+
+@slow
+def test_our_rows_are_those_that_trl_makes_of_prompt_and_completion(tiny, tmp_path):
+    from trl import SFTTrainer
+
+    trainer = make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED)
+    for row, messages in zip(trainer.train_dataset, MIXED, strict=True):
+        tokens = tokenize(trainer.processing_class, messages, "last")
+        assert (row["input_ids"], row["labels"]) == (tokens.input_ids, tokens.labels)
+
+
+@slow
+def test_a_model_that_caps_its_logits_keeps_its_loss(tiny, tmp_path):
+    import torch
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+    from trl import SFTTrainer
+
+    from maft.trainers import fast_sft
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4, final_logit_softcapping=0.05, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path / "gemma2"
+    tokenizer.save_pretrained(folder)
+    Gemma2ForCausalLM(config).save_pretrained(folder)
+    ours = fast_sft.fast_trainer_class()
+    ours.narrow = None
+    theirs = one_step(make_trainer(SFTTrainer, str(folder), "float32", tmp_path, MIXED))
+    assert one_step(make_trainer(ours, str(folder), "float32", tmp_path, MIXED)) == pytest.approx(theirs, rel=1e-5)
+    assert ours.narrow is True
+
+
+@slow
+def test_a_model_for_which_the_quick_loss_is_wrong_is_trained_the_ordinary_way(tiny, tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    from maft.trainers import fast_sft
+
+    ours = fast_sft.fast_trainer_class()
+    ours.narrow = None
+    right = ours._narrowed_loss
+    monkeypatch.setattr(ours, "_narrowed_loss", lambda *arguments: 2 * right(*arguments))
+    theirs = one_step(make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED))
+    assert one_step(make_trainer(ours, tiny, "float32", tmp_path, MIXED)) == pytest.approx(theirs, rel=1e-5)
+    assert ours.narrow is False
+    ours.narrow = None
+
+
+@slow
+def test_the_worker_trains_all_jobs_and_the_folders_are_peft_adapters(tiny, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    jobs = [make_job(tmp_path, "generator_0", GENERATOR, tiny), make_job(tmp_path, "critic_0", [CRITIC] * 3, tiny)]
+    seen = []
+    SftTrainer().train(jobs, SETTINGS.model_copy(update={"loss_turns": "all"}), seen.append)
+    assert {step.agent for step in seen if step.step == step.num_steps} == {"generator_0", "critic_0"}
+    assert names(tmp_path / "agents") == ["critic_0", "generator_0"]
+    base = AutoModelForCausalLM.from_pretrained(tiny)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        untrained = base(ids).logits
+        trained = PeftModel.from_pretrained(base, jobs[0].output)(ids).logits
+    assert not torch.allclose(untrained, trained)
+    config = json.loads((jobs[0].output / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == tiny
+    card = (jobs[1].output / "README.md").read_text()
+    assert "library_name: peft" in card and "critic_0" in card and str(Path(tiny).parent) not in card
+
+
+@slow
+def test_a_loss_that_is_no_number_is_said_and_saves_nothing(tiny, tmp_path):
+    job = make_job(tmp_path, "generator_0", GENERATOR, tiny)
+    with pytest.raises(DataError, match="the loss is nan"):
+        train(job, SETTINGS.model_copy(update={"learning_rate": math.inf}))
+    base_model.cache_clear()
+    assert not job.output.exists()
