@@ -72,7 +72,7 @@ class Plain:
 
 def settings() -> RunConfig:
     """Return the workload: three agents, two rounds, the others' answers in full."""
-    roles = {role: SAMPLING for role in ("generator", "critic", "summarizer")}
+    roles = dict.fromkeys(("generator", "critic", "summarizer"), SAMPLING)
     return parse(
         {
             "task": {"name": "arithmetic", "num_train": 200, "num_eval": 60},

@@ -1,6 +1,6 @@
 """Writes the parts of the docs that are read off the code; `--check` says whether they are current.
 
-    python docs/generate.py [--check]
+python docs/generate.py [--check]
 """
 
 import sys
@@ -54,7 +54,15 @@ def formats_page() -> str:
         if isinstance(kind, type) and issubclass(kind, records.Record) and kind is not records.Record
     ]
     for kind in kinds:
-        lines += ["", f"## {kind.__name__}", "", (kind.__doc__ or "").strip(), "", "| field | type | |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## {kind.__name__}",
+            "",
+            (kind.__doc__ or "").strip(),
+            "",
+            "| field | type | |",
+            "|---|---|---|",
+        ]
         for name, field in kind.model_fields.items():
             described = " ".join((field.description or "").split())
             lines.append(f"| `{name}` | `{_type(field.annotation)}` | {described} |")
@@ -62,7 +70,9 @@ def formats_page() -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
     return text.replace("maft.records.", "").replace("typing.", "").replace("|", "or").replace("NoneType", "None")
 
 

@@ -16,8 +16,7 @@ import pytest
 from maft.answers import MAX_ANSWER_CHARS, canonical, equivalent, extract_answer, group, representative
 
 CASES: list[dict[str, Any]] = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "cases" / "answers.jsonl").read_text("utf-8").splitlines()
+    json.loads(line) for line in (Path(__file__).parent / "cases" / "answers.jsonl").read_text("utf-8").splitlines()
 ]
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -27,9 +26,7 @@ TEXTS: list[str] = sorted({case[side] for case in CASES if case["kind"] != "extr
 
 def cases(kind: str) -> list[Any]:
     return [
-        pytest.param(case, id=f"line {number}")
-        for number, case in enumerate(CASES, start=1)
-        if case["kind"] == kind
+        pytest.param(case, id=f"line {number}") for number, case in enumerate(CASES, start=1) if case["kind"] == kind
     ]
 
 

@@ -13,18 +13,22 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SMALL = (
-    "num_iterations=1 task.num_train=24 task.num_eval=12 vote.min_agreement=plurality train.num_epochs=1 "
-    "debate.summarizer=base sampling.train.generator.max_new_tokens=40 sampling.train.critic.max_new_tokens=40 "
-    "sampling.train.summarizer.max_new_tokens=40"
-).split()
+SMALL = ["num_iterations=1", "task.num_train=24", "task.num_eval=12", "vote.min_agreement=plurality", "train.num_epochs=1", "debate.summarizer=base", "sampling.train.generator.max_new_tokens=40", "sampling.train.critic.max_new_tokens=40", "sampling.train.summarizer.max_new_tokens=40"]
 CRITICS = [f"critic_{n}" for n in range(3)]
 GENERATORS = [f"generator_{n}" for n in range(3)]
 
 
 def command(runs: Path, *more: str) -> list[str]:
     start = [sys.executable, "-c", "from maft.cli import main; main()"]
-    return [*start, "run", str(ROOT / "recipes/arithmetic_cpu/config.yaml"), f"runs_dir={runs}", "name=e2e", *SMALL, *more]
+    return [
+        *start,
+        "run",
+        str(ROOT / "recipes/arithmetic_cpu/config.yaml"),
+        f"runs_dir={runs}",
+        "name=e2e",
+        *SMALL,
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -472,8 +472,8 @@ def _number(text: str, *, thousands: bool) -> Fraction | None:
     if _PLAIN_DECIMAL.fullmatch(text):
         return Fraction(text)
     if match := _QUOTIENT.fullmatch(text):
-        sign, top, bottom = match[1], match[2] or match[4], Fraction(match[3] or match[5])
-        return _signed(sign, Fraction(top) / bottom) if bottom else None
+        over, under = Fraction(match[2] or match[4]), Fraction(match[3] or match[5])
+        return _signed(match[1], over / under) if under else None
     if match := _MIXED.fullmatch(text):
         top, bottom = int(match[3] or match[5]), int(match[4] or match[6])
         # 3\frac{5}{4} is more likely a product than a mixed number.

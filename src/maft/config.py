@@ -235,7 +235,9 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
     try:
         tree = json.loads(json.dumps(tree, default=str))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: settings must be named by texts and must not hold themselves ({error}).") from None
+        raise ConfigError(
+            f"{source}: settings must be named by texts and must not hold themselves ({error})."
+        ) from None
     for override in overrides:
         _override(tree, override)
     try:

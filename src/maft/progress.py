@@ -49,7 +49,8 @@ class Progress:
 
         # A log file gets a line now and then in place of a bar that redraws itself.
         interval = 0.5 if sys.stderr.isatty() else 15
-        shape = "{desc} {percentage:3.0f}%|{bar:20}| {n:.0f}/{total:.0f} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        counts = "{n:.0f}/{total:.0f} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        shape = "{desc} {percentage:3.0f}%|{bar:20}| " + counts
         with tqdm(
             total=total, desc=f"{title:<24}", unit=unit, disable=self.quiet, mininterval=interval, bar_format=shape
         ) as bar:

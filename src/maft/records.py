@@ -204,8 +204,8 @@ class Example(Record):
     problem_id: str
     agent: str
     kind: Literal["first", "corrected", "kept"]
-    """`first`: a generator's first answer. `corrected`: D-, the critic's first answer was not the label but its last one
-    is. `kept`: D+, both are."""
+    """`first`: a generator's first answer. `corrected`: D-, the critic's first answer was not the label but its
+    last one is. `kept`: D+, both are."""
     messages: tuple[Message, ...]
 
 

@@ -53,8 +53,9 @@ def collect(
     failed = [debate for debate in debates if debate.error is not None]
     if len(failed) > max_failures * len(debates):
         raise StageFailed(
-            f"{len(failed)} of {len(debates)} debates failed, more than engine.max_failures = {max_failures:.0%} allows. "
-            f"The first: {failed[0].problem_id}: {failed[0].error} They are in {path}; the same command holds them again."
+            f"{len(failed)} of {len(debates)} debates failed, more than engine.max_failures = {max_failures:.0%} "
+            f"allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the same command holds "
+            "them again."
         )
     return debates
 

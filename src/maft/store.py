@@ -4,7 +4,7 @@
       config.json                 resolved settings; their digest is the run's identity; usable as input
       manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
       problems/{train,eval}.jsonl the questions of this run
-      events.jsonl                what happened when (the only file, with manifest and report, that differs between runs)
+      events.jsonl                what happened when (it differs between runs, as manifest and report do)
       metrics.jsonl               one line for each evaluated method and each iteration's labels
       report.html
       iter_00/eval/               the untrained society on held-out questions
@@ -143,7 +143,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise DataError(f"{path} cannot be a folder: there is a file in its place. Choose another name=...") from None
+            raise DataError(
+                f"{path} cannot be a folder: there is a file in its place. Choose another name=..."
+            ) from None
         # Hidden files may be ours: a start that was killed at once leaves its lock.
         strange = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
         if strange and not (path / "config.json").exists():

@@ -18,5 +18,6 @@ def report(folder: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report_.rows(opened), indent=2))
         return
+    report_.write_metrics(opened)
     click.echo(report_.table(opened))
     click.echo(f"Report: {report_.write_page(opened)}")

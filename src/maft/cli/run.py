@@ -34,5 +34,6 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     with RunFolder.open(settings) as folder:
         manifest.write(folder)
         pipeline.run(folder, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))
-        click.echo(report.table(report.rows(folder)))
+        report.write_metrics(folder)
+        click.echo(report.table(folder))
         click.echo(f"Report: {report.write_page(folder)}")

@@ -1,6 +1,7 @@
 """Messages to tokens and back, with the model's own chat template; the same for every local engine."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from maft.errors import DataError, MissingExtra
@@ -37,10 +38,8 @@ class Chat:
             raise DataError(f"model {model} has no chat template. Choose an instruction-tuned (chat) model.")
         self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
         ends = [self.tokenizer.eos_token_id, config.eos_token_id]
-        try:
+        with suppress(OSError):  # generation_config.json is optional
             ends.append(GenerationConfig.from_pretrained(model).eos_token_id)
-        except OSError:
-            pass  # generation_config.json is optional
         flat = [token for end in ends for token in (end if isinstance(end, list) else [end])]
         self.stop_ids: frozenset[int] = frozenset(token for token in flat if token is not None)
 

@@ -1,10 +1,10 @@
 """The CPU engine: OpenVINO GenAI with continuous batching, on an IR exported once from the Hugging Face model.
 
-An adapter is fused into the weights as the pipeline is built, so that one model is in memory at any time and every agent
-speaks at the speed of the base. Changing agents costs a build (1.3 s for 135M parameters). The other way, adapters given
-with each call to one pipeline, was measured at half the speed or less, and has two traps: a pipeline built without an
-adapter ignores all that are given later, and its prefix cache, keyed by tokens alone, hands one agent the keys and values
-of another. A pipeline with one set of weights can have neither.
+An adapter is fused into the weights as the pipeline is built, so that one model is in memory at any time and every
+agent speaks at the speed of the base. Changing agents costs a build (1.3 s for 135M parameters). The other way,
+adapters given with each call to one pipeline, was measured at half the speed or less, and has two traps: a pipeline
+built without an adapter ignores all that are given later, and its prefix cache, keyed by tokens alone, hands one agent
+the keys and values of another. A pipeline with one set of weights can have neither.
 """
 
 import hashlib

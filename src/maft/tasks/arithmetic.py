@@ -1,7 +1,7 @@
 r"""Small sums: "What is 7 * 8?" for every pair of numbers and every operator.
 
-With operators + - * on 0..9 there are 300 questions, on 1..9 without negative differences 207. All questions on the same two numbers under the same operator,
-such as 3 + 4 and 4 + 3, stay on one side of the split.
+With operators + - * on 0..9 there are 300 questions, on 1..9 without negative differences 207. All questions on the
+same two numbers under the same operator, such as 3 + 4 and 4 + 3, stay on one side of the split.
 """
 
 import operator

@@ -121,7 +121,9 @@ def normalised(question: str) -> str:
     """
     # Exponents and indices stay as they are: 2² and 22 are two questions.
     folded = "".join(
-        sign if unicodedata.decomposition(sign).startswith(("<super>", "<sub>")) else unicodedata.normalize("NFKC", sign)
+        sign
+        if unicodedata.decomposition(sign).startswith(("<super>", "<sub>"))
+        else unicodedata.normalize("NFKC", sign)
         for sign in unicodedata.normalize("NFC", question)
     )
     return "".join(folded.casefold().split())

@@ -1,6 +1,6 @@
-"""A run folder as a table, as rows for other programs, and as a page."""
+"""The numbers of a run, read off its folder."""
 
-from pathlib import Path
+import json
 from typing import Any
 
 from maft import store
@@ -85,6 +85,8 @@ def label_qualities(folder: RunFolder) -> list[LabelQuality]:
     ]
 
 
-def write_page(folder: RunFolder) -> Path:
-    """Write report.html and return its path."""
-    raise AssertionError
+def write_metrics(folder: RunFolder) -> None:
+    """Write metrics.jsonl: a line for each evaluated method, then one for each iteration's labels."""
+    labels = [quality.model_dump() | {"kind": "pseudo_labels"} for quality in label_qualities(folder)]
+    lines = [{"kind": "method", **row} for row in rows(folder)] + labels
+    store.write_text(folder.path / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))

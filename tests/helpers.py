@@ -1,0 +1,147 @@
+"""Records and runs made in one line, for tests; nothing here needs a model."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from maft import config as config_
+from maft import debate as debate_
+from maft import finetune, manifest, pipeline, prompts
+from maft.config import DebateConfig, RoleSampling, RunConfig
+from maft.debate import Rules
+from maft.progress import Progress
+from maft.records import Call, Debate, Message, Problem, Reply, Request, Society, Turn
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+from maft.store import RunFolder
+from maft.trainers import NullTrainer
+
+ROOT = Path(__file__).parent.parent
+CHANGES_WITH_EVERY_START = {"events.jsonl", "manifest.json", "report.html", ".lock"}
+
+
+class Quiet(Progress):
+    """Shows nothing, and starts no thread of a progress bar."""
+
+    def say(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def stage(self, title: str, total: int, unit: str) -> Iterator[Any]:
+        class Bar:
+            def skip(self, count: int) -> None: ...
+            def advance(self, count: float = 1) -> None: ...
+            def note(self, text: str) -> None: ...
+
+        yield Bar()
+
+
+def settings(runs: Path, *overrides: str, **sections: Any) -> RunConfig:
+    """Return a small run of sums without a model."""
+    tree = {
+        "name": "run",
+        "runs_dir": str(runs),
+        "task": {"name": "arithmetic", "high": 4, "num_train": 10, "num_eval": 6},
+        "engine": {"sampler": "scripted", "trainer": "null", "batch_size": 4},
+    }
+    return config_.parse(tree | sections, overrides)
+
+
+def run(config: RunConfig, sampler: Any = None, trainer: Any = None) -> RunFolder:
+    """Carry out a run, as `maft run` does, and return its folder."""
+    with RunFolder.open(config) as folder:
+        manifest.write(folder)
+        pipeline.run(folder, sampler or Scripted(guess), trainer or NullTrainer(), Quiet())
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every file of a run folder that must not differ between runs, by relative path."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in CHANGES_WITH_EVERY_START
+    }
+
+
+def boxed(answer: object) -> str:
+    return f"It is \\boxed{{{answer}}}."
+
+
+def problem(name: str = "7*8", gold: str | None = "56") -> Problem:
+    return Problem(id=name, question=f"What is {name}?", gold=gold)
+
+
+def society(num_agents: int = 3, summarizer: str = "base", model: str = "tiny") -> Society:
+    tree = {"task": {"name": "arithmetic"}, "model": model}
+    tree["debate"] = {"num_agents": num_agents, "summarizer": summarizer}
+    return finetune.untrained(config_.parse(tree))
+
+
+def rules(
+    num_agents: int = 3,
+    num_rounds: int = 2,
+    *,
+    summarizer: str = "base",
+    max_others: int = 5,
+    run_seed: int = 0,
+    iteration: int = 1,
+    stage: str = "train",
+    **texts: str,
+) -> Rules:
+    return Rules(
+        society=society(num_agents, summarizer),
+        debate=DebateConfig(num_agents=num_agents, num_rounds=num_rounds, summarizer=summarizer, max_others=max_others),
+        prompts=prompts.build(texts),
+        sampling=RoleSampling(),
+        run_seed=run_seed,
+        iteration=iteration,
+        stage=stage,
+    )
+
+
+def play(
+    rules: Rules, say: Callable[[Request], str | Reply], problem: Problem | None = None
+) -> tuple[Debate, Scripted]:
+    """Hold one debate, and return it with the sampler that remembers the requests."""
+    from maft.rollouts import play_all
+
+    sampler = Scripted(say)
+    return play_all([debate_.play(problem or globals()["problem"](), rules)], sampler)[0], sampler
+
+
+def debate(
+    *rounds: Sequence[str | None], problem_id: str = "7*8", iteration: int = 1, error: str | None = None
+) -> Debate:
+    """Return a debate with these answers: one sequence for each round, one answer for each agent."""
+    turns = [
+        Turn(agent=n, round=m, answer=answer, call=call(f"ask {n} in {m}", boxed(answer), f"agent_{n}"))
+        for m, answers in enumerate(rounds, 1)
+        for n, answer in enumerate(answers)
+    ]
+    return Debate(
+        iteration=iteration,
+        problem_id=problem_id,
+        question=f"What is {problem_id}?",
+        system=None,
+        turns=tuple(turns),
+        error=error,
+    )
+
+
+def call(prompt: str, text: str, agent: str = "generator_0") -> Call:
+    reply = Reply(text=text, finish_reason="stop", prompt_tokens=10, completion_tokens=4)
+    return Call(agent=agent, prompt=prompt, reply=reply, seed=1)
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=text)
+
+
+def maft(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Call the command line in a process of its own."""
+    start = [sys.executable, "-W", "error", "-c", "from maft.cli import main; main()"]
+    return subprocess.run([*start, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)

@@ -1,0 +1,407 @@
+"""Killed at any moment and started again with the same command, a run ends as if nothing had happened."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+from helpers import files, run, settings
+
+from maft import pipeline, rollouts, store
+from maft.errors import DataError, StageFailed
+from maft.records import Debate, Problem, Reply, Request
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+from maft.store import RunFolder
+from maft.trainers import NullTrainer
+
+# `maft` with a sampler that takes its time, and writes down the seeds it was asked for and when it starts.
+SLOW_MAFT = """
+import os, sys, time
+from pathlib import Path
+from maft import report, samplers
+from maft.cli import main
+from maft.samplers.scripted import Scripted, guess
+
+class Slow(Scripted):
+    def sample(self, requests, on_reply=None):
+        with open(os.environ["SLOW_MAFT_LOG"], "a") as log:
+            log.write(" ".join(str(request.seed) for request in requests) + "\\n")
+        time.sleep(float(os.environ["SLOW_MAFT_SECONDS"]))
+        return super().sample(requests, on_reply)
+
+samplers.make = lambda settings: Slow(guess)
+report.table = lambda *_: "a table"
+report.write_page = lambda folder: folder.path / "report.html"
+print("ready", flush=True)
+main()
+"""
+
+CONFIG = """
+num_iterations: 2
+task: {name: arithmetic, high: 4, num_train: 12, num_eval: 6}
+debate: {num_agents: 2}
+engine: {sampler: scripted, trainer: "null", batch_size: 2}
+"""
+
+
+class SlowMaft:
+    """The command line in a folder of its own."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.log = home / "asked.txt"
+        self.folder = home / "runs" / "config"
+        home.mkdir(exist_ok=True)
+        (home / "config.yaml").write_text(CONFIG)
+
+    def start(self, *overrides: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SLOW_MAFT, "run", "config.yaml", "name=config", *overrides],
+            cwd=self.home,
+            env=os.environ | {"SLOW_MAFT_SECONDS": str(seconds), "SLOW_MAFT_LOG": str(self.log)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    def finish(self, *overrides: str) -> tuple[int, str]:
+        process = self.start(*overrides)
+        _, complaints = process.communicate(timeout=60)
+        return process.returncode, complaints
+
+    def asked(self) -> list[set[int]]:
+        """Seeds of each call of the sampler, all starts together."""
+        return [set(map(int, line.split())) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def finished_seeds(self) -> set[int]:
+        """Seeds of every call that is in a whole line of a file of debates."""
+        lines = [
+            line
+            for path in self.folder.rglob("debates.jsonl")
+            for line in path.read_bytes().split(b"\n")[:-1]
+        ]  # fmt: skip
+        return {call.seed for line in lines for call in Debate.from_json(line).calls()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> dict[str, bytes]:
+    maft = SlowMaft(tmp_path_factory.mktemp("unbroken"))
+    code, complaints = maft.finish()
+    assert code == 0, complaints
+    return files(maft.folder)
+
+
+def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_one(tmp_path, unbroken):
+    maft, rng = SlowMaft(tmp_path / "killed"), Random(3)
+    kills, stages_seen = 0, set()
+    while kills < 14:
+        calls_before = len(maft.asked())
+        finished = maft.finished_seeds()
+        process = maft.start(seconds=0.015)
+        try:
+            process.wait(timeout=rng.uniform(0.0, 0.35))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        _, complaints = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), complaints
+        asked_again = set().union(*maft.asked()[calls_before:])
+        assert not asked_again & finished
+        stages_seen |= {path.parent.name for path in maft.folder.rglob("*")}
+        if process.returncode == 0:
+            break
+    assert kills >= 12, "the run is too short to be killed often enough"
+    code, complaints = maft.finish()
+    assert code == 0, complaints
+    assert files(maft.folder) == unbroken
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["debate.num_agents=1", "task.num_train=3", "task.num_eval=1", "engine.batch_size=2", "task.high=2"]
+    wanted = files(run(settings(Path("straight"), *tiny)).path)
+    wanted.pop("config.json")  # has the name of its folder in it
+    step = 0
+    while True:
+        config = settings(Path(f"dies_at_{step}"), *tiny)
+        child = os.fork()
+        if child == 0:
+            _die_at(step)
+            run(config)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) == 0:
+            break
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        got = files(run(config).path)
+        got.pop("config.json")
+        assert got == wanted, f"died at step {step}"
+        step += 1
+    assert step > 60
+
+
+def _die_at(step: int) -> None:
+    """Kill this process before its `step`-th operation that changes the disk."""
+    left = [step]
+
+    def dying(operation):
+        def wrapped(*arguments, **options):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+            return operation(*arguments, **options)
+
+        return wrapped
+
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.parametrize("where", ["iter_01/debates.jsonl", "iter_00/eval/debates.jsonl"])
+def test_a_line_torn_at_any_byte_is_made_again(tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["debate.num_agents=1", "debate.num_rounds=2", "task.num_train=2", "task.num_eval=2", "task.high=2"]
+    folder = run(settings(Path("runs"), *tiny))
+    wanted = files(folder.path)
+    whole = (folder.path / where).read_bytes()
+    last = whole[:-1].rfind(b"\n") + 1
+    problems = pipeline.questions(folder)
+    stage, asked = ("train", problems.train) if where.startswith("iter_01") else ("eval", problems.eval)
+    iteration = int(where[5:7])
+    rules = pipeline.debate_rules(folder, iteration, _untrained(folder), stage)
+    path = folder.path / where
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        sampler = Scripted(guess)
+        rollouts.collect(asked, rules, sampler, path, batch_size=4)
+        assert path.read_bytes() == whole, f"torn at byte {cut}"
+        assert len(sampler.history) == 2  # of the torn debate, not of the whole one
+    assert files(folder.path) == wanted
+
+
+def _untrained(folder: RunFolder):
+    from maft import finetune
+
+    return finetune.untrained(folder.config)
+
+
+def test_torn_events_are_cut_off_and_the_log_goes_on(tmp_path):
+    config = settings(tmp_path)
+    folder = run(config)
+    path = folder.path / "events.jsonl"
+    before = folder.events()
+    path.write_bytes(path.read_bytes() + b'{"time": 1, "ev')
+    with RunFolder.open(config) as again:
+        again.log("looked")
+        assert [event["event"] for event in again.events()] == [*(event["event"] for event in before), "looked"]
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "iter_01/votes.jsonl",
+        "iter_01/examples/summary.json",
+        "iter_01/examples/critic_1.jsonl iter_01/examples/summary.json",
+        "iter_02/agents/critic_2/adapter.json iter_02/agents/critic_2",
+        "iter_01/eval/summary.json",
+        "iter_02/eval/maft.jsonl iter_02/eval/summary.json",
+        "iter_02/eval/debates.jsonl iter_02/eval/summary.json",
+        "problems/eval.jsonl",
+    ],
+)
+def test_what_is_missing_is_made_again_as_it_was(tmp_path, lost):
+    config = settings(tmp_path, "num_iterations=2")
+    folder = run(config)
+    wanted = files(folder.path)
+    for name in lost.split():
+        path = folder.path / name
+        path.rmdir() if path.is_dir() else path.unlink()
+    run(config)
+    assert files(folder.path) == wanted
+
+
+def test_a_finished_run_does_nothing_when_started_again(tmp_path):
+    config = settings(tmp_path)
+    folder = run(config)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.path.rglob("iter_*/**/*")}
+    sampler = Scripted([])  # a script that has nothing to say raises if it is asked
+    run(config, sampler)
+    assert sampler.history == []
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("iter_*/**/*")} == stamps
+
+
+def test_every_start_is_noted_in_the_manifest(tmp_path):
+    config = settings(tmp_path)
+    run(config)
+    folder = run(config)
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    assert len(manifest["starts"]) == 2
+    assert manifest["questions"]["train"]["count"] == 10
+    assert not set(manifest["questions"]["train"]["ids"]) & set(manifest["questions"]["eval"]["ids"])
+
+
+def test_a_run_with_other_settings_is_refused_and_the_keys_are_named(tmp_path, unbroken):
+    maft = SlowMaft(tmp_path / "other")
+    assert maft.finish()[0] == 0
+    code, complaints = maft.finish("seed=7", "debate.num_rounds=3")
+    assert code == 2
+    assert "seed: 0 there, 7 asked for" in complaints and "debate.num_rounds: 2 there, 3 asked for" in complaints
+    assert "Traceback" not in complaints
+    assert files(maft.folder) == unbroken
+
+
+def test_settings_can_be_mended_until_the_questions_are_written(tmp_path):
+    with pytest.raises(DataError, match="only 50"):
+        run(settings(tmp_path, "task.num_train=400", "task.high=4", "task.operators=+-"))
+    folder = run(settings(tmp_path, "task.num_train=8", "task.high=4", "task.operators=+-"))
+    assert RunFolder.existing(folder.path).config.task.num_train == 8
+
+
+def test_two_processes_cannot_have_one_run_open(tmp_path):
+    maft = SlowMaft(tmp_path / "shared")
+    first = maft.start(seconds=0.5)
+    try:
+        deadline = time.monotonic() + 20
+        while not maft.asked() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        code, complaints = maft.finish()
+    finally:
+        first.kill()
+        first.communicate()
+    assert code == 2 and "in use by another process" in complaints and "Traceback" not in complaints
+
+
+def test_the_lock_of_a_killed_start_stops_nobody(tmp_path):
+    config = settings(tmp_path)
+    folder = config.runs_dir / config.name
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / ".config.json.123.tmp").write_text("{")
+    run(config)
+    assert [path.name for path in folder.rglob(".*.tmp")] == []
+
+
+def flaky(*failing: str):
+    """Fail on the questions named."""
+
+    def say(request: Request) -> str | Reply:
+        if any(f"What is {question}?" in request.messages[0].content for question in failing):
+            return Reply(text="", finish_reason="error", error="the engine gave up")
+        return guess(request)
+
+    return Scripted(say)
+
+
+def sums(count: int) -> list[Problem]:
+    return [Problem(id=f"{n}+1", question=f"What is {n}+1?", gold=str(n + 1)) for n in range(count)]
+
+
+def test_one_failed_debate_is_a_record_and_its_siblings_live_on(tmp_path):
+    from helpers import rules
+
+    held = rollouts.collect(sums(10), rules(), flaky("3+1"), tmp_path / "d.jsonl", batch_size=4)
+    assert [d.problem_id for d in held if d.error] == ["3+1"]
+    assert held[3].error == "generator_0, round 1: the engine gave up" and held[3].turns == ()
+    assert all(len(d.turns) == 6 for d in held if not d.error)
+
+
+def test_failed_debates_are_held_again_and_only_they(tmp_path):
+    from helpers import rules
+
+    path = tmp_path / "d.jsonl"
+    straight = rollouts.collect(sums(10), rules(), Scripted(guess), tmp_path / "straight.jsonl", batch_size=4)
+    with pytest.raises(StageFailed, match=r"2 of 10 debates failed, more than engine.max_failures = 10% allows"):
+        rollouts.collect(sums(10), rules(), flaky("3+1", "5+1"), path, batch_size=4)
+    assert len(store.read_records(path, Debate)) == 10  # kept to be looked at
+    again = Scripted(guess)
+    assert rollouts.collect(sums(10), rules(), again, path, batch_size=4) == straight
+    assert len(again.history) == 2 * (3 + 6)
+    assert path.read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
+
+
+def test_debates_that_fail_at_every_start_leave_the_file_of_an_unbroken_run(tmp_path):
+    from helpers import rules
+
+    rollouts.collect(sums(12), rules(), flaky("1+1"), tmp_path / "straight.jsonl", batch_size=4)
+    rollouts.collect(sums(8), rules(), flaky("1+1"), tmp_path / "broken.jsonl", batch_size=4, max_failures=0.5)
+    rollouts.collect(sums(12), rules(), flaky("1+1"), tmp_path / "broken.jsonl", batch_size=4)
+    assert (tmp_path / "broken.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
+
+
+def test_too_many_failures_stop_the_run_before_the_vote(tmp_path):
+    config = settings(tmp_path)
+    with pytest.raises(StageFailed, match="the same command holds them again"):
+        run(config, Scripted(lambda _: Reply(text="", finish_reason="error", error="out of memory")))
+    assert not (config.runs_dir / config.name / "iter_00/eval/summary.json").exists()
+    assert files(run(config).path).keys() == files(run(settings(tmp_path, name="straight")).path).keys()
+
+
+def test_a_failed_training_keeps_the_agents_before_it(tmp_path):
+    class Third(NullTrainer):
+        def train(self, jobs, settings, on_progress):
+            super().train(jobs[:2], settings, on_progress)
+            raise StageFailed("critic_0: out of memory")
+
+    config = settings(tmp_path)
+    with pytest.raises(StageFailed):
+        run(config, trainer=Third())
+    agents = config.runs_dir / config.name / "iter_01" / "agents"
+    assert sorted(path.name for path in agents.iterdir()) == ["generator_0", "generator_1"]
+    again = NullTrainer()
+    jobs = []
+    train = again.train
+    again.train = lambda owed, *rest: (jobs.extend(owed), train(owed, *rest))[1]  # type: ignore[method-assign]
+    run(config, trainer=again)
+    assert [job.agent for job in jobs] == ["generator_2", "critic_0", "critic_1", "critic_2"]
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = files(run(settings(Path("runs"), name="straight")).path)
+    config, fsync = settings(Path("runs"), name="full"), os.fsync
+    for allowed in (3, 7, 9, 14, 20):
+        left = [allowed]
+
+        def full(descriptor: int, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(config)
+    monkeypatch.setattr(os, "fsync", fsync)
+    got = files(run(config).path)
+    assert got.pop("config.json") != wanted.pop("config.json")  # the name
+    assert got == wanted
+
+
+def test_an_edited_record_is_refused_with_its_line_and_what_to_do(tmp_path):
+    config = settings(tmp_path)
+    folder = run(config)
+    path = folder.votes(1)
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace('"label"', '"lable"')
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(DataError, match=r"votes\.jsonl, line 3, is not a Vote.*remove it to have it made again"):
+        run(config)
+
+
+def test_a_config_written_by_another_version_is_refused_in_one_line(tmp_path):
+    config = settings(tmp_path)
+    folder = run(config)
+    tree = json.loads((folder.path / "config.json").read_text())
+    (folder.path / "config.json").write_text(json.dumps(tree | {"gone": 1}))
+    with pytest.raises(DataError, match=r"made by another version of maft, or was edited.*\n.*gone is not a setting"):
+        run(config)
