@@ -2,8 +2,8 @@
 
     make bench            # or: python -m bench [--quick]
 
-Prints a table, and as its last line JSON: debates per minute against the released code's manner and against
-transformers in batches of 64, training tokens per second against a plain TRL script, the share of this machine's rate of matrix
+Prints a table, and as its last line JSON: debates per minute against the manner of the released code and against
+transformers in batches of 64, training tokens per second against a plain TRL script, the share of the rate of matrix
 products that sampling reaches, and the peak memory.
 """
 

@@ -1,9 +1,19 @@
 """What all tests share."""
 
+import os
+
 import pytest
 
 from maft.records import Debate
 from maft.store import RunFolder, read_records
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk():
+    """A kill, unlike a power cut, loses nothing that was handed to the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")

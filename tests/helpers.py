@@ -1,5 +1,6 @@
 """Records and runs made in one line, for tests; nothing here needs a model."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from maft.store import RunFolder
 from maft.trainers import NullTrainer
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parent.parent)}
 CHANGES_WITH_EVERY_START = {"events.jsonl", "manifest.json", "report.html", ".lock"}
 
 
@@ -144,4 +146,4 @@ def user(text: str) -> Message:
 def maft(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Call the command line in a process of its own."""
     start = [sys.executable, "-W", "error", "-c", "from maft.cli import main; main()"]
-    return subprocess.run([*start, *arguments], capture_output=True, text=True, cwd=cwd, timeout=120)
+    return subprocess.run([*start, *arguments], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=120)

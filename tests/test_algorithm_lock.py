@@ -216,6 +216,13 @@ def test_05_answers_are_grouped_by_mathematical_equality_in_any_order():
         assert consensus.tally(texts, Random(0)).counts == (("0.5", 3), ("3", 2))
 
 
+def test_05_an_answer_that_is_written_otherwise_agrees_with_the_label():
+    held = [debate([r"\frac12", "0.5", "3"], ["0.50", "1/2", "3"])]
+    votes = votes_of(held)
+    assert [len(curate.generator_examples(held, votes, n).examples) for n in range(3)] == [1, 1, 0]
+    assert curate.critic_examples(held, votes, 0, CurateConfig(), 0).counts.kept == 1
+
+
 # 6
 
 

@@ -1,0 +1,264 @@
+"""Settings: what is refused and in which words, what is kept, and what makes two runs the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maft import config as config_
+from maft.config import RunConfig, SamplingParams, differences, digest, load, parse, resolved
+from maft.errors import ConfigError
+
+MINIMAL = {"task": {"name": "arithmetic"}}
+
+
+def refusal(*overrides: str, **tree: object) -> str:
+    """Return the message with which the settings are refused."""
+    with pytest.raises(ConfigError) as caught:
+        parse(MINIMAL | tree, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("sede=1", "seed"),
+        ("batch_size=3", "train.batch_size"),
+        ("debate.num_agent=3", "debate.num_agents"),
+        ("debates.num_agents=3", "debate"),
+        ("task.nam=arithmetic", "task.name"),
+        ("train.lora.rnk=3", "train.lora.rank"),
+        ("sampling.train.generator.temprature=1", "sampling.train.generator.temperature"),
+        ("sampling.eval.critic.topp=1", "sampling.eval.critic.top_p"),
+        ("max_new_tokens=4", "sampling.train.generator.max_new_tokens"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_one(override, suggestion):
+    assert f"{override.split('=')[0]} is not a setting. Did you mean {suggestion}?" in refusal(override)
+
+
+def test_an_unknown_key_in_the_file_is_refused_as_well():
+    assert "debate.num_agent is not a setting." in refusal(debate={"num_agent": 3})
+    assert "numiterations is not a setting. Did you mean num_iterations?" in refusal(numiterations=3)
+
+
+def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
+    assert "debate.zzz is not a setting. debate has: num_agents, num_rounds," in refusal("debate.zzz=1")
+    assert "zzz is not a setting. The top level has: name, runs_dir, seed, model," in refusal("zzz=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("debate.num_agents=0", "a whole number of at least 1, got 0"),
+        ("debate.num_agents=2.5", "a whole number of at least 1, got 2.5"),
+        ("debate.num_agents=many", "a whole number of at least 1, got 'many'"),
+        ("debate.num_agents.x=3", "a whole number of at least 1, got {'x': 3}"),
+        ("debate.num_rounds=0", "a whole number of at least 1, got 0"),
+        ("num_iterations=0", "a whole number of at least 1, got 0"),
+        ("engine.batch_size=0", "a whole number of at least 1, got 0"),
+        ("train.batch_size=-3", "a whole number of at least 1, got -3"),
+        ("task.num_train=0", "a whole number of at least 1, or null, got 0"),
+        ("task.name=aritmetic", "one of arithmetic, jsonl, got 'aritmetic'"),
+        ("task.train_file=3", "a path, or null, got 3"),
+        ("task.negative=perhaps", "true or false, got 'perhaps'"),
+        ("vote.ties=coin", "one of random, abstain, got 'coin'"),
+        ("vote.min_agreement=most", "one of majority, plurality, or a number of at least 0 and at most 1, got 'most'"),
+        ("vote.min_agreement=1.5", "one of majority, plurality, or a number of at least 0 and at most 1, got 1.5"),
+        ("curate.critic_mix=2", "a number of at least 0 and at most 1, got 2"),
+        ("train.learning_rate=0", "a number above 0, got 0"),
+        ("train.learning_rate=.nan", "a number above 0, got nan"),
+        ("train.learning_rate=.inf", "a number above 0, got inf"),
+        ("train.lora.target_modules=[q_proj, 3]", "text, or a list of text, got ['q_proj', 3]"),
+        ("prompts=none", "a section of texts by name, got 'none'"),
+        ("prompts.solve=3", "text, got 3"),
+        ("debate=3", "a section with settings such as num_agents, num_rounds, summarizer, got 3"),
+        ("sampling.eval=3", "a section with settings such as generator, critic, summarizer, or null, got 3"),
+        ("name=''", "text that is not empty, got ''"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_key_what_is_allowed_and_what_was_got(override, allowed):
+    key = override.split("=")[0].replace(".x", "")
+    message = refusal(override)
+    assert f"  {key} must be {allowed}." in message
+    assert len(message.splitlines()) == 2  # the source and one line for the key
+    assert "pydantic" not in message and "literal[" not in message
+
+
+@pytest.mark.parametrize("setting", ["temperature=-1", "temperature=.inf", "top_p=0", "top_p=2", "top_k=-1"])
+def test_sampling_that_no_engine_can_do_is_refused(setting):
+    name, _, value = setting.partition("=")
+    message = refusal(f"sampling.train.critic.{setting}")
+    assert f"sampling.train.critic: {name} must be a" in message and value.strip(".") in message
+
+
+def test_no_tokens_cannot_be_sampled():
+    message = refusal("sampling.eval.generator.max_new_tokens=0")
+    assert "sampling.eval.generator: max_new_tokens must be a whole number of at least 1, got 0." in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("prompts.sovle='{question}'", "prompts.sovle does not exist; the prompts are: system, solve,"),
+        ("prompts.solve='Say something.'", "prompts.solve must contain {question}; got 'Say something.'"),
+    ],
+)
+def test_prompts_are_checked_before_anything_runs(override, said):
+    assert said in refusal(override)
+
+
+def test_everything_that_is_wrong_is_said_at_once():
+    message = refusal("debate.num_agents=0", "sede=1", "vote.ties=coin")
+    assert [line.split()[0] for line in message.splitlines()[1:]] == ["debate.num_agents", "vote.ties", "sede"]
+
+
+def test_a_missing_task_is_named():
+    with pytest.raises(ConfigError, match=r"task is missing\."):
+        parse({})
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", ".seed=3", "debate..num_agents=3", "debate.=3"])
+def test_an_override_must_look_like_one(override):
+    assert "an override must look like section.key=value" in refusal(override)
+
+
+def test_an_override_that_is_not_yaml_says_so():
+    assert "the value of prompts.solve is not valid YAML: '{question'" in refusal("prompts.solve={question")
+
+
+def test_an_override_through_a_value_is_refused():
+    assert "seed.more cannot be set: seed is a value, not a section" in refusal("seed.more=3", seed=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task: {name: [", "is not valid YAML"),
+        ("- a\n- b\n", "must hold settings (key: value), got list"),
+        ("", "must hold settings (key: value), got NoneType"),
+        ("task: &a\n  name: *a\n", "is not valid YAML|must not hold themselves"),
+        ("2020-01-01: 3\ntask: {name: arithmetic}\n", "settings must be named by texts"),
+        ("task: !!python/object/apply:os.system [ls]\n", "is not valid YAML"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path, text, said):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert any(part in str(caught.value) for part in said.split("|")) and str(path) in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.yaml: No such file or directory\. Give the path of a config"):
+        load(tmp_path / "nothing.yaml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load(tmp_path)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load(tmp_path / "bytes.yaml")
+
+
+def test_a_file_from_a_windows_editor_is_read(tmp_path):
+    path = tmp_path / "windows.yaml"
+    path.write_bytes("\ufefftask:\r\n  name: arithmetic\r\nseed: 5\r\n".encode())
+    assert load(path).seed == 5
+
+
+def test_a_run_is_called_after_its_file_or_the_folder_of_a_config(tmp_path, monkeypatch):
+    home = tmp_path / "sums"
+    home.mkdir()
+    for name in ("config.yaml", "mine.yaml"):
+        (home / name).write_text("task: {name: arithmetic}\n")
+    assert load(home / "mine.yaml").name == "mine"
+    assert load(home / "config.yaml").name == "sums"
+    monkeypatch.chdir(home)
+    assert load(Path("config.yaml")).name == "sums"
+    assert load(Path("config.yaml"), ["name=other"]).name == "other"
+
+
+def full() -> RunConfig:
+    """Settings that differ from every default."""
+    return parse(
+        MINIMAL,
+        [
+            "name=full", "runs_dir=/elsewhere", "seed=3", "num_iterations=2", "task.train_file=some/file.jsonl",
+            "vote.min_agreement=0.7", "train.lora.target_modules=[q_proj, v_proj]", "train.learning_rate=1e-5",
+            "sampling.eval.generator.temperature=0", "prompts.system='Be brief: {ok}'", "engine.max_sequences=8",
+        ],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [parse(MINIMAL), full()])
+def test_resolved_settings_are_read_back_as_they_were(tmp_path, config):
+    path = tmp_path / "config.json"
+    path.write_text(resolved(config))
+    assert load(path) == config
+    assert digest(load(path)) == digest(config)
+    assert resolved(load(path)) == resolved(config)
+
+
+def test_resolved_settings_hold_every_key():
+    tree = json.loads(resolved(full()))
+
+    def leaf(key: str) -> object:
+        node = tree
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    assert [leaf(key) for key in config_.known_keys() if not key.startswith("prompts")]
+
+
+def test_where_a_run_is_written_is_not_its_identity():
+    assert digest(parse(MINIMAL, ["name=a", "runs_dir=x"])) == digest(parse(MINIMAL, ["name=b", "runs_dir=y"]))
+
+
+@pytest.mark.parametrize("override", ["seed=1", "debate.num_agents=4", "task.high=3", "prompts.system=Hm", "model=m"])
+def test_every_other_setting_is(override):
+    assert digest(parse(MINIMAL, [override])) != digest(parse(MINIMAL))
+
+
+def test_a_default_that_is_written_out_changes_nothing():
+    assert digest(parse(MINIMAL, ["debate.num_agents=3", "vote.ties=random"])) == digest(parse(MINIMAL))
+
+
+def test_differences_name_the_keys_and_both_values():
+    ours, theirs = parse(MINIMAL, ["seed=1", "name=a"]), parse(MINIMAL, ["debate.num_rounds=4", "prompts.system=Hm"])
+    assert differences(ours, theirs) == {
+        "debate.num_rounds": (2, 4),
+        "prompts.system": (None, "Hm"),
+        "seed": (1, 0),
+    }
+    assert differences(ours, ours) == {}
+
+
+def test_overrides_are_yaml_and_the_last_one_wins():
+    made = parse(MINIMAL, ["seed=1", "seed=2", "task.num_train=null", "task.gold_field=~", "sampling.eval={}"])
+    assert (made.seed, made.task.num_train, made.task.gold_field) == (2, None, None)
+    assert made.sampling.eval is not None
+    assert parse(MINIMAL, ["train.learning_rate=1e-5"]).train.learning_rate == 1e-5
+
+
+def test_settings_given_are_not_changed_by_overrides():
+    tree = {"task": {"name": "arithmetic"}}
+    parse(tree, ["task.high=3", "seed=5"])
+    assert tree == {"task": {"name": "arithmetic"}}
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        parse(MINIMAL).seed = 3  # type: ignore[misc]
+
+
+def test_every_setting_has_its_sentence():
+    undocumented = {key for key, field in config_.known_keys().items() if not field.description}
+    documented_by_name = {"rank", "alpha", "dropout"}
+    plain = {"num_epochs", "learning_rate", "lr_schedule", "warmup_ratio", "gradient_accumulation", "weight_decay"}
+    plain |= {"max_grad_norm", "trainer", "dtype", "seed", "temperature", "top_p", "top_k", "max_new_tokens", "sampler"}
+    assert {key.split(".")[-1] for key in undocumented} <= documented_by_name | plain
+
+
+def test_sampling_defaults_are_valid():
+    assert parse(MINIMAL).sampling.train.generator == SamplingParams()
