@@ -3,6 +3,7 @@
 python docs/generate.py [--check]
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,10 @@ def config_page() -> str:
 
 
 def _shown(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, dict) else "{}"
+    """Return a default as YAML would have it."""
+    if isinstance(value, tuple | dict) or value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
 
 
 def cli_page() -> str:

@@ -185,6 +185,7 @@ class RunConfig(Section):
     name: Annotated[str, Field(min_length=1)] = "run"
     """The run folder is `<runs_dir>/<name>`."""
     runs_dir: Path = Path("runs")
+    """Where run folders are made."""
     seed: int = 0
     """Draws everything but the split of the questions."""
     model: str = "smollm2-135m-instruct"
