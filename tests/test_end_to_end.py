@@ -13,7 +13,17 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-SMALL = ["num_iterations=1", "task.num_train=24", "task.num_eval=12", "vote.min_agreement=plurality", "train.num_epochs=1", "debate.summarizer=base", "sampling.train.generator.max_new_tokens=40", "sampling.train.critic.max_new_tokens=40", "sampling.train.summarizer.max_new_tokens=40"]
+SMALL = [
+    "num_iterations=1",
+    "task.num_train=24",
+    "task.num_eval=12",
+    "vote.min_agreement=plurality",
+    "train.num_epochs=1",
+    "debate.summarizer=base",
+    "sampling.train.generator.max_new_tokens=40",
+    "sampling.train.critic.max_new_tokens=40",
+    "sampling.train.summarizer.max_new_tokens=40",
+]
 CRITICS = [f"critic_{n}" for n in range(3)]
 GENERATORS = [f"generator_{n}" for n in range(3)]
 

@@ -1,0 +1,134 @@
+"""Who learns from what: exact counts, every variant."""
+
+from collections import Counter
+
+import pytest
+from helpers import debate
+
+from maft import consensus
+from maft.config import CurateConfig, VoteConfig
+from maft.curate import Curated, critic_examples, generator_examples, mix
+from maft.records import Example
+
+KINDS = {"corrected": ("2", "1"), "kept": ("1", "1"), "spoilt": ("1", "2"), "unparsed": ("1", None)}
+
+
+def critic(num_corrected: int, num_kept: int, *, seed: int = 0, **settings: object) -> Curated:
+    """Curate critic 0 of this many dialogues of each kind."""
+    held = [
+        debate([first, "1", "1"], [last, "1", "1"], problem_id=f"{kind} {n}")
+        for kind, number in (("corrected", num_corrected), ("kept", num_kept), ("spoilt", 2), ("unparsed", 3))
+        for n in range(number)
+        for first, last in (KINDS[kind],)
+    ]
+    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    return critic_examples(held, votes, 0, CurateConfig(**settings), seed)
+
+
+@pytest.mark.parametrize(
+    ("there", "w", "short_side", "used"),
+    [
+        ((4, 12), 0.5, "cut", (4, 4)),
+        ((12, 4), 0.5, "cut", (4, 4)),
+        ((4, 12), 0.25, "cut", (4, 12)),
+        ((4, 12), 0.2, "cut", (3, 12)),
+        ((4, 12), 0.75, "cut", (4, 1)),
+        ((12, 4), 0.75, "cut", (12, 4)),
+        ((1, 100), 0.5, "cut", (1, 1)),
+        ((1, 1), 0.01, "cut", (1, 1)),
+        ((4, 12), 0.5, "repeat", (12, 12)),
+        ((12, 4), 0.5, "repeat", (12, 12)),
+        ((4, 12), 0.25, "repeat", (4, 12)),
+        ((5, 10), 2 / 3, "repeat", (20, 10)),
+        ((4, 12), 0.5, "use_all", (4, 12)),
+        ((4, 12), 1.0, "cut", (4, 0)),
+        ((4, 12), 0.0, "cut", (0, 12)),
+        ((4, 12), 1.0, "repeat", (4, 0)),
+    ],
+)
+def test_the_mix_has_exactly_the_share_asked_for(there, w, short_side, used):
+    made = critic(*there, critic_mix=w, short_side=short_side)
+    counts = made.counts
+    assert (counts.corrected, counts.kept) == used
+    assert counts.examples == len(made.examples) == sum(used)
+    distinct = len({example.problem_id for example in made.examples})
+    assert counts.cut_for_mix == sum(there) - distinct
+    assert counts.repeated_for_mix == sum(used) - distinct
+
+
+@pytest.mark.parametrize("short_side", ["cut", "repeat", "use_all"])
+@pytest.mark.parametrize("w", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("there", [(0, 7), (7, 0), (0, 1), (1, 0)])
+def test_an_empty_side_never_empties_the_set(there, w, short_side):
+    made = critic(*there, critic_mix=w, short_side=short_side)
+    assert (made.counts.corrected, made.counts.kept) == there
+    assert made.counts.cut_for_mix == made.counts.repeated_for_mix == 0
+
+
+@pytest.mark.parametrize("short_side", ["cut", "repeat", "use_all"])
+def test_both_sides_are_in_the_mix_whatever_their_sizes(short_side):
+    for num_corrected in range(1, 30, 4):
+        for num_kept in range(1, 30, 4):
+            for w in (0.05, 0.5, 0.9):
+                counts = critic(num_corrected, num_kept, critic_mix=w, short_side=short_side).counts
+                assert counts.corrected and counts.kept
+                if short_side == "cut":
+                    assert counts.corrected <= num_corrected and counts.kept <= num_kept
+                if short_side == "repeat":
+                    assert counts.cut_for_mix == 0
+
+
+def test_a_repeated_example_is_used_again_only_after_all_others():
+    made = critic(5, 12, short_side="repeat")
+    times = Counter(e.problem_id for e in made.examples if e.kind == "corrected")
+    assert sorted(times.values()) == [2, 2, 2, 3, 3]
+
+
+def test_what_is_cut_is_drawn_by_the_seed():
+    def kept(seed: int) -> set[str]:
+        return {e.problem_id for e in critic(3, 30, seed=seed).examples if e.kind == "kept"}
+
+    assert kept(0) == kept(0) != kept(1)
+    assert len(set().union(*(kept(seed) for seed in range(60)))) == 30
+
+
+def test_examples_stay_in_the_order_of_the_questions():
+    made = critic(6, 9)
+    numbers = [(e.kind, int(e.problem_id.split()[1])) for e in made.examples]
+    assert numbers == sorted(numbers)
+
+
+def test_every_response_is_an_example_or_is_counted_by_its_reason():
+    counts = critic(4, 12).counts.model_dump(exclude_defaults=True)
+    assert counts.pop("examples") == 8
+    assert counts == {"corrected": 4, "kept": 4, "cut_for_mix": 8, "disagrees": 2, "unparsed": 3}
+    assert sum(counts.values()) == 4 + 12 + 2 + 3
+
+
+def test_a_first_answer_that_could_not_be_parsed_was_not_right():
+    held = [debate([None, "1", "1"], ["1", "1", "1"])]
+    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    assert critic_examples(held, votes, 0, CurateConfig(), 0).counts.corrected == 1
+    assert generator_examples(held, votes, 0).counts.unparsed == 1
+
+
+def test_one_round_gives_generators_their_examples():
+    held = [debate(["1", "1", "2"])]
+    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    assert [generator_examples(held, votes, n).counts.examples for n in range(3)] == [1, 1, 0]
+
+
+def test_three_rounds_are_judged_by_the_first_and_the_last():
+    held = [debate(["1", "1", "1"], ["2", "1", "1"], ["1", "1", "1"])]
+    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    (example,) = critic_examples(held, votes, 0, CurateConfig(), 0).examples
+    assert example.kind == "kept" and len(example.messages) == 6
+
+
+def test_no_examples_mix_to_none():
+    assert mix([], CurateConfig(), 0) == ()
+
+
+def test_mixing_all_changes_nothing():
+    found = [Example(iteration=1, problem_id=str(n), agent="critic_0", kind="kept", messages=()) for n in range(5)]
+    assert mix(found, CurateConfig(), 0) == tuple(found)

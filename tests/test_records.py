@@ -1,0 +1,126 @@
+"""Records: one line of JSON each, and back, unchanged."""
+
+import inspect
+
+import pytest
+from helpers import boxed, call, debate, problem, society, user
+from pydantic import ValidationError
+
+from maft import consensus, curate, records
+from maft.config import CurateConfig, VoteConfig
+from maft.curate import CurateCounts
+from maft.evaluation.labels import label_quality
+from maft.evaluation.methods import score_all
+from maft.evaluation.metrics import summarize
+from maft.prompts import Prompts
+from maft.records import AgentRef, Debate, Example, Record, Reply, Request, SamplingParams, Turn, Vote
+from maft.trainers import TrainJob, TrainProgress
+
+NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
+
+HELD = debate(["1", None, "2"], ["2", "2", None], problem_id=NASTY)
+VOTE = consensus.vote(HELD, VoteConfig(), 0)
+CURATED = curate.critic_examples([HELD], {NASTY: VOTE}, 0, CurateConfig(), 0)
+SCORES = score_all([HELD], {NASTY: problem(NASTY, gold="2")}, 0, 3, VoteConfig(), 0)
+JOB = TrainJob(
+    agent="critic_0",
+    role="critic",
+    iteration=1,
+    examples="a/b.jsonl",
+    num_examples=3,
+    base_model="m",
+    init_adapter=None,
+    output="c",
+    seed=2**63 - 1,
+)
+SAMPLES: list[Record] = [
+    user(NASTY),
+    problem(NASTY, gold=None),
+    SamplingParams(temperature=0.1 + 0.2),
+    AgentRef(role="critic", index=2, model=NASTY, adapter=NASTY),
+    society(),
+    society(summarizer="self"),
+    Request(agent=society().generators[0], messages=(user(NASTY),), sampling=SamplingParams(), seed=2**63 - 1),
+    Reply(text=NASTY, finish_reason="error", error=NASTY),
+    call(NASTY, NASTY),
+    Turn(agent=0, round=1, call=call("a", "b"), answer=None, summary=call(NASTY, "d")),
+    HELD,
+    debate(error=NASTY),
+    VOTE,
+    CURATED.examples[0],
+    CURATED.counts,
+    SCORES["base"][0],
+    SCORES["base"][0].model_copy(update={"correct": None}),
+    summarize(SCORES["base"]),
+    label_quality([VOTE], {NASTY: problem(NASTY)}),
+    Prompts(system=NASTY),
+    JOB,
+    TrainProgress(agent="critic_0", step=1, num_steps=2, loss=None, tokens=3),
+]
+
+
+@pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)
+def test_a_record_comes_back_from_its_line_unchanged(record):
+    line = record.to_json()
+    again = type(record).from_json(line)
+    assert "\n" not in line and again == record and again.to_json() == line
+    assert type(record).from_json(line.encode()) == record
+
+
+def test_every_kind_of_record_is_among_the_samples():
+    kinds = {kind for _, kind in inspect.getmembers(records, inspect.isclass) if issubclass(kind, Record)}
+    assert kinds - {Record} <= {type(sample) for sample in SAMPLES}
+
+
+@pytest.mark.parametrize("record", SAMPLES, ids=lambda record: type(record).__name__)
+def test_a_record_is_frozen_and_knows_its_fields(record):
+    name = next(iter(type(record).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(record, name, None)
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        type(record).from_json(record.to_json().replace("{", '{"no_such_field": 1, ', 1))
+
+
+@pytest.mark.parametrize("kind", [Debate, Vote, Example])
+def test_what_is_kept_on_the_disk_has_a_version(kind):
+    assert kind.model_fields["schema_version"].default == records.SCHEMA_VERSION
+
+
+def test_equal_records_are_equal_keys():
+    assert len({problem(), problem(), problem(gold=None)}) == 2
+
+
+def test_a_dialogue_is_the_agents_own_prompts_and_replies_in_turn():
+    held = debate(["1", "2"], ["3", "4"]).model_copy(update={"system": "Hm"})
+    assert [(m.role, m.content) for m in held.dialogue(1)] == [
+        ("system", "Hm"),
+        ("user", "ask 1 in 1"),
+        ("assistant", boxed("2")),
+        ("user", "ask 1 in 2"),
+        ("assistant", boxed("4")),
+    ]
+    assert held.dialogue(1, num_rounds=1) == held.dialogue(1)[:3]
+
+
+def test_rounds_are_counted_from_one_and_minus_one_is_the_last():
+    held = debate(["1", "2"], ["3", "4"], ["5", "6"])
+    assert [t.answer for t in held.round(1)] == ["1", "2"]
+    assert [t.answer for t in held.round(-1)] == ["5", "6"]
+    assert debate().round(-1) == () == held.round(4)
+
+
+def test_agents_are_named_by_role_and_number():
+    assert [agent.name for agent in society(2).trained] == ["generator_0", "generator_1", "critic_0", "critic_1"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "agreement", "margin"),
+    [(["1", "1", "2"], 2 / 3, 1), (["1", "2", None], 1 / 3, 0), ([None] * 3, 0, 0), (["1"] * 3, 1, 3)],
+)
+def test_agreement_is_a_share_of_all_agents_and_a_tie_has_no_margin(answers, agreement, margin):
+    vote = consensus.vote(debate(answers), VoteConfig(), 0)
+    assert (vote.agreement, vote.margin) == (agreement, margin)
+
+
+def test_a_count_of_responses_starts_at_none():
+    assert CurateCounts(examples=0).model_dump() == dict.fromkeys(CurateCounts.model_fields, 0)
