@@ -3,9 +3,9 @@
 import os
 
 import pytest
+from helpers import run, settings
 
-from maft.records import Debate
-from maft.store import RunFolder, read_records
+from maft.store import RunFolder
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,12 +19,4 @@ def _no_waiting_for_the_disk():
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> RunFolder:
     """A finished run of two iterations; tests only read it."""
-    from helpers import run, settings
-
     return run(settings(tmp_path_factory.mktemp("runs"), "num_iterations=2"))
-
-
-@pytest.fixture(scope="session")
-def debates(finished_run) -> list[Debate]:
-    """The debates of its first iteration."""
-    return read_records(finished_run.debates(1), Debate)

@@ -147,3 +147,73 @@ def maft(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
     """Call the command line in a process of its own."""
     start = [sys.executable, "-W", "error", "-c", "from maft.cli import main; main()"]
     return subprocess.run([*start, *arguments], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=120)
+
+
+# `maft` with a sampler that takes its time, and writes down the seeds it was asked for and when it starts.
+SLOW_MAFT = """
+import os, time
+from maft import manifest, pipeline, report, samplers, trainers
+from maft.cli import main
+from maft.samplers.scripted import Scripted, guess
+
+class Slow(Scripted):
+    def sample(self, requests, on_reply=None):
+        with open(os.environ["SLOW_MAFT_LOG"], "a") as log:
+            log.write(" ".join(str(request.seed) for request in requests) + "\\n")
+        time.sleep(float(os.environ["SLOW_MAFT_SECONDS"]))
+        return super().sample(requests, on_reply)
+
+samplers.make = lambda settings: Slow(guess)
+report.table = lambda *_: "a table"
+report.write_page = lambda folder: folder.path / "report.html"
+print("ready", flush=True)
+main()
+"""
+
+SLOW_CONFIG = """
+num_iterations: 2
+task: {name: arithmetic, high: 4, num_train: 12, num_eval: 6}
+debate: {num_agents: 2}
+engine: {sampler: scripted, trainer: "null", batch_size: 2}
+"""
+
+
+class SlowMaft:
+    """The command line in a process and a folder of its own, slow enough to be killed at work."""
+
+    def __init__(self, home: Path):
+        self.home = home
+        self.log = home / "asked.txt"
+        self.folder = home / "runs" / "config"
+        home.mkdir(exist_ok=True)
+        (home / "config.yaml").write_text(SLOW_CONFIG)
+
+    def start(self, *overrides: str, seconds: float = 0.0) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SLOW_MAFT, "run", "config.yaml", "name=config", *overrides],
+            cwd=self.home,
+            env=ENVIRONMENT | {"SLOW_MAFT_SECONDS": str(seconds), "SLOW_MAFT_LOG": str(self.log)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        return process
+
+    def finish(self, *overrides: str) -> tuple[int, str]:
+        process = self.start(*overrides)
+        _, complaints = process.communicate(timeout=60)
+        return process.returncode, complaints
+
+    def asked(self) -> list[set[int]]:
+        """Seeds of each call of the sampler, all starts together."""
+        return [set(map(int, line.split())) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+    def finished_seeds(self) -> set[int]:
+        """Seeds of every call that is in a whole line of a file of debates."""
+        lines = [
+            line
+            for path in self.folder.rglob("debates.jsonl")
+            for line in path.read_bytes().split(b"\n")[:-1]
+        ]  # fmt: skip
+        return {call.seed for line in lines for call in Debate.from_json(line).calls()}

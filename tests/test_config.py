@@ -254,3 +254,7 @@ def test_settings_are_frozen():
 
 def test_sampling_defaults_are_valid():
     assert parse(MINIMAL).sampling.train.generator == SamplingParams()
+
+
+def test_yaml_null_is_the_null_trainer():
+    assert parse({"task": {"name": "arithmetic"}}, ["engine.trainer=null"]).engine.trainer == "null"

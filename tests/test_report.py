@@ -1,150 +1,325 @@
-"""Results of a run as a table, rows, a page and transcripts."""
+"""The table, the rows, the metrics and the page of a run."""
 
-import html.parser
 import json
+import re
 import shutil
 import subprocess
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from helpers import run, settings
+from helpers import boxed, run, settings
 
-from maft import report, store, transcript
-from maft.cli.report import report as report_verb
-from maft.cli.show import show as show_verb
-from maft.errors import DataError
-from maft.records import Debate, Request, Vote
+from maft import report, seeds, store
+from maft.cli.main import maft
+from maft.evaluation.metrics import MethodResult
+from maft.records import Problem, Request, Score, Vote
+from maft.report import data, gains, page, plots
 from maft.samplers import Scripted
-from maft.samplers.scripted import guess
 from maft.store import RunFolder
 
-HOSTILE = "<script>alert(1)</script>\x1b[2J"
+HOSTILE = "<script>document.title = 'owned'</script> \x1b[2J\u202e & \"quoted\" </pre></details>"
+SECTIONS = ("accuracy", "labels", "votes", "examples", "costs", "debates", "made")
 
 
-def hostile(request: Request) -> str:
-    return f"{HOSTILE} {guess(request)}"
+def hostile_guess(request: Request) -> str:
+    """Answer well enough for all kinds of debates to occur, and badly enough for all kinds of trouble."""
+    number = seeds.rng("guess", request.seed).choice([0, 0, 1, 2, None])
+    return HOSTILE + "word " * 500 if number is None else f"{HOSTILE} {boxed(number)}"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> RunFolder:
-    return run(settings(tmp_path_factory.mktemp("runs"), "num_iterations=2"), Scripted(hostile))
+    """A finished run of two iterations with a hostile model; tests only read it, or copy it."""
+    overrides = ("num_iterations=2", "task.num_train=24", "task.num_eval=12", "task.high=6", "debate.summarizer=base")
+    return run(settings(tmp_path_factory.mktemp("runs"), *overrides), Scripted(hostile_guess))
 
 
-class Tags(html.parser.HTMLParser):
-    """Checks that tags close in order, and collects what the page would load."""
+@pytest.fixture
+def copy(folder, tmp_path) -> RunFolder:
+    shutil.copytree(folder.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run", folder.config)
 
-    VOID = {"meta", "link", "br", "img", "path", "use", "circle"}
+
+@pytest.fixture(scope="module")
+def html(folder, tmp_path_factory) -> str:
+    place = tmp_path_factory.mktemp("page") / "run"
+    shutil.copytree(folder.path, place)
+    return report.write_page(RunFolder(place, folder.config)).read_text(encoding="utf-8")
+
+
+def test_rows_are_what_was_evaluated_under_the_documented_names(folder):
+    rows = report.rows(folder)
+    assert [(row["iteration"], row["method"]) for row in rows] == [
+        *((0, method) for method in ("base", "majority@3", "debate")),
+        *((n, method) for n in (1, 2) for method in ("maft_single", "maft_majority@3", "maft")),
+    ]
+    for row in rows:
+        assert " ".join(row) == "iteration method accuracy ci_low ci_high n unparsed calls tokens"
+        assert row["n"] == 12 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
+        scores = store.read_records(folder.evaluation(row["iteration"]) / f"{row['method']}.jsonl", Score)
+        assert row["accuracy"] == pytest.approx(sum(score.accuracy for score in scores) / 12)
+        assert row["tokens"] == pytest.approx(sum(score.prompt_tokens + score.completion_tokens for score in scores))
+
+
+def test_json_is_the_rows_and_nothing_else_and_writes_nothing(copy):
+    done = CliRunner().invoke(maft, ["report", str(copy.path), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0 and done.stderr == ""
+    assert json.loads(done.stdout) == report.rows(copy)
+    assert not (copy.path / "report.html").exists() and not (copy.path / "metrics.jsonl").exists()
+
+
+def test_the_command_prints_the_table_and_writes_the_page_whose_path_comes_last(copy):
+    done = CliRunner().invoke(maft, ["report", str(copy.path)], catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert lines[-1].endswith(str(copy.path / "report.html")) and (copy.path / "report.html").exists()
+    assert (copy.path / "metrics.jsonl").exists()
+    assert done.stdout.startswith(report.table(copy))
+
+
+def test_the_table_has_a_line_for_each_row_and_for_each_vote_and_no_colours(folder):
+    table = report.table(folder)
+    assert "\x1b" not in table
+    for row in report.rows(folder):
+        line = next(line for line in table.splitlines() if line.split()[:2] == [str(row["iteration"]), row["method"]])
+        cells = line.split()
+        assert cells[2] == f"{row['accuracy']:.1%}"
+        assert cells[3] == f"{100 * row['ci_low']:.1f}" and cells[5] == f"{100 * row['ci_high']:.1f}"
+        assert cells[6] == "12" and cells[-1] == f"{row['tokens']:,.0f}"
+    assert table.count("Pseudo-labels of iteration") == 2
+    assert "not finished" not in table
+
+
+def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
+    report.write_metrics(copy)
+    first = (copy.path / "metrics.jsonl").read_bytes()
+    report.write_metrics(copy)
+    assert (copy.path / "metrics.jsonl").read_bytes() == first
+    lines = [json.loads(line) for line in first.splitlines()]
+    assert Counter(line["kind"] for line in lines) == {"method": 9, "pseudo_labels": 2}
+    for line in lines[-2:]:
+        assert line["coverage"] == line["used"] / line["num_problems"]
+        assert line["ci_low"] <= line["pseudo_label_accuracy"] <= line["ci_high"]
+        assert line["used"] + sum(line["dropped"].values()) == 24
+
+
+UNFINISHED = {
+    "questions": ("problems", "the questions"),
+    "evaluation of the untrained": ("iter_00/eval/summary.json", r"untrained society, evaluation \(12 of 12"),
+    "debate": ("iter_02/votes.jsonl", r"iteration 2, debate \(24 of 24"),
+    "choice of examples": ("iter_02/examples/summary.json", "iteration 2, choice of examples"),
+    "finetuning": ("iter_02/agents/critic_1", r"iteration 2, finetuning \(5 of 6"),
+    "evaluation": ("iter_02/eval", r"iteration 2, evaluation \(0 of 12"),
+}
+
+
+@pytest.mark.parametrize(("missing", "said"), UNFINISHED.values(), ids=UNFINISHED)
+def test_an_unfinished_run_is_reported_and_says_what_comes_next(copy, missing, said):
+    path = copy.path / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(copy.path / "iter_02/eval", ignore_errors=True)
+    done = CliRunner().invoke(maft, ["report", str(copy.path)], catch_exceptions=False)
+    assert re.search(rf"not finished. Next: .*{said}", done.stdout)
+    assert "This run is not finished." in (copy.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_that_has_hardly_begun_is_reported(tmp_path):
+    with RunFolder.open(settings(tmp_path)) as folder:
+        assert "Nothing has been evaluated yet." in report.table(folder)
+        assert report.rows(folder) == []
+        report.write_metrics(folder)
+        assert "How it was made" in report.write_page(folder).read_text(encoding="utf-8")
+
+
+def test_something_else_than_a_run_is_one_clean_line(tmp_path):
+    done = CliRunner().invoke(maft, ["report", str(tmp_path)])
+    assert "is not a run folder" in str(done.exception)
+
+
+def test_help_has_examples():
+    assert "Examples:" in CliRunner().invoke(maft, ["report", "--help"]).stdout
+
+
+class Checker(HTMLParser):
+    """Reads a page; notes what is not closed in order, and all tags and attributes."""
+
+    VOID = ("meta", "br", "link", "img", "hr", "input")
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.loads: list[str] = []
-        self.scripts = 0
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
 
     def handle_starttag(self, tag, attrs):
-        self.scripts += tag == "script"
-        self.loads += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not (v or "").startswith("#")]
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
-        pass
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
 
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing that is open, at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text += data
 
 
-def test_rows_have_every_method_of_every_iteration(folder):
-    rows = report.rows(folder)
-    assert [(row["iteration"], row["method"]) for row in rows] == [
-        *((0, m) for m in ("base", "majority@3", "debate")),
-        *((n, m) for n in (1, 2) for m in ("maft_single", "maft_majority@3", "maft")),
-    ]
-    assert set(rows[0]) == set("iteration method accuracy ci_low ci_high n unparsed calls tokens".split())
+@pytest.fixture(scope="module")
+def checked(html) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    return checker
 
 
-def test_json_is_all_that_the_json_flag_prints(folder):
-    done = CliRunner().invoke(report_verb, [str(folder.path), "--json"])
-    assert json.loads(done.stdout) == report.rows(folder)
+def test_the_page_is_well_formed_and_has_every_section(checked, html):
+    assert checked.open == []
+    ids = [value for name, value in checked.attributes if name == "id"]
+    assert set(SECTIONS) <= set(ids)
+    assert [id for id, count in Counter(ids).items() if count > 1 and not id.startswith(("m", "p"))] == []
+    assert {value for name, value in checked.attributes if name == "href"} <= {f"#{section}" for section in SECTIONS}
+    assert html.count("<svg") == 2
 
 
-def test_without_the_flag_the_table_comes_first_and_the_path_of_the_page_last(folder):
-    lines = CliRunner().invoke(report_verb, [str(folder.path)]).stdout.strip().splitlines()
-    assert "majority@3" in "".join(lines) and "Pseudo-labels of iteration 2" in lines[-2]
-    assert lines[-1] == f"Report: {folder.path / 'report.html'}"
+def test_the_page_needs_nothing_from_anywhere(checked, html):
+    assert "http" not in html and "url(" not in html.replace("url(#", "")
+    assert not {"script", "link", "img", "iframe", "object"} & set(checked.tags)
+    assert not [name for name, _ in checked.attributes if name.startswith("on") or name == "src"]
 
 
-def test_metrics_are_the_same_whenever_they_are_written(folder):
-    report.write_metrics(folder)
-    first = (folder.path / "metrics.jsonl").read_bytes()
-    report.write_metrics(folder)
-    assert (folder.path / "metrics.jsonl").read_bytes() == first
-    kinds = [json.loads(line)["kind"] for line in first.splitlines()]
-    assert kinds == ["method"] * 9 + ["pseudo_labels"] * 2
+def test_text_of_a_model_is_only_ever_text(checked, html):
+    assert HOSTILE[:20] in checked.text, "the test shows nothing if the reply is not on the page"
+    assert "\x1b" not in html and "\u202e" not in html
+    assert "\\x1b[2J\\u202e" in checked.text
 
 
-def test_the_page_is_whole_and_loads_nothing(folder):
-    page = report.write_page(folder).read_text()
-    tags = Tags()
-    tags.feed(page)
-    assert tags.open == [] and tags.loads == [] and tags.scripts == 0
-    for heading in ("Accuracy on held-out", "Pseudo-labels", "Who learned", "Time and tokens", "Debates to read"):
-        assert heading in page
-    assert page.count("<svg") == 2 and "currentColor" in page
+def test_long_replies_are_cut_with_a_note(checked):
+    assert re.search(r"… [\d,]+ more characters not shown", checked.text)
 
 
-def test_what_a_model_wrote_is_shown_as_text(folder):
-    page = report.write_page(folder).read_text()
-    assert "&lt;script&gt;alert(1)" in page and "<script" not in page and "\x1b" not in page
+def test_the_page_says_who_learned_and_who_did_not(checked):
+    assert "Learns from it" in checked.text and "Not used:" in checked.text
+    assert "Nobody learns from this debate:" in checked.text
 
 
-def test_the_page_of_an_unfinished_run_says_so(tmp_path):
-    whole = run(settings(tmp_path))
-    shutil.rmtree(whole.iteration(1))
-    assert "not finished" in report.write_page(whole).read_text()
-    shutil.rmtree(whole.iteration(0))
-    assert "not finished" in report.write_page(whole).read_text()
-    assert report.rows(whole) == []
+def test_the_page_is_a_function_of_the_folder(copy):
+    first = report.write_page(copy).read_bytes()
+    assert report.write_page(copy).read_bytes() == first
 
 
-def test_a_transcript_tells_who_was_kept_and_why(folder):
-    debates = {debate.problem_id: debate for debate in store.read_records(folder.debates(1), Debate)}
-    votes = store.read_records(folder.votes(1), Vote)
-    used = next(vote for vote in votes if vote.dropped is None)
-    dropped = next(vote for vote in votes if vote.dropped is not None)
-    text = transcript.find(folder, used.problem_id, 1)
-    for turn in debates[used.problem_id].round(1):
-        kept = turn.answer == used.label
-        wanted = "kept (first)" if kept else "dropped, its answer is not the label"
-        assert f"generator_{turn.agent}: {wanted}" in text
-    assert "Not used for training: low agreement" in transcript.find(folder, dropped.problem_id, 1)
+def test_the_headline_is_the_paired_gain_over_the_untrained_society(folder, checked):
+    by_name = {(row["iteration"], row["method"]): row["accuracy"] for row in report.rows(folder)}
+    found = {gain.over: gain for gain in gains.gains(folder)}
+    assert set(found) == {"untrained debate", "untrained majority", "finetuned majority", "debate after iteration 1"}
+    for over, other in (("untrained debate", (0, "debate")), ("finetuned majority", (2, "maft_majority@3"))):
+        assert found[over].difference == pytest.approx(by_name[2, "maft"] - by_name[other])
+        assert found[over].low <= found[over].difference <= found[over].high
+    assert f"Gain over untrained debate{page.points(found['untrained debate'].difference)}" in checked.text
 
 
-def test_a_transcript_cannot_steer_the_terminal(folder):
-    done = CliRunner().invoke(show_verb, [str(folder.path), store.read_records(folder.debates(1), Debate)[0].problem_id])
-    assert "\x1b" not in done.stdout and "\\x1b[2J" in done.stdout
+def test_plots_span_nought_to_a_hundred_percent_and_follow_the_page_in_the_dark():
+    result = MethodResult(
+        iteration=0, method="debate", accuracy=0.9, ci_low=0.8, ci_high=1.0, n=9, unparsed=0, calls=9,
+        prompt_tokens=1, completion_tokens=1,
+    )  # fmt: skip
+    svg = plots.accuracy_curves([result]) or ""
+    assert ">0</text>" in svg and ">100 %</text>" in svg
+    assert "currentColor" in svg and "var(--debate)" in svg
+    assert not set(re.findall(r"#[0-9a-f]{6}", svg)), "a fixed colour is illegible on one of the two backgrounds"
+    assert svg == plots.accuracy_curves([result])
 
 
-def test_an_unknown_question_is_refused_with_some_that_exist(folder):
-    with pytest.raises(DataError, match=r"has no question '99\+1'. It has 16, such as"):
-        transcript.find(folder, "99+1")
+def right(*answers: int) -> dict[str, bool]:
+    return {str(place): bool(answer) for place, answer in enumerate(answers)}
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match="is not a run folder"):
-        RunFolder.existing(tmp_path)
+def test_a_gain_counts_the_questions_on_which_the_two_differ():
+    gain = gains.paired("x", right(1, 1, 1, 0), right(1, 0, 0, 1))
+    assert gain is not None
+    assert (gain.won, gain.lost, gain.n, gain.difference, gain.verdict) == (2, 1, 4, 0.25, "unclear")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_draws_the_page(folder, tmp_path):
-    picture = tmp_path / "page.png"
-    page: Path = report.write_page(folder)
-    subprocess.run(
-        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--screenshot={picture}", page.as_uri()],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert picture.stat().st_size > 10_000
+def test_a_gain_turned_round_is_a_loss():
+    mine, other = right(*[1] * 30 + [0] * 10), right(*[1] * 12 + [0] * 28)
+    gain, loss = gains.paired("x", mine, other), gains.paired("x", other, mine)
+    assert gain is not None and loss is not None
+    assert (gain.low, gain.high) == (pytest.approx(-loss.high), pytest.approx(-loss.low))
+    assert (gain.verdict, loss.verdict) == ("more", "less")
+
+
+def test_methods_that_never_differ_are_not_claimed_to_be_equal():
+    gain = gains.paired("x", right(*[1] * 20), right(*[1] * 20))
+    assert gain is not None
+    assert gain.low < 0 < gain.high
+
+
+def test_methods_without_a_common_question_are_not_compared():
+    assert gains.paired("x", {"a": True}, {"b": True}) is None
+
+
+def test_bars_add_up_to_the_debates(folder):
+    for by_agent in data.examples(folder).values():
+        for agent, counts in by_agent.items():
+            assert sum(part.size for part in page.example_bar(agent, counts).parts) == 24
+    for found in data.labels(folder):
+        assert sum(part.size for part in page.level_bar("", found.levels).parts) == 24
+        used = [vote for vote in store.read_records(folder.votes(found.quality.iteration), Vote) if not vote.dropped]
+        assert sum(level.questions for level in found.levels if 2 * level.votes > 3) == len(used)
+
+
+def test_costs_are_those_of_the_events(folder):
+    costs = data.costs(folder)
+    assert [(cost.iteration, cost.stage) for cost in costs] == [
+        (0, "evaluate"), *((n, stage) for n in (1, 2) for stage in ("debate", "finetune", "evaluate")),
+    ]  # fmt: skip
+    events = folder.events()
+    assert sum(cost.calls for cost in costs) == sum(event.get("calls", 0) for event in events)
+    assert sum(cost.seconds for cost in costs) == pytest.approx(sum(event.get("seconds", 0) for event in events))
+
+
+def test_questions_on_both_sides_are_not_passed_over(copy):
+    problems = store.read_records(copy.problems("eval"), Problem)
+    train = store.read_records(copy.problems("train"), Problem)
+    assert data.split(copy) == ((24, 24), (12, 12), 0, 0)
+    shared = problems[0].model_copy(update={"id": "other", "question": problems[0].question.replace(" ", "  ")})
+    store.write_records(copy.problems("train"), [*train[:-1], shared])
+    found = data.split(copy)
+    assert found is not None and (found.shared_ids, found.shared_texts) == (0, 1)
+
+
+def test_without_gold_answers_everything_but_accuracy_is_reported(tmp_path):
+    questions = [{"question": f"What is {n} + 1?"} for n in range(12)]
+    (tmp_path / "q.jsonl").write_text("".join(f"{json.dumps(q)}\n" for q in questions))
+    task = {"name": "jsonl", "train_file": str(tmp_path / "q.jsonl"), "gold_field": None, "num_eval": 4}
+    folder = run(settings(tmp_path / "runs", task=task))
+    assert "no gold" in report.table(folder) and "correctness not known" in report.table(folder)
+    text = report.write_page(folder).read_text(encoding="utf-8")
+    assert "accuracy is not known" in text and "Who learned from what" in text
+    assert "✓ right" not in text and "✗ wrong" not in text
+    assert all(row["accuracy"] is None for row in report.rows(folder))
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def browse(file: Path, *options: str) -> str:
+    assert CHROMIUM is not None
+    start = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={file.parent / 'browser'}"]
+    return subprocess.run([*start, *options, file.as_uri()], capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_the_page_and_runs_nothing_of_it(html, tmp_path):
+    file = tmp_path / "report.html"
+    probe = "<script>document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth</script>"
+    file.write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
+    dom = browse(file, "--dump-dom", "--window-size=500,900")
+    assert "<title>run · maft report</title>" in dom
+    assert 'data-wide="false"' in dom, "on a narrow screen the page scrolls sideways"

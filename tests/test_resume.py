@@ -5,13 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import ENVIRONMENT, files, rules, run, settings
+from helpers import SlowMaft, files, rules, run, settings
 
 from maft import finetune, pipeline, rollouts, store
 from maft.errors import DataError, StageFailed
@@ -20,76 +19,6 @@ from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.store import RunFolder
 from maft.trainers import NullTrainer
-
-# `maft` with a sampler that takes its time, and writes down the seeds it was asked for and when it starts.
-SLOW_MAFT = """
-import os, sys, time
-from pathlib import Path
-from maft import report, samplers
-from maft.cli import main
-from maft.samplers.scripted import Scripted, guess
-
-class Slow(Scripted):
-    def sample(self, requests, on_reply=None):
-        with open(os.environ["SLOW_MAFT_LOG"], "a") as log:
-            log.write(" ".join(str(request.seed) for request in requests) + "\\n")
-        time.sleep(float(os.environ["SLOW_MAFT_SECONDS"]))
-        return super().sample(requests, on_reply)
-
-samplers.make = lambda settings: Slow(guess)
-report.table = lambda *_: "a table"
-report.write_page = lambda folder: folder.path / "report.html"
-print("ready", flush=True)
-main()
-"""
-
-CONFIG = """
-num_iterations: 2
-task: {name: arithmetic, high: 4, num_train: 12, num_eval: 6}
-debate: {num_agents: 2}
-engine: {sampler: scripted, trainer: "null", batch_size: 2}
-"""
-
-
-class SlowMaft:
-    """The command line in a folder of its own."""
-
-    def __init__(self, home: Path):
-        self.home = home
-        self.log = home / "asked.txt"
-        self.folder = home / "runs" / "config"
-        home.mkdir(exist_ok=True)
-        (home / "config.yaml").write_text(CONFIG)
-
-    def start(self, *overrides: str, seconds: float = 0.0) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", SLOW_MAFT, "run", "config.yaml", "name=config", *overrides],
-            cwd=self.home,
-            env=ENVIRONMENT | {"SLOW_MAFT_SECONDS": str(seconds), "SLOW_MAFT_LOG": str(self.log)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        return process
-
-    def finish(self, *overrides: str) -> tuple[int, str]:
-        process = self.start(*overrides)
-        _, complaints = process.communicate(timeout=60)
-        return process.returncode, complaints
-
-    def asked(self) -> list[set[int]]:
-        """Seeds of each call of the sampler, all starts together."""
-        return [set(map(int, line.split())) for line in self.log.read_text().splitlines()] if self.log.exists() else []
-
-    def finished_seeds(self) -> set[int]:
-        """Seeds of every call that is in a whole line of a file of debates."""
-        lines = [
-            line
-            for path in self.folder.rglob("debates.jsonl")
-            for line in path.read_bytes().split(b"\n")[:-1]
-        ]  # fmt: skip
-        return {call.seed for line in lines for call in Debate.from_json(line).calls()}
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +35,9 @@ def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_o
     while kills < 14:
         calls_before = len(maft.asked())
         finished = maft.finished_seeds()
-        process = maft.start(seconds=0.015)
+        process = maft.start(seconds=0.03)
         try:
-            process.wait(timeout=rng.uniform(0.0, 0.35))
+            process.wait(timeout=rng.uniform(0.0, 0.25))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             kills += 1
@@ -125,6 +54,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_o
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the child touches no thread of the parent
 def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = ["debate.num_agents=1", "task.num_train=3", "task.num_eval=1", "engine.batch_size=2", "task.high=2"]

@@ -13,7 +13,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from maft import prompts as prompts_
@@ -162,12 +162,18 @@ class TrainConfig(Section):
     lora: LoraConfig = LoraConfig()
 
 
+def _name_of_null(value: object) -> object:
+    """Take YAML's null, as in `engine.trainer=null`, for the trainer of that name."""
+    return "null" if value is None else value
+
+
 class EngineConfig(Section):
     """What samples and what trains."""
 
     sampler: Literal["auto", "openvino", "transformers", "scripted"] = "auto"
     """`auto` is openvino on a CPU where it is installed, and transformers elsewhere."""
-    trainer: Literal["sft", "null"] = "sft"
+    trainer: Annotated[Literal["sft", "null"], BeforeValidator(_name_of_null)] = "sft"
+    """`sft` is TRL and PEFT; `null` learns nothing."""
     batch_size: Positive = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -253,15 +259,23 @@ def resolved(config: RunConfig) -> str:
     return config.model_dump_json(indent=2) + "\n"
 
 
+_NOT_IDENTITY: Any = {
+    "name": True,
+    "runs_dir": True,
+    "engine": {"batch_size", "cache_gb", "max_sequences", "max_failures"},
+}
+"""Where a run is kept and how much memory it may take: a run that ran out of it goes on with less."""
+
+
 def digest(config: RunConfig) -> str:
     """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
-    tree = config.model_dump(mode="json", exclude={"name", "runs_dir"})
+    tree = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[object, object]]:
     """Return the dotted keys in which two configs differ, with both values."""
-    a, b = (_flat(config.model_dump(mode="json", exclude={"name", "runs_dir"})) for config in (ours, theirs))
+    a, b = (_flat(config.model_dump(mode="json", exclude=_NOT_IDENTITY)) for config in (ours, theirs))
     return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
 
 

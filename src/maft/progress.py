@@ -15,6 +15,8 @@ class Bar:
 
     def skip(self, count: int) -> None:
         """Count work that an earlier start has done; it does not go into the rate."""
+        if self._bar.disable:
+            return
         self._bar.initial += count
         self._bar.n += count
         self._bar.refresh()
@@ -34,13 +36,6 @@ class Progress:
     def __init__(self, *, quiet: bool = False) -> None:
         """Draw bars on stderr unless `quiet`."""
         self.quiet = quiet
-
-    def say(self, text: str) -> None:
-        """Print one line."""
-        if not self.quiet:
-            from tqdm import tqdm
-
-            tqdm.write(text, file=sys.stderr)
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Bar]:

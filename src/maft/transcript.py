@@ -1,118 +1,320 @@
-"""A debate as text for people: who said what, how the vote went, who was kept and why."""
+"""A debate as text for people: who said what, how the vote went, who learns from it and why.
+
+Gold answers are shown here and in the report; nothing that trains imports this module.
+"""
 
 import difflib
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
 
 from maft import store
 from maft.answers import equivalent
+from maft.consensus import tally
 from maft.errors import DataError
-from maft.records import Call, Debate, Example, Problem, Turn, Vote
+from maft.evaluation.methods import names
+from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
 from maft.store import RunFolder
 
+Stage = Literal["train", "eval"]
+How = Literal["title", "quiet", "right", "wrong", "kept", "dropped"]
+Paint = Callable[[str, How], str]
 
-def find(folder: RunFolder, problem_id: str, iteration: int | None = None, stage: str | None = None) -> str:
-    """Return the transcript of a question's debate; without an iteration, of the last one that has it.
+WIDTH = 100
+
+KEPT = {
+    "first": "its first answer is the label",
+    "corrected": "its first answer was another, its last one is the label",
+    "kept": "both its first and its last answer are the label",
+}
+
+
+class Fate(NamedTuple):
+    """What became of one agent's response to one training question."""
+
+    agent: str
+    """Who would learn from it, such as `critic_2`."""
+    kind: str | None
+    """`first`, `corrected` or `kept`; None if nobody learns from it."""
+    why: str
+
+
+class Told(NamedTuple):
+    """A debate with all that is known about it."""
+
+    stage: Stage
+    problem: Problem
+    debate: Debate
+    vote: Vote | None
+    """None until all debates of the stage are done. In a held-out debate, nothing is ever dropped."""
+    fates: tuple[Fate, ...]
+    """Of a training question that is used, once the examples are made: generators, then critics."""
+
+
+def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage: Stage | None = None) -> Told:
+    """Return a question's debate; without an iteration, of the last one that has it.
 
     Raises:
-        DataError: there is no such debate; names the questions with the nearest ids.
+        DataError: there is no such question or no such debate; names the questions with the nearest ids.
     """
-    sides = {side: _problems(folder, side) for side in ("train", "eval")}
-    side = stage or next((side for side, problems in sides.items() if problem_id in problems), None)
-    if side is None or problem_id not in sides[side]:
-        known = [name for problems in sides.values() for name in problems]
-        near = difflib.get_close_matches(problem_id, known, n=3, cutoff=0.3) or known[:3]
-        raise DataError(
-            f"{folder.path} has no question {problem_id!r}{f' among those of {stage}' if stage else ''}. It has "
-            f"{len(known)}, such as {', '.join(map(repr, near))}; see problems/ in the folder."
-        )
-    numbers = [iteration] if iteration is not None else range(folder.config.num_iterations, -1, -1)
+    sides: dict[Stage, dict[str, Problem]] = {"train": _problems(folder, "train"), "eval": _problems(folder, "eval")}
+    side = next((side for side, problems in sides.items() if problem_id in problems), None)
+    if side is None or (stage is not None and side != stage):
+        raise DataError(_no_such_question(folder, problem_id, side, sides))
+    numbers = range(folder.config.num_iterations, -1, -1) if iteration is None else [iteration]
     for number in numbers:
         path = folder.debates(number) if side == "train" else folder.evaluation(number) / "debates.jsonl"
-        for debate in store.read_records(path, Debate) if path.exists() else []:
-            if debate.problem_id == problem_id:
-                return render(debate, sides[side][problem_id], *_outcome(folder, debate, side))
-    where = f"iteration {iteration}" if iteration is not None else "any iteration"
-    raise DataError(f"question {problem_id!r} ({side}) has not been debated in {where} yet.")
+        # A debate that failed and was held again stands in the file twice until the stage is done.
+        found = [debate for debate in _debates(path) if debate.problem_id == problem_id]
+        if found:
+            return tell(folder, sides[side][problem_id], found[-1], side)
+    where = "any iteration" if iteration is None else f"iteration {iteration}"
+    kind = "training" if side == "train" else "held-out"
+    raise DataError(
+        f"the {kind} question {problem_id!r} has not been debated in {where}. The run has iterations "
+        f"{1 if side == 'train' else 0} to {folder.config.num_iterations}; it may not have come that far."
+    )
 
 
-def render(debate: Debate, problem: Problem, vote: Vote | None, kept: Mapping[str, str]) -> str:
-    """Return a transcript; `vote` and `kept` (kind of example by agent) are those of a training debate."""
-    gold = "not known" if problem.gold is None else f"{problem.gold} (never shown to training)"
-    lines = [f"Question {problem.id}: {problem.question}", f"Gold answer: {gold}", f"Iteration {debate.iteration}"]
-    for number in sorted({turn.round for turn in debate.turns}):
-        lines += ["", f"== Round {number} " + "=" * 60]
-        for turn in debate.round(number):
-            lines += _turn(turn, problem)
-    if debate.error is not None:
-        lines += ["", f"The debate failed: {debate.error}"]
-    if vote is not None:
-        lines += ["", "== Vote " + "=" * 64, _vote(vote)]
-        lines += _kept(debate, vote, kept)
-    return "\n".join(lines)
+def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> Told:
+    """Put a debate together with its vote and with what was learned from it."""
+    if stage == "eval":
+        return Told(stage, problem, debate, _held_out_vote(folder, debate), ())
+    path = folder.votes(debate.iteration)
+    votes = store.read_records(path, Vote) if path.exists() else []
+    vote = next((vote for vote in votes if vote.problem_id == problem.id), None)
+    summary = folder.examples_summary(debate.iteration)
+    if vote is None or vote.dropped is not None or not summary.exists():
+        return Told(stage, problem, debate, vote, ())
+    files = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
+    examples = [example for file in files for example in store.read_records(file, Example)]
+    return Told(
+        stage, problem, debate, vote, fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id])
+    )
+
+
+def fates(debate: Debate, vote: Vote, examples: Sequence[Example]) -> tuple[Fate, ...]:
+    """Say for each generator and critic whether it learns from this debate, and why.
+
+    Args:
+        debate: on a training question that is used.
+        vote: the vote on it.
+        examples: all that were made from this debate.
+    """
+    kinds = {example.agent: example.kind for example in examples}
+    times = Counter(example.agent for example in examples)
+    responses = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
+    responses += [(f"critic_{turn.agent}", turn) for turn in debate.round(-1) if turn.round > 1]
+    found: list[Fate] = []
+    for agent, turn in responses:
+        if agent in kinds:
+            again = f"; {times[agent]} times, to mix as asked" if times[agent] > 1 else ""
+            found.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
+        else:
+            found.append(Fate(agent, None, _why_not(turn, vote)))
+    return tuple(found)
+
+
+def _why_not(turn: Turn, vote: Vote) -> str:
+    if turn.answer is None or vote.label is None:
+        return "its answer could not be read"
+    if equivalent(turn.answer, vote.label):
+        return "agrees, but was left out to mix corrected and kept dialogues as asked"
+    return "its answer is not the label"
+
+
+def why_dropped(vote: Vote) -> str:
+    """Say why a question is not trained on."""
+    if vote.dropped == "failed":
+        return "the debate failed"
+    if vote.dropped == "no_answer":
+        return "the vote has no winner" if vote.counts else "nobody's answer could be read, so there is no label"
+    return f"only {vote.counts[0][1]} of {vote.num_agents} agents agree with the label"
+
+
+def is_right(answer: str | None, problem: Problem) -> bool | None:
+    """Hold an answer against the gold answer: None if that is not known; what could not be read is wrong."""
+    return None if problem.gold is None else answer is not None and equivalent(answer, problem.gold)
+
+
+def who(told: Told) -> str:
+    """Say which debate it is, such as `held-out question, iteration 2, agents finetuned twice`."""
+    finetuned = told.debate.iteration - (told.stage == "train")
+    trained = {0: "untrained agents", 1: "agents finetuned once", 2: "agents finetuned twice"}
+    side = "training" if told.stage == "train" else "held-out"
+    agents = trained.get(finetuned, f"agents finetuned {finetuned} times")
+    return f"{side} question, iteration {told.debate.iteration}, {agents}"
+
+
+def title_of_round(told: Told, number: int) -> str:
+    """Say what happens in a round."""
+    if number == 1:
+        return "Round 1: each generator answers alone"
+    turns = told.debate.round(number)
+    if len(turns) == 1:
+        return f"Round {number}: the critic checks its own answer"
+    shown = "a summary of the others' answers" if turns[0].summary else "the others' answers"
+    return f"Round {number}: each critic has read {shown}"
 
 
 def safe(text: str) -> str:
     r"""Return text of a model with control characters spelt out, so that it cannot steer the terminal.
 
-    >>> safe("a\x1b[2Jb")
-    'a\\x1b[2Jb'
+    >>> safe("a\x1b[2Jb\u202e")
+    'a\\x1b[2Jb\\u202e'
     """
     return "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _turn(turn: Turn, problem: Problem) -> list[str]:
-    mark = ""
-    if problem.gold is not None:
-        mark = " (right)" if turn.answer is not None and equivalent(turn.answer, problem.gold) else " (wrong)"
-    answer = "none that could be read" if turn.answer is None else safe(turn.answer)
-    lines = ["", f"-- {turn.call.agent}: answer {answer}{mark}"]
-    if turn.summary is not None:
-        lines += [f"   read this summary by {turn.summary.agent}:", *_quoted(turn.summary, "   > ")]
-    return lines + _quoted(turn.call, "   ")
+def line(text: str) -> str:
+    r"""Return text of a model as one safe line.
+
+    >>> line("7\n\n8")
+    '7 8'
+    """
+    return safe(" ".join(text.split()))
 
 
-def _quoted(call: Call, prefix: str) -> list[str]:
-    wrapped = [part for line in safe(call.reply.text).split("\n") for part in textwrap.wrap(line, 100) or [""]]
-    end = [f"{prefix}[cut at the token limit]"] if call.reply.finish_reason == "length" else []
-    return [f"{prefix}{line}" for line in wrapped] + end
+def plain(text: str, how: How) -> str:
+    """Paint nothing."""
+    return text
 
 
-def _vote(vote: Vote) -> str:
-    counts = ", ".join(f"{safe(label)}: {votes}" for label, votes in vote.counts) or "no answers"
-    tie = ", drawn among equals" if vote.tied else ""
-    return f"{counts}; {vote.abstained} of {vote.num_agents} abstained. Label: {safe(vote.label or 'none')}{tie}."
+def render(told: Told, paint: Paint = plain) -> str:
+    """Return a transcript.
 
-
-def _kept(debate: Debate, vote: Vote, kept: Mapping[str, str]) -> list[str]:
-    if vote.dropped is not None:
-        return [f"Not used for training: {vote.dropped.replace('_', ' ')}."]
-    learners = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
-    learners += [(f"critic_{turn.agent}", turn) for turn in debate.round(-1) if turn.round > 1]
-    return [
-        f"{agent}: {f'kept ({kept[agent]})' if agent in kept else _why_not(turn, vote)}" for agent, turn in learners
+    Args:
+        told: the debate.
+        paint: colours a piece of text for what it is.
+    """
+    problem, debate = told.problem, told.debate
+    gold = "not known" if problem.gold is None else f"{line(problem.gold)} (for reporting only, never used in training)"
+    lines = [
+        paint(f"{line(problem.id)}: {who(told)}", "title"),
+        "",
+        *_indented(safe(problem.question), ""),
+        paint(f"Gold answer: {gold}", "quiet"),
     ]
+    for number in sorted({turn.round for turn in debate.turns}):
+        lines += ["", _heading(title_of_round(told, number), paint)]
+        for turn in debate.round(number):
+            lines += ["", *_turn(turn, problem, paint)]
+    if debate.error is not None:
+        lines += ["", paint(f"The debate failed: {line(debate.error)}", "wrong")]
+    return "\n".join([*lines, "", _heading("Vote over the last round", paint), "", *_outcome(told, paint)])
 
 
-def _why_not(turn: Turn, vote: Vote) -> str:
-    if turn.answer is None:
-        return "dropped, its answer could not be read"
-    if vote.label is not None and equivalent(turn.answer, vote.label):
-        return "dropped to mix corrected and kept answers as asked"
-    return "dropped, its answer is not the label"
+def _heading(text: str, paint: Paint) -> str:
+    return paint(f"-- {text} ".ljust(WIDTH, "-"), "title")
 
 
-def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:
+def _turn(turn: Turn, problem: Problem, paint: Paint) -> list[str]:
+    answer = "no answer that could be read" if turn.answer is None else line(turn.answer)
+    lines = [f"{paint(turn.call.agent, 'title')}  {answer}{_mark(turn.answer, problem, paint)}"]
+    if turn.summary is not None:
+        lines.append(paint(f"  has read this summary by {turn.summary.agent}:", "quiet"))
+        lines += [paint(text, "quiet") for text in _said(turn.summary, "  | ")]
+    return lines + _said(turn.call, "  ")
+
+
+def _mark(answer: str | None, problem: Problem, paint: Paint) -> str:
+    right = is_right(answer, problem)
+    if right is None:
+        return ""
+    return "  " + (paint("✓ right", "right") if right else paint("✗ wrong", "wrong"))
+
+
+def _said(call: Call, indent: str) -> list[str]:
+    end = [f"{indent}[cut at the token limit]"] if call.reply.finish_reason == "length" else []
+    return _indented(safe(call.reply.text.strip()) or "[empty]", indent) + end
+
+
+def _indented(text: str, indent: str) -> list[str]:
+    wrapped = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
+    return [f"{indent}{row}".rstrip() for row in wrapped]
+
+
+def _outcome(told: Told, paint: Paint) -> list[str]:
+    vote = told.vote
+    if vote is None:
+        return ["The votes are counted when all debates of this stage are done."]
+    counts = [f"{line(answer)} x {votes}" for answer, votes in vote.counts]
+    counts += [f"no readable answer x {vote.abstained}"] if vote.abstained else []
+    tie = ", drawn among equals" if vote.tied and vote.label is not None else ""
+    name = "Pseudo-label" if told.stage == "train" else "Answer"
+    label = "none" if vote.label is None else line(vote.label)
+    lines = [", ".join(counts) or "no votes", f"{name}: {label}{_mark(vote.label, told.problem, paint)}{tie}"]
+    if told.stage == "eval":
+        return lines
+    if vote.dropped is not None:
+        return [*lines, paint(f"Nobody learns from this debate: {why_dropped(vote)}.", "dropped")]
+    if not told.fates:
+        return [*lines, "The examples of this iteration are not made yet."]
+    return [*lines, "", *(_fate(fate, paint) for fate in told.fates)]
+
+
+def _fate(fate: Fate, paint: Paint) -> str:
+    if fate.kind is None:
+        return paint(f"- {fate.agent:<12} not used: {fate.why}", "dropped")
+    return paint(f"+ {fate.agent:<12} learns from it ({fate.kind}): {fate.why}", "kept")
+
+
+def _no_such_question(
+    folder: RunFolder, problem_id: str, side: Stage | None, sides: Mapping[Stage, Mapping[str, Problem]]
+) -> str:
+    if side is not None:
+        kind = "training" if side == "train" else "held-out"
+        return f"{problem_id!r} is a {kind} question. Leave --stage out, or give --stage {side}."
+    known = [name for problems in sides.values() for name in problems]
+    near = difflib.get_close_matches(problem_id, known, n=3, cutoff=0.5)
+    hint = f"The nearest ids are {_named(near)}." if near else f"Some of its ids: {_named(known[:3])}."
+    if not known:
+        return f"{folder.path} has no questions yet."
+    return (
+        f"{folder.path} has no question {problem_id!r}. {hint} It has {len(sides['train'])} training and "
+        f"{len(sides['eval'])} held-out questions, see problems/ in the folder."
+    )
+
+
+def _named(ids: Sequence[str]) -> str:
+    return ", ".join(map(repr, ids))
+
+
+def _problems(folder: RunFolder, side: Stage) -> dict[str, Problem]:
     path = folder.problems(side)
     return {problem.id: problem for problem in store.read_records(path, Problem)} if path.exists() else {}
 
 
-def _outcome(folder: RunFolder, debate: Debate, side: str) -> tuple[Vote | None, dict[str, str]]:
-    """Return the vote on a training debate, and the kind of example it became for each agent."""
-    path = folder.votes(debate.iteration)
-    if side != "train" or not path.exists():
-        return None, {}
-    vote = next(vote for vote in store.read_records(path, Vote) if vote.problem_id == debate.problem_id)
-    files = sorted(folder.examples_summary(debate.iteration).parent.glob("*.jsonl"))
-    examples = [example for file in files for example in store.read_records(file, Example)]
-    return vote, {example.agent: example.kind for example in examples if example.problem_id == debate.problem_id}
+def _debates(path: Path) -> list[Debate]:
+    """Return the debates of a file that may still be growing: a last line without its end is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    try:
+        return [Debate.from_json(text) for text in lines]
+    except ValidationError:
+        return store.read_records(path, Debate)  # says which line is wrong, and what to do
+
+
+def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
+    """Count the votes of a held-out debate; the answer, which may have been drawn, is the one that was scored."""
+    path = folder.evaluation(debate.iteration) / f"{names(debate.iteration, folder.config.debate.num_agents)[2]}.jsonl"
+    if not path.exists() or not (path.parent / "summary.json").exists():
+        return None
+    label = next(s.answers[0] for s in store.read_records(path, Score) if s.problem_id == debate.problem_id)
+    counted = tally([turn.answer for turn in debate.round(-1)] if debate.error is None else [], Random(0))
+    return Vote(
+        iteration=debate.iteration,
+        problem_id=debate.problem_id,
+        label=label,
+        counts=counted.counts,
+        num_agents=len(debate.round(-1)),
+        abstained=counted.abstained,
+        tied=counted.tied,
+        dropped=None,
+    )

@@ -46,7 +46,7 @@ def maft() -> None:
 def main() -> None:
     """Run the command line."""
     try:
-        maft.main(standalone_mode=False)
+        maft.main(prog_name="maft", standalone_mode=False)
     except click.exceptions.Abort:
         _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
     except KeyboardInterrupt:

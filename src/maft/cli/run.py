@@ -1,5 +1,7 @@
 """`maft run`: all iterations."""
 
+import logging
+import sys
 from pathlib import Path
 
 import click
@@ -31,6 +33,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         click.echo(config_.resolved(settings), nl=False)
         click.echo(plan(settings), err=True)
         return
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("maft").setLevel(logging.WARNING if quiet else logging.INFO)
     with RunFolder.open(settings) as folder:
         manifest.write(folder)
         pipeline.run(folder, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))

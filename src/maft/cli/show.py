@@ -1,6 +1,9 @@
 """`maft show`: one debate as a transcript."""
 
+import os
+import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
@@ -13,9 +16,28 @@ import click
 @click.argument("problem")
 @click.option("--iteration", type=int, help="Which iteration; the last that has the question if left out.")
 @click.option("--stage", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions.")
-def show(folder: Path, problem: str, *, iteration: int | None, stage: str | None) -> None:
+def show(folder: Path, problem: str, *, iteration: int | None, stage: Literal["train", "eval"] | None) -> None:
     """Print the debate of the question with id PROBLEM in the run folder RUN, with who was kept and why."""
     from maft import transcript
     from maft.store import RunFolder
 
-    click.echo(transcript.find(RunFolder.existing(folder), problem, iteration, stage))
+    told = transcript.load(RunFolder.existing(folder), problem, iteration, stage)
+    coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    text = transcript.render(told, _paint if coloured else transcript.plain)
+    # A terminal that is not UTF-8 gets other letters spelt out in place of an error.
+    encoding = sys.stdout.encoding or "utf-8"
+    click.echo(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+_STYLES: dict[str, dict[str, Any]] = {
+    "title": {"bold": True},
+    "quiet": {"dim": True},
+    "right": {"fg": "green"},
+    "wrong": {"fg": "red"},
+    "kept": {"fg": "green"},
+    "dropped": {"fg": "yellow"},
+}
+
+
+def _paint(text: str, how: str) -> str:
+    return click.style(text, **_STYLES[how])

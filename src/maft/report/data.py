@@ -1,13 +1,71 @@
 """The numbers of a run, read off its folder."""
 
 import json
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from maft import store
+from maft.answers import equivalent
+from maft.curate import CurateCounts
 from maft.evaluation.labels import LabelQuality, label_quality
-from maft.evaluation.metrics import MethodResult
+from maft.evaluation.metrics import MethodResult, wilson
+from maft.plan import num_trainings
 from maft.records import Problem, Vote
 from maft.store import RunFolder
+from maft.tasks.base import normalised
+
+
+class Level(NamedTuple):
+    """Questions whose label has the same number of votes."""
+
+    votes: int
+    """Agents that agree with the label; 0 where there is none."""
+    questions: int
+    graded: int
+    """Questions among them whose gold answer is known."""
+    right: int
+    """Labels among them that are the gold answer."""
+
+
+class Labels(NamedTuple):
+    """The pseudo-labels of one iteration."""
+
+    quality: LabelQuality
+    accuracy_interval: tuple[float, float] | None
+    """95 % interval of `quality.accuracy`."""
+    coverage_interval: tuple[float, float]
+    levels: tuple[Level, ...]
+    """By agreement, from all agents down to no label."""
+
+
+class StageCost(NamedTuple):
+    """What a stage of an iteration took, over all starts of the run."""
+
+    iteration: int
+    stage: Literal["debate", "finetune", "evaluate"]
+    seconds: float
+    calls: int
+    prompt_tokens: int
+    generated_tokens: int
+    trained_tokens: int
+
+
+class Questions(NamedTuple):
+    """One side of the split."""
+
+    num: int
+    with_gold: int
+
+
+class Split(NamedTuple):
+    """How the questions were split, and how many stand on both sides: that must be none."""
+
+    train: Questions
+    eval: Questions
+    shared_ids: int
+    shared_texts: int
 
 
 def results(folder: RunFolder) -> list[MethodResult]:
@@ -22,71 +80,139 @@ def results(folder: RunFolder) -> list[MethodResult]:
 
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the rows of `maft report --json`."""
-    return [
-        {
-            "iteration": result.iteration,
-            "method": result.method,
-            "accuracy": result.accuracy,
-            "ci_low": result.ci_low,
-            "ci_high": result.ci_high,
-            "n": result.n,
-            "unparsed": result.unparsed,
-            "calls": result.calls,
-            "tokens": result.tokens,
-        }
-        for result in results(folder)
-    ]
+    names = ("iteration", "method", "accuracy", "ci_low", "ci_high", "n", "unparsed", "calls", "tokens")
+    return [{name: getattr(result, name) for name in names} for result in results(folder)]
 
 
-def table(folder: RunFolder) -> str:
-    """Return the results as a table for a terminal, and a line for each iteration's pseudo-labels."""
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(title=f"{folder.config.name}: held-out questions", title_justify="left")
-    for column in ("iteration", "method", "accuracy (95 % interval)", "n", "unparsed", "calls", "tokens"):
-        drawn.add_column(column, justify="left" if column == "method" else "right")
-    for result in results(folder):
-        drawn.add_row(
-            str(result.iteration),
-            result.method,
-            interval(result),
-            str(result.n),
-            f"{result.unparsed:.0f}",
-            f"{result.calls:,.0f}",
-            f"{result.tokens:,.0f}",
-        )
-    console = Console(width=100)
-    with console.capture() as captured:
-        console.print(drawn)
-        for labels in label_qualities(folder):
-            right = "not known" if labels.accuracy is None else f"{labels.accuracy:.1%} right"
-            used = f"{labels.used} of {labels.num_problems} questions"
-            console.print(f"Pseudo-labels of iteration {labels.iteration}: {used} used, {right}.", highlight=False)
-    return captured.get().rstrip()
-
-
-def interval(result: MethodResult) -> str:
-    """Return accuracy and interval in percent, such as `72.9 (63.8 - 80.4)`."""
-    if result.accuracy is None or result.ci_low is None or result.ci_high is None:
-        return "no gold answers"
-    return f"{100 * result.accuracy:.1f} ({100 * result.ci_low:.1f} - {100 * result.ci_high:.1f})"
-
-
-def label_qualities(folder: RunFolder) -> list[LabelQuality]:
+def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
     if not folder.problems("train").exists():
         return []
     problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
     return [
-        label_quality(store.read_records(folder.votes(number), Vote), problems)
+        _labels(store.read_records(folder.votes(number), Vote), problems, folder.config.debate.num_agents)
         for number in range(1, folder.config.num_iterations + 1)
         if folder.votes(number).exists()
     ]
 
 
+def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], num_agents: int) -> Labels:
+    quality = label_quality(votes, problems)
+    graded = sum(vote.dropped is None and problems[vote.problem_id].gold is not None for vote in votes)
+    return Labels(
+        quality=quality,
+        accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
+        coverage_interval=wilson(quality.coverage, quality.num_problems),
+        levels=_levels(votes, problems, num_agents),
+    )
+
+
+def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], num_agents: int) -> tuple[Level, ...]:
+    questions: Counter[int] = Counter()
+    graded: Counter[int] = Counter()
+    right: Counter[int] = Counter()
+    for vote in votes:
+        level = 0 if vote.label is None else vote.counts[0][1]
+        gold = problems[vote.problem_id].gold
+        questions[level] += 1
+        graded[level] += gold is not None
+        right[level] += gold is not None and vote.label is not None and equivalent(vote.label, gold)
+    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(num_agents, -1, -1))
+
+
+def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:
+    """Return what became of each agent's responses, by iteration and agent."""
+    return {
+        number: {agent: CurateCounts.model_validate(counts) for agent, counts in store.read_json(summary).items()}
+        for number in range(1, folder.config.num_iterations + 1)
+        if (summary := folder.examples_summary(number)).exists()
+    }
+
+
+def costs(folder: RunFolder) -> list[StageCost]:
+    """Return time, calls and tokens of each stage of each iteration, as events.jsonl has them."""
+    totals: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
+    for event in folder.events():
+        if event["event"] in ("debated", "trained"):
+            stage = {"train": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
+            numbers = {name: value for name, value in event.items() if isinstance(value, int | float)}
+            totals[event["iteration"], stage].update(numbers)
+    order: tuple[Literal["debate", "finetune", "evaluate"], ...] = ("debate", "finetune", "evaluate")
+    return [
+        StageCost(
+            iteration,
+            stage,
+            totals[iteration, stage]["seconds"],
+            totals[iteration, stage]["calls"],
+            totals[iteration, stage]["prompt_tokens"],
+            totals[iteration, stage]["completion_tokens"],
+            totals[iteration, stage]["tokens"],
+        )
+        for iteration in range(folder.config.num_iterations + 1)
+        for stage in order
+        if (iteration, stage) in totals
+    ]
+
+
+def split(folder: RunFolder) -> Split | None:
+    """Count the questions of both sides and those on both; None before they are written."""
+    files = {side: folder.problems(side) for side in ("train", "eval")}
+    if not all(file.exists() for file in files.values()):
+        return None
+    train, held_out = (store.read_records(file, Problem) for file in files.values())
+    return Split(
+        Questions(len(train), sum(problem.gold is not None for problem in train)),
+        Questions(len(held_out), sum(problem.gold is not None for problem in held_out)),
+        len({problem.id for problem in train} & {problem.id for problem in held_out}),
+        len({normalised(problem.question) for problem in train} & {normalised(p.question) for p in held_out}),
+    )
+
+
+def owed(folder: RunFolder) -> str | None:
+    """Say what an unfinished run has to do next, or None when it is finished."""
+    if not folder.problems("eval").exists():
+        return "the questions"
+    sides = {side: len(store.read_records(folder.problems(side), Problem)) for side in ("train", "eval")}
+    for number in range(folder.config.num_iterations + 1):
+        found = _owed_of_iteration(folder, number, sides)
+        if found is not None:
+            return f"iteration {number}, {found}" if number else f"the untrained society, {found}"
+    return None
+
+
+def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int]) -> str | None:
+    if number > 0:
+        if not folder.votes(number).exists():
+            return f"debate ({_num_lines(folder.debates(number))} of {sides['train']} questions done)"
+        if not folder.examples_summary(number).exists():
+            return "choice of examples"
+        agents = folder.agent(number, "generator_0").parent
+        done = len([path for path in agents.iterdir() if not path.name.startswith(".")]) if agents.exists() else 0
+        if done < num_trainings(folder.config):
+            return f"finetuning ({done} of {num_trainings(folder.config)} agents done)"
+    if not (folder.evaluation(number) / "summary.json").exists():
+        done = _num_lines(folder.evaluation(number) / "debates.jsonl")
+        return f"evaluation ({done} of {sides['eval']} questions done)"
+    return None
+
+
+def _num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def write_metrics(folder: RunFolder) -> None:
-    """Write metrics.jsonl: a line for each evaluated method, then one for each iteration's labels."""
-    labels = [quality.model_dump() | {"kind": "pseudo_labels"} for quality in label_qualities(folder)]
-    lines = [{"kind": "method", **row} for row in rows(folder)] + labels
-    store.write_text(folder.path / "metrics.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
+    """Write metrics.jsonl: a line for each evaluated method, then one for each iteration's pseudo-labels."""
+    lines: list[dict[str, Any]] = [{"kind": "method"} | result.model_dump() for result in results(folder)]
+    for found in labels(folder):
+        quality = found.quality.model_dump()
+        low, high = found.accuracy_interval or (None, None)
+        named = {
+            "kind": "pseudo_labels",
+            "iteration": quality.pop("iteration"),
+            "pseudo_label_accuracy": quality.pop("accuracy"),
+            "ci_low": low,
+            "ci_high": high,
+            "pseudo_label_accuracy_all": quality.pop("accuracy_all"),
+        }
+        lines.append(named | quality)
+    store.write_text(folder.path / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in lines))

@@ -1,14 +1,40 @@
-"""Curves as SVG that takes its text colour from the page, so that they are legible in the light and in the dark."""
+"""Curves as SVG that takes its colours from the page, so that they are legible in the light and in the dark."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from maft.evaluation.labels import LabelQuality
 from maft.evaluation.metrics import MethodResult
+from maft.report.data import Labels
 
-COLORS = {"debate": "#d1495b", "majority": "#2f8f9d", "single": "#8d7bc4", "labels": "#c98a1b", "coverage": "#6b8f4e"}
-_INK = "#010203"  # stands for the page's text colour until the SVG is written
+INK = {  # what matplotlib draws with, and what the page puts in its place
+    "#010101": "currentColor",
+    "#020202": "var(--debate)",
+    "#030303": "var(--majority)",
+    "#040404": "var(--single)",
+    "#050505": "var(--right)",
+    "#060606": "var(--coverage)",
+}
+_TEXT, _DEBATE, _MAJORITY, _SINGLE, _RIGHT, _COVERAGE = INK
+
+
+class Point(NamedTuple):
+    """A share with its 95 % interval at an iteration."""
+
+    iteration: int
+    share: float
+    low: float
+    high: float
+
+
+class Curve(NamedTuple):
+    """Points that are joined by a line."""
+
+    label: str
+    color: str
+    marker: str
+    points: Sequence[Point]
 
 
 def curve_of(method: str) -> str:
@@ -22,66 +48,111 @@ def curve_of(method: str) -> str:
     return "single" if method in ("base", "maft_single") else "debate"
 
 
-def accuracy_curves(results: Sequence[MethodResult]) -> str:
-    """Draw accuracy over iterations with 95 % intervals, one curve each for single answers, votes and debates."""
-    curves: dict[str, list[MethodResult]] = {"debate": [], "majority": [], "single": []}
+def accuracy_curves(results: Sequence[MethodResult]) -> str | None:
+    """Draw accuracy over iterations with 95 % intervals: debates, votes over first answers, single answers."""
+    points: dict[str, list[Point]] = {"debate": [], "majority": [], "single": []}
     for result in results:
-        if result.accuracy is not None:
-            curves[curve_of(result.method)].append(result)
-    figure, axes = _axes("accuracy on held-out questions")
-    for shift, (name, points) in zip((0.0, 0.03, -0.03), curves.items(), strict=True):
-        if points:
-            x = [point.iteration + shift for point in points]
-            y = [point.accuracy or 0.0 for point in points]
-            low = [(point.accuracy or 0.0) - (point.ci_low or 0.0) for point in points]
-            high = [(point.ci_high or 0.0) - (point.accuracy or 0.0) for point in points]
-            label = {"debate": "debate (all rounds)", "majority": "vote over first answers", "single": "single answer"}
-            axes.errorbar(x, y, [low, high], color=COLORS[name], marker="o", capsize=4, lw=2, label=label[name])
-    return _finish(figure, axes, sorted({result.iteration for result in results}))
+        if result.accuracy is not None and result.ci_low is not None and result.ci_high is not None:
+            point = Point(result.iteration, result.accuracy, result.ci_low, result.ci_high)
+            points[curve_of(result.method)].append(point)
+    if not points["debate"]:
+        return None
+    curves = [
+        Curve("debate", _DEBATE, "o", points["debate"]),
+        Curve("majority", _MAJORITY, "s", points["majority"]),
+        Curve("single answer", _SINGLE, "^", points["single"]),
+    ]
+    names = {p.iteration: str(p.iteration) if p.iteration else "0\nuntrained" for p in points["debate"]}
+    return _draw("Accuracy on held-out questions over iterations", curves, names)
 
 
-def label_curves(qualities: Sequence[LabelQuality]) -> str:
+def label_curves(found: Sequence[Labels]) -> str | None:
     """Draw how often pseudo-labels were right, and on what share of the questions they were trained on."""
-    figure, axes = _axes("share")
-    x = [quality.iteration for quality in qualities]
-    lines: Mapping[str, tuple[str, list[float | None]]] = {
-        "labels": ("right, of those trained on", [quality.accuracy for quality in qualities]),
-        "coverage": ("trained on, of all questions", [quality.coverage for quality in qualities]),
-    }
-    for name, (label, y) in lines.items():
-        if None not in y:
-            axes.plot(x, y, color=COLORS[name], marker="o", lw=2, label=label)
-    return _finish(figure, axes, x)
+    accuracy = [
+        Point(labels.quality.iteration, labels.quality.accuracy, *labels.accuracy_interval)
+        for labels in found
+        if labels.quality.accuracy is not None and labels.accuracy_interval is not None
+    ]
+    coverage = [Point(labels.quality.iteration, labels.quality.coverage, *labels.coverage_interval) for labels in found]
+    if not coverage:
+        return None
+    curves = [
+        Curve("right, of those trained on", _RIGHT, "o", accuracy),
+        Curve("trained on, of all", _COVERAGE, "s", coverage),
+    ]
+    names = {labels.quality.iteration: str(labels.quality.iteration) for labels in found}
+    return _draw("Pseudo-labels over iterations", [curve for curve in curves if curve.points], names)
 
 
-def _axes(title: str) -> tuple[Any, Any]:
+def _draw(title: str, curves: Sequence[Curve], names: Mapping[int, str]) -> str:
+    """Draw shares from 0 to 100 %; no point hides another's interval, for the curves stand a little apart."""
     import matplotlib
-
-    matplotlib.use("svg")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(ylim=(0, 1), xlabel="iteration", ylabel=title)
-    axes.grid(axis="y", color=_INK, alpha=0.15)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_INK)
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    return figure, axes
-
-
-def _finish(figure: Any, axes: Any, ticks: Sequence[int]) -> str:
-    import matplotlib
-
-    axes.set_xticks(list(ticks))
-    axes.set_xlim(min(ticks, default=0) - 0.25, max(ticks, default=1) + 0.25)
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
-    axes.legend(loc="lower right", frameon=False, labelcolor=_INK)
-    out = io.StringIO()
-    # Names inside the SVG come from a fixed salt and text stays text: the same numbers give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "maft", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    # Text stays text, and names inside the SVG come from a fixed salt: the same numbers give the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "maft", "svg.fonttype": "none", "font.size": 9.5}):
+        figure = Figure(figsize=(4.5, 3.1), layout="constrained")
+        axes = figure.add_subplot()
+        step = 0.035 * max(1, len(names) - 1)
+        for place, curve in enumerate(curves):
+            _add(axes, curve, step * (place - (len(curves) - 1) / 2))
+        _dress(axes, names)
+        out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = out.getvalue()
-    return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    return _for_page(out.getvalue(), title)
+
+
+def _add(axes: Any, curve: Curve, shift: float) -> None:
+    axes.errorbar(
+        [point.iteration + shift for point in curve.points],
+        [point.share for point in curve.points],
+        [
+            [point.share - point.low for point in curve.points],
+            [point.high - point.share for point in curve.points],
+        ],
+        color=curve.color,
+        marker=curve.marker,
+        markersize=5,
+        lw=1.8,
+        elinewidth=1.1,
+        capsize=3,
+        clip_on=False,
+        label=curve.label,
+    )
+
+
+def _dress(axes: Any, names: Mapping[int, str]) -> None:
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100 %"])
+    axes.set_xlim(min(names) - 0.3, max(names) + 0.3)
+    axes.set_xticks(list(names), list(names.values()))
+    axes.set_xlabel("iteration", color=_TEXT)
+    axes.tick_params(colors=_TEXT, length=0, pad=6)
+    axes.grid(axis="y", color=_TEXT, alpha=0.13, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set(color=_TEXT, alpha=0.4)
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.12, 1.02),
+        ncols=3,
+        frameon=False,
+        labelcolor=_TEXT,
+        columnspacing=1.2,
+        handlelength=1.6,
+        handletextpad=0.5,
+    )
+
+
+def _for_page(svg: str, title: str) -> str:
+    """Make a file of SVG a part of a page: no addresses, no styles, no names that two pictures would share."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
+    used = set(re.findall(r"#([\w-]+)[\")]", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
+    for ink, color in INK.items():
+        svg = svg.replace(ink, color)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -29,14 +29,22 @@ class LocalSampler(ABC):
     def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Answer requests; see `maft.samplers.base.Sampler`."""
         replies: dict[int, Reply] = {}
+
+        def answer(number: int, reply: Reply) -> None:
+            replies[number] = reply
+            if on_reply:
+                on_reply(reply)
+
         groups: dict[tuple[str, str], list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault((request.agent.model, request.agent.adapter or ""), []).append(number)
         for (model, adapter), numbers in sorted(groups.items()):
             chat = self._ready(model)
             encoded = {number: chat.encode(requests[number]) for number in numbers}
-            replies |= {number: made for number, made in encoded.items() if isinstance(made, Reply)}
             runnable = [(number, made) for number, made in encoded.items() if isinstance(made, Encoded)]
+            for number, made in encoded.items():
+                if isinstance(made, Reply):
+                    answer(number, made)
             for chunk in self._chunks(runnable):
                 generated = self.generate(
                     [made for _, made in chunk],
@@ -44,10 +52,8 @@ class LocalSampler(ABC):
                     [requests[number].seed for number, _ in chunk],
                     Path(adapter) if adapter else None,
                 )
-                for (number, made), tokens in zip(chunk, generated, strict=True):
-                    replies[number] = chat.reply(made.token_ids, tokens)
-                    if on_reply:
-                        on_reply(replies[number])
+                for (number, prompt), tokens in zip(chunk, generated, strict=True):
+                    answer(number, chat.reply(prompt.token_ids, tokens))
         return [replies[number] for number in range(len(requests))]
 
     def release(self) -> None:

@@ -105,7 +105,7 @@ def exported(model: str) -> Path:
     """
     folder = models.cache_dir() / "openvino" / _fingerprint(model)
     if not (folder / "openvino_model.xml").is_file():
-        log.info("exporting %s to OpenVINO, once", model)
+        log.info("Exporting %s to OpenVINO, once; it is kept in %s.", model, folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             _export(model, Path(scratch) / "ir")

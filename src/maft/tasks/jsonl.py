@@ -44,7 +44,10 @@ def read(path: Path, settings: TaskConfig) -> list[Problem]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 at byte {error.start}. Convert it to UTF-8.") from None
     problems = [_problem(line, f"{path}, line {n}", settings) for n, line in enumerate(lines, 1) if line.strip()]
-    return list({normalised(problem.question): problem for problem in reversed(problems)}.values())[::-1]
+    kept: dict[str, Problem] = {}
+    for problem in problems:
+        kept.setdefault(normalised(problem.question), problem)
+    return list(kept.values())
 
 
 def _problem(line: str, where: str, settings: TaskConfig) -> Problem:

@@ -65,6 +65,9 @@ class SftTrainer:
             with _process([*self.worker, str(scratch / "jobs.json")], scratch / "worker.log") as process:
                 complaint = _follow(process, on_progress)
                 process.wait()
+        except BaseException:  # an interrupt, or a fault of ours: nobody will read the log
+            shutil.rmtree(scratch)
+            raise
         finally:
             for job in jobs:
                 shutil.rmtree(partial(job.output), ignore_errors=True)

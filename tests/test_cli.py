@@ -1,0 +1,242 @@
+"""The command line: exit codes, what goes where, and no traceback for a mistake of the user's."""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, SlowMaft, maft
+
+from maft import config as config_
+from maft import pipeline, report, store
+from maft.cli import main
+from maft.cli.main import VERBS
+
+CONFIG = """
+task: {name: arithmetic, high: 3, num_train: 6, num_eval: 4}
+engine: {sampler: scripted, trainer: "null"}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with a config in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["maft", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Plots take a second; the report has tests of its own."""
+    monkeypatch.setattr(report, "write_page", lambda folder: folder.path / "report.html")
+
+
+def test_a_run_prints_its_table_on_stdout_and_everything_else_on_stderr(home):
+    done = maft("run", "sums.yaml", cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert "majority@3" in done.stdout and "maft" in done.stdout
+    assert "debate" in done.stderr and "calls" in done.stderr and "|" not in done.stdout
+    assert (home / "runs/sums/report.html").exists()
+    again = maft("run", "sums.yaml", cwd=home)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+
+
+def test_quiet_prints_nothing_but_the_result(home, call, no_page):
+    code, out, err = call("run", "sums.yaml", "--quiet")
+    assert code == 0 and "maft" in out and err == ""
+
+
+def test_a_society_of_one_round_has_no_critics_to_train(home, call, no_page):
+    code, _, err = call("run", "sums.yaml", "debate.num_rounds=1")
+    assert code == 0, err
+    agents = sorted(path.name for path in (home / "runs/sums/iter_01/agents").iterdir())
+    assert agents == ["generator_0", "generator_1", "generator_2"]
+
+
+def test_one_agent_is_enough(home, call, no_page):
+    assert call("run", "sums.yaml", "debate.num_agents=1")[0] == 0
+
+
+def test_a_dry_run_prints_the_settings_and_makes_nothing(home, call):
+    before = set(home.rglob("*"))
+    code, out, err = call("run", "sums.yaml", "--dry-run", "seed=5", "num_iterations=2")
+    assert code == 0 and set(home.rglob("*")) == before
+    assert json.loads(out)["seed"] == 5 and json.loads(out)["name"] == "sums"
+    assert config_.parse(json.loads(out)).num_iterations == 2
+    calls = (6 * 2 + 4 * 3) * 9
+    assert f"{calls:,} calls, at most {calls * 512:,} generated tokens; 12 finetunings" in err
+
+
+def test_what_a_dry_run_prints_can_be_run(home, call, no_page):
+    _, out, _ = call("run", "sums.yaml", "--dry-run")
+    Path("resolved.json").write_text(out)
+    assert call("run", "resolved.json")[0] == 0
+    assert call("run", "runs/sums/config.json")[0] == 0
+
+
+MISTAKES = {
+    "no such file": (["run", "none.yaml"], "No such file or directory. Give the path of a config file, see recipes/."),
+    "a folder": (["run", "."], "Is a directory"),
+    "no config": (["run"], "Missing argument 'CONFIG'"),
+    "no such verb": (["rnu", "sums.yaml"], "No such command 'rnu'"),
+    "no such option": (["run", "sums.yaml", "--dryrun"], "No such option"),
+    "unknown key": (["run", "sums.yaml", "sede=3"], "sede is not a setting. Did you mean seed?"),
+    "not an override": (["run", "sums.yaml", "seed"], "must look like section.key=value, got 'seed'"),
+    "wrong type": (["run", "sums.yaml", "debate.num_agents=x"], "debate.num_agents must be a whole number"),
+    "unknown prompt": (["run", "sums.yaml", "prompts.x=y"], "prompts.x does not exist"),
+    "no operator": (["run", "sums.yaml", "task.operators=/"], "allowed are one or more of + - *"),
+    "too many questions": (["run", "sums.yaml", "task.num_train=900"], "there are only 48 questions. Ask for fewer."),
+    "no questions": (["run", "sums.yaml", "task={name: jsonl}"], "task.train_file is missing"),
+    "no such questions": (["run", "sums.yaml", "task={name: jsonl, train_file: q.jsonl}"], "q.jsonl: No such file"),
+    "bad questions": (["run", "sums.yaml", "task={name: jsonl, train_file: sums.yaml}"], "line 2 is not JSON"),
+    "a file for a folder": (["run", "sums.yaml", "runs_dir=sums.yaml"], "there is a file in its place"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_exit_code_2_and_a_few_clean_words(home, call, arguments, said):
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err and "Traceback" not in err and len(err.splitlines()) <= 6
+
+
+@pytest.mark.parametrize("arguments", [["run", "none.yaml"], ["run", "sums.yaml", "sede=3"]])
+def test_a_mistake_in_a_real_process_has_no_traceback_either(home, arguments):
+    done = maft(*arguments, cwd=home)
+    assert done.returncode == 2 and done.stderr.startswith("maft: ") and "Traceback" not in done.stderr
+
+
+def test_a_mistake_can_be_mended_under_the_same_name(home, call, no_page):
+    assert call("run", "sums.yaml", "task.num_train=900")[0] == 2
+    assert call("run", "sums.yaml")[0] == 0
+    code, _, err = call("run", "sums.yaml", "seed=4")
+    assert code == 2 and "seed: 0 there, 4 asked for" in err and "another name=..." in err
+
+
+def test_a_stage_that_fails_is_exit_code_1(home, call, monkeypatch):
+    from maft import samplers
+    from maft.records import Reply
+    from maft.samplers import Scripted
+
+    broken = Scripted(lambda _: Reply(text="", finish_reason="error", error="out of memory"))
+    monkeypatch.setattr(samplers, "make", lambda _: broken)
+    code, out, err = call("run", "sums.yaml")
+    assert (code, out) == (1, "")
+    assert "4 of 4 debates failed" in err and "out of memory" in err and "same command holds them again" in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_extra_is_answered_with_its_install_line(home, call, monkeypatch):
+    from maft import samplers
+
+    monkeypatch.setattr(samplers, "find_spec", lambda _: None)
+    for engine, extra in (("openvino", "openvino"), ("transformers", "hf"), ("auto", "hf")):
+        code, _, err = call("run", "sums.yaml", f"engine.sampler={engine}", f"name={engine}")
+        assert code == 2 and f'pip install "maft[{extra}]"' in err
+
+
+def test_a_bug_keeps_its_traceback(home, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["maft", "run", "sums.yaml"])
+    monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_said_and_the_run_goes_on_later(home, call, no_page, monkeypatch, number):
+    append = store.append_records
+
+    def full(path: Path, records: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(store, "append_records", full)
+    code, _, err = call("run", "sums.yaml")
+    assert code == 1 and "Traceback" not in err
+    assert f"cannot write runs/sums/iter_00/eval/debates.jsonl: {os.strerror(number)}" in err
+    assert "the same command goes on" in err
+    monkeypatch.setattr(store, "append_records", append)
+    assert call("run", "sums.yaml")[0] == 0
+
+
+def test_ctrl_c_is_exit_code_130_a_kind_word_and_no_loss(tmp_path):
+    slow = SlowMaft(tmp_path / "slow")
+    process = slow.start(seconds=0.1)
+    deadline = time.monotonic() + 30
+    while len(slow.asked()) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "Interrupted. What is finished is kept; the same command goes on from there."
+    assert "Traceback" not in err
+    kept, asked = slow.finished_seeds(), len(slow.asked())
+    assert kept
+    assert slow.finish()[0] == 0
+    assert not kept & set().union(*slow.asked()[asked:])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_says_what_it_does_and_gives_an_example(call, arguments):
+    code, out, err = call(*arguments)
+    assert code == 0 and err == ""
+    assert "Example" in out and "maft " + (arguments[0] if len(arguments) > 1 else "run") in out
+
+
+def test_help_names_every_verb(call):
+    out = call("--help")[1]
+    assert all(verb in out and sentence.split(".")[0][:30] in out for verb, sentence in VERBS.items())
+
+
+def test_the_version_is_printed(call):
+    from maft import __version__
+
+    assert call("--version")[:2] == (0, f"maft, version {__version__}\n")
+
+
+def test_without_a_verb_the_help_is_shown(call):
+    code, _, err = call()
+    assert code == 2 and "Usage: maft" in err
+
+
+def test_the_examples_in_the_help_name_configs_that_exist(call):
+    for verb in VERBS:
+        for word in call(verb, "--help")[1].split():
+            if word.startswith("recipes/"):
+                assert (ROOT / word).exists()
+
+
+def test_report_prints_the_rows_other_programs_read(finished_run, call):
+    code, out, _ = call("report", str(finished_run.path), "--json")
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == 9
+    names = ["iteration", "method", "accuracy", "ci_low", "ci_high", "n", "unparsed", "calls", "tokens"]
+    assert all(list(row) == names for row in rows)
+    assert all(0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize("verb", ["report", "show"])
+def test_a_folder_that_is_no_run_is_a_mistake(home, call, verb):
+    code, out, err = call(verb, str(home), *(["7*8"] if verb == "show" else []))
+    assert (code, out) == (2, "") and "Traceback" not in err

@@ -1,0 +1,207 @@
+"""The play of one debate, and of many side by side."""
+
+import pytest
+from helpers import boxed, play, problem, rules, user
+
+from maft import debate as debate_
+from maft import prompts, rollouts
+from maft.debate import Play
+from maft.errors import ConfigError
+from maft.plan import calls_per_debate
+from maft.prompts import Prompts
+from maft.records import Debate, Reply, Request
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+
+
+def steps(play: Play, say=guess) -> tuple[list[list[Request]], Debate]:
+    """Play a debate by hand: return what it asks at each step, and how it ends."""
+    asked, replies = [], None
+    while True:
+        try:
+            asked.append(next(play) if replies is None else play.send(replies))
+        except StopIteration as end:
+            return asked, end.value
+        replies = Scripted(say).sample(asked[-1])
+
+
+@pytest.mark.parametrize(
+    ("num_agents", "num_rounds", "summarizer", "shape"),
+    [
+        (3, 1, "base", [3]),
+        (3, 2, "base", [3, 3, 3]),
+        (3, 2, "self", [3, 3, 3]),
+        (3, 2, "none", [3, 3]),
+        (2, 4, "base", [2, 2, 2, 2, 2, 2, 2]),
+        (1, 3, "base", [1, 1, 1]),
+        (7, 3, "none", [7, 7, 7]),
+    ],
+)
+def test_what_can_be_answered_together_is_asked_together(num_agents, num_rounds, summarizer, shape):
+    how = rules(num_agents, num_rounds, summarizer=summarizer)
+    asked, held = steps(debate_.play(problem(), how))
+    assert [len(requests) for requests in asked] == shape
+    assert [(t.round, t.agent) for t in held.turns] == [
+        (m, n) for m in range(1, num_rounds + 1) for n in range(num_agents)
+    ]
+    assert len(held.calls()) == sum(shape)
+    assert (held.error, held.problem_id, held.iteration) == (None, "7*8", 1)
+
+
+@pytest.mark.parametrize("summarizer", ["base", "self", "none", "other"])
+@pytest.mark.parametrize(("num_agents", "num_rounds"), [(1, 1), (1, 3), (2, 2), (3, 1), (5, 4)])
+def test_the_plan_knows_the_calls_of_a_debate(num_agents, num_rounds, summarizer):
+    from maft import config
+
+    tree = {"num_agents": num_agents, "num_rounds": num_rounds, "summarizer": summarizer}
+    planned = calls_per_debate(config.parse({"task": {"name": "arithmetic"}, "debate": tree}))
+    held, _ = play(rules(num_agents, num_rounds, summarizer=summarizer), guess)
+    assert len(held.calls()) == planned
+
+
+def test_each_turn_knows_what_was_asked_what_was_said_and_what_was_read():
+    held, sampler = play(rules(), lambda r: boxed(r.seed % 10))
+    by_seed = {request.seed: request for request in sampler.history}
+    for call in held.calls():
+        assert by_seed[call.seed].messages[-1] == user(call.prompt)
+        assert by_seed[call.seed].agent.name == call.agent
+        assert call.reply.text == boxed(call.seed % 10)
+    assert all(turn.answer == str(turn.call.seed % 10) for turn in held.turns)
+    assert [turn.summary is not None for turn in held.turns] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("role", "round_", "turns_left"), [("generator", 1, 0), ("summarizer", 2, 3), ("critic", 2, 3)]
+)
+def test_a_call_that_fails_ends_its_debate_with_a_record(role, round_, turns_left):
+    def say(request: Request) -> str | Reply:
+        if request.agent.role == role:
+            return Reply(text="half an ans", finish_reason="error", error="longer than the context")
+        return guess(request)
+
+    held, _ = play(rules(), say)
+    assert held.error == f"{role}_0, round {round_}: longer than the context"
+    assert len(held.turns) == turns_left
+
+
+def test_the_system_prompt_stands_first_in_every_dialogue_but_not_in_summaries():
+    held, sampler = play(rules(system="Be brief."), guess)
+    assert held.system == "Be brief."
+    for request in sampler.history:
+        roles = [message.role for message in request.messages]
+        assert roles.count("system") == (request.agent.role != "summarizer") and "system" not in roles[1:]
+
+
+def test_every_role_is_sampled_in_its_own_way():
+    from maft.config import RoleSampling
+    from maft.records import SamplingParams
+
+    ways = {role: SamplingParams(max_new_tokens=n) for n, role in enumerate(("generator", "critic", "summarizer"), 7)}
+    how = rules()._replace(sampling=RoleSampling(**ways))
+    for request in play(how, guess)[1].history:
+        assert request.sampling == ways[request.agent.role]
+
+
+def test_braces_and_placeholders_in_questions_and_answers_are_text():
+    asked = problem("{summary} {answers} {0} \\frac{1}{2}")
+    sampler = Scripted(lambda r: "{question} {summary} \\boxed{4}")
+    (held,) = rollouts.play_all([debate_.play(asked, rules())], sampler)
+    assert asked.question in held.turns[0].call.prompt
+    assert held.turns[0].call.prompt.count("{summary}") == 1
+    assert held.turns[3].call.prompt.count("{question} {summary}") == 1
+
+
+def test_every_prompt_asks_for_a_box_and_shows_the_question():
+    for name, text in Prompts().model_dump(exclude={"system"}).items():
+        assert "{question}" in text
+        assert ("\\boxed{" in text) == (name != "summarize")
+
+
+def test_later_prompts_win_and_the_rest_stay():
+    made = prompts.build({"solve": "{question} A"}, {"solve": "{question} B", "system": "S"})
+    assert (made.solve, made.system, made.critic_alone) == ("{question} B", "S", Prompts().critic_alone)
+
+
+def test_prompts_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match=r"prompts\.slove does not exist; the prompts are: system, solve"):
+        prompts.build({"slove": "{question}"})
+    for name, needed in prompts.REQUIRED_PLACEHOLDERS.items():
+        with pytest.raises(ConfigError, match=rf"prompts\.{name} must contain \{{{needed[0]}\}}; got 'Hm'"):
+            prompts.build({name: "Hm"})
+
+
+def test_the_prompts_of_every_task_are_complete():
+    from maft.tasks import TASKS
+
+    for task in TASKS.values():
+        assert prompts.build(task.prompts)
+
+
+# Many debates
+
+
+def test_debates_side_by_side_share_the_calls_of_the_sampler(tmp_path):
+    sizes: list[int] = []
+
+    class Counting(Scripted):
+        def sample(self, requests, on_reply=None):
+            sizes.append(len(requests))
+            return super().sample(requests, on_reply)
+
+    problems = [problem(f"{n}+1") for n in range(7)]
+    sampler = Counting(guess)
+    rollouts.collect(problems, rules(), sampler, tmp_path / "d.jsonl", batch_size=4)
+    assert sizes == [12, 12, 12, 9, 9, 9]
+
+
+def test_a_debate_that_fails_early_leaves_the_others_in_step():
+    def say(request: Request) -> str | Reply:
+        if "0+1" in request.messages[0].content:
+            return Reply(text="", finish_reason="error", error="no")
+        return guess(request)
+
+    plays = [debate_.play(problem(f"{n}+1"), rules()) for n in range(3)]
+    held = rollouts.play_all(plays, Scripted(say))
+    assert [d.error is None for d in held] == [False, True, True]
+    assert [d.problem_id for d in held] == ["0+1", "1+1", "2+1"]
+
+
+def test_everyone_hears_of_replies_batches_and_what_was_there_already(tmp_path):
+    problems = [problem(f"{n}+1") for n in range(7)]
+    heard: dict[str, list] = {"reply": [], "resume": [], "batch": []}
+
+    def collect(some):
+        rollouts.collect(
+            some,
+            rules(),
+            Scripted(guess),
+            tmp_path / "d.jsonl",
+            batch_size=3,
+            on_reply=heard["reply"].append,
+            on_resume=lambda done: heard["resume"].append(len(done)),
+            on_batch=lambda made: heard["batch"].append(len(made)),
+        )
+
+    collect(problems[:4])
+    collect(problems)
+    assert heard["resume"] == [0, 4] and heard["batch"] == [3, 1, 2, 1]
+    assert len(heard["reply"]) == 7 * 9
+
+
+def test_a_sampler_that_loses_replies_is_found_out(tmp_path):
+    class Losing(Scripted):
+        def sample(self, requests, on_reply=None):
+            return super().sample(requests, on_reply)[1:]
+
+    with pytest.raises(AssertionError, match="the sampler gave 2 replies to 3 requests"):
+        rollouts.collect([problem()], rules(), Losing(guess), tmp_path / "d.jsonl", batch_size=1)
+    assert not (tmp_path / "d.jsonl").exists()
+
+
+def test_no_debates_are_no_work():
+    assert rollouts.play_all([], Scripted([])) == []
+
+
+def test_a_script_that_runs_out_raises():
+    with pytest.raises(AssertionError, match="the script ran out at request 3"):
+        rollouts.play_all([debate_.play(problem(), rules())], Scripted(["a", "b"]))

@@ -1,0 +1,129 @@
+"""Numbers: what is right, what it cost, and how sure we are."""
+
+import pytest
+from helpers import debate, problem
+
+from maft import consensus
+from maft.config import VoteConfig
+from maft.evaluation.labels import label_quality
+from maft.evaluation.methods import names, score_all
+from maft.evaluation.metrics import summarize, wilson
+from maft.records import Problem
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [  # all but the last: Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+        (5, 10, 0.2366, 0.7634),
+    ],
+)
+def test_intervals_are_those_of_the_literature(right, n, low, high):
+    assert wilson(right / n, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 500])
+def test_an_interval_holds_its_share_and_stays_within_0_and_1(n):
+    for right in range(n + 1):
+        low, high = wilson(right / n, n)
+        assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
+        assert low < high
+
+
+def test_more_questions_make_a_narrower_interval():
+    widths = [high - low for low, high in (wilson(0.7, n) for n in (10, 100, 1000))]
+    assert widths == sorted(widths, reverse=True)
+
+
+def scores(*held, gold: str | None = "2", iteration: int = 1, settings: VoteConfig | None = None):
+    problems = {d.problem_id: problem(d.problem_id, gold) for d in held}
+    num_agents = len(held[0].round(1))
+    return score_all(list(held), problems, iteration, num_agents, settings or VoteConfig(), 0)
+
+
+def test_one_debate_answers_for_three_methods():
+    made = scores(debate(["2", "1", "1"], ["2", "2", None]))
+    assert list(made) == list(names(1, 3))
+    assert made["maft_single"][0].answers == ("2", "1", "1")
+    assert made["maft_majority@3"][0].answers == ("1",)
+    assert made["maft"][0].answers == ("2",)
+    assert [made[m][0].accuracy for m in names(1, 3)] == [pytest.approx(1 / 3), 0, 1]
+
+
+def test_each_method_costs_the_calls_it_needs():
+    made = {m: summarize(s) for m, s in scores(debate(["2", "1", "1"], ["2", "2", None])).items()}
+    assert [made[m].calls for m in names(1, 3)] == pytest.approx([1, 3, 6])
+    assert [made[m].completion_tokens for m in names(1, 3)] == pytest.approx([4, 12, 24])
+    assert [made[m].tokens for m in names(1, 3)] == pytest.approx([14, 42, 84])
+
+
+def test_an_equal_answer_written_otherwise_is_right():
+    assert scores(debate([r"\frac{4}{2}", "2.0", "$2$"]))["maft_single"][0].correct == (True, True, True)
+
+
+@pytest.mark.parametrize("answers", [[None, None, None], [None, "2", None]])
+def test_what_cannot_be_parsed_is_wrong_and_stays_in_the_denominator(answers):
+    result = summarize(scores(debate(answers), debate(["2"] * 3, problem_id="b"))["maft_single"])
+    found = sum(answer is not None for answer in answers)
+    assert result.accuracy == pytest.approx((found / 3 + 1) / 2)
+    assert result.unparsed == pytest.approx((3 - found) / 3) and result.n == 2
+
+
+def test_without_gold_answers_nothing_is_right_and_nothing_is_wrong():
+    result = summarize(scores(debate(["2", None, "1"]), gold=None)["maft"])
+    assert (result.accuracy, result.ci_low, result.ci_high, result.n) == (None, None, None, 1)
+
+
+def test_questions_without_gold_leave_the_accuracy_of_the_others_alone():
+    held = [debate(["2"] * 3, problem_id="a"), debate(["1"] * 3, problem_id="b"), debate(["1"] * 3, problem_id="c")]
+    problems = {name: Problem(id=name, question=name, gold=gold) for name, gold in zip("abc", "22 ", strict=True)}
+    problems["c"] = Problem(id="c", question="c")
+    result = summarize(score_all(held, problems, 1, 3, VoteConfig(), 0)["maft"])
+    assert result.accuracy == 0.5 and result.n == 3
+    assert (result.ci_low, result.ci_high) == wilson(0.5, 2)
+
+
+def test_a_tie_that_abstains_is_unparsed_and_wrong():
+    made = scores(debate(["1", "2"]), settings=VoteConfig(ties="abstain"))
+    assert made["maft"][0].answers == (None,) and made["maft"][0].correct == (False,)
+
+
+def test_a_debate_that_failed_at_once_has_no_answer_and_cost_nothing():
+    problems = {"7*8": problem()}
+    made = score_all([debate(error="generator_0, round 1: timeout")], problems, 0, 3, VoteConfig(), 0)
+    assert [made[m][0].answers for m in names(0, 3)] == [(None,)] * 3
+    assert [made[m][0].correct for m in names(0, 3)] == [(False,)] * 3
+    assert [made[m][0].calls for m in names(0, 3)] == [0, 0, 0]
+
+
+def quality(*held, gold=("2",) * 9):
+    votes = [consensus.vote(d, VoteConfig(), 0) for d in held]
+    problems = {d.problem_id: problem(d.problem_id, g) for d, g in zip(held, gold, strict=False)}
+    return label_quality(votes, problems)
+
+
+def test_labels_are_graded_where_they_are_used_and_where_they_are_not():
+    made = quality(
+        debate(["2", "2", "2"], problem_id="right"),
+        debate(["1", "1", "2"], problem_id="wrong"),
+        debate(["2", None, None], problem_id="right but alone"),
+        debate([None, None, None], problem_id="silent"),
+    )
+    assert (made.num_problems, made.used, made.coverage) == (4, 2, 0.5)
+    assert (made.accuracy, made.accuracy_all) == (0.5, 0.5)
+    assert made.mean_agreement == pytest.approx((1 + 2 / 3 + 1 / 3 + 0) / 4)
+    assert made.dropped == {"low_agreement": 1, "no_answer": 1} and made.tied == 0
+
+
+def test_labels_without_gold_answers_are_not_graded():
+    made = quality(debate(["2", "2", "2"]), gold=(None,))
+    assert (made.accuracy, made.accuracy_all, made.coverage) == (None, None, 1.0)
+
+
+def test_when_no_label_is_used_there_is_no_accuracy_of_used_labels():
+    made = quality(debate([None] * 3))
+    assert (made.accuracy, made.accuracy_all) == (None, 0.0)
