@@ -106,7 +106,6 @@ def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
 
 
 UNFINISHED = {
-    "questions": ("problems", "the questions"),
     "evaluation of the untrained": ("iter_00/eval/summary.json", r"untrained society, evaluation \(12 of 12"),
     "debate": ("iter_02/votes.jsonl", r"iteration 2, debate \(24 of 24"),
     "choice of examples": ("iter_02/examples/summary.json", "iteration 2, choice of examples"),
@@ -127,7 +126,9 @@ def test_an_unfinished_run_is_reported_and_says_what_comes_next(copy, missing, s
 
 def test_a_run_that_has_hardly_begun_is_reported(tmp_path):
     with RunFolder.open(settings(tmp_path)) as folder:
-        assert "Nothing has been evaluated yet." in report.table(folder)
+        assert report.table(folder).endswith(
+            "Nothing has been evaluated yet.\n\nThis run is not finished. Next: the questions."
+        )
         assert report.rows(folder) == []
         report.write_metrics(folder)
         assert "How it was made" in report.write_page(folder).read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def shown(folder: RunFolder, *arguments: str) -> str:
 
 
 def test_a_transcript_has_the_question_all_turns_and_the_vote(folder):
-    first = next(debate for held in train_debates(folder, 2) if debate.error is None)
+    first = next(held for held in train_debates(folder, 2) if held.error is None)
     text = shown(folder, first.problem_id)
     assert first.question in text and "training question, iteration 2, agents finetuned once" in text
     assert "never used in training" in text
