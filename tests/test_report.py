@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from helpers import boxed, run, settings
 
-from maft import report, seeds, store
+from maft import report, seeds, store, transcript
 from maft.cli.main import maft
 from maft.evaluation.metrics import MethodResult
 from maft.records import Problem, Request, Score, Vote
@@ -282,6 +282,7 @@ def test_costs_are_those_of_the_events(folder):
     ]  # fmt: skip
     events = folder.events()
     assert sum(cost.calls for cost in costs) == sum(event.get("calls", 0) for event in events)
+    assert max(bar.share for bar in page.cost_bars(costs)) == 1
     assert sum(cost.seconds for cost in costs) == pytest.approx(sum(event.get("seconds", 0) for event in events))
 
 
@@ -305,6 +306,33 @@ def test_without_gold_answers_everything_but_accuracy_is_reported(tmp_path):
     assert "accuracy is not known" in text and "Who learned from what" in text
     assert "✓ right" not in text and "✗ wrong" not in text
     assert all(row["accuracy"] is None for row in report.rows(folder))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("debate.num_agents=1",),
+        ("debate.num_rounds=1",),
+        ("debate.num_agents=2", "debate.num_rounds=3", "curate.short_side=repeat"),
+        ("vote.ties=abstain",),
+    ],
+    ids=" ".join,
+)
+def test_every_kind_of_society_can_be_reported_and_shown(tmp_path, overrides):
+    folder = run(settings(tmp_path, *overrides))
+    assert "not finished" not in report.table(folder)
+    report.write_metrics(folder)
+    report.write_page(folder)
+    for side in ("train", "eval"):
+        for problem in store.read_records(folder.problems(side), Problem):
+            assert transcript.render(transcript.load(folder, problem.id))
+
+
+@pytest.mark.parametrize("answer", [0, "no idea"], ids=["all agree", "nobody answers"])
+def test_a_society_of_one_opinion_or_none_can_be_reported(tmp_path, answer):
+    folder = run(settings(tmp_path), Scripted(lambda request: boxed(answer) if answer == 0 else str(answer)))
+    assert report.write_page(folder).exists()
+    assert f"{100 if answer == 0 else 0}.0%" in report.table(folder)
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -63,7 +63,7 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
         DataError: there is no such question or no such debate; names the questions with the nearest ids.
     """
     sides: dict[Stage, dict[str, Problem]] = {"train": _problems(folder, "train"), "eval": _problems(folder, "eval")}
-    side = next((side for side, problems in sides.items() if problem_id in problems), None)
+    side: Stage | None = next((side for side, problems in sides.items() if problem_id in problems), None)
     if side is None or (stage is not None and side != stage):
         raise DataError(_no_such_question(folder, problem_id, side, sides))
     numbers = range(folder.config.num_iterations, -1, -1) if iteration is None else [iteration]

@@ -107,8 +107,9 @@ def _add(axes: Any, curve: Curve, shift: float) -> None:
         [point.iteration + shift for point in curve.points],
         [point.share for point in curve.points],
         [
-            [point.share - point.low for point in curve.points],
-            [point.high - point.share for point in curve.points],
+            # At 0 and 100 % an end of the interval can be a rounding error on the wrong side of the point.
+            [max(0.0, point.share - point.low) for point in curve.points],
+            [max(0.0, point.high - point.share) for point in curve.points],
         ],
         color=curve.color,
         marker=curve.marker,
