@@ -71,7 +71,7 @@ def main(*, quick: bool) -> None:
         )
     console.print(table)
     table = Table(title="Finetuning (LoRA r=16, all linear layers, same data, steps and settings)")
-    for column in ("manner", "tok/s", "final loss", "peak GB", "maft is"):
+    for column in ("manner", "tok/s", "mean loss", "peak GB", "maft is"):
         table.add_column(column, justify="left" if column == "manner" else "right")
     for name, key in (("plain TRL SFTTrainer", "trl"), ("maft", "maft")):
         row = training[key]
