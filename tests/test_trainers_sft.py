@@ -459,10 +459,7 @@ def test_the_packaged_model_is_masked_exactly_too():
 
     from maft import models
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED))
-    except DataError as error:
-        pytest.skip(str(error))
+    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED))
     assert trained_texts(tokenizer, CRITIC, "last") == ["It is \\boxed{7}.<|im_end|>\n"]
     assert trained_texts(tokenizer, CRITIC, "all")[0] == "\\boxed{8}<|im_end|>\n"
     assert (

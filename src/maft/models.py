@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,17 @@ def prepare_packaged() -> Path:
     if not (folder / "config.json").is_file():
         gguf_file = _packaged_gguf()
         log.info("Preparing %s, once; it is kept in %s.", PACKAGED, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _convert(gguf_file, Path(scratch) / "model")
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(scratch) / "model").rename(folder)
+        make_whole(folder, lambda scratch: _convert(gguf_file, scratch))
     return folder
+
+
+def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have `make` fill a folder beside `folder`, and put it in its place when it is whole."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        make(Path(scratch) / folder.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(scratch) / folder.name).rename(folder)
 
 
 def _packaged_gguf() -> Path:

@@ -10,10 +10,8 @@ the keys and values of another. A pipeline with one set of weights can have neit
 import hashlib
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,11 +104,7 @@ def exported(model: str) -> Path:
     folder = models.cache_dir() / "openvino" / _fingerprint(model)
     if not (folder / "openvino_model.xml").is_file():
         log.info("Exporting %s to OpenVINO, once; it is kept in %s.", model, folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _export(model, Path(scratch) / "ir")
-            shutil.rmtree(folder, ignore_errors=True)
-            (Path(scratch) / "ir").rename(folder)
+        models.make_whole(folder, lambda scratch: _export(model, scratch))
     return folder
 
 
