@@ -10,10 +10,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from maft import prompts as prompts_
@@ -92,6 +92,16 @@ class DebateConfig(Section):
     are quoted in full) or the name or folder of another model."""
     max_others: Positive = 5
     """At most this many other agents' answers are shown."""
+
+
+class SocietyConfig(Section):
+    """Whose weights the agents start from, where that is not the base model."""
+
+    generators: tuple[str, ...] = ()
+    """One entry for each agent: an adapter folder, a model folder, a hub name or the id of a hosted model; none is the
+    base model for all."""
+    critics: tuple[str, ...] = ()
+    """The same for the critics."""
 
 
 class RoleSampling(Section):
@@ -200,6 +210,7 @@ class RunConfig(Section):
     """L: rounds of debate, vote, curate, finetune, evaluate."""
     task: TaskConfig
     debate: DebateConfig = DebateConfig()
+    society: SocietyConfig = SocietyConfig()
     prompts: Annotated[dict[str, str], AfterValidator(_known_prompts)] = {}
     """Wording of single prompts, by name, in place of the ones in `maft.prompts`."""
     sampling: SamplingConfig = SamplingConfig()
@@ -208,24 +219,37 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
 
+    @model_validator(mode="after")
+    def _one_entry_for_each_agent(self) -> Self:
+        for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
+            if given and len(given) != self.debate.num_agents:
+                raise ValueError(
+                    f"society.{role} names {len(given)} agents, debate.num_agents is {self.debate.num_agents}. "
+                    "Name one for each agent, or none."
+                )
+        return self
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML or JSON config and put `section.key=value` overrides on top; values are YAML.
 
-    A relative path inside the file is relative to the working directory. A run without a name is called after the
-    file, or after its folder if the file is called config.
+    A run folder stands for its config.json and keeps its place. A relative path inside the file is relative to the
+    working directory. A run without a name is called after the file, or after its folder if the file is called config.
 
     Raises:
         ConfigError: no such file, not YAML, or a setting is unknown, has the wrong type or is out of range.
     """
+    home = path if (path / "config.json").is_file() else None
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        tree = yaml.safe_load((home / "config.json" if home else path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}. Give the path of a config file, see recipes/.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), got {type(tree).__name__}.")
+    if home:
+        tree |= {"name": home.resolve().name, "runs_dir": str(home.parent)}
     tree.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
     return parse(tree, overrides, source=str(path))
 
@@ -343,7 +367,7 @@ def _explain(tree: object, error: ErrorDetails) -> str:
         return f"{key} is missing."
     if error["type"] == "value_error":
         said = error["msg"].removeprefix("Value error, ")
-        return said if said.startswith(f"{key}.") else f"{key}: {said}"
+        return f"{key}: {said}" if key and not said.startswith(f"{key}.") else said
     return f"{key} must be {allowed}, got {tree!r}."
 
 

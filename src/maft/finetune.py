@@ -1,11 +1,11 @@
 """Example sets to finetuned agents: one training job for each agent, on its own examples only."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maft import seeds
+from maft import seeds, store
 from maft.config import RunConfig
-from maft.records import AgentRef, Society
+from maft.records import AgentRef, Role, Society
 from maft.store import RunFolder
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
 
@@ -36,19 +36,19 @@ def finetune(
 
 
 def untrained(config: RunConfig) -> Society:
-    """Return the society of the first iteration: N generators, N critics and the summariser, all the base model.
+    """Return the society of the first iteration: N generators, N critics and the summariser.
 
-    Debates of one round have no critics.
+    All are the base model where the config names no other weights. Debates of one round have no critics.
     """
 
-    def agents(role: str) -> tuple[AgentRef, ...]:
-        return tuple(
-            AgentRef.model_validate({"role": role, "index": n, "model": config.model})
-            for n in range(config.debate.num_agents)
-        )
+    def agents(role: Role, weights: Sequence[str]) -> tuple[AgentRef, ...]:
+        chosen = weights or [config.model] * config.debate.num_agents
+        return tuple(agent(role, n, one, config.model) for n, one in enumerate(chosen))
 
-    critics = agents("critic") if config.debate.num_rounds > 1 else ()
-    return Society(generators=agents("generator"), critics=critics, summarizer=_summarizer(config))
+    critics = agents("critic", config.society.critics) if config.debate.num_rounds > 1 else ()
+    return Society(
+        generators=agents("generator", config.society.generators), critics=critics, summarizer=_summarizer(config)
+    )
 
 
 def after(folder: RunFolder, iteration: int) -> Society:
@@ -58,11 +58,34 @@ def after(folder: RunFolder, iteration: int) -> Society:
         return society
 
     def trained(agents: tuple[AgentRef, ...]) -> tuple[AgentRef, ...]:
-        return tuple(
-            agent.model_copy(update={"adapter": str(folder.agent(iteration, agent.name).resolve())}) for agent in agents
-        )
+        return tuple(agent(a.role, a.index, str(folder.agent(iteration, a.name)), a.model) for a in agents)
 
     return society.model_copy(update={"generators": trained(society.generators), "critics": trained(society.critics)})
+
+
+def finished(folder: RunFolder, iteration: int) -> bool:
+    """Say whether every agent of an iteration is finetuned."""
+    return all(folder.agent(iteration, agent.name).exists() for agent in untrained(folder.config).trained)
+
+
+def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
+    """Return the agent that speaks with `weights`.
+
+    Args:
+        role: of the agent.
+        index: of the agent, from 0.
+        weights: a model folder, an adapter folder, the folder of a finished job of a hosted service, a hub name or the
+            id of a hosted model.
+        base: what an adapter is for.
+    """
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        return AgentRef(role=role, index=index, model=weights)
+    if (folder / "hosted.json").is_file():
+        return AgentRef(role=role, index=index, model=store.read_json(folder / "hosted.json")["model"])
+    if (folder / "config.json").is_file():
+        return AgentRef(role=role, index=index, model=str(folder.resolve()))
+    return AgentRef(role=role, index=index, model=base, adapter=str(folder.resolve()))
 
 
 def _summarizer(config: RunConfig) -> AgentRef | None:
@@ -73,15 +96,16 @@ def _summarizer(config: RunConfig) -> AgentRef | None:
 
 
 def _job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) -> TrainJob:
-    previous = Path(agent.adapter) if agent.adapter and folder.config.train.start_from == "previous" else None
+    first = {agent.name: agent for agent in untrained(folder.config).trained}
+    start = agent if folder.config.train.start_from == "previous" else first[agent.name]
     return TrainJob(
         agent=agent.name,
         role=agent.role,
         iteration=iteration,
         examples=folder.examples(iteration, agent.name),
         num_examples=num_examples,
-        base_model=agent.model,
-        init_adapter=previous,
+        base_model=start.model,
+        init_adapter=Path(start.adapter) if start.adapter else None,
         output=folder.agent(iteration, agent.name),
         seed=seeds.seed(folder.config.seed, "train", iteration, agent.name),
     )
