@@ -1,10 +1,14 @@
 """What all tests share."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from helpers import run, settings
 
+from maft import report
+from maft.cli import main
 from maft.store import RunFolder
 
 
@@ -20,3 +24,40 @@ def _no_waiting_for_the_disk():
 def finished_run(tmp_path_factory) -> RunFolder:
     """A finished run of two iterations; tests only read it."""
     return run(settings(tmp_path_factory.mktemp("runs"), "num_iterations=2"))
+
+
+CONFIG = """
+task: {name: arithmetic, high: 3, num_train: 6, num_eval: 4}
+engine: {sampler: scripted, trainer: "null"}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """An empty working folder with a config in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.yaml").write_text(CONFIG)
+    return tmp_path
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Call the command line in this process; return exit code, stdout and stderr."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["maft", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    """Plots take a second; the report has tests of its own."""
+    monkeypatch.setattr(report, "write_page", lambda folder: folder.path / "report.html")

@@ -12,45 +12,9 @@ import pytest
 from helpers import ROOT, SlowMaft, maft
 
 from maft import config as config_
-from maft import pipeline, report, store
+from maft import pipeline, store
 from maft.cli import main
 from maft.cli.main import VERBS
-
-CONFIG = """
-task: {name: arithmetic, high: 3, num_train: 6, num_eval: 4}
-engine: {sampler: scripted, trainer: "null"}
-"""
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    """An empty working folder with a config in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "sums.yaml").write_text(CONFIG)
-    return tmp_path
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call the command line in this process; return exit code, stdout and stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["maft", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
-def no_page(monkeypatch):
-    """Plots take a second; the report has tests of its own."""
-    monkeypatch.setattr(report, "write_page", lambda folder: folder.path / "report.html")
 
 
 def test_a_run_prints_its_table_on_stdout_and_everything_else_on_stderr(home):

@@ -19,10 +19,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A module imports from its own level or from lower ones, and never in a circle.
 LEVELS = {
     "nouns": ["records", "errors", "seeds"],
-    "rules": ["config", "prompts", "answers", "consensus", "curate", "plan"],
+    "rules": ["config", "prompts", "answers", "consensus", "curate", "formats", "plan"],
     "seams": ["tasks", "samplers", "trainers", "models", "store", "manifest", "progress"],
     "stages": ["debate", "rollouts", "finetune", "evaluation"],
-    "story": ["pipeline", "report", "transcript"],
+    "story": ["pipeline", "exchange", "report", "transcript"],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}

@@ -49,6 +49,36 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     sampler.release()
 
 
+def newest(folder: RunFolder) -> int:
+    """Return the newest iteration whose agents are all finetuned; 0 is the untrained society."""
+    owed = (n for n in range(1, folder.config.num_iterations + 1) if not finetune.finished(folder, n))
+    return next(owed, folder.config.num_iterations + 1) - 1
+
+
+def current(folder: RunFolder) -> int:
+    """Return the iteration whose agents are being made, or the last one of a finished run."""
+    return min(newest(folder) + 1, folder.config.num_iterations)
+
+
+def status(folder: RunFolder) -> str:
+    """Say what each iteration has and what it owes, a line each."""
+    agents = [agent.name for agent in finetune.untrained(folder.config).trained]
+
+    def done(path: Path) -> str:
+        return "done" if path.exists() else "owed"
+
+    lines = [f"Iteration 0: evaluation {done(folder.evaluation(0) / 'summary.json')}"]
+    for n in range(1, folder.config.num_iterations + 1):
+        held = len(store.read_records(folder.debates(n), Debate)) if folder.debates(n).exists() else 0
+        made = sum(folder.agent(n, agent).exists() for agent in agents)
+        lines.append(
+            f"Iteration {n}: {held} debates held, votes {done(folder.votes(n))}, "
+            f"examples {done(folder.examples_summary(n))}, {made} of {len(agents)} agents finetuned, "
+            f"evaluation {done(folder.evaluation(n) / 'summary.json')}"
+        )
+    return "\n".join(lines)
+
+
 def questions(folder: RunFolder) -> Split:
     """Return the questions of the run, writing them into the folder at the first start."""
     train_file, eval_file = folder.problems("train"), folder.problems("eval")
@@ -98,8 +128,14 @@ def make_examples(
         for agent, made in sets.items():
             store.write_records(folder.examples(iteration, agent), made.examples)
         store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
-    counts = {a: CurateCounts.model_validate(c) for a, c in store.read_json(summary).items()}
-    return {agent: count.examples for agent, count in counts.items()}
+    return num_examples(folder, iteration)
+
+
+def num_examples(folder: RunFolder, iteration: int) -> dict[str, int]:
+    """Return how many examples each agent has; none before they are made."""
+    summary = folder.examples_summary(iteration)
+    counts = store.read_json(summary) if summary.exists() else {}
+    return {agent: CurateCounts.model_validate(count).examples for agent, count in counts.items()}
 
 
 def train(

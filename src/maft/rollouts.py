@@ -10,7 +10,7 @@ from pathlib import Path
 from maft import debate as debate_
 from maft import store
 from maft.debate import Play, Rules
-from maft.errors import StageFailed
+from maft.errors import StageFailed, UserError
 from maft.records import Debate, Problem, Reply, Request
 from maft.samplers.base import Sampler
 
@@ -58,6 +58,19 @@ def collect(
             "them again."
         )
     return debates
+
+
+def finished(path: Path, problems: Sequence[Problem]) -> list[Debate]:
+    """Return the debates on all `problems`.
+
+    Raises:
+        UserError: there are questions that are not debated yet.
+    """
+    held = {debate.problem_id: debate for debate in store.read_records(path, Debate)} if path.exists() else {}
+    owed = [problem for problem in problems if problem.id not in held]
+    if owed:
+        raise UserError(f"{len(owed)} of {len(problems)} questions are not debated yet. Do `maft debate` first.")
+    return [held[problem.id] for problem in problems]
 
 
 def play_all(plays: Sequence[Play], sampler: Sampler, on_reply: OnReply | None = None) -> list[Debate]:

@@ -68,6 +68,20 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: {error}. Remove it to have it made again.") from None
 
 
+def read_text(path: Path) -> str:
+    """Read a text file.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 at byte {error.start}. Convert it to UTF-8.") from None
+
+
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """Write records as JSONL whole, see `write_text`."""
     write_text(path, "".join(f"{record.to_json()}\n" for record in records))
@@ -99,12 +113,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
     Raises:
         DataError: the file cannot be read, or a line is not such a record; names the line and what to do.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 at byte {error.start}.") from None
+    lines = read_text(path).removesuffix("\n").split("\n")
     records: list[R] = []
     # Not splitlines(): JSON leaves U+2028 and its kin inside a string as they are.
     for number, line in enumerate(lines if lines != [""] else [], 1):

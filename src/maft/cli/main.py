@@ -15,6 +15,10 @@ from maft.errors import MaftError
 
 VERBS = {
     "run": "Carry out all iterations: debate, vote, curate, finetune, evaluate.",
+    "debate": "Hold the debates of one iteration.",
+    "curate": "Vote on them, and write each agent's own examples.",
+    "finetune": "Finetune every agent on its own examples.",
+    "eval": "Let the agents debate the held-out questions.",
     "report": "Print the results of a run and write its page.",
     "show": "Print one debate as a transcript.",
 }

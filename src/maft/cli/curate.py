@@ -1,0 +1,50 @@
+"""`maft curate`: the votes of one iteration, and each agent's own training set."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+from maft.formats import FORMATS, Format
+
+
+@click.command(
+    epilog="Examples:\n\n  maft curate runs/arithmetic_cpu\n\n  maft curate my.yaml --format openai --format sharegpt"
+)
+@stage.arguments
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(FORMATS),
+    help="Write the sets in this format too, beside ours, in a folder of its name.",
+)
+def curate(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    iteration: int | None,
+    dry_run: bool,
+    quiet: bool,
+    formats: tuple[Format, ...],
+) -> None:
+    """Vote on the debates of one iteration and write each agent's own examples."""
+    from maft import config as config_
+    from maft import exchange, pipeline, rollouts
+
+    settings = config_.load(config, overrides)
+    if dry_run:
+        stage.describe(settings)
+        return
+    with stage.opened(settings, quiet=quiet) as (folder, _):
+        number = stage.iteration(folder, iteration)
+        debates = rollouts.finished(folder.debates(number), pipeline.questions(folder).train)
+        votes = pipeline.vote(folder, number, debates)
+        counts = pipeline.make_examples(folder, number, debates, votes)
+        for format in formats:
+            exchange.export(folder, number, counts, format)
+        used = sum(vote.dropped is None for vote in votes.values())
+        click.echo(f"Iteration {number}: {used} of {len(votes)} questions have a label to train on.")
+        for agent, count in counts.items():
+            click.echo(f"  {agent:<14}{count:>6} examples")
+        click.echo(f"Examples: {folder.examples_summary(number).parent}")

@@ -1,0 +1,60 @@
+"""`maft debate`: the debates of one iteration, on the training questions."""
+
+import json
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(
+    cls=stage.ListsOfAgents,
+    epilog="Examples:\n\n  maft debate recipes/arithmetic_cpu/config.yaml debate.num_rounds=3\n\n"
+    "  maft debate my.yaml --generators runs/a/iter_01/agents/generator_{0,1,2} --critics org/m1 org/m2 org/m3\n\n"
+    "  maft debate my.yaml --released math_3_2.json",
+)
+@stage.arguments
+@click.option(
+    "--generators", multiple=True, metavar="A B ...", help="Weights of each generator; see society.generators."
+)
+@click.option("--critics", multiple=True, metavar="A B ...", help="Weights of each critic.")
+@click.option(
+    "--released",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take questions and debates from a JSON of the paper's released code; hold none.",
+)
+def debate(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    iteration: int | None,
+    dry_run: bool,
+    quiet: bool,
+    generators: tuple[str, ...],
+    critics: tuple[str, ...],
+    released: Path | None,
+) -> None:
+    """Hold the debates of one iteration, or go on with them where they were interrupted.
+
+    CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
+    """
+    from maft import config as config_
+    from maft import exchange, finetune, pipeline, samplers
+
+    num_agents = [f"debate.num_agents={len(generators or critics)}"] if generators or critics else []
+    weights = {"generators": generators, "critics": critics}
+    given = [f"society.{role}={json.dumps(names)}" for role, names in weights.items() if names]
+    settings = config_.load(config, [*num_agents, *overrides, *given])
+    if dry_run:
+        stage.describe(settings)
+        return
+    with stage.opened(settings, quiet=quiet) as (folder, progress):
+        number = stage.iteration(folder, iteration)
+        if released:
+            exchange.adopt(folder, released)
+        split = pipeline.questions(folder)
+        society = finetune.after(folder, number - 1)
+        held = pipeline.debate(folder, number, society, split.train, samplers.make(settings.engine), progress)
+        click.echo(f"Iteration {number}: {len(held)} debates in {folder.debates(number)}")

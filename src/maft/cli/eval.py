@@ -1,0 +1,33 @@
+"""`maft eval`: one society on the held-out questions."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(epilog="Examples:\n\n  maft eval runs/arithmetic_cpu\n\n  maft eval my.yaml --iteration 0")
+@stage.arguments
+def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, quiet: bool) -> None:
+    """Let the agents of an iteration debate the held-out questions, and print all results so far.
+
+    Iteration 0 is the untrained society. Without --iteration it is the newest one that is finetuned.
+    """
+    from maft import config as config_
+    from maft import finetune, pipeline, report, samplers
+    from maft.errors import UserError
+
+    settings = config_.load(config, overrides)
+    if dry_run:
+        stage.describe(settings)
+        return
+    with stage.opened(settings, quiet=quiet) as (folder, progress):
+        number = pipeline.newest(folder) if iteration is None else iteration
+        if number > pipeline.newest(folder):
+            raise UserError(f"the agents of iteration {number} are not finetuned yet. Do `maft finetune` first.")
+        split = pipeline.questions(folder)
+        society = finetune.after(folder, number)
+        pipeline.evaluate(folder, number, society, split.eval, samplers.make(settings.engine), progress)
+        report.write_metrics(folder)
+        click.echo(report.table(folder))

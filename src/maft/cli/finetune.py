@@ -1,0 +1,30 @@
+"""`maft finetune`: the trainings of one iteration."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(epilog="Examples:\n\n  maft finetune runs/arithmetic_cpu\n\n  maft finetune my.yaml --dry-run")
+@stage.arguments
+def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, quiet: bool) -> None:
+    """Finetune every agent on its own examples, or go on with the agents that are owed."""
+    from maft import config as config_
+    from maft import finetune as finetune_
+    from maft import pipeline, trainers
+    from maft.errors import UserError
+
+    settings = config_.load(config, overrides)
+    if dry_run:
+        stage.describe(settings)
+        return
+    with stage.opened(settings, quiet=quiet) as (folder, progress):
+        number = stage.iteration(folder, iteration)
+        counts = pipeline.num_examples(folder, number)
+        if not counts:
+            raise UserError(f"iteration {number} has no examples yet. Do `maft curate` first.")
+        society = finetune_.after(folder, number - 1)
+        pipeline.train(folder, number, society, counts, trainers.make(settings.engine), progress)
+        click.echo(f"Iteration {number}: {len(counts)} agents in {folder.iteration(number) / 'agents'}")

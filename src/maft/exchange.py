@@ -1,0 +1,42 @@
+"""Run folders and other programs' files: debates of the released code in, training sets out."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from maft import finetune, formats, store
+from maft.errors import DataError
+from maft.formats import Format
+from maft.records import Example
+from maft.store import RunFolder
+from maft.tasks import TASKS, check_disjoint, prepare
+
+
+def adopt(folder: RunFolder, released: Path) -> None:
+    """Begin a run with the questions and debates of a JSON file of the released code; held-out ones are the task's.
+
+    Raises:
+        DataError: the run has questions already, or the file is not what it should be.
+    """
+    if folder.problems("eval").exists():
+        raise DataError(f"{folder.path} has its questions already. Choose another name=... to begin with {released}.")
+    config, task = folder.config, TASKS[folder.config.task.name]
+    text = store.read_text(released)
+    society = finetune.untrained(config)
+    try:
+        found = formats.read_released(text, society, config.debate.num_rounds, task.extract)
+    except DataError as error:
+        raise DataError(f"{released}: {error}") from None
+    held_out = prepare(task, config.task).eval
+    check_disjoint(found.problems, held_out)
+    store.write_records(folder.debates(1), found.debates)
+    store.write_records(folder.problems("train"), found.problems)
+    store.write_records(folder.problems("eval"), held_out)
+
+
+def export(folder: RunFolder, iteration: int, agents: Iterable[str], format: Format) -> None:
+    """Write the examples of an iteration in another program's format, in a folder of that name."""
+    last_only = folder.config.train.loss_turns == "last"
+    for agent in agents:
+        native = folder.examples(iteration, agent)
+        text = formats.write_dialogues(store.read_records(native, Example), format, last_only=last_only)
+        store.write_text(native.parent / format / f"{agent}{formats.SUFFIX[format]}", text)
