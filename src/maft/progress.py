@@ -1,5 +1,6 @@
 """Progress bars on stderr, one for each stage: done / total, rate, time left."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,24 @@ class Progress:
         interval = 0.5 if sys.stderr.isatty() else 15
         counts = "{n:.0f}/{total:.0f} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         shape = "{desc} {percentage:3.0f}%|{bar:20}| " + counts
+        columns, lines = _shape()
         with tqdm(
-            total=total, desc=f"{title:<24}", unit=unit, disable=self.quiet, mininterval=interval, bar_format=shape
+            total=total,
+            desc=f"{title:<24}",
+            unit=unit,
+            disable=self.quiet,
+            mininterval=interval,
+            bar_format=shape,
+            ncols=columns,
+            nrows=lines,
         ) as bar:
             yield Bar(bar)
+
+
+def _shape() -> tuple[int, int] | tuple[None, None]:
+    """Return a size for terminals that say they have none, where tqdm would draw nothing."""
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return None, None
+    return (None, None) if size.columns and size.lines else (100, 24)
