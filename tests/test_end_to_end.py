@@ -17,6 +17,7 @@ SMALL = [
     "num_iterations=1",
     "task.num_train=24",
     "task.num_eval=12",
+    "engine.batch_size=12",
     "vote.min_agreement=plurality",
     "train.num_epochs=1",
     "debate.summarizer=base",
@@ -41,22 +42,33 @@ def command(runs: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, str]:
-    """A run that was killed in its first training and then finished by the same command."""
-    runs = tmp_path_factory.mktemp("runs")
-    folder = runs / "e2e"
+def killed_once(runs: Path, there: Path) -> None:
+    """Start the run, and kill it as soon as a file or folder is there."""
     started = subprocess.Popen(command(runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
-    while not (folder / "iter_01/agents/generator_0").exists() and started.poll() is None:
-        assert time.monotonic() < deadline, "no agent was trained in time"
+    while not there.exists() and started.poll() is None:
+        assert time.monotonic() < deadline, f"{there} was not made in time"
         time.sleep(0.2)
+    assert started.poll() is None, "the run ended before it could be killed"
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    before = (folder / "iter_01/debates.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """A run that was killed while it sampled and again while it trained, and then finished by the same command."""
+    runs = tmp_path_factory.mktemp("runs")
+    folder = runs / "e2e"
+    debates = folder / "iter_01/debates.jsonl"
+    killed_once(runs, debates)
+    first_batch = debates.read_bytes()
+    assert first_batch.count(b"\n") == 12, "the kill was to come between two batches"
+    killed_once(runs, folder / "iter_01/agents/generator_0")
+    before = debates.read_bytes()
+    assert before.startswith(first_batch) and before.count(b"\n") == 24
     done = subprocess.run(command(runs), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (folder / "iter_01/debates.jsonl").read_bytes() == before
+    assert debates.read_bytes() == before
     return folder, done.stdout
 
 
