@@ -116,9 +116,20 @@ def play(
 
 
 def debate(
-    *rounds: Sequence[str | None], problem_id: str = "7*8", iteration: int = 1, error: str | None = None
+    *rounds: Sequence[str | None],
+    samples: Sequence[str | None] = (),
+    problem_id: str = "7*8",
+    iteration: int = 1,
+    error: str | None = None,
 ) -> Debate:
-    """Return a debate with these answers: one sequence for each round, one answer for each agent."""
+    """Return a debate with these answers: one sequence for each round, one answer for each agent.
+
+    Samples are further first answers, of agents 0, 1, ..., 0, 1, ...
+    """
+    more = [
+        Turn(agent=n % len(rounds[0]), round=1, answer=answer, call=call("ask again", f"{n}: {boxed(answer)}", "g"))
+        for n, answer in enumerate(samples)
+    ]
     turns = [
         Turn(agent=n, round=m, answer=answer, call=call(f"ask {n} in {m}", boxed(answer), f"agent_{n}"))
         for m, answers in enumerate(rounds, 1)
@@ -130,6 +141,7 @@ def debate(
         question=f"What is {problem_id}?",
         system=None,
         turns=tuple(turns),
+        samples=tuple(more),
         error=error,
     )
 

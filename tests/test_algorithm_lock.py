@@ -243,7 +243,7 @@ def test_06_ties_are_drawn_by_seed_among_the_tied():
 
 def test_06_answers_that_cannot_be_parsed_abstain_but_count_as_agents():
     vote = consensus.vote(debate([None, None, "4"]), VoteConfig(), 0)
-    assert (vote.label, vote.abstained, vote.num_agents, vote.dropped) == ("4", 2, 3, "low_agreement")
+    assert (vote.label, vote.abstained, vote.num_ballots, vote.dropped) == ("4", 2, 3, "low_agreement")
 
 
 @pytest.mark.parametrize(

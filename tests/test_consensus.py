@@ -90,7 +90,7 @@ def test_plurality_takes_any_winner():
 def test_a_failed_debate_has_no_label_even_if_somebody_answered():
     failed = vote(debate(["1", "1", "1"], error="critic_0, round 2: timeout"), VoteConfig(), 0)
     assert (failed.label, failed.dropped, failed.counts, failed.agreement) == (None, "failed", (), 0)
-    assert vote(debate(error="generator_0, round 1: timeout"), VoteConfig(), 0).num_agents == 0
+    assert vote(debate(error="generator_0, round 1: timeout"), VoteConfig(), 0).num_ballots == 0
 
 
 def test_a_tie_is_drawn_anew_for_each_question_and_iteration_but_not_for_each_look():
@@ -105,3 +105,31 @@ def test_a_tie_is_drawn_anew_for_each_question_and_iteration_but_not_for_each_lo
         for key, drawn in looks.items():
             varied.setdefault(key[:place] + key[place + 1 :], set()).add(drawn)
         assert {"1", "2"} in varied.values()
+
+
+SPLIT = debate(["1", "1", "2"], ["2", "2", "2"], samples=["1", "1", "3"])
+
+
+@pytest.mark.parametrize(
+    ("label_from", "label", "votes", "num_ballots"),
+    [("last", "2", 3, 3), ("first", "1", 4, 6), ("all", "1", 4, 9), (("first", "last"), "1", 4, 6)],
+)
+def test_the_label_may_come_from_other_rounds(label_from, label, votes, num_ballots):
+    settings = VoteConfig(label_from=label_from, min_agreement="plurality", ties="abstain")
+    found = vote(SPLIT, settings, 0)
+    if label_from == "all":  # four each
+        assert found.tied and found.label is None
+    else:
+        assert (found.label, found.counts[0][1]) == (label, votes)
+    assert found.num_ballots == num_ballots
+
+
+def test_more_than_half_is_of_all_answers_that_were_counted():
+    assert vote(SPLIT, VoteConfig(label_from="first"), 0).dropped is None
+    assert vote(SPLIT, VoteConfig(label_from="all"), 0).dropped == "low_agreement"
+
+
+@pytest.mark.parametrize(("iteration", "label"), [(1, "1"), (2, "2"), (3, "2")])
+def test_each_iteration_may_have_its_own_source_of_labels(iteration, label):
+    held = SPLIT.model_copy(update={"iteration": iteration})
+    assert vote(held, VoteConfig(label_from=("first", "last")), 0).label == label

@@ -132,3 +132,48 @@ def test_no_examples_mix_to_none():
 def test_mixing_all_changes_nothing():
     found = [Example(iteration=1, problem_id=str(n), agent="critic_0", kind="kept", messages=()) for n in range(5)]
     assert mix(found, CurateConfig(), 0) == tuple(found)
+
+
+@pytest.mark.parametrize(("most", "used"), [(1, 1), (2, 2), (5, 2)])
+def test_a_generator_learns_from_several_agreeing_answers_to_one_question(most, used):
+    held = [debate(["1", "1", "2"], ["1", "1", "1"], samples=["1", "2", "1"])]
+    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    made = generator_examples(held, votes, 0, CurateConfig(examples_per_question=most))
+    assert made.counts.examples == made.counts.first == used
+    assert len({example.messages for example in made.examples}) == used
+    late = generator_examples(held, votes, 2, CurateConfig(examples_per_question=most))
+    assert [e.messages[-1].content for e in late.examples] == ["2: It is \\boxed{1}."]
+
+
+def test_the_same_words_are_learned_once():
+    held = [debate(["1", "1", "1"], ["1", "1", "1"])]
+    twice = held[0].model_copy(update={"samples": held[0].round(1)})
+    votes = {twice.problem_id: consensus.vote(twice, VoteConfig(), 0)}
+    assert generator_examples([twice], votes, 0, CurateConfig(examples_per_question=2)).counts.examples == 1
+
+
+def test_examples_are_drawn_by_the_margin_of_their_vote():
+    held = [
+        debate(answers, answers, problem_id=f"{n}")
+        for n, answers in enumerate([["1", "1", "1"]] * 30 + [["1", "1", "2"]] * 30)
+    ]
+    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    made = generator_examples(held, votes, 0, CurateConfig(weight_by="margin"), run_seed=1).examples
+    assert len(made) == 60
+    copies = Counter(example.problem_id for example in made)
+    sure, close = (sum(copies[str(n)] for n in places) for places in (range(30), range(30, 60)))
+    assert (sure, close) == (45, 15)  # margins 3 and 1
+    assert {copies[str(n)] for n in range(30)} == {1, 2} and {copies[str(n)] for n in range(30, 60)} == {0, 1}
+    assert made == generator_examples(held, votes, 0, CurateConfig(weight_by="margin"), run_seed=1).examples
+    critics = critic_examples(held, votes, 0, CurateConfig(weight_by="margin"), 1)
+    assert critics.counts.kept == critics.counts.examples == 60
+
+
+def test_votes_without_a_margin_weigh_nothing():
+    held = [debate(["1", "2"], ["1", "2"])]
+    votes = {d.problem_id: consensus.vote(d, VoteConfig(min_agreement="plurality"), 0) for d in held}
+    plain, weighed = (
+        [generator_examples(held, votes, n, CurateConfig(weight_by=by)).counts.examples for n in (0, 1)]
+        for by in ("none", "margin")
+    )
+    assert plain == weighed and sum(plain) == 1

@@ -205,3 +205,17 @@ def test_no_debates_are_no_work():
 def test_a_script_that_runs_out_raises():
     with pytest.raises(AssertionError, match="the script ran out at request 3"):
         rollouts.play_all([debate_.play(problem(), rules())], Scripted(["a", "b"]))
+
+
+def test_further_samples_are_drawn_apart_and_shown_to_nobody():
+    ours = rules(2, 2, summarizer="none")
+    ours = ours._replace(debate=ours.debate.model_copy(update={"num_samples": 3}))
+    said = iter(range(100))
+    held, sampler = play(ours, lambda request: f"reply {next(said)} \\boxed{{1}}")
+    assert [(turn.agent, turn.round) for turn in held.samples] == [(0, 1), (1, 1), (0, 1), (1, 1)]
+    assert len(held.turns) == 4 and len(held.calls()) == 8 and len(held.calls(samples=False)) == 4
+    assert len({request.seed for request in sampler.history}) == len(sampler.history) == 8
+    shown = "".join(turn.call.prompt for turn in held.round(2))
+    assert not any(turn.call.reply.text in shown for turn in held.samples)
+    plain, _ = play(rules(2, 2, summarizer="none"), lambda request: "x")
+    assert [t.call.seed for t in plain.turns] == [t.call.seed for t in held.turns]

@@ -127,3 +127,14 @@ def test_labels_without_gold_answers_are_not_graded():
 def test_when_no_label_is_used_there_is_no_accuracy_of_used_labels():
     made = quality(debate([None] * 3))
     assert (made.accuracy, made.accuracy_all) == (None, 0.0)
+
+
+def test_further_samples_vote_where_they_are_asked_to():
+    held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2", "2", "2"])
+    problems = {held.problem_id: problem(held.problem_id, "2")}
+    for over, right, calls in (("last", 0, 6), ("first", 1, 6), ("all", 0, 9)):
+        made = score_all([held], problems, 1, 6, VoteConfig(over=over), 0)
+        assert list(made) == ["maft_single", "maft_majority@6", "maft"]
+        assert made["maft_majority@6"][0].accuracy == 1 and made["maft_majority@6"][0].calls == 6
+        assert made["maft_single"][0].accuracy == pytest.approx(4 / 6)
+        assert (made["maft"][0].accuracy, made["maft"][0].calls) == (right, calls)

@@ -102,7 +102,7 @@ def test_reasons_are_those_that_were_counted(folder):
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        ((("1", "2", "3"), ("1", "2", "3")), "only 1 of 3 agents agree with the label"),
+        ((("1", "2", "3"), ("1", "2", "3")), "only 1 of 3 answers agree with the label"),
         (((None, None, "1"), (None, None, None)), "nobody's answer could be read"),
     ],
 )
@@ -142,7 +142,7 @@ def test_questions_and_answers_cannot_either():
     hostile = problem(name=f"7{CLEAR_SCREEN}", gold=CLEAR_SCREEN).model_copy(update={"question": CLEAR_SCREEN})
     made = debate((CLEAR_SCREEN,) * 3, (CLEAR_SCREEN,) * 3, error=CLEAR_SCREEN)
     vote = Vote(
-        iteration=1, problem_id="x", label=CLEAR_SCREEN, counts=((CLEAR_SCREEN, 3),), num_agents=3, abstained=0,
+        iteration=1, problem_id="x", label=CLEAR_SCREEN, counts=((CLEAR_SCREEN, 3),), num_ballots=3, abstained=0,
         tied=False, dropped=None,
     )  # fmt: skip
     assert not re.search(r"[\x1b\x07\x9b\u202e]", transcript.render(Told("train", hostile, made, vote, ())))

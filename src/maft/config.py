@@ -92,6 +92,13 @@ class DebateConfig(Section):
     are quoted in full) or the name or folder of another model."""
     max_others: Positive = 5
     """At most this many other agents' answers are shown."""
+    num_samples: Positive = 1
+    """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
+
+    @property
+    def num_first_answers(self) -> int:
+        """Answers that are given before anyone has seen another's."""
+        return self.num_agents * self.num_samples
 
 
 class SocietyConfig(Section):
@@ -121,11 +128,19 @@ class SamplingConfig(Section):
     """Debates on held-out questions; null takes the same as `train`."""
 
 
-class VoteConfig(Section):
-    """How the pseudo-label is found."""
+Ballots = Literal["last", "first", "all"]
 
+
+class VoteConfig(Section):
+    """How the pseudo-label is found, and the answer of a debate."""
+
+    label_from: Ballots | Annotated[tuple[Ballots, ...], Field(min_length=1)] = "last"
+    """Which answers elect the label: of the `last` round (the paper), the `first` (all samples of it), or `all`. A list
+    has an entry for each iteration, the last entry for all further ones."""
+    over: Ballots = "last"
+    """The same for the answer of a debate on a held-out question."""
     min_agreement: Literal["majority", "plurality"] | Share = "majority"
-    """Share of the N agents that the winner needs for the question to be trained on: `majority` is more than half,
+    """Share of the answers that the winner needs for the question to be trained on: `majority` is more than half,
     `plurality` is any (the paper's letter), a number is at least that share."""
     ties: Literal["random", "abstain"] = "random"
     """Several answers with the most votes: draw one by seed (the paper), or call it no answer."""
@@ -139,6 +154,11 @@ class CurateConfig(Section):
     short_side: Literal["cut", "repeat", "use_all"] = "cut"
     """When D- or D+ is too short for w: `cut` the longer side, `repeat` the shorter one, or `use_all` there is without
     regard to w. An empty side never empties the set."""
+    examples_per_question: Positive = 1
+    """Most first answers of a generator to one question that it learns from; more need `debate.num_samples`."""
+    weight_by: Literal["none", "margin"] = "none"
+    """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
+    those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
 
 
 class LoraConfig(Section):

@@ -1,4 +1,4 @@
-"""The vote: answers of the last round in, pseudo-label out."""
+"""The vote: answers in, of the last round if not told otherwise; pseudo-label out."""
 
 from collections.abc import Sequence
 from random import Random
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from maft import answers as rules
 from maft import seeds
 from maft.config import VoteConfig
-from maft.records import Debate, Vote
+from maft.records import Debate, Turn, Vote
 
 
 class Tally(NamedTuple):
@@ -38,13 +38,22 @@ def tally(answers: Sequence[str | None], rng: Random, *, ties: str = "random") -
     return Tally(winner, tuple(counts), sum(text is None for text in answers), tied)
 
 
+def ballots(debate: Debate, which: str) -> tuple[Turn, ...]:
+    """Return the turns whose answers are counted: of the `last` round, the `first` with its samples, or `all`."""
+    if which == "first":
+        return debate.first_answers()
+    return debate.round(-1) if which == "last" else debate.turns + debate.samples
+
+
 def vote(debate: Debate, settings: VoteConfig, run_seed: int) -> Vote:
-    """Return the pseudo-label of a debate: the answer with the most votes in the last round.
+    """Return the pseudo-label of a debate: the answer with the most votes, by default in the last round.
 
     The question is dropped from training if the debate failed, nobody gave an answer, or the winner has fewer votes
     than `settings.min_agreement` asks for.
     """
-    answers = [turn.answer for turn in debate.round(-1)]
+    which = settings.label_from
+    which = which if isinstance(which, str) else which[min(debate.iteration, len(which)) - 1]
+    answers = [turn.answer for turn in ballots(debate, which)]
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
     result = tally(answers, rng, ties=settings.ties) if debate.error is None else Tally(None, (), 0, False)
     dropped: Literal["failed", "no_answer", "low_agreement"] | None = None
@@ -59,17 +68,17 @@ def vote(debate: Debate, settings: VoteConfig, run_seed: int) -> Vote:
         problem_id=debate.problem_id,
         label=result.winner,
         counts=result.counts,
-        num_agents=len(answers),
+        num_ballots=len(answers),
         abstained=result.abstained,
         tied=result.tied,
         dropped=dropped,
     )
 
 
-def _agreed(votes: int, num_agents: int, min_agreement: str | float) -> bool:
+def _agreed(votes: int, num_ballots: int, min_agreement: str | float) -> bool:
     if min_agreement == "plurality":
         return True
     if min_agreement == "majority":
-        return 2 * votes > num_agents
-    # Not votes >= min_agreement * num_agents: 0.55 * 20 is a little above 11.
-    return votes / num_agents >= float(min_agreement)
+        return 2 * votes > num_ballots
+    # Not votes >= min_agreement * num_ballots: 0.55 * 20 is a little above 11.
+    return votes / num_ballots >= float(min_agreement)

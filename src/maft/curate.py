@@ -5,6 +5,7 @@ Every response that is not used is counted, by reason. Gold answers are not amon
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from maft import seeds
@@ -45,23 +46,39 @@ class CurateCounts(Record):
     """Examples that are there more than once, so that D- and D+ are mixed as asked."""
 
 
-def generator_examples(debates: Sequence[Debate], votes: Mapping[str, Vote], agent: int) -> Curated:
+def generator_examples(
+    debates: Sequence[Debate],
+    votes: Mapping[str, Vote],
+    agent: int,
+    settings: CurateConfig | None = None,
+    run_seed: int = 0,
+) -> Curated:
     """Return generator `agent`'s set: (x, y[1, agent]) wherever its own first-round answer equals the label.
 
     Args:
         debates: all debates of the iteration.
         votes: vote by problem id.
         agent: place of the agent in the society, from 0.
+        settings: how many of its first answers to a question are used, where it gave several; None is one.
+        run_seed: draws examples where they are weighted.
     """
-    examples: list[Example] = []
+    settings = settings or CurateConfig()
+    found: list[Example] = []
     counts: Counter[str] = Counter()
     for debate in debates:
         vote = votes[debate.problem_id]
-        reason = vote.dropped or _disagreement(debate.round(1)[agent].answer, vote.label)
-        if reason is None:
-            examples.append(_example(debate, f"generator_{agent}", "first", debate.dialogue(agent, num_rounds=1)))
-        counts[reason or "first"] += 1
-    return Curated(tuple(examples), CurateCounts(examples=len(examples), **counts))
+        turns = debate.first_answers(agent)
+        reasons = [vote.dropped or _disagreement(turn.answer, vote.label) for turn in turns] or [vote.dropped]
+        if reasons[0] is not None and None not in reasons:
+            counts[reasons[0]] += 1
+        agreeing = [turn.call.reply.text for turn, reason in zip(turns, reasons, strict=False) if reason is None]
+        for text in list(dict.fromkeys(agreeing))[: settings.examples_per_question]:
+            asked = debate.dialogue(agent, num_rounds=1)[:-1]
+            said = Message(role="assistant", content=text)
+            found.append(_example(debate, f"generator_{agent}", "first", (*asked, said)))
+    examples = weigh(found, votes, settings, run_seed)
+    counts["first"] = len(examples)
+    return Curated(examples, CurateCounts(examples=len(examples), **counts))
 
 
 def critic_examples(
@@ -87,6 +104,7 @@ def critic_examples(
     used = {example.problem_id for example in examples}
     counts["cut_for_mix"] = len(found) - len(used)
     counts["repeated_for_mix"] = len(examples) - len(used)
+    examples = weigh(examples, votes, settings, run_seed)
     counts.update(example.kind for example in examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
 
@@ -112,6 +130,27 @@ def mix(found: Sequence[Example], settings: CurateConfig, run_seed: int) -> tupl
     chosen = _draw(corrected, round(w * total), run_seed) + _draw(kept, round((1 - w) * total), run_seed)
     place = {example.problem_id: number for number, example in enumerate(found)}
     return tuple(sorted(chosen, key=lambda example: place[example.problem_id]))
+
+
+def weigh(
+    examples: Sequence[Example], votes: Mapping[str, Vote], settings: CurateConfig, run_seed: int
+) -> tuple[Example, ...]:
+    """Draw as many examples as there are, each in proportion to the margin of its vote, if the settings say so.
+
+    Systematic resampling: an example with k times the mean margin is there floor(k) or ceil(k) times, and which of the
+    two is drawn by seed.
+    """
+    margins = [votes[example.problem_id].margin for example in examples]
+    if settings.weight_by == "none" or not any(margins):
+        return tuple(examples)
+    step = sum(margins) / len(examples)
+    position = step * seeds.rng(run_seed, "weigh", examples[0].iteration, examples[0].agent).random()
+    drawn: list[Example] = []
+    for example, up_to in zip(examples, accumulate(margins), strict=True):
+        while position < up_to:
+            drawn.append(example)
+            position += step
+    return tuple(drawn)
 
 
 def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Example]:

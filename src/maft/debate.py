@@ -43,25 +43,39 @@ def play(problem: Problem, rules: Rules) -> Play:
     is then a record with an `error`.
     """
     turns: list[Turn] = []
+    samples: list[Turn] = []
     error = None
     try:
         turns += yield from first_round(problem, rules)
+        samples += yield from more_samples(problem, rules)
         for number in range(2, rules.debate.num_rounds + 1):
             turns += yield from critic_round(problem, rules, number, turns)
     except CallFailed as failure:
         error = str(failure)
-    return _record(problem, rules, turns, error)
+    return _record(problem, rules, turns, error, samples)
 
 
 def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list[Reply], list[Turn]]:
     """Every generator answers the question alone."""
+    return (yield from _answer_alone(problem, rules, ["answer"]))
+
+
+def more_samples(problem: Problem, rules: Rules) -> Generator[list[Request], list[Reply], list[Turn]]:
+    """Every generator answers again, as often as `debate.num_samples` says, for the vote only."""
+    return (yield from _answer_alone(problem, rules, [f"sample {k}" for k in range(1, rules.debate.num_samples)]))
+
+
+def _answer_alone(
+    problem: Problem, rules: Rules, purposes: Sequence[str]
+) -> Generator[list[Request], list[Reply], list[Turn]]:
     prompt = prompts_.fill(rules.prompts.solve, question=problem.question)
     asked = [
-        _Ask(agent, n, prompt, _system(rules), rules.sampling.generator, "answer")
+        _Ask(agent, n, prompt, _system(rules), rules.sampling.generator, purpose)
+        for purpose in purposes
         for n, agent in enumerate(rules.society.generators)
     ]
     calls = yield from _ask(asked, problem, rules, 1)
-    return [_turn(rules, n, 1, call) for n, call in enumerate(calls)]
+    return [_turn(rules, ask.place, 1, call) for ask, call in zip(asked, calls, strict=True)]
 
 
 def critic_round(
@@ -123,7 +137,7 @@ def _ask(
         )
         for ask in asked
     ]
-    replies = yield requests
+    replies = (yield requests) if requests else []
     for ask, reply in zip(asked, replies, strict=True):
         if reply.error is not None:
             raise CallFailed(f"{ask.agent.name}, round {number}: {reply.error}")
@@ -160,12 +174,15 @@ def _turn(rules: Rules, agent: int, number: int, call: Call, summary: Call | Non
     return Turn(agent=agent, round=number, call=call, answer=rules.extract(call.reply.text), summary=summary)
 
 
-def _record(problem: Problem, rules: Rules, turns: Sequence[Turn], error: str | None) -> Debate:
+def _record(
+    problem: Problem, rules: Rules, turns: Sequence[Turn], error: str | None, samples: Sequence[Turn] = ()
+) -> Debate:
     return Debate(
         iteration=rules.iteration,
         problem_id=problem.id,
         question=problem.question,
         system=rules.prompts.system,
         turns=tuple(turns),
+        samples=tuple(samples),
         error=error,
     )

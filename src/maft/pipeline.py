@@ -121,10 +121,10 @@ def make_examples(
     """Write each agent's own examples, and return how many each has."""
     config, summary = folder.config, folder.examples_summary(iteration)
     if not summary.exists():
-        sets = {f"generator_{n}": curate.generator_examples(debates, votes, n) for n in range(config.debate.num_agents)}
+        how, seed, places = config.curate, config.seed, range(config.debate.num_agents)
+        sets = {f"generator_{n}": curate.generator_examples(debates, votes, n, how, seed) for n in places}
         if config.debate.num_rounds > 1:
-            for n in range(config.debate.num_agents):
-                sets[f"critic_{n}"] = curate.critic_examples(debates, votes, n, config.curate, config.seed)
+            sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed) for n in places}
         for agent, made in sets.items():
             store.write_records(folder.examples(iteration, agent), made.examples)
         store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
@@ -173,7 +173,7 @@ def evaluate(
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = _collect(folder, rules, problems, home / "debates.jsonl", sampler, progress, title)
     by_id = {problem.id: problem for problem in problems}
-    scores = score_all(debates, by_id, iteration, config.debate.num_agents, config.vote, config.seed)
+    scores = score_all(debates, by_id, iteration, config.debate.num_first_answers, config.vote, config.seed)
     for method, of_method in scores.items():
         store.write_records(home / f"{method}.jsonl", of_method)
     store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])

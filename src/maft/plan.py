@@ -7,7 +7,7 @@ def calls_per_debate(config: RunConfig) -> int:
     """Return the calls of one debate, summaries included."""
     debate = config.debate
     per_critic = 1 if debate.summarizer == "none" or debate.num_agents == 1 else 2
-    return debate.num_agents * (1 + (debate.num_rounds - 1) * per_critic)
+    return debate.num_agents * (debate.num_samples + (debate.num_rounds - 1) * per_critic)
 
 
 def num_trainings(config: RunConfig) -> int:

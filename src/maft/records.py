@@ -145,6 +145,8 @@ class Debate(Record):
     system: str | None
     turns: tuple[Turn, ...]
     """M x N turns, round by round, agents in order; fewer if the debate failed."""
+    samples: tuple[Turn, ...] = ()
+    """Further first answers of the generators, which nobody is shown: they only vote."""
     error: str | None = None
 
     def round(self, number: int) -> tuple[Turn, ...]:
@@ -161,9 +163,14 @@ class Debate(Record):
                 messages.append(Message(role="assistant", content=turn.call.reply.text))
         return tuple(messages)
 
-    def calls(self) -> Sequence[Call]:
-        """Return every call that the debate cost, summaries included."""
-        return [call for turn in self.turns for call in (turn.summary, turn.call) if call is not None]
+    def calls(self, *, samples: bool = True) -> Sequence[Call]:
+        """Return every call that the debate cost, summaries included, with or without the further first answers."""
+        turns = self.turns + self.samples if samples else self.turns
+        return [call for turn in turns for call in (turn.summary, turn.call) if call is not None]
+
+    def first_answers(self, agent: int | None = None) -> tuple[Turn, ...]:
+        """Return the turns of round 1 and the samples beside it, of one agent or of all."""
+        return tuple(turn for turn in self.round(1) + self.samples if agent in (None, turn.agent))
 
 
 class Vote(Record):
@@ -176,9 +183,10 @@ class Vote(Record):
     """The winning answer, which is the pseudo-label; None if nobody gave an answer that could be parsed."""
     counts: tuple[tuple[str, int], ...]
     """One (representative answer, votes) for each class of equal answers, most votes first."""
-    num_agents: int
+    num_ballots: int
+    """Answers that were asked for: the N agents' where the last round votes."""
     abstained: int
-    """Agents whose answer could not be parsed."""
+    """Answers that could not be parsed."""
     tied: bool
     """Whether the label was drawn among several classes with the most votes."""
     dropped: Literal["failed", "no_answer", "low_agreement"] | None
@@ -186,8 +194,8 @@ class Vote(Record):
 
     @property
     def agreement(self) -> float:
-        """Votes for the label as a share of all N agents, abstentions included."""
-        return self.counts[0][1] / self.num_agents if self.counts else 0.0
+        """Votes for the label as a share of all ballots, abstentions included."""
+        return self.counts[0][1] / self.num_ballots if self.counts else 0.0
 
     @property
     def margin(self) -> int:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from maft import store
 from maft.answers import equivalent
-from maft.consensus import tally
+from maft.consensus import ballots, tally
 from maft.errors import DataError
 from maft.evaluation.methods import names
 from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
@@ -134,7 +134,7 @@ def why_dropped(vote: Vote) -> str:
         return "the debate failed"
     if vote.dropped == "no_answer":
         return "the vote has no winner" if vote.counts else "nobody's answer could be read, so there is no label"
-    return f"only {vote.counts[0][1]} of {vote.num_agents} agents agree with the label"
+    return f"only {vote.counts[0][1]} of {vote.num_ballots} answers agree with the label"
 
 
 def is_right(answer: str | None, problem: Problem) -> bool | None:
@@ -303,17 +303,19 @@ def _debates(path: Path) -> list[Debate]:
 
 def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
     """Count the votes of a held-out debate; the answer, which may have been drawn, is the one that was scored."""
-    path = folder.evaluation(debate.iteration) / f"{names(debate.iteration, folder.config.debate.num_agents)[2]}.jsonl"
+    _, _, debated = names(debate.iteration, folder.config.debate.num_first_answers)
+    path = folder.evaluation(debate.iteration) / f"{debated}.jsonl"
     if not path.exists() or not (path.parent / "summary.json").exists():
         return None
     label = next(s.answers[0] for s in store.read_records(path, Score) if s.problem_id == debate.problem_id)
-    counted = tally([turn.answer for turn in debate.round(-1)] if debate.error is None else [], Random(0))
+    counting = ballots(debate, folder.config.vote.over) if debate.error is None else ()
+    counted = tally([turn.answer for turn in counting], Random(0))
     return Vote(
         iteration=debate.iteration,
         problem_id=debate.problem_id,
         label=label,
         counts=counted.counts,
-        num_agents=len(debate.round(-1)),
+        num_ballots=len(counting),
         abstained=counted.abstained,
         tied=counted.tied,
         dropped=None,

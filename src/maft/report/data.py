@@ -90,24 +90,25 @@ def labels(folder: RunFolder) -> list[Labels]:
         return []
     problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
     return [
-        _labels(store.read_records(folder.votes(number), Vote), problems, folder.config.debate.num_agents)
+        _labels(store.read_records(folder.votes(number), Vote), problems)
         for number in range(1, folder.config.num_iterations + 1)
         if folder.votes(number).exists()
     ]
 
 
-def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], num_agents: int) -> Labels:
+def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> Labels:
     quality = label_quality(votes, problems)
     graded = sum(vote.dropped is None and problems[vote.problem_id].gold is not None for vote in votes)
     return Labels(
         quality=quality,
         accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
         coverage_interval=wilson(quality.coverage, quality.num_problems),
-        levels=_levels(votes, problems, num_agents),
+        levels=_levels(votes, problems),
     )
 
 
-def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], num_agents: int) -> tuple[Level, ...]:
+def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> tuple[Level, ...]:
+    most = max(vote.num_ballots for vote in votes)
     questions: Counter[int] = Counter()
     graded: Counter[int] = Counter()
     right: Counter[int] = Counter()
@@ -117,7 +118,7 @@ def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], num_agents: 
         questions[level] += 1
         graded[level] += gold is not None
         right[level] += gold is not None and vote.label is not None and equivalent(vote.label, gold)
-    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(num_agents, -1, -1))
+    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(most, -1, -1))
 
 
 def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:

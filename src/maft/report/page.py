@@ -134,19 +134,19 @@ def _reasons(counts: Iterable[Mapping[str, CurateCounts]]) -> dict[str, str]:
 
 def level_bar(label: str, levels: Sequence[Level]) -> Bar:
     """Return the votes of an iteration as a bar, from full agreement down to no label."""
-    num_agents, total = max(level.votes for level in levels), sum(level.questions for level in levels)
-    parts = (level_part(level.votes, num_agents, level.questions, total) for level in levels if level.questions)
+    num_ballots, total = max(level.votes for level in levels), sum(level.questions for level in levels)
+    parts = (level_part(level.votes, num_ballots, level.questions, total) for level in levels if level.questions)
     return Bar(label, tuple(parts), f"of {total}")
 
 
-def level_part(votes: int, num_agents: int, questions: int = 0, total: int = 1) -> Part:
-    """Return the piece of a bar for questions on which so many agents agree."""
+def level_part(votes: int, num_ballots: int, questions: int = 0, total: int = 1) -> Part:
+    """Return the piece of a bar for questions on which so many answers agree."""
     text = _number(questions, total)
     if votes == 0:
         return Part("no_answer", "no label", questions, text)
-    percent = 15 + 85 * votes // num_agents
+    percent = 15 + 85 * votes // num_ballots
     return Part(
-        f"level{' strong' if percent >= 60 else ''}", f"{votes} of {num_agents} agree", questions, text, percent
+        f"level{' strong' if percent >= 60 else ''}", f"{votes} of {num_ballots} agree", questions, text, percent
     )
 
 

@@ -80,7 +80,7 @@ def training(folder: RunFolder) -> list[Shown]:
         return next((debate for debate in debates if which(votes[debate.problem_id])), None)
 
     picked = {
-        "some learn from it": first(lambda vote: vote.dropped is None and vote.counts[0][1] < vote.num_agents)
+        "some learn from it": first(lambda vote: vote.dropped is None and vote.counts[0][1] < vote.num_ballots)
         or first(lambda vote: vote.dropped is None),
         "nobody learns from it": first(lambda vote: vote.dropped == "low_agreement")
         or first(lambda vote: vote.dropped is not None),
