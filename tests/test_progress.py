@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import sys
 
 import pytest
@@ -23,9 +24,11 @@ def drawn(monkeypatch, *, rows: int, columns: int) -> str:
             bar.skip(10)
             bar.advance(40)
         screen.flush()
-        said = os.read(ours, 10_000).decode()
+        said = b""
+        while select.select([ours], [], [], 0.2)[0]:
+            said += os.read(ours, 10_000)
     os.close(ours)
-    return said
+    return said.decode()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(40, 120), (0, 0)], ids=["a window", "a terminal that knows no size"])

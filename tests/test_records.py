@@ -110,7 +110,7 @@ def test_rounds_are_counted_from_one_and_minus_one_is_the_last():
 
 
 def test_agents_are_named_by_role_and_number():
-    assert [agent.name for agent in society(2).trained] == ["generator_0", "generator_1", "critic_0", "critic_1"]
+    assert [agent.name for agent in society(2).agents] == ["generator_0", "generator_1", "critic_0", "critic_1"]
 
 
 @pytest.mark.parametrize(

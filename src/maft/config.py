@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,6 +20,7 @@ from maft import prompts as prompts_
 from maft.errors import ConfigError
 from maft.records import SamplingParams
 
+T = TypeVar("T")
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -109,6 +110,8 @@ class SocietyConfig(Section):
     base model for all."""
     critics: tuple[str, ...] = ()
     """The same for the critics."""
+    one_model: bool = False
+    """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""
 
 
 class RoleSampling(Section):
@@ -159,6 +162,9 @@ class CurateConfig(Section):
     weight_by: Literal["none", "margin"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
     those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
+    max_examples: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    """Most examples of one agent in an iteration, drawn by seed; null is no limit. A list has an entry for each
+    iteration, the last entry for all further ones."""
 
 
 class LoraConfig(Section):
@@ -187,6 +193,8 @@ class TrainConfig(Section):
     """Tokens; a longer example is dropped and counted, never cut, for the answer stands at its end."""
     loss_turns: Literal["last", "all"] = "last"
     """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
+    critics: bool = True
+    """Finetune the critics; without it they stay as they were (the paper's ablation without critics)."""
     start_from: Literal["previous", "base"] = "previous"
     """Weights that an iteration starts from: the agent's own of the iteration before, or the base model's."""
     lora: LoraConfig = LoraConfig()
@@ -239,6 +247,14 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
 
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the agents that are finetuned, each for itself, or one for all of them."""
+        if self.society.one_model:
+            return ("generator_0",)
+        roles = ("generator", "critic") if self.debate.num_rounds > 1 and self.train.critics else ("generator",)
+        return tuple(f"{role}_{n}" for role in roles for n in range(self.debate.num_agents))
+
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:
         for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
@@ -247,7 +263,18 @@ class RunConfig(Section):
                     f"society.{role} names {len(given)} agents, debate.num_agents is {self.debate.num_agents}. "
                     "Name one for each agent, or none."
                 )
+        if self.society.one_model and len({*self.society.generators, *self.society.critics}) > 1:
+            raise ValueError("society.one_model is one model for all agents, and society names several.")
         return self
+
+
+def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
+    """Return the entry of an iteration (from 1), where a setting may be one value or a list; its last entry lasts.
+
+    >>> of_iteration(("first", "last"), 5)
+    'last'
+    """
+    return setting[min(iteration, len(setting)) - 1] if isinstance(setting, tuple) else setting
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from maft import answers as rules
 from maft import seeds
-from maft.config import VoteConfig
+from maft.config import VoteConfig, of_iteration
 from maft.records import Debate, Turn, Vote
 
 
@@ -51,9 +51,7 @@ def vote(debate: Debate, settings: VoteConfig, run_seed: int) -> Vote:
     The question is dropped from training if the debate failed, nobody gave an answer, or the winner has fewer votes
     than `settings.min_agreement` asks for.
     """
-    which = settings.label_from
-    which = which if isinstance(which, str) else which[min(debate.iteration, len(which)) - 1]
-    answers = [turn.answer for turn in ballots(debate, which)]
+    answers = [turn.answer for turn in ballots(debate, of_iteration(settings.label_from, debate.iteration))]
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
     result = tally(answers, rng, ties=settings.ties) if debate.error is None else Tally(None, (), 0, False)
     dropped: Literal["failed", "no_answer", "low_agreement"] | None = None

@@ -4,13 +4,13 @@ Every response that is not used is counted, by reason. Gold answers are not amon
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from maft import seeds
 from maft.answers import equivalent
-from maft.config import CurateConfig
+from maft.config import CurateConfig, of_iteration
 from maft.records import Debate, Example, Message, Record, Vote
 
 Kind = Literal["first", "corrected", "kept"]
@@ -44,6 +44,8 @@ class CurateCounts(Record):
     """Agrees with the label, left out so that D- and D+ are mixed as asked."""
     repeated_for_mix: int = 0
     """Examples that are there more than once, so that D- and D+ are mixed as asked."""
+    over_limit: int = 0
+    """Left out since `curate.max_examples` were there."""
 
 
 def generator_examples(
@@ -151,6 +153,28 @@ def weigh(
             drawn.append(example)
             position += step
     return tuple(drawn)
+
+
+def pool(sets: Iterable[Curated]) -> Curated:
+    """Return the examples of all agents as one set, with the sums of their counts."""
+    made = list(sets)
+    counts: Counter[str] = Counter()
+    for one in made:
+        counts.update(one.counts.model_dump())
+    return Curated(tuple(example for one in made for example in one.examples), CurateCounts(**counts))
+
+
+def limit(made: Curated, iteration: int, settings: CurateConfig, run_seed: int) -> Curated:
+    """Draw at most `settings.max_examples` of the examples, and keep their order."""
+    most = of_iteration(settings.max_examples, iteration)
+    if most is None or len(made.examples) <= most:
+        return made
+    rng = seeds.rng(run_seed, "limit", iteration, made.examples[0].agent)
+    places = sorted(rng.sample(range(len(made.examples)), most))
+    examples = tuple(made.examples[place] for place in places)
+    kinds = dict.fromkeys(("first", "corrected", "kept"), 0) | Counter(example.kind for example in examples)
+    counts = made.counts.model_copy(update={**kinds, "examples": most, "over_limit": len(made.examples) - most})
+    return Curated(examples, counts)
 
 
 def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Example]:

@@ -28,7 +28,8 @@ def finetune(
         trainer: does the work.
         on_progress: is told of every optimiser step.
     """
-    owed = [agent for agent in society.trained if not folder.agent(iteration, agent.name).exists()]
+    learners = [agent for agent in society.agents if agent.name in folder.config.learners]
+    owed = [agent for agent in learners if not folder.agent(iteration, agent.name).exists()]
     if owed:
         jobs = [_job(folder, iteration, agent, num_examples[agent.name]) for agent in owed]
         trainer.train(jobs, folder.config.train, on_progress)
@@ -57,15 +58,25 @@ def after(folder: RunFolder, iteration: int) -> Society:
     if iteration == 0:
         return society
 
-    def trained(agents: tuple[AgentRef, ...]) -> tuple[AgentRef, ...]:
-        return tuple(agent(a.role, a.index, str(folder.agent(iteration, a.name)), a.model) for a in agents)
+    learners = folder.config.learners
 
-    return society.model_copy(update={"generators": trained(society.generators), "critics": trained(society.critics)})
+    def trained(one: AgentRef) -> AgentRef:
+        learner = learners[0] if folder.config.society.one_model else one.name
+        if learner not in learners:
+            return one
+        return agent(one.role, one.index, str(folder.agent(iteration, learner)), one.model)
+
+    return society.model_copy(
+        update={
+            "generators": tuple(map(trained, society.generators)),
+            "critics": tuple(map(trained, society.critics)),
+        }
+    )
 
 
 def finished(folder: RunFolder, iteration: int) -> bool:
     """Say whether every agent of an iteration is finetuned."""
-    return all(folder.agent(iteration, agent.name).exists() for agent in untrained(folder.config).trained)
+    return all(folder.agent(iteration, learner).exists() for learner in folder.config.learners)
 
 
 def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
@@ -96,7 +107,7 @@ def _summarizer(config: RunConfig) -> AgentRef | None:
 
 
 def _job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) -> TrainJob:
-    first = {agent.name: agent for agent in untrained(folder.config).trained}
+    first = {agent.name: agent for agent in untrained(folder.config).agents}
     start = agent if folder.config.train.start_from == "previous" else first[agent.name]
     return TrainJob(
         agent=agent.name,

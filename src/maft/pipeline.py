@@ -62,7 +62,7 @@ def current(folder: RunFolder) -> int:
 
 def status(folder: RunFolder) -> str:
     """Say what each iteration has and what it owes, a line each."""
-    agents = [agent.name for agent in finetune.untrained(folder.config).trained]
+    agents = folder.config.learners
 
     def done(path: Path) -> str:
         return "done" if path.exists() else "owed"
@@ -125,6 +125,9 @@ def make_examples(
         sets = {f"generator_{n}": curate.generator_examples(debates, votes, n, how, seed) for n in places}
         if config.debate.num_rounds > 1:
             sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed) for n in places}
+        if config.society.one_model:
+            sets = {config.learners[0]: curate.pool(sets.values())}
+        sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in config.learners}
         for agent, made in sets.items():
             store.write_records(folder.examples(iteration, agent), made.examples)
         store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})

@@ -10,11 +10,6 @@ def calls_per_debate(config: RunConfig) -> int:
     return debate.num_agents * (debate.num_samples + (debate.num_rounds - 1) * per_critic)
 
 
-def num_trainings(config: RunConfig) -> int:
-    """Return the finetunings of one iteration: N generators, and N critics where there is a second round."""
-    return config.debate.num_agents * (2 if config.debate.num_rounds > 1 else 1)
-
-
 def plan(config: RunConfig) -> str:
     """Return the plan of a run as text: calls, tokens at most, trainings."""
     train, held_out = config.task.num_train, config.task.num_eval
@@ -30,5 +25,5 @@ def plan(config: RunConfig) -> str:
     return (
         f"Plan: {config.num_iterations} iterations of {train} debates, {config.num_iterations + 1} evaluations of "
         f"{held_out} debates; {calls:,} calls, at most {calls * longest:,} generated tokens; "
-        f"{config.num_iterations * num_trainings(config)} finetunings."
+        f"{config.num_iterations * len(config.learners)} finetunings."
     )

@@ -87,8 +87,8 @@ class Society(Record):
     """None when critics summarise for themselves or when others' answers are quoted in full."""
 
     @property
-    def trained(self) -> tuple[AgentRef, ...]:
-        """The 2N agents that are finetuned, generators first."""
+    def agents(self) -> tuple[AgentRef, ...]:
+        """The 2N agents, generators first; the summariser is none of them."""
         return self.generators + self.critics
 
 

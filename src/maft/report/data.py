@@ -11,7 +11,6 @@ from maft.answers import equivalent
 from maft.curate import CurateCounts
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
-from maft.plan import num_trainings
 from maft.records import Problem, Vote
 from maft.store import RunFolder
 from maft.tasks.base import normalised
@@ -189,8 +188,8 @@ def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int])
             return "choice of examples"
         agents = folder.agent(number, "generator_0").parent
         done = len([path for path in agents.iterdir() if not path.name.startswith(".")]) if agents.exists() else 0
-        if done < num_trainings(folder.config):
-            return f"finetuning ({done} of {num_trainings(folder.config)} agents done)"
+        if done < len(folder.config.learners):
+            return f"finetuning ({done} of {len(folder.config.learners)} agents done)"
     if not (folder.evaluation(number) / "summary.json").exists():
         done = _num_lines(folder.evaluation(number) / "debates.jsonl")
         return f"evaluation ({done} of {sides['eval']} questions done)"

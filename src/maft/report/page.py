@@ -54,6 +54,7 @@ REASONS = {
     "corrected": "corrected a wrong first answer",
     "kept": "kept a right first answer",
     "cut_for_mix": "agrees, left out for the mix",
+    "over_limit": "agrees, left out for the limit",
     "disagrees": "not the label",
     "unparsed": "could not be read",
     "low_agreement": "too little agreement",
