@@ -87,7 +87,7 @@ def test_a_key_is_an_answer_equal_to_the_one_it_came_from() -> None:
 def test_a_key_does_not_depend_on_what_was_asked_before() -> None:
     keys = {text: canonical(text) for text in TEXTS}
     shuffled = random.Random(1).sample(TEXTS, len(TEXTS))
-    canonical_uncached: Callable[[str], str] = sys.modules["maft.answers"]._canonical.__wrapped__
+    canonical_uncached: Callable[[str], str] = sys.modules["maft.answers.canonical"]._canonical.__wrapped__
     for text in shuffled:
         assert canonical_uncached(" ".join(text.split())) == keys[text]
 
