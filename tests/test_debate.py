@@ -54,7 +54,7 @@ def test_the_plan_knows_the_calls_of_a_debate(num_agents, num_rounds, summarizer
     from maft import config
 
     tree = {"num_agents": num_agents, "num_rounds": num_rounds, "summarizer": summarizer}
-    planned = calls_per_debate(config.parse({"task": {"name": "arithmetic"}, "debate": tree}))
+    planned = calls_per_debate(config.parse({"task": {"name": "arithmetic"}, "debate": tree}).debate)
     held, _ = play(rules(num_agents, num_rounds, summarizer=summarizer), guess)
     assert len(held.calls()) == planned
 

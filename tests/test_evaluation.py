@@ -1,14 +1,14 @@
 """Numbers: what is right, what it cost, and how sure we are."""
 
 import pytest
-from helpers import debate, problem
+from helpers import debate, problem, run, settings
 
-from maft import consensus
+from maft import consensus, report, store
 from maft.config import VoteConfig
 from maft.evaluation.labels import label_quality
-from maft.evaluation.methods import names, score_all
+from maft.evaluation.methods import Scoring, names, score_all, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
-from maft.records import Problem
+from maft.records import Debate, Problem
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_more_questions_make_a_narrower_interval():
 def scores(*held, gold: str | None = "2", iteration: int = 1, settings: VoteConfig | None = None):
     problems = {d.problem_id: problem(d.problem_id, gold) for d in held}
     num_agents = len(held[0].round(1))
-    return score_all(list(held), problems, iteration, num_agents, settings or VoteConfig(), 0)
+    return score_all(list(held), num_agents, Scoring(problems, iteration, settings or VoteConfig(), 0))
 
 
 def test_one_debate_answers_for_three_methods():
@@ -82,7 +82,7 @@ def test_questions_without_gold_leave_the_accuracy_of_the_others_alone():
     held = [debate(["2"] * 3, problem_id="a"), debate(["1"] * 3, problem_id="b"), debate(["1"] * 3, problem_id="c")]
     problems = {name: Problem(id=name, question=name, gold=gold) for name, gold in zip("abc", "22 ", strict=True)}
     problems["c"] = Problem(id="c", question="c")
-    result = summarize(score_all(held, problems, 1, 3, VoteConfig(), 0)["maft"])
+    result = summarize(score_all(held, 3, Scoring(problems, 1, VoteConfig(), 0))["maft"])
     assert result.accuracy == 0.5 and result.n == 3
     assert (result.ci_low, result.ci_high) == wilson(0.5, 2)
 
@@ -94,7 +94,7 @@ def test_a_tie_that_abstains_is_unparsed_and_wrong():
 
 def test_a_debate_that_failed_at_once_has_no_answer_and_cost_nothing():
     problems = {"7*8": problem()}
-    made = score_all([debate(error="generator_0, round 1: timeout")], problems, 0, 3, VoteConfig(), 0)
+    made = score_all([debate(error="generator_0, round 1: timeout")], 3, Scoring(problems, 0, VoteConfig(), 0))
     assert [made[m][0].answers for m in names(0, 3)] == [(None,)] * 3
     assert [made[m][0].correct for m in names(0, 3)] == [(False,)] * 3
     assert [made[m][0].calls for m in names(0, 3)] == [0, 0, 0]
@@ -129,12 +129,29 @@ def test_when_no_label_is_used_there_is_no_accuracy_of_used_labels():
     assert (made.accuracy, made.accuracy_all) == (None, 0.0)
 
 
-def test_further_samples_vote_where_they_are_asked_to():
+def test_a_vote_is_given_the_tokens_of_the_debate():
+    held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2", "2", "2", "2", "1", "1"])
+    made = scores(held)  # every call of these debates costs 14 tokens
+    assert list(made) == ["maft_single", "maft_majority@3", "maft_majority@budget", "maft"]
+    assert made["maft_majority@budget"][0].calls == made["maft"][0].calls == votes_at_budget([held]) == 6
+    assert [made[m][0].accuracy for m in made] == [pytest.approx(5 / 9), 0, 1, 0]
+
+
+def test_too_few_samples_are_all_counted():
+    held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2"])
+    assert scores(held)["maft_majority@budget"][0].calls == 4
+
+
+@pytest.mark.parametrize(("over", "right", "calls"), [("last", 0, 6), ("first", 1, 6), ("all", 0, 9)])
+def test_a_debate_may_be_decided_by_other_rounds(over, right, calls):
     held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2", "2", "2"])
-    problems = {held.problem_id: problem(held.problem_id, "2")}
-    for over, right, calls in (("last", 0, 6), ("first", 1, 6), ("all", 0, 9)):
-        made = score_all([held], problems, 1, 6, VoteConfig(over=over), 0)
-        assert list(made) == ["maft_single", "maft_majority@6", "maft"]
-        assert made["maft_majority@6"][0].accuracy == 1 and made["maft_majority@6"][0].calls == 6
-        assert made["maft_single"][0].accuracy == pytest.approx(4 / 6)
-        assert (made["maft"][0].accuracy, made["maft"][0].calls) == (right, calls)
+    made = scores(held, settings=VoteConfig(over=over))["maft"][0]
+    assert (made.accuracy, made.calls) == (right, calls)
+
+
+def test_held_out_questions_may_have_more_samples_than_training_questions(tmp_path):
+    folder = run(settings(tmp_path, "debate.num_eval_samples=4"))
+    held_out = store.read_records(folder.evaluation(1) / "debates.jsonl", Debate)
+    assert {len(debate.samples) for debate in held_out} == {9}
+    assert {len(debate.samples) for debate in store.read_records(folder.debates(1), Debate)} == {0}
+    assert "majority@budget" in {row["method"] for row in report.rows(folder)}

@@ -10,7 +10,7 @@ from maft import consensus, curate, records
 from maft.config import CurateConfig, VoteConfig
 from maft.curate import CurateCounts
 from maft.evaluation.labels import label_quality
-from maft.evaluation.methods import score_all
+from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.prompts import Prompts
 from maft.records import AgentRef, Debate, Example, Record, Reply, Request, SamplingParams, Turn, Vote
@@ -21,7 +21,7 @@ NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
 HELD = debate(["1", None, "2"], ["2", "2", None], problem_id=NASTY)
 VOTE = consensus.vote(HELD, VoteConfig(), 0)
 CURATED = curate.critic_examples([HELD], {NASTY: VOTE}, 0, CurateConfig(), 0)
-SCORES = score_all([HELD], {NASTY: problem(NASTY, gold="2")}, 0, 3, VoteConfig(), 0)
+SCORES = score_all([HELD], 3, Scoring({NASTY: problem(NASTY, gold="2")}, 0, VoteConfig(), 0))
 JOB = TrainJob(
     agent="critic_0",
     role="critic",

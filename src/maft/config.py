@@ -95,11 +95,8 @@ class DebateConfig(Section):
     """At most this many other agents' answers are shown."""
     num_samples: Positive = 1
     """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
-
-    @property
-    def num_first_answers(self) -> int:
-        """Answers that are given before anyone has seen another's."""
-        return self.num_agents * self.num_samples
+    num_eval_samples: Positive | None = None
+    """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
 
 
 class SocietyConfig(Section):

@@ -23,7 +23,7 @@ from pathlib import Path
 from maft import consensus, curate, finetune, manifest, prompts, rollouts, store
 from maft.curate import CurateCounts
 from maft.debate import Rules
-from maft.evaluation.methods import score_all
+from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.plan import calls_per_debate
 from maft.progress import Bar, Progress
@@ -176,7 +176,7 @@ def evaluate(
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = _collect(folder, rules, problems, home / "debates.jsonl", sampler, progress, title)
     by_id = {problem.id: problem for problem in problems}
-    scores = score_all(debates, by_id, iteration, config.debate.num_first_answers, config.vote, config.seed)
+    scores = score_all(debates, config.debate.num_agents, Scoring(by_id, iteration, config.vote, config.seed))
     for method, of_method in scores.items():
         store.write_records(home / f"{method}.jsonl", of_method)
     store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
@@ -186,9 +186,10 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
     """Return the rules of the debates of a stage, `train` or `eval`."""
     config = folder.config
     task, sampling = TASKS[config.task.name], config.sampling
+    num_samples = config.debate.num_eval_samples if stage == "eval" else None
     return Rules(
         society=society,
-        debate=config.debate,
+        debate=config.debate.model_copy(update={"num_samples": num_samples or config.debate.num_samples}),
         prompts=prompts.build(task.prompts, config.prompts),
         extract=task.extract,
         sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
@@ -207,7 +208,7 @@ def _collect(
     progress: Progress,
     title: str,
 ) -> list[Debate]:
-    per_debate = calls_per_debate(folder.config)
+    per_debate = calls_per_debate(rules.debate)
     with progress.stage(title, len(problems) * per_debate, "call") as bar:
         started = time.monotonic()
 

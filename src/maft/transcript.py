@@ -303,7 +303,7 @@ def _debates(path: Path) -> list[Debate]:
 
 def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
     """Count the votes of a held-out debate; the answer, which may have been drawn, is the one that was scored."""
-    _, _, debated = names(debate.iteration, folder.config.debate.num_first_answers)
+    _, _, debated = names(debate.iteration, folder.config.debate.num_agents)
     path = folder.evaluation(debate.iteration) / f"{debated}.jsonl"
     if not path.exists() or not (path.parent / "summary.json").exists():
         return None

@@ -4,17 +4,18 @@ The first round of a debate holds N independent answers, so a single answer, the
 come from the same samples: the comparison is paired and nothing is computed twice.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from maft import seeds
 from maft.answers import equivalent
 from maft.config import VoteConfig
 from maft.consensus import ballots, tally
-from maft.records import Call, Debate, Problem, Score
+from maft.records import Call, Debate, Problem, Score, Turn
 
 
-def names(iteration: int, num_first: int) -> tuple[str, str, str]:
-    """Return the names of the three methods: single answer, vote over the first answers, debate.
+def names(iteration: int, num_agents: int) -> tuple[str, str, str]:
+    """Return the names of the three methods: single answer, vote over N first answers, debate.
 
     >>> names(0, 3)
     ('base', 'majority@3', 'debate')
@@ -22,67 +23,94 @@ def names(iteration: int, num_first: int) -> tuple[str, str, str]:
     ('maft_single', 'maft_majority@3', 'maft')
     """
     if iteration == 0:
-        return "base", f"majority@{num_first}", "debate"
-    return "maft_single", f"maft_majority@{num_first}", "maft"
+        return "base", f"majority@{num_agents}", "debate"
+    return "maft_single", f"maft_majority@{num_agents}", "maft"
 
 
-def score_all(
-    debates: Sequence[Debate],
-    problems: Mapping[str, Problem],
-    iteration: int,
-    num_first: int,
-    settings: VoteConfig,
-    run_seed: int,
-) -> dict[str, list[Score]]:
-    """Score every debate by the three methods, see `names`."""
-    single, majority, debated = names(iteration, num_first)
+class Scoring(NamedTuple):
+    """What all scores of an iteration have in common."""
 
-    def each(method: str, score: Callable[[Debate, Problem, str], Score]) -> list[Score]:
-        return [score(debate, problems[debate.problem_id], method) for debate in debates]
+    problems: Mapping[str, Problem]
+    iteration: int
+    settings: VoteConfig
+    run_seed: int
 
-    return {
-        single: each(single, lambda d, p, m: _single(d, p, m, iteration)),
-        majority: each(majority, lambda d, p, m: _voted(d, p, m, iteration, settings, run_seed, "first")),
-        debated: each(debated, lambda d, p, m: _voted(d, p, m, iteration, settings, run_seed, settings.over)),
+
+def score_all(debates: Sequence[Debate], num_agents: int, how: Scoring) -> dict[str, list[Score]]:
+    """Score every debate by the three methods, see `names`.
+
+    Where there are further first answers, a fourth one, `majority@budget`, is the vote over as many of them as cost the
+    tokens of the debates, or over all if these are too few.
+    """
+    single, majority, debated = names(how.iteration, num_agents)
+    scores = {
+        single: [_single(debate, single, how) for debate in debates],
+        majority: [_voted(debate, debate.round(1), majority, how) for debate in debates],
     }
+    if any(debate.samples for debate in debates):
+        num_votes, at_budget = votes_at_budget(debates), majority.replace(f"@{num_agents}", "@budget")
+        first = [debate.first_answers()[:num_votes] for debate in debates]
+        scores[at_budget] = [_voted(d, turns, at_budget, how) for d, turns in zip(debates, first, strict=True)]
+    scores[debated] = [_debated(debate, debated, how) for debate in debates]
+    return scores
 
 
-def _single(debate: Debate, problem: Problem, method: str, iteration: int) -> Score:
+def votes_at_budget(debates: Sequence[Debate]) -> int:
+    """Return the smallest number of first answers to each question that cost at least the tokens of the debates.
+
+    If all of them together cost less, their number.
+    """
+    budget = _tokens(call for debate in debates for call in debate.calls(samples=False))
+    most = max(len(debate.first_answers()) for debate in debates)
+    costs = ((k, _tokens(t.call for d in debates for t in d.first_answers()[:k])) for k in range(1, most + 1))
+    return next((k for k, tokens in costs if tokens >= budget), most)
+
+
+def _single(debate: Debate, method: str, how: Scoring) -> Score:
     """One answer of one generator: the mean over all first answers, at the cost of one."""
     turns = debate.first_answers()
     answers = tuple(turn.answer for turn in turns) or (None,)
-    return _score(problem, method, iteration, answers, [turn.call for turn in turns], share=1 / max(1, len(turns)))
+    return _score(debate, method, how, answers, [turn.call for turn in turns], share=1 / max(1, len(turns)))
+
+
+def _debated(debate: Debate, method: str, how: Scoring) -> Score:
+    over = how.settings.over
+    turns = ballots(debate, over)
+    return _voted(debate, turns, method, how, None if over == "first" else debate.calls(samples=over == "all"))
 
 
 def _voted(
-    debate: Debate, problem: Problem, method: str, iteration: int, settings: VoteConfig, run_seed: int, which: str
+    debate: Debate, turns: Sequence[Turn], method: str, how: Scoring, calls: Sequence[Call] | None = None
 ) -> Score:
-    """The vote over some of the answers, see `consensus.ballots`; a failed debate has no answer."""
-    rng = seeds.rng(run_seed, "tie", method, iteration, debate.problem_id)
-    counted = ballots(debate, which)
-    answers = [turn.answer for turn in counted] if debate.error is None else []
-    calls = [turn.call for turn in counted] if which == "first" else debate.calls(samples=which == "all")
-    return _score(problem, method, iteration, (tally(answers, rng, ties=settings.ties).winner,), calls)
+    """The vote over some of the answers, at their own cost if not told otherwise; a failed debate has no answer."""
+    rng = seeds.rng(how.run_seed, "tie", method, how.iteration, debate.problem_id)
+    answers = [turn.answer for turn in turns] if debate.error is None else []
+    winner = tally(answers, rng, ties=how.settings.ties).winner
+    return _score(debate, method, how, (winner,), [turn.call for turn in turns] if calls is None else calls)
 
 
 def _score(
-    problem: Problem,
+    debate: Debate,
     method: str,
-    iteration: int,
+    how: Scoring,
     answers: tuple[str | None, ...],
     calls: Sequence[Call],
     *,
     share: float = 1.0,
 ) -> Score:
-    gold = problem.gold
+    gold = how.problems[debate.problem_id].gold
     right = None if gold is None else tuple(a is not None and equivalent(a, gold) for a in answers)
     return Score(
-        iteration=iteration,
+        iteration=how.iteration,
         method=method,
-        problem_id=problem.id,
+        problem_id=debate.problem_id,
         answers=answers,
         correct=right,
         calls=len(calls) * share,
         prompt_tokens=sum(call.reply.prompt_tokens for call in calls) * share,
         completion_tokens=sum(call.reply.completion_tokens for call in calls) * share,
     )
+
+
+def _tokens(calls: Iterable[Call]) -> int:
+    return sum(call.reply.prompt_tokens + call.reply.completion_tokens for call in calls)

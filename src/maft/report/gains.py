@@ -41,8 +41,8 @@ def gains(folder: RunFolder) -> list[Gain]:
     done = [n for n in range(config.num_iterations + 1) if (folder.evaluation(n) / "summary.json").exists()]
     if 0 not in done or done == [0]:
         return []
-    last, num_first = done[-1], config.debate.num_first_answers
-    (_, majority, debate), (_, our_majority, ours) = names(0, num_first), names(last, num_first)
+    last, num_agents = done[-1], config.debate.num_agents
+    (_, majority, debate), (_, our_majority, ours) = names(0, num_agents), names(last, num_agents)
     others = {
         "untrained debate": (0, debate),
         "untrained majority": (0, majority),

@@ -1,0 +1,62 @@
+"""A trainer that never trains twice: finetuned agents are kept by what they were made from."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maft.config import TrainConfig
+from maft.samplers.cached import digest
+from maft.trainers.base import Trainer, TrainJob, TrainProgress
+from maft.trainers.folder import appearing_whole
+
+
+class CachedTrainer:
+    """Looks every job up in a folder, and gives only the others to another trainer.
+
+    Two jobs are the same if they have the same examples, settings, starting weights and seed.
+    """
+
+    def __init__(self, trainer: Trainer, home: Path) -> None:
+        """Use `trainer` for what is not in `home`, which is made if it is not there."""
+        self.trainer = trainer
+        self.home = home
+
+    def train(
+        self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
+    ) -> None:
+        """Make the output folder of each job; see `maft.trainers.base.Trainer`."""
+        places = {job.agent: self.home / key(job, settings) for job in jobs}
+        owed = [job for job in jobs if not places[job.agent].exists()]
+        for job in jobs:
+            if job not in owed:
+                _link(places[job.agent], job.output)
+                on_progress(TrainProgress(agent=job.agent, step=1, num_steps=1, loss=None, tokens=0))
+        try:
+            if owed:
+                self.trainer.train(owed, settings, on_progress)
+        finally:
+            for job in owed:
+                if job.output.exists():
+                    _link(job.output, places[job.agent])
+
+
+def key(job: TrainJob, settings: TrainConfig) -> str:
+    """Return what a finetuned agent depends on, as a digest."""
+    start = digest(job.init_adapter) if job.init_adapter else ""
+    parts = (job.examples.read_text(encoding="utf-8"), settings.model_dump_json(), job.base_model, start, str(job.seed))
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give the files of a finished folder a second name; they are never changed."""
+    with appearing_whole(target) as folder:
+        shutil.copytree(source, folder, copy_function=_hard_link, dirs_exist_ok=True)
+
+
+def _hard_link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
