@@ -57,8 +57,7 @@ def test_the_answer_is_read_from_the_last_box(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("case", cases("equal"))
-def test_equal_answers_share_a_key(case: dict[str, Any]) -> None:
-    assert canonical(case["a"]) == canonical(case["b"])
+def test_equal_answers_are_equal(case: dict[str, Any]) -> None:
     assert equivalent(case["a"], case["b"])
     assert equivalent(case["b"], case["a"])
 
@@ -235,6 +234,7 @@ def test_gold_answers_merge_only_where_they_are_equal() -> None:
         frozenset({"10080", r"10,\!080"}),
         frozenset({r"15\mbox{ cm}^2", "15"}),
         frozenset({r"2 \sqrt{5}", r"2\sqrt{5}"}),
+        frozenset({"1,-2", "-2,1"}),
     }
     golds = sorted({gold for where, gold in gold_answers() if not where.startswith("gsm8k")})
     merged = {frozenset(golds[index] for index in indices) for indices in group(golds) if len(indices) > 1}

@@ -1,20 +1,17 @@
-r"""The key of an answer: what is decoration is gone, and numbers are reduced fractions.
+r"""The key of an answer: what is decoration is gone, numbers are reduced fractions, solutions are sorted.
 
-Every answer is mapped to one key, `canonical`; two answers are equal when their keys are. That makes equality
-symmetric and transitive, and costs one pass per answer instead of one comparison per pair. Model text is only
-matched and rewritten, never evaluated, and no power of ten beyond `MAX_EXPONENT` is expanded: any input is
-cheap.
+Answers with one key are equal, at the cost of one pass for each answer. Model text is only matched and rewritten,
+never evaluated, and no power of ten beyond `MAX_EXPONENT` is expanded: any input is cheap.
 
-Some things are decoration and never separate two answers: `$`, `%`, degrees, units after a number (5 cm, 5 m
-and 5 are one answer), the `x =` of a leading assignment (x = 5 and y = 5 are one answer), round brackets
-around a lone expression, the shape of matrix brackets, spacing and sizing commands, and the case of plain
-words.
+Some things are decoration and never separate two answers: `$`, `%`, degrees, units after a number (5 cm, 5 m and 5
+are one answer), the `x =` before a value (x = 5 and y = 5 are one answer), round brackets around a lone expression,
+the shape of matrix brackets, spacing and sizing commands, and the case of plain words.
 
-Left out (such answers are compared as tidied LaTeX, and come out different):
-1. Algebra and arithmetic: `x+1` and `1+x`, `\sqrt{8}` and `2\sqrt{2}`, `2^{10}` and `1024`.
-2. Repeating decimals, and rounding: `0.333` is not `\frac13`.
-3. The order of a bare list: `1, 2` is not `2, 1`. Sets in braces and unions of intervals are unordered.
-4. `\pm`, `\text{ or }` and `\text{ and }` as lists; multiple-choice letters followed by the option's text.
+A bare list, "x = 1 or x = 2" and a set in braces are all sets of solutions: their order does not matter, and
+`1 \pm \sqrt2` is two of them. Points, intervals and matrices keep their order. An inequality of one variable with
+numbers at its ends is an interval. "(B) 12" is the choice B.
+
+What algebra it takes beyond that, `x+1` and `1+x`, keys cannot tell: see `maft.answers.verify`.
 """
 
 from __future__ import annotations
@@ -81,6 +78,7 @@ _SPACES = _words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
 _SYNONYMS = _pairs(
     r"\dfrac \frac \tfrac \frac \cfrac \frac \times * \cdot * \leq \le \leqslant \le \geq \ge \geqslant \ge"
     r" \neq \ne \lt < \gt > \lbrace \{ \rbrace \} \lbrack [ \rbrack ] \varnothing \emptyset \rightarrow \to"
+    r" \langle ( \rangle ) \div /"
     r" \dbinom \binom \tbinom \binom \mid | \vert | \lvert | \rvert |"
 )
 _TEXT = _words(
@@ -100,6 +98,24 @@ _ASSIGNMENT = re.compile(
 )
 
 
+_FUNCTIONS = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp"
+_NAMED = re.compile(
+    rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS.replace(' ', '|')})\s*\}}"
+    rf"|(?<![A-Za-z\\])({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
+)
+_GREEK = _words(
+    r"\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma"
+    r" \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Phi \Psi \Omega"
+)
+_CHOICE_WITH_TEXT = re.compile(
+    r"(?:\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{\s*)?(?:\(([A-J])\)|([A-J])[).])\s*\}?(?:\s|~|\\[ ,;]|\\quad)+"
+    r"(?=[0-9A-Za-z$\-]|\\(?:frac|dfrac|tfrac|sqrt|text|mathrm|\$))(?!\w\)|[A-Z]\b)"
+)
+_PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:and|text|mbox|textrm)(?![A-Za-z]))[A-Za-z]{3,}")
+_WORD = r"(?<=\S)\s*,?\s*(?:\\(?:text|mbox|textrm)\s*\{{\s*,?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*(?=\S)"
+_OR, _AND = re.compile(_WORD.format("or")), re.compile(_WORD.format("and"))
+
+
 class _TooDeep(Exception):
     """An answer is nested deeper than `MAX_DEPTH`."""
 
@@ -107,7 +123,7 @@ class _TooDeep(Exception):
 @lru_cache(maxsize=16_384)
 def _canonical(text: str) -> str:
     """Compute the key of an answer of bounded length."""
-    tidy = _DEGREE.sub("", _DIGIT_GLUE.sub("", text.translate(_UNICODE)))
+    tidy = _DEGREE.sub("", _DIGIT_GLUE.sub("", _in_latex(text.translate(_UNICODE))))
     tidy = _FULL_STOP.sub("", _join(_clean(_TOKEN.findall(tidy))).strip())
     tidy = _FULL_STOP.sub("", _without_unit(tidy))
     try:
@@ -117,9 +133,40 @@ def _canonical(text: str) -> str:
     tidy = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", tidy)
     tidy = re.sub(r"(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", "", tidy)  # 2*x is 2x, but 2*3 is not 23
     tidy = _FULL_STOP.sub("", tidy)
-    if tidy.count("=") <= 1 and (assigned := _ASSIGNMENT.match(tidy)) and assigned.end() < len(tidy):
-        tidy = tidy[assigned.end() :]
+    value = without_assignment(tidy)
+    # y = 2x + 3 stays an equation, so that it can be compared with 2x - y + 3 = 0; f(x) = 2x does not.
+    if not (variables(value) and re.match(r"[A-Za-z](?:_\{[^{}]*\})?=", tidy)):
+        tidy = value
     return _key(tidy, depth=0)
+
+
+def without_assignment(text: str) -> str:
+    r"""Return the right-hand side of a tidy `x=5`, `f(x)=5` or `x\in 5`, and any other text as it is."""
+    assigned = _ASSIGNMENT.match(text) if text.count("=") <= 1 else None
+    return text[assigned.end() :] if assigned and assigned.end() < len(text) else text
+
+
+def variables(text: str) -> frozenset[str]:
+    r"""Return the letters of a tidy text that stand for something unknown; e, i and \pi do not.
+
+    >>> sorted(variables(r"2x+\sqrt{a}\theta+\pi+3i"))
+    ['\\theta', 'a', 'x']
+    """
+    plain = re.sub(r"\\(?:begin|end)\{[a-z]*\}", "", text)
+    greek = {name for name in _CONTROL_WORD.findall(plain) if name in _GREEK}
+    return frozenset(re.findall(r"[A-Za-z]", _CONTROL_WORD.sub("", plain))) - {"e", "i"} | greek
+
+
+def _in_latex(text: str) -> str:
+    """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2, (B) twelve."""
+    if choice := _CHOICE_WITH_TEXT.match(text):
+        return choice[1] or choice[2]
+    text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace("**", "^").replace(r"\infinity", r"\infty")
+    if not _PROSE.search(text):
+        related = re.search(r"[<>]|\\(?:le|ge|lt|gt|in)", text)
+        text = _OR.sub(r" \\cup " if related else ", ", text)
+        text = text if related else _AND.sub(", ", text)
+    return text
 
 
 def _clean(tokens: list[str]) -> list[str]:
@@ -155,14 +202,15 @@ class _Reader:
     missing argument is empty and a stray brace stays.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, depth: int = 0) -> None:
         self.tokens = _TOKEN.findall(text)
         self.position = 0
+        self.depth = depth
 
     def read(self) -> str:
         pieces: list[str] = []
         while self.position < len(self.tokens):
-            pieces.append(self._sequence(depth=0))
+            pieces.append(self._sequence(self.depth))
             if self.position < len(self.tokens):  # a stray closing brace ended the sequence
                 pieces.append("}")
                 self.position += 1
@@ -208,6 +256,8 @@ class _Reader:
             index = "".join(self.tokens[self.position : end + 1])
             self.position = end + 1
             return rf"\sqrt{index}{{{self._argument(token, depth)}}}"
+        if token in ("^", r"\sqrt") and self._next_is("(") and (inside := self._round()):
+            return f"{token}{{{_Reader(inside, depth + 1).read()}}}"
         if token in ("^", "_", r"\sqrt"):
             # Plain-text writers mean x^{10} by x^10, where LaTeX reads x^{1}0. In \log_28 LaTeX is right.
             run = self._digits() if previous != r"\log" else ""
@@ -223,6 +273,17 @@ class _Reader:
             return ""
         return self._item(command, depth + 1)
 
+    def _round(self) -> str:
+        """Read a pair of round brackets, as in 2^(n+1), and return what is in it; nothing if it is not closed."""
+        depth = 0
+        for end in range(self.position, len(self.tokens)):
+            depth += (self.tokens[end] == "(") - (self.tokens[end] == ")")
+            if depth == 0:
+                inside = "".join(self.tokens[self.position + 1 : end])
+                self.position = end + 1 if inside else self.position
+                return inside
+        return ""
+
     def _digits(self) -> str:
         while self._peek() == " ":
             self.position += 1
@@ -234,6 +295,11 @@ class _Reader:
             return ""
         self.position = end
         return "".join(self.tokens[start:end])
+
+    def _next_is(self, token: str) -> bool:
+        while self._peek() == " ":
+            self.position += 1
+        return self._peek() == token
 
     def _peek(self) -> str:
         return self.tokens[self.position] if self.position < len(self.tokens) else ""
@@ -282,17 +348,22 @@ def _without_unit(text: str) -> str:
 
 _DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _SCIENTIFIC = re.compile(rf"([-+]?{_DECIMAL})[eE]([-+]?[0-9]{{1,4}})")
+_REPEATING = re.compile(r"([-+]?)([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}")
 _POWER_OF_TEN = re.compile(rf"([-+]?)(?:({_DECIMAL})\*)?10\^\{{([-+]?[0-9]{{1,4}})\}}")
 _PLAIN_DECIMAL = re.compile(rf"[-+]?{_DECIMAL}")
 _QUOTIENT = re.compile(
     rf"([-+]?)(?:\\frac\{{([-+]?{_DECIMAL})\}}\{{([-+]?{_DECIMAL})\}}|({_DECIMAL})/([-+]?{_DECIMAL}))"
 )
 _MIXED = re.compile(r"([-+]?)([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))")
+_MIXED_FACTOR = re.compile(r"(?<![0-9.}])([0-9]+)\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]*)?")
+
+_INEQUALITY = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
+_VARIABLE = re.compile(r"[A-Za-z]|" + "|".join(map(re.escape, sorted(_GREEK))))
 
 _OPENING = frozenset(["(", "[", "{", r"\{", r"\langle"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle"])
-_MATRIX = re.compile(r"\\begin\{[pb]matrix\}((?:(?!\\begin|\\end).)*)\\end\{[pb]matrix\}")
+MATRIX = re.compile(r"\\begin\{[pb]matrix\}((?:(?!\\begin|\\end).)*)\\end\{[pb]matrix\}")
 
 # A quotient that is a whole term: 2\sqrt{3}/3 in -2\sqrt{3}/3+1. In 1/2x the bottom is in doubt, so it stays
 # as it is.
@@ -313,17 +384,25 @@ def _key(text: str, depth: int) -> str:
         return str(value)
     if depth > MAX_DEPTH:
         return text
-    if matrix := _MATRIX.fullmatch(text):
+    if matrix := MATRIX.fullmatch(text):
         rows = [row.split("&") for row in matrix[1].split(r"\\") if row]
         cells = r"\\".join("&".join(_key(cell, depth + 1) for cell in row) for row in rows)
         return rf"\begin{{pmatrix}}{cells}\end{{pmatrix}}"
-    if len(parts := _split(text, r"\cup")) > 1:
-        return r"\cup".join(sorted(_key(part, depth + 1) for part in parts))
-    if len(parts := _split(text, ",")) > 1:
+    if len(parts := split(text, r"\cup")) > 1:
+        return r"\cup".join(sorted({_key(_interval(part) or part, depth + 1) for part in parts}))
+    if interval := _interval(text):
+        return _key(interval, depth + 1)
+    bracketed = brackets(text)
+    if depth == 0:
+        braces = bracketed is not None and bracketed[0] == r"\{" and bracketed[2] == r"\}"
+        items = _solutions(split(bracketed[1] if bracketed and braces else text, ","))
+        if braces or len(items) > 1:
+            return ", ".join(sorted({_key(item, depth + 1) for item in items})) or r"\emptyset"
+    elif len(parts := split(text, ",")) > 1:
         return ", ".join(_key(part, depth + 1) for part in parts)
-    if bracketed := _brackets(text):
+    if bracketed:
         opening, inside, closing = bracketed
-        keys = [_key(part, depth + 1) for part in _split(inside, ",")]
+        keys = [_key(part, depth + 1) for part in split(inside, ",")]
         if (opening, closing, len(keys)) == ("(", ")", 1):
             return keys[0]
         if (opening, closing) == (r"\{", r"\}"):
@@ -332,6 +411,34 @@ def _key(text: str, depth: int) -> str:
     expression = _expression(text)
     value = _number(expression, thousands=False)  # (1)/(2) has become a fraction
     return expression if value is None else str(value)
+
+
+def _solutions(items: list[str]) -> list[str]:
+    r"""Write out `1 \pm x` as two solutions, and drop an `x=` that all of them have."""
+    values = [without_assignment(item) for item in items]
+    names = {item.removesuffix(value) for item, value in zip(items, values, strict=True)}
+    chosen = values if len(names) == 1 else items
+    both = [item.replace(r"\pm", sign) for item in chosen for sign in ("+", "-") if item.count(r"\pm") == 1]
+    return [item for item in chosen if item.count(r"\pm") != 1] + [item.removeprefix("+").strip() for item in both]
+
+
+def _interval(text: str) -> str | None:
+    r"""Return `(-1, 5]` for -1<x\le5; None for anything but one variable between numbers."""
+    parts = [part.strip() for part in _INEQUALITY.split(text)]
+    ends, signs = parts[::2], parts[1::2]
+    if len(signs) not in (1, 2) or "," in text or "=" in text or not all(ends):
+        return None
+    if len({sign in (">", r"\ge") for sign in signs}) > 1:  # 1 < x > 0
+        return None
+    if signs[0] in (">", r"\ge"):
+        ends, signs = ends[::-1], [{">": "<", r"\ge": r"\le"}[sign] for sign in signs[::-1]]
+    place = 1 if len(signs) == 2 or _VARIABLE.fullmatch(ends[1]) else 0
+    if not _VARIABLE.fullmatch(ends[place]) or any(variables(end) for n, end in enumerate(ends) if n != place):
+        return None
+    if len(signs) == 1:
+        ends, signs = (["", *ends], ["<", *signs]) if place == 0 else ([*ends, ""], [*signs, "<"])
+    low, high = ends[0] or r"-\infty", ends[2] or r"\infty"
+    return f"{'(' if signs[0] == '<' else '['}{low}, {high}{')' if signs[1] == '<' else ']'}"
 
 
 def _number(text: str, *, thousands: bool) -> Fraction | None:
@@ -343,6 +450,9 @@ def _number(text: str, *, thousands: bool) -> Fraction | None:
     if match := _QUOTIENT.fullmatch(text):
         over, under = Fraction(match[2] or match[4]), Fraction(match[3] or match[5])
         return _signed(match[1], over / under) if under else None
+    if match := _REPEATING.fullmatch(text):
+        fixed, cycle = Fraction(f"{match[2] or 0}.{match[3]}"), Fraction(int(match[4]), 10 ** len(match[4]) - 1)
+        return _signed(match[1], fixed + cycle / 10 ** len(match[3]))
     if match := _MIXED.fullmatch(text):
         top, bottom = int(match[3] or match[5]), int(match[4] or match[6])
         # 3\frac{5}{4} is more likely a product than a mixed number.
@@ -364,7 +474,7 @@ def _signed(sign: str, value: Fraction) -> Fraction:
     return -value if sign == "-" else value
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split(text: str, separator: str) -> list[str]:
     """Split at the separators outside all brackets; do not split where the brackets do not pair up."""
     parts: list[str] = []
     start = position = depth = 0
@@ -381,7 +491,7 @@ def _split(text: str, separator: str) -> list[str]:
     return [part.strip() for part in (*parts, text[start:])]
 
 
-def _brackets(text: str) -> tuple[str, str, str] | None:
+def brackets(text: str) -> tuple[str, str, str] | None:
     """Return (opening, inside, closing) if one pair of brackets encloses the whole text."""
     tokens = _TOKEN.findall(text)
     if len(tokens) < 3 or tokens[0] not in _OPENING or tokens[-1] not in _CLOSING:
@@ -399,8 +509,14 @@ def _expression(text: str) -> str:
     # Two letters are rather a product or a name (AB, xy) than a word; "no" is the exception.
     if text.isalpha() and (len(text) > 2 or text.lower() == "no"):
         return text.lower()
+    text = _MIXED_FACTOR.sub(_improper, text)
     text = _SLASH.sub(lambda m: rf"\frac{{{_bare(m['top'])}}}{{{_bare(m['bottom'])}}}", text)
     return _NEGATIVE_TOP.sub(r"-\\frac{\1}", text)
+
+
+def _improper(match: re.Match[str]) -> str:
+    whole, top, bottom = int(match[1]), int(match[2]), int(match[3])
+    return rf"\frac{{{whole * bottom + top}}}{{{bottom}}}" if top < bottom else match[0]
 
 
 def _bare(text: str) -> str:
