@@ -19,7 +19,8 @@ from maft.config import RunConfig, parse
 from maft.debate import Rules
 from maft.records import Problem, Reply, Request
 from maft.samplers.base import Sampler
-from maft.tasks import TASKS, prepare
+from maft.tasks import make as make_task
+from maft.tasks import prepare
 
 SAMPLING = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 128}
 WARM_UP = 2
@@ -105,8 +106,8 @@ def hold(problems: Sequence[Problem], rules: Rules, sampler: Sampler) -> dict[st
 def main(manner: str, num_debates: int) -> None:
     """Measure one manner and print JSON."""
     config = settings()
-    task = TASKS["arithmetic"]
-    problems = prepare(task, config.task).train
+    task = make_task(config.task)
+    problems = prepare(task).train
     rules = Rules(
         society=finetune.untrained(config),
         debate=config.debate,

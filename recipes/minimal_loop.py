@@ -17,7 +17,8 @@ from maft.records import AgentRef, Example, Message, Request, SamplingParams
 from maft.samplers import make as make_sampler
 from maft.samplers.scripted import guess
 from maft.store import write_records
-from maft.tasks import TASKS, prepare
+from maft.tasks import make as make_task
+from maft.tasks import prepare
 from maft.trainers import TrainJob
 from maft.trainers import make as make_trainer
 
@@ -26,8 +27,8 @@ MODEL = "smollm2-135m-instruct"
 N, ITERATIONS, SEED = 3, 2, 0
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.9, max_new_tokens=128)
 
-task = TASKS["arithmetic"]
-train, held_out = prepare(task, TaskConfig(name="arithmetic", num_train=120, num_eval=60))
+task = make_task(TaskConfig(name="arithmetic", num_train=120, num_eval=60))
+train, held_out, _ = prepare(task)
 sampler = Scripted(guess) if FAKE else make_sampler(EngineConfig())
 trainer = NullTrainer() if FAKE else make_trainer(EngineConfig())
 home = Path(tempfile.mkdtemp(prefix="maft-"))
@@ -80,7 +81,7 @@ def accuracy(generators, critics, iteration):
     """Share of held-out questions whose debate ends in a vote for the gold answer."""
     dialogues = debate(held_out, generators, critics, "eval", iteration)
     votes = vote(held_out, dialogues, "eval", iteration)
-    right = [w is not None and equivalent(w, p.gold) for (w, _), p in zip(votes, held_out, strict=True)]
+    right = [w is not None and task.correct(p, w) for (w, _), p in zip(votes, held_out, strict=True)]
     return sum(right) / len(right)
 
 

@@ -59,7 +59,6 @@ def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
         ("engine.batch_size=0", "a whole number of at least 1, got 0"),
         ("train.batch_size=-3", "a whole number of at least 1, got -3"),
         ("task.num_train=0", "a whole number of at least 1, or null, got 0"),
-        ("task.name=aritmetic", "one of arithmetic, jsonl, got 'aritmetic'"),
         ("task.train_file=3", "a path, or null, got 3"),
         ("task.negative=perhaps", "true or false, got 'perhaps'"),
         ("vote.ties=coin", "one of random, abstain, got 'coin'"),
@@ -83,6 +82,25 @@ def test_a_wrong_value_is_refused_with_its_key_what_is_allowed_and_what_was_got(
     assert f"  {key} must be {allowed}." in message
     assert len(message.splitlines()) == 2  # the source and one line for the key
     assert "pydantic" not in message and "literal[" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("task.name=aritmetic", "task.name: 'aritmetic' is not a task. Did you mean arithmetic? The tasks are: arith"),
+        ("task.name=gsm8", "'gsm8' is not a task. Did you mean gsm8k?"),
+        ("task.name=poetry", "task.name: 'poetry' is not a task. The tasks are: arithmetic, gsm8k, math,"),
+        ("task.name=reasoning_gym", "is not a task. Did you mean reasoning_gym:<name>?"),
+        ("task.name='reasoning_gym:'", "is not a task. Did you mean reasoning_gym:<name>?"),
+        ("task.name='math:algebra'", "'math:algebra' is not a task. Did you mean math?"),
+        ("task.levels=[3]", "  task.levels is not a setting of task arithmetic, which has: num_train, num_eval,"),
+        ("task={name: gsm8k, options: {x: 1}}", "  task.options is not a setting of task gsm8k, which has: num_train,"),
+        ("task.levels=3", "task.levels must be a list of a whole number, or text, got 3."),
+        ("task.options=3", "task.options must be a section of settings by name, got 3."),
+    ],
+)
+def test_a_task_has_a_known_name_and_no_settings_of_other_tasks(override, said):
+    assert said in refusal(override)
 
 
 @pytest.mark.parametrize("setting", ["temperature=-1", "temperature=.inf", "top_p=0", "top_p=2", "top_k=-1"])
@@ -183,7 +201,8 @@ def full() -> RunConfig:
     return parse(
         MINIMAL,
         [
-            "name=full", "runs_dir=/elsewhere", "seed=3", "num_iterations=2", "task.train_file=some/file.jsonl",
+            "name=full", "runs_dir=/elsewhere", "seed=3", "num_iterations=2",
+            "task={name: math, train_file: some/file.jsonl, levels: [1, Level 2]}",
             "vote.min_agreement=0.7", "train.lora.target_modules=[q_proj, v_proj]", "train.learning_rate=1e-5",
             "sampling.eval.generator.temperature=0", "prompts.system='Be brief: {ok}'", "engine.max_sequences=8",
         ],
@@ -235,8 +254,8 @@ def test_differences_name_the_keys_and_both_values():
 
 
 def test_overrides_are_yaml_and_the_last_one_wins():
-    made = parse(MINIMAL, ["seed=1", "seed=2", "task.num_train=null", "task.gold_field=~", "sampling.eval={}"])
-    assert (made.seed, made.task.num_train, made.task.gold_field) == (2, None, None)
+    made = parse(MINIMAL, ["seed=1", "seed=2", "task.num_train=null", "task.shape=~", "sampling.eval={}"])
+    assert (made.seed, made.task.num_train, made.task.shape) == (2, None, None)
     assert made.sampling.eval is not None
     assert parse(MINIMAL, ["train.learning_rate=1e-5"]).train.learning_rate == 1e-5
 

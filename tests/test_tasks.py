@@ -10,17 +10,27 @@ from maft.answers import equivalent
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.records import Problem
-from maft.tasks import TASKS, check_disjoint, prepare
+from maft.tasks import Split, Task, check_disjoint, make, prepare
 from maft.tasks.base import normalised
-from maft.tasks.jsonl import read
 
-ARITHMETIC = TASKS["arithmetic"]
 SMALL = {"name": "arithmetic", "low": 1, "negative": False}
 
 
-def sums(**settings: object) -> list[Problem]:
-    split = ARITHMETIC.questions(TaskConfig(name="arithmetic", **settings))
+def task(name: str, **settings: object) -> Task:
+    return make(TaskConfig(name=name, **settings))
+
+
+def prepared(name: str, **settings: object) -> Split:
+    return prepare(task(name, **settings))
+
+
+def everything(name: str, **settings: object) -> list[Problem]:
+    split = task(name, **settings).questions()
     return [*split.train, *split.eval]
+
+
+def sums(**settings: object) -> list[Problem]:
+    return everything("arithmetic", **settings)
 
 
 def jsonl(path: Path, *rows: object) -> Path:
@@ -39,7 +49,7 @@ def test_there_are_three_hundred_sums_of_one_digit_numbers():
 
 @pytest.mark.parametrize("shown", ["{}", "The answer is {}.", "It is \\boxed{{{}}}, not 12.", "\\boxed{{{}.0}}"])
 def test_the_gold_answer_is_right_for_every_sum(shown):
-    graded = [ARITHMETIC.extract(shown.format(p.gold)) for p in sums()]
+    graded = [task("arithmetic").extract(shown.format(p.gold)) for p in sums()]
     right = [answer is not None and equivalent(answer, p.gold) for answer, p in zip(graded, sums(), strict=True)]
     assert sum(right) / len(right) == 1.0
 
@@ -56,14 +66,14 @@ def test_an_answer_one_off_is_wrong():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_sums_of_the_same_two_numbers_stay_on_one_side(seed):
-    split = ARITHMETIC.questions(TaskConfig(name="arithmetic", num_train=150, split_seed=seed))
+    split = task("arithmetic", num_train=150, split_seed=seed).questions()
     assert not {p.split_key for p in split.train} & {p.split_key for p in split.eval}
     sides = Counter(p.split_key for p in [*split.train, *split.eval])
     assert set(sides.values()) == {1, 2}
 
 
 def test_the_split_is_drawn_by_its_seed():
-    drawn = [prepare(ARITHMETIC, TaskConfig(name="arithmetic", num_train=60, split_seed=s)) for s in (0, 0, 1)]
+    drawn = [prepared("arithmetic", num_train=60, split_seed=s) for s in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert Counter(p.question.split()[3] for p in drawn[0].train).keys() == {"+", "-", "*"}
 
@@ -73,7 +83,7 @@ def test_the_split_is_drawn_by_its_seed():
     [(100, 50, (100, 50)), (None, None, (150, 150)), (100, None, (100, 200)), (None, 100, (200, 100))],
 )
 def test_each_side_has_as_many_as_were_asked_for(num_train, num_eval, sizes):
-    split = prepare(ARITHMETIC, TaskConfig(name="arithmetic", num_train=num_train, num_eval=num_eval))
+    split = prepared("arithmetic", num_train=num_train, num_eval=num_eval)
     assert abs(len(split.train) - sizes[0]) <= 1 and abs(len(split.eval) - sizes[1]) <= 1
     if num_train:
         assert len(split.train) == num_train
@@ -84,13 +94,13 @@ def test_each_side_has_as_many_as_were_asked_for(num_train, num_eval, sizes):
 @pytest.mark.parametrize("counts", [{"num_train": 200, "num_eval": 200}, {"num_train": 301}, {"num_eval": 301}])
 def test_more_questions_than_there_are_is_refused(counts):
     with pytest.raises(DataError, match="only 300 questions.*Ask for fewer"):
-        prepare(ARITHMETIC, TaskConfig(name="arithmetic", **counts))
+        prepared("arithmetic", **counts)
 
 
 @pytest.mark.parametrize("counts", [{"num_train": 300}, {"num_eval": 300}])
 def test_a_side_without_questions_is_refused(counts):
     with pytest.raises(DataError, match=r"has no (training|held-out) questions"):
-        prepare(ARITHMETIC, TaskConfig(name="arithmetic", **counts))
+        prepared("arithmetic", **counts)
 
 
 def test_settings_that_make_no_sums_are_refused():
@@ -111,7 +121,10 @@ def test_negative_numbers_have_questions_of_their_own():
 
 
 def questions(path: Path, **settings: object) -> list[Problem]:
-    return read(path, TaskConfig(name="jsonl", train_file=path, **settings))
+    """Read one file in its order: as the held-out side, which nothing reorders."""
+    other = path.with_name("other.jsonl")
+    other.write_text("")
+    return list(task("jsonl", train_file=other, eval_file=path, **settings).questions().eval)
 
 
 def test_questions_are_read_with_their_answers_and_ids(tmp_path):
@@ -181,21 +194,21 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"latin\.jsonl is not UTF-8 at byte 15\. Convert it to UTF-8"):
         questions(tmp_path / "latin.jsonl")
     with pytest.raises(ConfigError, match=r"task\.train_file is missing"):
-        TASKS["jsonl"].questions(TaskConfig(name="jsonl"))
+        task("jsonl").questions()
 
 
 def test_an_empty_file_has_no_training_questions(tmp_path):
     (tmp_path / "q.jsonl").write_text("")
     with pytest.raises(DataError, match="has no training questions"):
-        prepare(TASKS["jsonl"], TaskConfig(name="jsonl", train_file=tmp_path / "q.jsonl"))
+        prepared("jsonl", train_file=tmp_path / "q.jsonl")
 
 
 def test_one_file_is_divided_and_two_files_are_not_mixed(tmp_path):
     one = jsonl(tmp_path / "a.jsonl", *({"question": f"a{n}", "answer": n} for n in range(10)))
     two = jsonl(tmp_path / "b.jsonl", *({"question": f"b{n}", "answer": n} for n in range(10)))
-    split = prepare(TASKS["jsonl"], TaskConfig(name="jsonl", train_file=one, num_train=6))
+    split = prepared("jsonl", train_file=one, num_train=6)
     assert (len(split.train), len(split.eval)) == (6, 4)
-    split = prepare(TASKS["jsonl"], TaskConfig(name="jsonl", train_file=one, eval_file=two, num_eval=3))
+    split = prepared("jsonl", train_file=one, eval_file=two, num_eval=3)
     assert {p.question[0] for p in split.train} == {"a"} and {p.question[0] for p in split.eval} == {"b"}
     assert (len(split.train), len(split.eval)) == (10, 3)
 
@@ -204,7 +217,7 @@ def test_an_id_that_stands_for_two_questions_is_refused(tmp_path):
     one = jsonl(tmp_path / "a.jsonl", *({"question": f"a{n}", "answer": n, "id": n // 2} for n in range(6)))
     two = jsonl(tmp_path / "b.jsonl", {"question": "b", "answer": 1})
     with pytest.raises(DataError, match="3 ids stand for several training questions each, such as"):
-        prepare(TASKS["jsonl"], TaskConfig(name="jsonl", train_file=one, eval_file=two))
+        prepared("jsonl", train_file=one, eval_file=two)
 
 
 # The two sides

@@ -7,7 +7,7 @@ that does not exist is refused with the nearest one that does. The digest of the
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -52,17 +52,40 @@ def _known_prompts(texts: dict[str, str]) -> dict[str, str]:
 Sampling = Annotated[SamplingParams, AfterValidator(_drawable)]
 
 
+_FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
+TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
+    "gsm8k": _FILES,
+    "math": (*_FILES, "levels", "types"),
+    "dataset": (*_FILES, "question_field", "gold_field"),
+    "jsonl": (*_FILES, "question_field", "gold_field"),
+    "reasoning_gym": ("size", "threshold", "options"),
+}
+"""The tasks, and the settings that each has beside those which all have."""
+
+
+def _known_task(name: str) -> str:
+    kind, colon, inner = name.partition(":")
+    if kind in TASK_SETTINGS and (kind == "reasoning_gym") == bool(colon and inner):
+        return name
+    named = [task if task != "reasoning_gym" else "reasoning_gym:<name>" for task in TASK_SETTINGS]
+    near = difflib.get_close_matches(kind, TASK_SETTINGS, n=1, cutoff=0.5)
+    hint = f" Did you mean {named[list(TASK_SETTINGS).index(near[0])]}?" if near else ""
+    raise ValueError(f"{name!r} is not a task.{hint} The tasks are: {', '.join(named)}.")
+
+
 class TaskConfig(Section):
     """Which questions, and how they are split."""
 
-    name: Literal["arithmetic", "jsonl"]
-    """`arithmetic` makes questions; `jsonl` reads them from local files."""
+    name: Annotated[str, AfterValidator(_known_task)]
+    """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same) or
+    `reasoning_gym:<name>`."""
     num_train: Positive | None = None
     """Questions to debate and finetune on; null takes all there are."""
     num_eval: Positive | None = None
     """Held-out questions; null takes all there are."""
     split_seed: int = 0
-    """Draws which questions train and which are held out."""
+    """Draws which questions train and which are held out, and the questions themselves where they are made."""
     operators: str = "+-*"
     """arithmetic: operators between two numbers."""
     low: int = 0
@@ -70,15 +93,46 @@ class TaskConfig(Section):
     high: int = 9
     """arithmetic: largest number."""
     negative: bool = True
-    """arithmetic: keep differences below zero."""
+    """arithmetic: keep results below zero."""
+    shape: str | None = None
+    """arithmetic: a sum with a letter for each number to draw, such as `a+b*c+d-e*f`, in place of all sums of two."""
+    size: Positive | None = None
+    """arithmetic with a shape, reasoning_gym: questions to make; null is num_train + num_eval, or 1000."""
     train_file: Path | None = None
-    """jsonl: one question a line."""
+    """gsm8k, math, mmlu, dataset: a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of .json files."""
     eval_file: Path | None = None
-    """jsonl: held-out questions; null takes them from `train_file`."""
+    """The same for held-out questions; null takes them from `train_file`."""
+    dataset: str | None = None
+    """gsm8k, math, mmlu, dataset: a hub name or a local folder, in place of files; null is the task's own, if any."""
+    subset: str | None = None
+    """The configuration of the data set, where it has several."""
+    train_split: str | None = None
+    """The split to train on; null is the task's own, or `train`."""
+    eval_split: str | None = None
+    """The split to hold out; null is the task's own, or else a part of `train_split`, as when both are the same."""
     question_field: str = "question"
-    """jsonl: name of the field with the question."""
+    """dataset: the column with the question."""
     gold_field: str | None = "answer"
-    """jsonl: name of the field with the known answer, used for reporting only; null when there is none."""
+    """dataset: the column with the known answer, used for reporting only; null when there is none."""
+    levels: tuple[int | str, ...] = ()
+    """math: only these levels, such as 3 or `Level 3`."""
+    types: tuple[str, ...] = ()
+    """math: only these types, such as `Algebra`; mmlu: only these subjects."""
+    threshold: Share = 1.0
+    """reasoning_gym: the score from which on an answer counts as right."""
+    options: dict[str, Any] = {}
+    """reasoning_gym: settings of the data set, by its own names."""
+
+    @model_validator(mode="after")
+    def _has_settings_of_its_own_task_only(self) -> Self:
+        own = TASK_SETTINGS[self.name.partition(":")[0]]
+        for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
+            if other not in own and getattr(self, other) != type(self).model_fields[other].default:
+                raise ValueError(
+                    f"task.{other} is not a setting of task {self.name}, which has: "
+                    f"num_train, num_eval, split_seed, {', '.join(own)}."
+                )
+        return self
 
 
 class DebateConfig(Section):
@@ -448,7 +502,7 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     if (section := _section_of(annotation)) is not None:
         return "a section with settings such as " + ", ".join(list(section.model_fields)[:3])
     if get_origin(annotation) is dict:
-        return "a section of texts by name"
+        return f"a section of {'texts' if str in get_args(annotation)[1:] else 'settings'} by name"
     limits = {name: getattr(limit, name) for limit in metadata for name in _LIMITS if hasattr(limit, name)}
     said = " and ".join(_LIMITS[name].format(value) for name, value in limits.items())
     return f"{_KINDS.get(annotation, str(annotation))} {said}".rstrip()

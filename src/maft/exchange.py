@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from maft import finetune, formats, store
+from maft import finetune, formats, store, tasks
 from maft.errors import DataError
 from maft.formats import Format
 from maft.records import Example
 from maft.store import RunFolder
-from maft.tasks import TASKS, check_disjoint, prepare
+from maft.tasks import check_disjoint, prepare
 
 
 def adopt(folder: RunFolder, released: Path) -> None:
@@ -19,14 +19,14 @@ def adopt(folder: RunFolder, released: Path) -> None:
     """
     if folder.problems("eval").exists():
         raise DataError(f"{folder.path} has its questions already. Choose another name=... to begin with {released}.")
-    config, task = folder.config, TASKS[folder.config.task.name]
+    config, task = folder.config, tasks.make(folder.config.task)
     text = store.read_text(released)
     society = finetune.untrained(config)
     try:
         found = formats.read_released(text, society, config.debate.num_rounds, task.extract)
     except DataError as error:
         raise DataError(f"{released}: {error}") from None
-    held_out = prepare(task, config.task).eval
+    held_out = prepare(task).eval
     check_disjoint(found.problems, held_out)
     store.write_records(folder.debates(1), found.debates)
     store.write_records(folder.problems("train"), found.problems)

@@ -20,7 +20,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "openvino", "openvino-genai"
 def write(folder: RunFolder) -> None:
     """Write or extend manifest.json: every start of the run adds an entry to `starts`."""
     path = folder.path / "manifest.json"
-    earlier: list[Any] = store.read_json(path)["starts"] if path.exists() else []
+    earlier: dict[str, Any] = store.read_json(path) if path.exists() else {}
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv[1:],
@@ -36,16 +36,24 @@ def write(folder: RunFolder) -> None:
         "config_digest": config_.digest(folder.config),
         "seed": folder.config.seed,
         "split_seed": folder.config.task.split_seed,
-        "starts": [*earlier, start],
+        "starts": [*earlier.get("starts", []), start],
     }
-    store.write_json(path, content)
+    kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}
+    store.write_json(path, content | kept)
 
 
-def add_questions(folder: RunFolder) -> None:
-    """Add the number, ids and content hash of the training and held-out questions."""
+def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
+    """Add the number, ids and content hash of the training and held-out questions.
+
+    Args:
+        folder: of the run.
+        duplicates: how many were left out because they were there already; None keeps what the manifest says.
+    """
     path = folder.path / "manifest.json"
     content = store.read_json(path)
     content["questions"] = {side: _describe(folder.problems(side)) for side in ("train", "eval")}
+    if duplicates is not None:
+        content["duplicates_left_out"] = duplicates
     store.write_json(path, content)
 
 

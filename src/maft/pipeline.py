@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maft import consensus, curate, finetune, manifest, prompts, rollouts, store
+from maft import consensus, curate, finetune, manifest, prompts, rollouts, store, tasks
 from maft.curate import CurateCounts
 from maft.debate import Rules
 from maft.evaluation.methods import Scoring, score_all
@@ -30,7 +30,7 @@ from maft.progress import Bar, Progress
 from maft.records import Debate, Problem, Society, Vote
 from maft.samplers.base import Sampler
 from maft.store import RunFolder
-from maft.tasks import TASKS, Split, prepare
+from maft.tasks import Split, prepare
 from maft.trainers.base import Trainer, TrainProgress
 
 
@@ -82,11 +82,13 @@ def status(folder: RunFolder) -> str:
 def questions(folder: RunFolder) -> Split:
     """Return the questions of the run, writing them into the folder at the first start."""
     train_file, eval_file = folder.problems("train"), folder.problems("eval")
+    duplicates = None
     if not eval_file.exists():
-        split = prepare(TASKS[folder.config.task.name], folder.config.task)
+        split = prepare(tasks.make(folder.config.task))
+        duplicates = split.duplicates
         store.write_records(train_file, split.train)
         store.write_records(eval_file, split.eval)
-    manifest.add_questions(folder)
+    manifest.add_questions(folder, duplicates)
     return Split(store.read_records(train_file, Problem), store.read_records(eval_file, Problem))
 
 
@@ -176,7 +178,8 @@ def evaluate(
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = _collect(folder, rules, problems, home / "debates.jsonl", sampler, progress, title)
     by_id = {problem.id: problem for problem in problems}
-    scores = score_all(debates, config.debate.num_agents, Scoring(by_id, iteration, config.vote, config.seed))
+    how = Scoring(by_id, iteration, config.vote, config.seed, tasks.make(config.task).grade)
+    scores = score_all(debates, config.debate.num_agents, how)
     for method, of_method in scores.items():
         store.write_records(home / f"{method}.jsonl", of_method)
     store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
@@ -185,7 +188,7 @@ def evaluate(
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
     """Return the rules of the debates of a stage, `train` or `eval`."""
     config = folder.config
-    task, sampling = TASKS[config.task.name], config.sampling
+    task, sampling = tasks.make(config.task), config.sampling
     num_samples = config.debate.num_eval_samples if stage == "eval" else None
     return Rules(
         society=society,

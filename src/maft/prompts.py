@@ -46,6 +46,19 @@ class Prompts(Record):
     """P5, rounds 2 and on, when there is no other agent."""
 
 
+_REQUEST = "final answer, written as \\boxed{answer}"
+
+
+def asking(request: str) -> dict[str, str]:
+    """Return the prompts of all rounds with another request at their end, for tasks that want one kind of answer.
+
+    >>> asking("letter, in brackets")["critic_alone"][-33:]
+    'End with one letter, in brackets.'
+    """
+    texts = {name: str(text) for name, text in Prompts() if text and _REQUEST in text}
+    return {name: text.replace(_REQUEST, request) for name, text in texts.items()}
+
+
 REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "solve": ("question",),
     "summarize": ("answers",),

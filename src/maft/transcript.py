@@ -13,13 +13,14 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from maft import store
+from maft import store, tasks
 from maft.answers import equivalent
 from maft.consensus import ballots, tally
 from maft.errors import DataError
 from maft.evaluation.methods import names
 from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
 from maft.store import RunFolder
+from maft.tasks.base import Grade, by_equality
 
 Stage = Literal["train", "eval"]
 How = Literal["title", "quiet", "right", "wrong", "kept", "dropped"]
@@ -54,6 +55,11 @@ class Told(NamedTuple):
     """None until all debates of the stage are done. In a held-out debate, nothing is ever dropped."""
     fates: tuple[Fate, ...]
     """Of a training question that is used, once the examples are made: generators, then critics."""
+    grade: Grade = by_equality
+
+    def right(self, answer: str | None) -> bool | None:
+        """Say whether an answer to the question is right; None where nobody knows."""
+        return self.grade(self.problem, answer)
 
 
 def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage: Stage | None = None) -> Told:
@@ -83,19 +89,19 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
 
 def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> Told:
     """Put a debate together with its vote and with what was learned from it."""
+    grade = tasks.make(folder.config.task).grade
     if stage == "eval":
-        return Told(stage, problem, debate, _held_out_vote(folder, debate), ())
+        return Told(stage, problem, debate, _held_out_vote(folder, debate), (), grade)
     path = folder.votes(debate.iteration)
     votes = store.read_records(path, Vote) if path.exists() else []
     vote = next((vote for vote in votes if vote.problem_id == problem.id), None)
     summary = folder.examples_summary(debate.iteration)
     if vote is None or vote.dropped is not None or not summary.exists():
-        return Told(stage, problem, debate, vote, ())
+        return Told(stage, problem, debate, vote, (), grade)
     files = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
     examples = [example for file in files for example in store.read_records(file, Example)]
-    return Told(
-        stage, problem, debate, vote, fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id])
-    )
+    learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id])
+    return Told(stage, problem, debate, vote, learned, grade)
 
 
 def fates(debate: Debate, vote: Vote, examples: Sequence[Example]) -> tuple[Fate, ...]:
@@ -135,11 +141,6 @@ def why_dropped(vote: Vote) -> str:
     if vote.dropped == "no_answer":
         return "the vote has no winner" if vote.counts else "nobody's answer could be read, so there is no label"
     return f"only {vote.counts[0][1]} of {vote.num_ballots} answers agree with the label"
-
-
-def is_right(answer: str | None, problem: Problem) -> bool | None:
-    """Hold an answer against the gold answer: None if that is not known; what could not be read is wrong."""
-    return None if problem.gold is None else answer is not None and equivalent(answer, problem.gold)
 
 
 def who(told: Told) -> str:
@@ -203,7 +204,7 @@ def render(told: Told, paint: Paint = plain) -> str:
     for number in sorted({turn.round for turn in debate.turns}):
         lines += ["", _heading(title_of_round(told, number), paint)]
         for turn in debate.round(number):
-            lines += ["", *_turn(turn, problem, paint)]
+            lines += ["", *_turn(turn, told, paint)]
     if debate.error is not None:
         lines += ["", paint(f"The debate failed: {line(debate.error)}", "wrong")]
     return "\n".join([*lines, "", _heading("Vote over the last round", paint), "", *_outcome(told, paint)])
@@ -213,17 +214,17 @@ def _heading(text: str, paint: Paint) -> str:
     return paint(f"-- {text} ".ljust(WIDTH, "-"), "title")
 
 
-def _turn(turn: Turn, problem: Problem, paint: Paint) -> list[str]:
+def _turn(turn: Turn, told: Told, paint: Paint) -> list[str]:
     answer = "no answer that could be read" if turn.answer is None else line(turn.answer)
-    lines = [f"{paint(turn.call.agent, 'title')}  {answer}{_mark(turn.answer, problem, paint)}"]
+    lines = [f"{paint(turn.call.agent, 'title')}  {answer}{_mark(turn.answer, told, paint)}"]
     if turn.summary is not None:
         lines.append(paint(f"  has read this summary by {turn.summary.agent}:", "quiet"))
         lines += [paint(text, "quiet") for text in _said(turn.summary, "  | ")]
     return lines + _said(turn.call, "  ")
 
 
-def _mark(answer: str | None, problem: Problem, paint: Paint) -> str:
-    right = is_right(answer, problem)
+def _mark(answer: str | None, told: Told, paint: Paint) -> str:
+    right = told.right(answer)
     if right is None:
         return ""
     return "  " + (paint("✓ right", "right") if right else paint("✗ wrong", "wrong"))
@@ -248,7 +249,7 @@ def _outcome(told: Told, paint: Paint) -> list[str]:
     tie = ", drawn among equals" if vote.tied and vote.label is not None else ""
     name = "Pseudo-label" if told.stage == "train" else "Answer"
     label = "none" if vote.label is None else line(vote.label)
-    lines = [", ".join(counts) or "no votes", f"{name}: {label}{_mark(vote.label, told.problem, paint)}{tie}"]
+    lines = [", ".join(counts) or "no votes", f"{name}: {label}{_mark(vote.label, told, paint)}{tie}"]
     if told.stage == "eval":
         return lines
     if vote.dropped is not None:

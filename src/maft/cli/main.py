@@ -21,6 +21,7 @@ VERBS = {
     "eval": "Let the agents debate the held-out questions.",
     "report": "Print the results of a run and write its page.",
     "show": "Print one debate as a transcript.",
+    "validate": "Grade the known answers of a task with its own grader.",
 }
 
 

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from maft.answers import equivalent
 from maft.records import Problem, Record, Vote
+from maft.tasks.base import Grade, by_equality
 
 
 class LabelQuality(Record):
@@ -27,7 +27,7 @@ class LabelQuality(Record):
     """Questions not trained on, by reason."""
 
 
-def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> LabelQuality:
+def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade = by_equality) -> LabelQuality:
     """Count votes, and grade the labels of the questions whose answer is known."""
     used = [vote for vote in votes if vote.dropped is None]
     return LabelQuality(
@@ -35,18 +35,15 @@ def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> Lab
         num_problems=len(votes),
         used=len(used),
         coverage=len(used) / len(votes),
-        accuracy=_accuracy(used, problems),
-        accuracy_all=_accuracy(votes, problems),
+        accuracy=_accuracy(used, problems, grade),
+        accuracy_all=_accuracy(votes, problems, grade),
         mean_agreement=sum(vote.agreement for vote in votes) / len(votes),
         tied=sum(vote.tied for vote in votes),
         dropped=dict(sorted(Counter(vote.dropped for vote in votes if vote.dropped is not None).items())),
     )
 
 
-def _accuracy(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> float | None:
-    right = [
-        vote.label is not None and equivalent(vote.label, gold)
-        for vote in votes
-        if (gold := problems[vote.problem_id].gold) is not None
-    ]
+def _accuracy(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> float | None:
+    graded = [grade(problems[vote.problem_id], vote.label) for vote in votes]
+    right = [verdict for verdict in graded if verdict is not None]
     return sum(right) / len(right) if right else None

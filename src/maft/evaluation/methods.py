@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from maft import seeds
-from maft.answers import equivalent
 from maft.config import VoteConfig
 from maft.consensus import ballots, tally
 from maft.records import Call, Debate, Problem, Score, Turn
+from maft.tasks.base import Grade, by_equality
 
 
 def names(iteration: int, num_agents: int) -> tuple[str, str, str]:
@@ -34,6 +34,7 @@ class Scoring(NamedTuple):
     iteration: int
     settings: VoteConfig
     run_seed: int
+    grade: Grade = by_equality
 
 
 def score_all(debates: Sequence[Debate], num_agents: int, how: Scoring) -> dict[str, list[Score]]:
@@ -98,8 +99,8 @@ def _score(
     *,
     share: float = 1.0,
 ) -> Score:
-    gold = how.problems[debate.problem_id].gold
-    right = None if gold is None else tuple(a is not None and equivalent(a, gold) for a in answers)
+    graded = [how.grade(how.problems[debate.problem_id], answer) for answer in answers]
+    right = tuple(verdict for verdict in graded if verdict is not None) or None
     return Score(
         iteration=how.iteration,
         method=method,

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maft import store
-from maft.answers import equivalent
+from maft import store, tasks
 from maft.curate import CurateCounts
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.records import Problem, Vote
 from maft.store import RunFolder
-from maft.tasks.base import normalised
+from maft.tasks.base import Grade, normalised
 
 
 class Level(NamedTuple):
@@ -88,35 +87,37 @@ def labels(folder: RunFolder) -> list[Labels]:
     if not folder.problems("train").exists():
         return []
     problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
+    grade = tasks.make(folder.config.task).grade
     return [
-        _labels(store.read_records(folder.votes(number), Vote), problems)
+        _labels(store.read_records(folder.votes(number), Vote), problems, grade)
         for number in range(1, folder.config.num_iterations + 1)
         if folder.votes(number).exists()
     ]
 
 
-def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> Labels:
-    quality = label_quality(votes, problems)
-    graded = sum(vote.dropped is None and problems[vote.problem_id].gold is not None for vote in votes)
+def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> Labels:
+    quality = label_quality(votes, problems, grade)
+    used = [problems[vote.problem_id] for vote in votes if vote.dropped is None]
+    graded = sum(grade(problem, None) is not None for problem in used)
     return Labels(
         quality=quality,
         accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
         coverage_interval=wilson(quality.coverage, quality.num_problems),
-        levels=_levels(votes, problems),
+        levels=_levels(votes, problems, grade),
     )
 
 
-def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem]) -> tuple[Level, ...]:
+def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> tuple[Level, ...]:
     most = max(vote.num_ballots for vote in votes)
     questions: Counter[int] = Counter()
     graded: Counter[int] = Counter()
     right: Counter[int] = Counter()
     for vote in votes:
         level = 0 if vote.label is None else vote.counts[0][1]
-        gold = problems[vote.problem_id].gold
+        verdict = grade(problems[vote.problem_id], vote.label)
         questions[level] += 1
-        graded[level] += gold is not None
-        right[level] += gold is not None and vote.label is not None and equivalent(vote.label, gold)
+        graded[level] += verdict is not None
+        right[level] += verdict is True
     return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(most, -1, -1))
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from maft import store, transcript
+from maft import store, tasks, transcript
 from maft.records import Call, Debate, Problem, Turn, Vote
 from maft.report.data import labels
 from maft.store import RunFolder
+from maft.tasks.base import Grade
 from maft.transcript import Fate, Told
 
 MAX_CHARACTERS = 1_500
@@ -62,7 +63,7 @@ def held_out(folder: RunFolder) -> list[Shown]:
         if (home / "summary.json").exists():
             problems = {p.id: p for p in store.read_records(folder.problems("eval"), Problem)}
             debates = store.read_records(home / "debates.jsonl", Debate)
-            picked = _pick(debates, problems)
+            picked = _pick(debates, problems, tasks.make(folder.config.task).grade)
             return [_shown(why, transcript.tell(folder, problems[d.problem_id], d, "eval")) for why, d in picked]
     return []
 
@@ -92,10 +93,10 @@ def training(folder: RunFolder) -> list[Shown]:
     ]
 
 
-def _pick(debates: Sequence[Debate], problems: dict[str, Problem]) -> list[tuple[str, Debate]]:
+def _pick(debates: Sequence[Debate], problems: dict[str, Problem], grade: Grade) -> list[tuple[str, Debate]]:
     found: dict[str, Debate] = {}
     for debate in debates:
-        for kind in _kinds(debate, problems[debate.problem_id]):
+        for kind in _kinds(debate, problems[debate.problem_id], grade):
             found.setdefault(kind, debate)
     return [(kind, found[kind]) for kind in KINDS if kind in found]
 
@@ -110,14 +111,14 @@ KINDS = (
 )
 
 
-def _kinds(debate: Debate, problem: Problem) -> Iterator[str]:
+def _kinds(debate: Debate, problem: Problem, grade: Grade) -> Iterator[str]:
     """Yield what can be said of a debate; corrected and spoiled go by more than half of the agents."""
     if debate.error is not None:
         yield KINDS[5]
         return
     first, last = debate.round(1), debate.round(-1)
-    if problem.gold is not None:
-        before, after = _num_right(first, problem), _num_right(last, problem)
+    if grade(problem, None) is not None:
+        before, after = (sum(grade(problem, turn.answer) is True for turn in turns) for turns in (first, last))
         if 2 * before < len(first) < 2 * after:
             yield KINDS[0]
         if 2 * after < len(first) < 2 * before:
@@ -131,10 +132,6 @@ def _kinds(debate: Debate, problem: Problem) -> Iterator[str]:
         yield KINDS[3]
 
 
-def _num_right(turns: Sequence[Turn], problem: Problem) -> int:
-    return sum(transcript.is_right(turn.answer, problem) is True for turn in turns)
-
-
 def _shown(why: str, told: Told) -> Shown:
     debate = told.debate
     fates = {fate.agent: fate for fate in told.fates}
@@ -145,21 +142,21 @@ def _shown(why: str, told: Told) -> Shown:
         rounds=tuple(
             Round(
                 transcript.title_of_round(told, number),
-                tuple(_said(turn, told.problem, fates, number == numbers[-1]) for turn in debate.round(number)),
+                tuple(_said(turn, told, fates, number == numbers[-1]) for turn in debate.round(number)),
             )
             for number in numbers
         ),
-        answer_right=transcript.is_right(told.vote.label, told.problem) if told.vote else None,
+        answer_right=told.right(told.vote.label) if told.vote else None,
         not_used=transcript.why_dropped(told.vote) if told.vote and told.vote.dropped else None,
     )
 
 
-def _said(turn: Turn, problem: Problem, fates: dict[str, Fate], is_last: bool) -> Said:
+def _said(turn: Turn, told: Told, fates: dict[str, Fate], is_last: bool) -> Said:
     learner = f"generator_{turn.agent}" if turn.round == 1 else f"critic_{turn.agent}" if is_last else ""
     return Said(
         agent=turn.call.agent,
         answer=None if turn.answer is None else _cut(turn.answer, 80),
-        right=transcript.is_right(turn.answer, problem),
+        right=told.right(turn.answer),
         text=_text(turn.call),
         summary=None if turn.summary is None else _text(turn.summary),
         fate=fates.get(learner),

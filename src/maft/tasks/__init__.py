@@ -1,11 +1,28 @@
-"""Where questions come from: the `Task` protocol and the tasks by name."""
+"""Where questions come from: the tasks by name, and the one that a config asks for."""
 
 from collections.abc import Mapping
 
+from maft.config import TaskConfig
 from maft.tasks.arithmetic import Arithmetic
-from maft.tasks.base import Split, Task, check_disjoint, prepare
-from maft.tasks.jsonl import Jsonl
+from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
+from maft.tasks.dataset import Dataset
+from maft.tasks.gsm8k import Gsm8k
+from maft.tasks.math import Math
+from maft.tasks.reasoning_gym import ReasoningGym
 
-TASKS: Mapping[str, Task] = {"arithmetic": Arithmetic(), "jsonl": Jsonl()}
+TASKS: Mapping[str, type[Task]] = {
+    "arithmetic": Arithmetic,
+    "gsm8k": Gsm8k,
+    "math": Math,
+    "dataset": Dataset,
+    "jsonl": Dataset,
+    "reasoning_gym": ReasoningGym,
+}
 
-__all__ = ["TASKS", "Arithmetic", "Jsonl", "Split", "Task", "check_disjoint", "prepare"]
+
+def make(settings: TaskConfig) -> Task:
+    """Return the task that the settings name; nothing is read before its questions are asked for."""
+    return TASKS[settings.name.partition(":")[0]](settings)
+
+
+__all__ = ["TASKS", "Grade", "Split", "Task", "check_disjoint", "make", "prepare"]

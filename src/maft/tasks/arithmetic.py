@@ -1,23 +1,28 @@
-r"""Small sums: "What is 7 * 8?" for every pair of numbers and every operator.
+r"""Sums: "What is 7 * 8?" for every pair of numbers and every operator, or numbers drawn into a shape of one's own.
 
 With operators + - * on 0..9 there are 300 questions, on 1..9 without negative differences 207. All questions on the
 same two numbers under the same operator, such as 3 + 4 and 4 + 3, stay on one side of the split.
+
+A shape such as `a+b*c+d-e*f` is drawn from, `task.size` questions, no two the same.
 """
 
+import ast
 import operator
+import re
 from collections.abc import Mapping
 
+from maft import seeds
 from maft.answers import extract_number
 from maft.config import TaskConfig
-from maft.errors import ConfigError
+from maft.errors import ConfigError, DataError
 from maft.records import Problem
-from maft.tasks.base import Split, split_by_key
+from maft.tasks.base import Split, Task, num_made, split_by_key
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
 
-class Arithmetic:
-    """Questions `a op b` over whole numbers."""
+class Arithmetic(Task):
+    """Questions `a op b`, or of any other shape, over whole numbers."""
 
     prompts: Mapping[str, str] = {
         "solve": "{question} Give the final answer as \\boxed{answer}.",
@@ -40,24 +45,26 @@ class Arithmetic:
         """Take the boxed answer, or else the last number: small models often forget the box."""
         return extract_number(text)
 
-    def questions(self, settings: TaskConfig) -> Split:
-        """Return every question, divided by seed."""
-        unknown = sorted(set(settings.operators) - set(OPERATORS))
-        if unknown or not settings.operators:
-            raise ConfigError(
-                f"task.operators = {settings.operators!r}; allowed are one or more of {' '.join(OPERATORS)}."
-            )
+    def questions(self) -> Split:
+        """Return every sum of two numbers, or `task.size` of a shape, divided by seed."""
+        settings = self.settings
         if settings.low > settings.high:
             raise ConfigError(f"task.low = {settings.low} is above task.high = {settings.high}.")
-        numbers = range(settings.low, settings.high + 1)
-        problems = [
-            _problem(a, sign, b)
-            for sign in dict.fromkeys(settings.operators)
-            for a in numbers
-            for b in numbers
-            if settings.negative or OPERATORS[sign](a, b) >= 0
-        ]
-        return split_by_key(problems, settings)
+        return split_by_key(_pairs(settings) if settings.shape is None else _drawn(settings), settings)
+
+
+def _pairs(settings: TaskConfig) -> list[Problem]:
+    unknown = sorted(set(settings.operators) - set(OPERATORS))
+    if unknown or not settings.operators:
+        raise ConfigError(f"task.operators = {settings.operators!r}; allowed are one or more of {' '.join(OPERATORS)}.")
+    numbers = range(settings.low, settings.high + 1)
+    return [
+        _problem(a, sign, b)
+        for sign in dict.fromkeys(settings.operators)
+        for a in numbers
+        for b in numbers
+        if settings.negative or OPERATORS[sign](a, b) >= 0
+    ]
 
 
 def _problem(a: int, sign: str, b: int) -> Problem:
@@ -67,3 +74,53 @@ def _problem(a: int, sign: str, b: int) -> Problem:
         gold=str(OPERATORS[sign](a, b)),
         split_key=f"{sign} {min(a, b)} {max(a, b)}",
     )
+
+
+_SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+
+
+def _drawn(settings: TaskConfig) -> list[Problem]:
+    shape = settings.shape or ""
+    tree = _parsed(shape)
+    letters = sorted(set(re.findall("[a-z]", shape)))
+    rng = seeds.rng(settings.split_seed, "arithmetic", shape)
+    wanted, made = num_made(settings), dict[str, Problem]()
+    for _ in range(100 * wanted):  # in a small range the last new ones are long in coming
+        numbers = {letter: rng.randint(settings.low, settings.high) for letter in letters}
+        value = _value(tree, numbers)
+        if settings.negative or value >= 0:
+            text = re.sub("[a-z]", lambda match: str(numbers[match[0]]), shape)  # noqa: B023
+            spaced = re.sub(r"(?<=[0-9)])([-+*])", r" \1 ", text)
+            made.setdefault(text, Problem(id=text, question=f"What is {spaced}?", gold=str(value)))
+        if len(made) == wanted:
+            return list(made.values())
+    raise DataError(
+        f"only {len(made)} different questions of the shape {shape} were found between {settings.low} and "
+        f"{settings.high}, {wanted} are asked for. Ask for fewer, or widen the range."
+    )
+
+
+def _parsed(shape: str) -> ast.expr:
+    """Return the tree of a shape; it is walked, never evaluated."""
+    try:
+        if re.fullmatch(r"[-+*()0-9a-z]{1,200}", shape) and re.search("[a-z]", shape):
+            tree = ast.parse(shape, mode="eval").body
+            _value(tree, dict.fromkeys("abcdefghijklmnopqrstuvwxyz", 0))
+            return tree
+    except (SyntaxError, KeyError, TypeError):
+        pass
+    raise ConfigError(
+        f"task.shape = {shape!r} is not a sum. Write one letter for each number and + - * ( ) between them, without "
+        "spaces, such as a+b*c+d-e*f."
+    )
+
+
+def _value(tree: ast.expr, numbers: Mapping[str, int]) -> int:
+    if isinstance(tree, ast.BinOp):
+        value: int = _SIGNS[type(tree.op)](_value(tree.left, numbers), _value(tree.right, numbers))
+        return value
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
+        return tree.value
+    if isinstance(tree, ast.Name):
+        return numbers[tree.id]
+    raise TypeError(f"{type(tree).__name__} has no place in a sum")

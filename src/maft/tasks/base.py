@@ -1,33 +1,27 @@
 """What a task is: questions, how they are asked, and how an answer to one is graded."""
 
+import logging
 import unicodedata
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from maft import seeds
+from maft.answers import equivalent, extract_answer
 from maft.config import TaskConfig
 from maft.errors import DataError
 from maft.records import Problem
 
+log = logging.getLogger("maft")
 
-class Task(Protocol):
-    """A source of questions."""
+Grade = Callable[[Problem, str | None], bool | None]
+"""Whether an answer is right; None where nobody knows. An answer that is None could not be read, and is wrong."""
 
-    prompts: Mapping[str, str]
-    """Wording of single prompts that suits this task, by name; see `maft.prompts`."""
 
-    def extract(self, text: str) -> str | None:
-        """Read the answer out of a reply; None where there is none."""
-        ...
-
-    def questions(self, settings: TaskConfig) -> "Split":
-        """Return the training and the held-out questions, before they are cut to the numbers asked for.
-
-        Raises:
-            DataError: the questions cannot be read.
-        """
-        ...
+def by_equality(problem: Problem, answer: str | None) -> bool | None:
+    """Grade by mathematical equality with the known answer, see `Grade`."""
+    return None if problem.gold is None else answer is not None and equivalent(answer, problem.gold)
 
 
 class Split(NamedTuple):
@@ -35,12 +29,49 @@ class Split(NamedTuple):
 
     train: Sequence[Problem]
     eval: Sequence[Problem]
+    duplicates: int = 0
+    """Questions left out because they were there already."""
+
+
+class Task(ABC):
+    """A source of questions: what is asked, in which words, how an answer is read and how it is graded."""
+
+    prompts: Mapping[str, str] = {}
+    """Wording of single prompts that suits this task, by name; see `maft.prompts`."""
+
+    def __init__(self, settings: TaskConfig) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def questions(self) -> Split:
+        """Return the training and the held-out questions, before they are cut to the numbers asked for.
+
+        Raises:
+            DataError: the questions cannot be read.
+        """
+
+    def extract(self, text: str) -> str | None:
+        """Read the answer out of a reply; None where there is none."""
+        return extract_answer(text)
+
+    def show(self, answer: str) -> str:
+        """Return a reply that gives this answer in the way that the prompts ask for."""
+        return f"The answer is \\boxed{{{answer}}}."
+
+    def correct(self, problem: Problem, answer: str) -> bool:
+        """Say whether an answer to a question with a known answer is right. Training never asks."""
+        return by_equality(problem, answer) is True
+
+    def grade(self, problem: Problem, answer: str | None) -> bool | None:
+        """Say whether an answer is right, see `Grade`."""
+        return None if problem.gold is None else answer is not None and self.correct(problem, answer)
 
 
 def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
     """Divide one set of questions by seed; those with the same `split_key` stay together.
 
-    Training is filled first; the rest can be held out. Without numbers, each side gets half.
+    Training is filled first; the rest can be held out. Without numbers, each side gets half. Where only some questions
+    have a known answer, those without are for training.
 
     Raises:
         DataError: there are fewer questions than asked for.
@@ -48,7 +79,13 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
     groups: dict[str, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(problem.split_key or problem.id, []).append(problem)
-    order = sorted(groups, key=lambda key: seeds.seed(settings.split_seed, "split", key))
+    unknown = {problem.id for problem in problems if problem.gold is None}
+    mixed = 0 < len(unknown) < len(problems)
+
+    def place(key: str) -> tuple[bool, int]:
+        last = mixed and all(problem.id not in unknown for problem in groups[key])
+        return last, seeds.seed(settings.split_seed, "split", key)
+
     half = len(problems) // 2
     num_train = settings.num_train or (len(problems) - settings.num_eval if settings.num_eval else half)
     num_eval = settings.num_eval or len(problems) - num_train
@@ -59,9 +96,12 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
         )
     train: list[Problem] = []
     held_out: list[Problem] = []
-    for key in order:
+    for key in sorted(groups, key=place):
         side = train if len(train) + len(groups[key]) <= num_train else held_out
         side += groups[key]
+    if mixed:
+        held_out = [problem for problem in held_out if problem.id not in unknown]
+        num_eval = settings.num_eval or len(held_out)
     return Split(_cut(train, num_train, "train", settings), _cut(held_out, num_eval, "eval", settings))
 
 
@@ -75,13 +115,36 @@ def _cut(problems: Sequence[Problem], wanted: int | None, side: str, settings: T
     return shuffled[:wanted]
 
 
-def prepare(task: Task, settings: TaskConfig) -> Split:
+def num_made(settings: TaskConfig) -> int:
+    """Return how many questions a task makes that could make any number."""
+    if settings.size is None and settings.num_train and settings.num_eval:
+        return settings.num_train + settings.num_eval
+    return settings.size or 1_000
+
+
+def distinct(problems: Sequence[Problem]) -> list[Problem]:
+    """Keep each question once, by normalised text, and tell how many that leaves out."""
+    kept: dict[str, Problem] = {}
+    again = [p for p in problems if kept.setdefault(normalised(p.question), p) is not p]
+    if again:
+        torn = sum(p.gold != kept[normalised(p.question)].gold for p in again)
+        log.warning(
+            "%d of %d questions occur more than once, such as %r; each is kept once%s.",
+            len(again),
+            len(problems),
+            again[0].question[:60],
+            f", with its first answer ({torn} have others later)" if torn else "",
+        )
+    return list(kept.values())
+
+
+def prepare(task: Task) -> Split:
     """Return the questions of a run: cut to the numbers asked for, and proved to be apart.
 
     Raises:
-        DataError: a side is empty, an id occurs twice, or the sides overlap.
+        DataError: a side is empty, an id occurs twice, the sides overlap, or only some held-out answers are known.
     """
-    split = task.questions(settings)
+    settings, split = task.settings, task.questions()
     train = _cut(split.train, settings.num_train, "train", settings)
     held_out = _cut(split.eval, settings.num_eval, "eval", settings)
     for side, problems in (("training", train), ("held-out", held_out)):
@@ -94,7 +157,18 @@ def prepare(task: Task, settings: TaskConfig) -> Split:
                 "Give each question an id of its own, or none."
             )
     check_disjoint(train, held_out)
-    return Split(train, held_out)
+    _check_gold(held_out)
+    return Split(train, held_out, split.duplicates)
+
+
+def _check_gold(held_out: Sequence[Problem]) -> None:
+    """Refuse held-out questions that would be left out of every accuracy beside others that are in it."""
+    unknown = [problem for problem in held_out if problem.gold is None]
+    if 0 < len(unknown) < len(held_out):
+        raise DataError(
+            f"{len(unknown)} of {len(held_out)} held-out questions have no known answer, such as "
+            f"{unknown[0].question[:60]!r}. Questions without an answer are for training: move them to that side."
+        )
 
 
 def check_disjoint(train: Sequence[Problem], held_out: Sequence[Problem]) -> None:

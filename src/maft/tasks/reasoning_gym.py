@@ -1,0 +1,150 @@
+"""Every data set of reasoning-gym, which makes questions from a seed and scores answers itself.
+
+A problem's id is its index, from which its entry is made again when an answer is scored. Some scorers hand the answer
+to an evaluator of Python or sympy. Those see only text of the form that their right answers have, and all scorers work
+in a process of their own that is stopped when it takes too long; see `gym_scorer.py`.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from maft import prompts
+from maft.answers import extract_answer
+from maft.errors import ConfigError, MissingExtra
+from maft.records import Problem
+from maft.tasks.base import Split, Task, distinct, num_made, split_by_key
+from maft.tasks.gym_scorer import Scorer
+
+MAX_CHARS = 4_000
+"""A longer answer is none."""
+
+_SUM = r"[0-9 +\-/()]*(?:\*(?!\*)[0-9 +\-/()]*)*"
+_TERM = r"(?:[0-9]+|[A-Za-z](?:\*\*[0-9]{1,3})?)"
+_POLYNOMIAL = rf"\s*-?\s*{_TERM}(?:\s*(?:\*(?!\*)|\+|-)\s*{_TERM})*\s*"
+_FUNCTIONS = r"(?:a?(?:sin|cos|tan)|log|exp|sqrt|Integral)(?=\()|[xXyYzZC](?![A-Za-z0-9_(])"
+_INTEGRAL = rf"(?:{_FUNCTIONS}|[0-9]+(?![A-Za-z0-9_(])|[-+*/(), ])*"
+
+EVALUATED: Mapping[str, str] = {
+    "binary_matrix": r"[0-9\s-]*",
+    "countdown": _SUM,
+    "intermediate_integration": _INTEGRAL,
+    "n_queens": r"[Q_\s]*",
+    "polynomial_multiplication": _POLYNOMIAL,
+    "puzzle24": _SUM,
+    "simple_integration": _INTEGRAL,
+    "spiral_matrix": r"[0-9\s-]*",
+    "string_insertion": r"[A-Z]*",
+}
+"""Data sets whose scorer evaluates an answer as a program, and the form that an answer must have to be let through."""
+
+
+class ReasoningGym(Task):
+    """One data set, made with `task.size` and `task.options`, its seed being `task.split_seed`."""
+
+    prompts: Mapping[str, str] = prompts.asking("final answer, and nothing else, between <answer> and </answer>")
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return self.settings.name.partition(":")[2]
+
+    def extract(self, text: str) -> str | None:
+        """Take what stands between the last pair of tags, or else in the last box."""
+        _, opening, rest = text.rpartition("<answer>")
+        inside, closing, _ = rest.partition("</answer>")
+        if not opening or not closing:
+            return extract_answer(text)
+        return inside.strip() if 0 < len(inside.strip()) <= MAX_CHARS else None
+
+    def show(self, answer: str) -> str:
+        """Return a reply with the answer between tags."""
+        return f"It is <answer>{answer}</answer>"
+
+    def questions(self) -> Split:
+        """Make the questions and divide them by seed."""
+        data = self._make()
+        problems = []
+        for index in range(num_made(self.settings)):
+            entry = data[index]
+            problems.append(Problem(id=str(index), question=entry["question"], gold=_gold(data, entry)))
+        kept = distinct(problems)
+        return split_by_key(kept, self.settings)._replace(duplicates=len(problems) - len(kept))
+
+    def correct(self, problem: Problem, answer: str) -> bool:
+        """Ask the data set's own scorer; right is a score of `task.threshold`."""
+        form = EVALUATED.get(self.dataset)
+        if form is not None and not re.fullmatch(form, answer):
+            return False
+        return self._scorer.score(problem, answer) >= self.settings.threshold
+
+    def grade(self, problem: Problem, answer: str | None) -> bool | None:
+        """Score an answer; that needs no known one."""
+        return answer is not None and self.correct(problem, answer)
+
+    @property
+    def _made_with(self) -> dict[str, Any]:
+        return self.settings.options | {"size": num_made(self.settings), "seed": self.settings.split_seed}
+
+    def _make(self) -> Any:
+        check(self.dataset, self.settings.options)
+        return make(self.dataset, self._made_with)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        self._make()  # says here, not in the other process, what is wrong with the settings
+        return Scorer(self.dataset, self._made_with)
+
+
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse a data set that does not exist, or options that it does not have.
+
+    Raises:
+        ConfigError: names those there.
+        MissingExtra: reasoning-gym is not installed.
+    """
+    try:
+        from reasoning_gym.factory import DATASETS
+    except ImportError:
+        raise MissingExtra(f"task reasoning_gym:{name}", "tasks") from None
+    names = sorted(set(DATASETS) - {"composite"})
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3)
+        hint = f"Did you mean {' or '.join(near)}?" if near else f"The data sets are: {', '.join(names)}."
+        raise ConfigError(f"task.name: reasoning-gym has no data set {name!r}. {hint}")
+    allowed = [field for field in DATASETS[name][1].__dataclass_fields__ if field not in ("size", "seed")]
+    unknown = [option for option in options if option not in allowed]
+    if unknown:
+        has = f"which has: {', '.join(allowed)}" if allowed else "which has none"
+        raise ConfigError(f"task.options.{unknown[0]} is not a setting of reasoning_gym:{name}, {has}.")
+
+
+def make(name: str, settings: Mapping[str, Any]) -> Any:
+    """Return a data set of reasoning-gym.
+
+    Raises:
+        ConfigError: it refuses its settings.
+    """
+    from reasoning_gym.factory import create_dataset
+
+    try:
+        return create_dataset(name, **settings)
+    except (AssertionError, ValueError, TypeError) as error:
+        raise ConfigError(f"reasoning_gym:{name} refuses the settings {dict(settings)}: {error}.") from None
+
+
+def _gold(data: Any, entry: Mapping[str, Any]) -> str | None:
+    """Return the known answer, or an example of several right ones, which some data sets keep beside the question."""
+    if entry["answer"] is not None:
+        return str(entry["answer"])
+    for value in entry["metadata"].values():
+        example = value if isinstance(value, str) else json.dumps(value, default=str)
+        try:
+            if data.score_answer(example, entry) >= 1:
+                return example.strip()
+        except (ValueError, TypeError, LookupError, AttributeError):
+            continue  # this was no answer
+    return None
