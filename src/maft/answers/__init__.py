@@ -16,9 +16,19 @@ from itertools import combinations
 from maft.answers import verify
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
 from maft.answers.compare import components
-from maft.answers.extract import extract_answer, extract_number
+from maft.answers.extract import extract_answer, extract_choice, extract_number, extract_stated
 
-__all__ = ["MAX_ANSWER_CHARS", "canonical", "equivalent", "extract_answer", "extract_number", "group", "representative"]
+__all__ = [
+    "MAX_ANSWER_CHARS",
+    "canonical",
+    "equivalent",
+    "extract_answer",
+    "extract_choice",
+    "extract_number",
+    "extract_stated",
+    "group",
+    "representative",
+]
 
 
 def equivalent(a: str, b: str) -> bool:

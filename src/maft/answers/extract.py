@@ -1,4 +1,7 @@
-r"""Find the final answer in a reply: in the last box, or else where the task says."""
+r"""Find the final answer in a reply: in the last box, or else where the task says.
+
+Every pattern here is linear in the length of the reply, or bounded.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,9 @@ def extract_answer(text: str) -> str | None:
     return content
 
 
+# ----------------------------------------------------------------------------------------------------
+# Replies without a box. A task chooses: `extract_answer`, or one of these, which all look for a box first.
+
 _NUMBER_IN_TEXT = re.compile(r"(?:(?<![\w)])[-\u2212])?\d+(?:,\d{3})*(?:\.\d+)?")
 
 
@@ -88,3 +94,69 @@ def extract_number(text: str) -> str | None:
         return boxed
     numbers: list[str] = _NUMBER_IN_TEXT.findall(text)
     return numbers[-1] if numbers and len(numbers[-1]) <= MAX_ANSWER_CHARS else None
+
+
+_STATED = re.compile(
+    r"####[ \t]*|\b(?:answer|result|solution)\b[ \t*_]{0,9}(?:is|=|:)(?:[ \t]*:)?[\s*_]{0,9}",
+    re.IGNORECASE,
+)
+_MATHS = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
+_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
+MAX_STATED_WORDS = 6
+"""More words than this after "the answer is" are prose."""
+
+
+def extract_stated(text: str) -> str | None:
+    r"""Return the boxed answer of a reply, or else what it last says its answer is.
+
+    >>> extract_stated("So the answer is $x = 5$, as shown."), extract_stated("#### 42"), extract_stated("It is 5.")
+    ('x = 5', '42', None)
+    """
+    boxed = extract_answer(text)
+    if boxed is not None:
+        return boxed
+    ends = [match.end() for match in _STATED.finditer(text)]
+    if not ends:
+        return None
+    rest = text[ends[-1] : ends[-1] + 2 * MAX_ANSWER_CHARS]
+    if maths := _MATHS.match(rest):
+        answer = str(next(filter(None, maths.groups()))).strip()
+    else:
+        answer = _SENTENCE_END.split(rest, maxsplit=1)[0].strip(" \t*_:`\"'")
+    if len(answer) > MAX_ANSWER_CHARS or len(answer.split()) > MAX_STATED_WORDS or canonical(answer) in _PLACEHOLDERS:
+        return None
+    return answer
+
+
+_BOXED_CHOICE = re.compile(r"\(?([A-Ja-j])\)?(?:[.:)]|(?=\s)|$)|(?:choice|option)([a-j])$")
+_STATED_CHOICE = re.compile(
+    r"\b(?i:answer|choice|option)\b(?:\s+(?:is|would be|must be))?[\s:*_$]{0,9}(?:(?i:choice|option)\s+)?"
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\{)?(?:\(([A-Ja-j])\)|([B-HJ]|[AI](?!\s+[a-z]))(?![A-Za-z']))"
+)
+_LONE_CHOICE = re.compile(r"^[\s*_(\[]{0,9}([A-J])[\s*_)\].:]{0,9}$", re.MULTILINE)
+_FIRST_CHOICE = re.compile(r"[\s*_]{0,9}(?:\(([A-J])\)|([A-J])[.):](?=\s))")
+_ANY_CHOICE = re.compile(r"\(([A-J])\)")
+
+
+def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
+    r"""Return the letter that a reply to a multiple-choice question settles on.
+
+    Looked for in this order: the box, "the answer is (B)", a line with a letter only, a reply that begins with "B."
+    or "(B)", and the last "(B)" anywhere. Within each the last one counts.
+
+    >>> extract_choice(r"\boxed{\text{(B)}}"), extract_choice("The answer is **C**."), extract_choice("A cat.")
+    ('B', 'C', None)
+    """
+    boxed = extract_answer(text)
+    if boxed is not None and (match := _BOXED_CHOICE.match(canonical(boxed))):
+        found = [match]
+    else:
+        found = list(_STATED_CHOICE.finditer(text))
+        found = found or list(_LONE_CHOICE.finditer(text))
+        if not found and (first := _FIRST_CHOICE.match(text)):
+            found = [first]
+        found = found or list(_ANY_CHOICE.finditer(text))
+    if not found:
+        return None
+    letter = str(next(filter(None, found[-1].groups()))).upper()
+    return letter if letter in letters else None
