@@ -114,7 +114,7 @@ def test_braces_and_placeholders_in_questions_and_answers_are_text():
 def test_every_prompt_asks_for_a_box_and_shows_the_question():
     for name, text in Prompts().model_dump(exclude={"system"}).items():
         assert "{question}" in text
-        assert ("\\boxed{" in text) == (name != "summarize")
+        assert ("\\boxed{" in text) == (name not in ("summarize", "hint"))
 
 
 def test_later_prompts_win_and_the_rest_stay():
@@ -126,7 +126,7 @@ def test_prompts_that_cannot_work_are_refused():
     with pytest.raises(ConfigError, match=r"prompts\.slove does not exist; the prompts are: system, solve"):
         prompts.build({"slove": "{question}"})
     for name, needed in prompts.REQUIRED_PLACEHOLDERS.items():
-        with pytest.raises(ConfigError, match=rf"prompts\.{name} must contain \{{{needed[0]}\}}; got 'Hm'"):
+        with pytest.raises(ConfigError, match=rf"prompts\.{name} must contain \{{{needed[0]}\}}.*; got 'Hm'"):
             prompts.build({name: "Hm"})
 
 
@@ -219,3 +219,15 @@ def test_further_samples_are_drawn_apart_and_shown_to_nobody():
     assert not any(turn.call.reply.text in shown for turn in held.samples)
     plain, _ = play(rules(2, 2, summarizer="none"), lambda request: "x")
     assert [t.call.seed for t in plain.turns] == [t.call.seed for t in held.turns]
+
+
+def test_agents_that_are_told_their_number_are_told_their_own():
+    texts = prompts.with_agent_number(prompts.build({"solve": "{question}"}))
+    held, _ = play(rules(3, 2, summarizer="none", **texts), lambda request: "\\boxed{1}")
+    assert [turn.call.prompt.split(". ")[0] for turn in held.turns] == [f"You are agent {n}" for n in (1, 2, 3, 1, 2, 3)]
+
+
+def test_cooperative_critics_are_asked_the_same_question():
+    texts = prompts.cooperative(Prompts())
+    held, _ = play(rules(3, 2, summarizer="none", **texts), lambda request: "\\boxed{1}")
+    assert all("one team" in turn.call.prompt and problem().question in turn.call.prompt for turn in held.round(2))

@@ -133,7 +133,7 @@ def test_a_vote_is_given_the_tokens_of_the_debate():
     held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2", "2", "2", "2", "1", "1"])
     made = scores(held)  # every call of these debates costs 14 tokens
     assert list(made) == ["maft_single", "maft_majority@3", "maft_majority@budget", "maft"]
-    assert made["maft_majority@budget"][0].calls == made["maft"][0].calls == votes_at_budget([held]) == 6
+    assert made["maft_majority@budget"][0].calls == made["maft"][0].calls == votes_at_budget([held], 6 * 14) == 6
     assert [made[m][0].accuracy for m in made] == [pytest.approx(5 / 9), 0, 1, 0]
 
 

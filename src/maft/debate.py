@@ -68,9 +68,15 @@ def more_samples(problem: Problem, rules: Rules) -> Generator[list[Request], lis
 def _answer_alone(
     problem: Problem, rules: Rules, purposes: Sequence[str]
 ) -> Generator[list[Request], list[Reply], list[Turn]]:
-    prompt = prompts_.fill(rules.prompts.solve, question=problem.question)
     asked = [
-        _Ask(agent, n, prompt, _system(rules), rules.sampling.generator, purpose)
+        _Ask(
+            agent,
+            n,
+            prompts_.fill(rules.prompts.solve, question=problem.question, agent=f"{n + 1}"),
+            _system(rules),
+            rules.sampling.generator,
+            purpose,
+        )
         for purpose in purposes
         for n, agent in enumerate(rules.society.generators)
     ]
@@ -103,7 +109,7 @@ def critic_round(
         _Ask(
             critic,
             n,
-            _critic_prompt(problem, rules, others[n], summaries[n].reply.text if summaries else None),
+            _critic_prompt(problem, rules, n, others[n], summaries[n].reply.text if summaries else None),
             so_far.dialogue(n),
             rules.sampling.critic,
             "answer",
@@ -154,12 +160,13 @@ def _others(before: Sequence[Turn], agent: int, rules: Rules, problem: Problem, 
     return texts[: rules.debate.max_others]
 
 
-def _critic_prompt(problem: Problem, rules: Rules, others: Sequence[str], summary: str | None) -> str:
+def _critic_prompt(problem: Problem, rules: Rules, agent: int, others: Sequence[str], summary: str | None) -> str:
+    parts = {"question": problem.question, "agent": f"{agent + 1}"}
     if summary is not None:
-        return prompts_.fill(rules.prompts.critic_summary, question=problem.question, summary=summary.strip())
+        return prompts_.fill(rules.prompts.critic_summary, summary=summary.strip(), **parts)
     if others:
-        return prompts_.fill(rules.prompts.critic_full, question=problem.question, answers=prompts_.quote(others))
-    return prompts_.fill(rules.prompts.critic_alone, question=problem.question)
+        return prompts_.fill(rules.prompts.critic_full, answers=prompts_.quote(others), **parts)
+    return prompts_.fill(rules.prompts.critic_alone, **parts)
 
 
 def _summarizer(rules: Rules, agent: int) -> AgentRef:

@@ -49,6 +49,12 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     sampler.release()
 
 
+def complete(folder: RunFolder) -> bool:
+    """Say whether nothing is owed."""
+    iterations = range(folder.config.num_iterations + 1)
+    return all((folder.evaluation(number) / "summary.json").exists() for number in iterations)
+
+
 def newest(folder: RunFolder) -> int:
     """Return the newest iteration whose agents are all finetuned; 0 is the untrained society."""
     owed = (n for n in range(1, folder.config.num_iterations + 1) if not finetune.finished(folder, n))

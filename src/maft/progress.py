@@ -38,6 +38,13 @@ class Progress:
         """Draw bars on stderr unless `quiet`."""
         self.quiet = quiet
 
+    def say(self, text: str) -> None:
+        """Print a line, without disturbing a bar."""
+        if not self.quiet:
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Bar]:
         """Show a bar while a stage runs."""

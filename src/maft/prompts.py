@@ -12,11 +12,14 @@ from maft.records import Record
 
 PROMPTS_VERSION = 1
 
-_PLACEHOLDER = re.compile(r"\{(question|answers|summary)\}")
+_PLACEHOLDER = re.compile(r"\{(question|answers|summary|agent|hint)\}")
 
 
 class Prompts(Record):
-    """The templates of a run; `{question}`, `{answers}` and `{summary}` are filled in, other braces are text."""
+    """The templates of a run; placeholders in braces are filled in, other braces are text.
+
+    They are `{question}`, `{answers}`, `{summary}`, and `{agent}`: the number of the agent that is asked, from 1.
+    """
 
     system: str | None = None
     """System message of every dialogue; None leaves it to the model's chat template."""
@@ -44,6 +47,8 @@ class Prompts(Record):
         "End with one final answer, written as \\boxed{answer}."
     )
     """P5, rounds 2 and on, when there is no other agent."""
+    hint: str = "{question} (The right answer is {hint}. Show how to find it.)"
+    """What STaR, a baseline, asks in place of a question that was answered wrongly; `{hint}` is the right answer."""
 
 
 _REQUEST = "final answer, written as \\boxed{answer}"
@@ -64,6 +69,7 @@ REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "summarize": ("answers",),
     "critic_summary": ("summary",),
     "critic_full": ("answers",),
+    "hint": ("question", "hint"),
 }
 
 
@@ -82,6 +88,18 @@ def build(*overrides: Mapping[str, str]) -> Prompts:
         if missing:
             raise ConfigError(f"prompts.{name} must contain {' and '.join(missing)}; got {texts[name]!r}.")
     return Prompts(**texts)
+
+
+def cooperative(prompts: Prompts) -> dict[str, str]:
+    """Return the critics' prompts with a sentence that asks for cooperation (the paper's ablation)."""
+    plea = "You and the other agents are one team: build on what is right in their answers, and agree if you can. "
+    return {name: plea + getattr(prompts, name) for name in ("critic_summary", "critic_full")}
+
+
+def with_agent_number(prompts: Prompts) -> dict[str, str]:
+    """Return the prompts of agents that are told which one they are (the paper's unique ID)."""
+    asked = ("solve", "critic_summary", "critic_full", "critic_alone")
+    return {name: "You are agent {agent}. " + getattr(prompts, name) for name in asked}
 
 
 def fill(template: str, **parts: str) -> str:

@@ -19,6 +19,7 @@ VERBS = {
     "curate": "Vote on them, and write each agent's own examples.",
     "finetune": "Finetune every agent on its own examples.",
     "eval": "Let the agents debate the held-out questions.",
+    "compare": "Carry out several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
     "show": "Print one debate as a transcript.",
     "validate": "Grade the known answers of a task with its own grader.",

@@ -1,10 +1,10 @@
 """`maft run`: all iterations."""
 
-import logging
-import sys
 from pathlib import Path
 
 import click
+
+from maft.cli import stage
 
 
 @click.command(
@@ -22,9 +22,7 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """
     from maft import config as config_
-    from maft import manifest, pipeline, report, samplers, trainers
-    from maft.progress import Progress
-    from maft.store import RunFolder
+    from maft import pipeline, report, samplers, trainers
 
     settings = config_.load(config, overrides)
     if dry_run:
@@ -33,11 +31,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         click.echo(config_.resolved(settings), nl=False)
         click.echo(plan(settings), err=True)
         return
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("maft").setLevel(logging.WARNING if quiet else logging.INFO)
-    with RunFolder.open(settings) as folder:
-        manifest.write(folder)
-        pipeline.run(folder, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))
+    with stage.opened(settings, quiet=quiet) as (folder, progress):
+        pipeline.run(folder, samplers.make(settings.engine), trainers.make(settings.engine), progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))
         click.echo(f"Report: {report.write_page(folder)}")

@@ -65,6 +65,12 @@ def arguments(command: F) -> F:
     return command
 
 
+def log_to_stderr(*, quiet: bool) -> None:
+    """Print what maft says, and only warnings if `quiet`."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("maft").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
 @contextmanager
 def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder", "Progress"]]:
     """Open the folder of a run for work on it, with progress and messages on stderr."""
@@ -72,8 +78,7 @@ def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder",
     from maft.progress import Progress
     from maft.store import RunFolder
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("maft").setLevel(logging.WARNING if quiet else logging.INFO)
+    log_to_stderr(quiet=quiet)
     with RunFolder.open(settings) as folder:
         manifest.write(folder)
         yield folder, Progress(quiet=quiet)

@@ -37,34 +37,37 @@ class Scoring(NamedTuple):
     grade: Grade = by_equality
 
 
-def score_all(debates: Sequence[Debate], num_agents: int, how: Scoring) -> dict[str, list[Score]]:
+def score_all(
+    debates: Sequence[Debate], num_agents: int, how: Scoring, budget: int | None = None
+) -> dict[str, list[Score]]:
     """Score every debate by the three methods, see `names`.
 
-    Where there are further first answers, a fourth one, `majority@budget`, is the vote over as many of them as cost the
-    tokens of the debates, or over all if these are too few.
+    Where there are further first answers, a fourth one, `majority@budget`, is the vote over as many of them as cost
+    `budget` tokens, by default those of the debates, or over all if these are too few.
     """
+    if budget is None:
+        budget = tokens(call for debate in debates for call in debate.calls(samples=False))
     single, majority, debated = names(how.iteration, num_agents)
     scores = {
         single: [_single(debate, single, how) for debate in debates],
         majority: [_voted(debate, debate.round(1), majority, how) for debate in debates],
     }
     if any(debate.samples for debate in debates):
-        num_votes, at_budget = votes_at_budget(debates), majority.replace(f"@{num_agents}", "@budget")
+        num_votes, at_budget = votes_at_budget(debates, budget), majority.replace(f"@{num_agents}", "@budget")
         first = [debate.first_answers()[:num_votes] for debate in debates]
         scores[at_budget] = [_voted(d, turns, at_budget, how) for d, turns in zip(debates, first, strict=True)]
     scores[debated] = [_debated(debate, debated, how) for debate in debates]
     return scores
 
 
-def votes_at_budget(debates: Sequence[Debate]) -> int:
-    """Return the smallest number of first answers to each question that cost at least the tokens of the debates.
+def votes_at_budget(debates: Sequence[Debate], budget: int) -> int:
+    """Return the smallest number of first answers to each question that cost `budget` tokens over all questions.
 
     If all of them together cost less, their number.
     """
-    budget = _tokens(call for debate in debates for call in debate.calls(samples=False))
     most = max(len(debate.first_answers()) for debate in debates)
-    costs = ((k, _tokens(t.call for d in debates for t in d.first_answers()[:k])) for k in range(1, most + 1))
-    return next((k for k, tokens in costs if tokens >= budget), most)
+    costs = ((k, tokens(t.call for d in debates for t in d.first_answers()[:k])) for k in range(1, most + 1))
+    return next((k for k, cost in costs if cost >= budget), most)
 
 
 def _single(debate: Debate, method: str, how: Scoring) -> Score:
@@ -113,5 +116,6 @@ def _score(
     )
 
 
-def _tokens(calls: Iterable[Call]) -> int:
+def tokens(calls: Iterable[Call]) -> int:
+    """Return the prompt and generated tokens of calls."""
     return sum(call.reply.prompt_tokens + call.reply.completion_tokens for call in calls)

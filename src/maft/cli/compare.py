@@ -1,0 +1,58 @@
+"""`maft compare`: several methods from the same base model on the same questions."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(
+    cls=stage.ListsOfAgents,
+    epilog="Examples:\n\n  maft compare recipes/arithmetic_cpu/config.yaml name=compared debate.num_eval_samples=5\n\n"
+    "  maft compare my.yaml --methods single_agent_ft star_label_free --seeds 0 1 2",
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@click.option("--methods", multiple=True, metavar="A B ...", help="The methods of the paper if not given; see --list.")
+@click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="The seed of the config if not given.")
+@click.option("--list", "listed", is_flag=True, help="Print the methods, and stop.")
+@click.option("--dry-run", is_flag=True, help="Print what would be carried out, and stop.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def compare(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    listed: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Carry out several methods with the config of a run, or go on where they were interrupted, and print one table.
+
+    The untrained model gives the rows base, majority, debate. What two methods have in common is computed once. Set
+    debate.num_eval_samples so high that a plain vote can use up the tokens of a debate (majority@budget).
+    """
+    from maft import comparison, samplers, trainers
+    from maft import config as config_
+    from maft.plan import plan
+    from maft.progress import Progress
+
+    if listed:
+        click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
+        return
+    settings = config_.load(config, overrides)
+    chosen, drawn = methods or comparison.PAPER, seeds or (settings.seed,)
+    if dry_run:
+        click.echo(config_.resolved(settings), nl=False)
+        click.echo(f"Methods: {', '.join(chosen)}. Seeds: {', '.join(map(str, drawn))}. Each as maft:", err=True)
+        click.echo(plan(settings), err=True)
+        return
+    stage.log_to_stderr(quiet=quiet)
+    made = comparison.begin(settings, chosen, drawn)
+    comparison.compare(made, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))
+    found = comparison.results(made)
+    (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
+    click.echo(comparison.table(found))
+    click.echo(f"Rows: {made.path / 'results.json'}")

@@ -1,0 +1,20 @@
+"""Methods side by side, from the same base model, on the same questions."""
+
+from maft.comparison.arms import ARMS, PAPER, Arm
+from maft.comparison.compare import Comparison, begin, compare, existing
+from maft.comparison.results import Result, as_json, results
+from maft.comparison.table import table
+
+__all__ = [
+    "ARMS",
+    "PAPER",
+    "Arm",
+    "Comparison",
+    "Result",
+    "as_json",
+    "begin",
+    "compare",
+    "existing",
+    "results",
+    "table",
+]

@@ -1,0 +1,91 @@
+"""The methods that are compared, as settings on top of the config of the run they are compared with.
+
+An arm is a run of its own, and gives one or more rows of the table: what its finetuned agents answer alone, by a vote
+over first answers, and by debate. Everything that two arms have in common is computed once, since a request or a
+training that was seen before is looked up (`samplers.cached`, `trainers.cached`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from maft import prompts, tasks
+from maft.config import RunConfig
+
+Budget = Literal["one", "all"]
+Row = Literal["single", "majority@N", "majority@budget", "debate"]
+
+
+class Arm(NamedTuple):
+    """One method."""
+
+    name: str
+    what: str
+    """In a few words."""
+    settings: Callable[[RunConfig], dict[str, Any]]
+    """Dotted keys and values on top of the config."""
+    row: Row = "debate"
+    """How the agents answer in the row that has the arm's name."""
+    budget: Budget | None = None
+    """Most training examples in an iteration: as many as `one` agent of maft has, or `all` its agents together; None
+    is no limit."""
+    star: Literal["gold", "vote"] | None = None
+    """STaR, with known answers or with the vote in their place."""
+
+
+def _set(**values: Any) -> Callable[[RunConfig], dict[str, Any]]:
+    """Return settings that do not depend on the config; `__` in a key is a dot."""
+    tree = {key.replace("__", "."): value for key, value in values.items()}
+    return lambda config: tree
+
+
+def _prompts(
+    change: Callable[[prompts.Prompts], Mapping[str, str]], **more: Any
+) -> Callable[[RunConfig], dict[str, Any]]:
+    """Return settings with changed prompts."""
+
+    def settings(config: RunConfig) -> dict[str, Any]:
+        task = tasks.make(config.task).prompts
+        return {"prompts": {**config.prompts, **change(prompts.build(task, config.prompts))}, **_set(**more)(config)}
+
+    return settings
+
+
+_ONE_MODEL = {"society__one_model": True}
+_NO_DEBATE = {**_ONE_MODEL, "debate__num_rounds": 1}
+
+_ARMS = (
+    Arm("maft", "this method", _set()),
+    Arm("single_agent_ft", "one model, finetuned on debates", _set(**_ONE_MODEL), "single", "one"),
+    Arm("single_agent_ft_all", "the same, on as many examples as all agents", _set(**_ONE_MODEL), "single", "all"),
+    Arm("majority_ft", "one model, finetuned on the vote over its answers", _set(**_NO_DEBATE), "single", "one"),
+    Arm("majority_ft_all", "the same, on as many examples as all agents", _set(**_NO_DEBATE), "single", "all"),
+    Arm("star", "one model, finetuned on right answers (needs gold)", _set(**_NO_DEBATE), "single", "one", "gold"),
+    Arm("star_label_free", "the same, with the vote for gold", _set(**_NO_DEBATE), "single", "one", "vote"),
+    Arm("maft_wo_summary", "others' answers are quoted in full", _set(debate__summarizer="none")),
+    Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
+    Arm("cooperative", "critics are asked to agree", _prompts(prompts.cooperative)),
+    Arm("unique_id", "one model that is told its agent's number", _prompts(prompts.with_agent_number, **_ONE_MODEL)),
+    Arm("label_first", "labels from first answers", _set(vote__label_from="first")),
+    Arm("label_first_then_last", "the same, in iteration 1 only", _set(vote__label_from=["first", "last"])),
+    Arm("label_all", "labels from all rounds", _set(vote__label_from="all")),
+    Arm(
+        "label_samples",
+        "labels from three first answers per agent",
+        _set(vote__label_from="first", debate__num_samples=3),
+    ),
+    Arm("vote_over_all", "all rounds vote", _set(vote__over="all")),
+    Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
+    Arm(
+        "two_examples",
+        "up to two of three first answers per question",
+        _set(curate__examples_per_question=2, debate__num_samples=3),
+    ),
+)
+
+ARMS: Mapping[str, Arm] = {arm.name: arm for arm in _ARMS}
+
+PAPER = (
+    *("maft", "single_agent_ft", "single_agent_ft_all", "majority_ft", "majority_ft_all", "star", "star_label_free"),
+    *("maft_wo_summary", "maft_wo_critic", "cooperative", "unique_id"),
+)
+"""What is compared if nothing is chosen: the methods of the paper, and its ablations."""

@@ -1,0 +1,126 @@
+"""Carry out a comparison: every arm for every seed, in one folder, with one engine.
+
+runs/<name>/
+  compare.json           config, methods and seeds: the identity of the comparison
+  cache/                 replies and finetuned agents, shared by all arms
+  seed_0/maft/           an ordinary run folder for each arm
+  results.json           the rows of the table, see `maft.comparison.results`
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maft import config as config_
+from maft import manifest, pipeline, store
+from maft.comparison import star
+from maft.comparison.arms import ARMS, Arm
+from maft.config import RunConfig
+from maft.errors import ConfigError
+from maft.progress import Progress
+from maft.samplers.base import Sampler
+from maft.samplers.cached import CachedSampler
+from maft.store import RunFolder
+from maft.trainers.base import Trainer
+from maft.trainers.cached import CachedTrainer
+
+
+class Comparison(NamedTuple):
+    """What is compared, and where."""
+
+    path: Path
+    config: RunConfig
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def folder(self, arm: Arm, seed: int) -> RunFolder:
+        """Return the run folder of an arm, which may not be there yet."""
+        path = self.path / f"seed_{seed}" / arm.name
+        return RunFolder.existing(path) if path.exists() else RunFolder(path, arm_config(self, arm, seed))
+
+
+def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
+    """Carry out every arm, or what is left of it; maft is first, for the others are given its number of examples."""
+    cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite")
+    cached_trainer = CachedTrainer(trainer, comparison.path / "cache" / "agents")
+    for seed in comparison.seeds:
+        for name in comparison.methods:
+            progress.say(f"{name}, seed {seed}")
+            _run(comparison, ARMS[name], seed, cached_sampler, cached_trainer, progress)
+
+
+def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Comparison:
+    """Make the folder of a comparison, or go on in it; methods and seeds may be added.
+
+    Raises:
+        ConfigError: a method that does not exist, or the folder holds a comparison with other settings.
+    """
+    unknown = [name for name in methods if name not in ARMS]
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")
+    path = config.runs_dir / config.name
+    if (path / "config.json").exists():
+        raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
+    made = Comparison(path, config, tuple(dict.fromkeys(("maft", *methods))), tuple(dict.fromkeys(seeds)))
+    if (path / "compare.json").exists():
+        there = existing(path)
+        changed = config_.differences(there.config, config)
+        changed.pop("seed", None)
+        if changed:
+            keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
+            raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
+        made = made._replace(
+            methods=tuple(dict.fromkeys((*there.methods, *made.methods))),
+            seeds=tuple(dict.fromkeys((*there.seeds, *made.seeds))),
+        )
+    content = {"config": config.model_dump(mode="json"), "methods": made.methods, "seeds": made.seeds}
+    store.write_json(path / "compare.json", content)
+    return made
+
+
+def existing(path: Path) -> Comparison:
+    """Read the folder of a comparison.
+
+    Raises:
+        ConfigError: it was made by another version of maft, or was edited.
+    """
+    content: dict[str, Any] = store.read_json(path / "compare.json")
+    config = config_.parse(content["config"], source=str(path / "compare.json"))
+    return Comparison(path, config, tuple(content["methods"]), tuple(content["seeds"]))
+
+
+def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
+    """Return the config of one arm: the common one, the arm's own settings, and its share of examples."""
+    tree = comparison.config.model_dump(mode="json")
+    settings = {"name": arm.name, "runs_dir": str(comparison.path / f"seed_{seed}"), "seed": seed}
+    settings |= arm.settings(comparison.config)
+    if arm.budget:
+        settings["curate.max_examples"] = _examples_of_maft(comparison, seed, arm.budget)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node[section]
+        node[last] = value
+    return config_.parse(tree, source=f"method {arm.name}")
+
+
+def _examples_of_maft(comparison: Comparison, seed: int, budget: str) -> list[int]:
+    """Return, for each iteration, how many examples one agent of maft had on average, or all of them together."""
+    folder = comparison.folder(ARMS["maft"], seed)
+    counts = [pipeline.num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
+    share: Callable[[dict[str, int]], float] = (
+        (lambda of: sum(of.values()) / len(of)) if budget == "one" else (lambda of: sum(of.values()))
+    )
+    return [max(1, round(share(of))) for of in counts if of]
+
+
+def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
+    with RunFolder.open(arm_config(comparison, arm, seed)) as folder:
+        if pipeline.complete(folder):
+            return
+        manifest.write(folder)
+        if arm.star:
+            star.run(folder, sampler, trainer, progress, with_gold=arm.star == "gold")
+        else:
+            pipeline.run(folder, sampler, trainer, progress)

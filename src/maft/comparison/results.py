@@ -1,0 +1,196 @@
+"""The table of a comparison: every method after every iteration, beside maft on the same questions.
+
+All rows are scored anew from the debates on the held-out questions, so that every method has its vote at the same
+budget: the tokens of maft's debate for the same seed and iteration.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from maft import store, tasks
+from maft.comparison.arms import ARMS, Arm
+from maft.comparison.compare import Comparison
+from maft.evaluation.methods import Scoring, score_all, tokens
+from maft.evaluation.metrics import summarize, wilson
+from maft.evaluation.paired import Accuracies, Difference, difference
+from maft.records import Debate, Problem, Record, Score
+from maft.store import RunFolder
+
+
+class Result(Record):
+    """One row: a method after an iteration, over all seeds."""
+
+    iteration: int
+    method: str
+    accuracy: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    """Questions."""
+    num_seeds: int
+    unparsed: float
+    calls: float
+    prompt_tokens: float
+    completion_tokens: float
+    tokens: float
+    training_examples: float
+    """In this iteration, of all agents together."""
+    training_tokens: float
+    """Up to this iteration, of all agents together, every epoch counted."""
+    seconds: float
+    """Sampling and finetuning of the arm up to this iteration, without what was looked up."""
+    to_maft: Difference | None
+    """This method minus maft, on the same questions; None for maft itself."""
+
+
+class _Cell(NamedTuple):
+    """What one seed gives for one row."""
+
+    scores: Sequence[Score]
+    folder: RunFolder
+
+
+def results(comparison: Comparison) -> list[Result]:
+    """Return all rows for which every seed has been evaluated."""
+    cells = [_cells(comparison, seed) for seed in comparison.seeds]
+    shared = [key for key in cells[0] if all(key in of_seed for of_seed in cells)]
+    return [
+        _result(key, [of_seed[key] for of_seed in cells], _maft(key[0], cells)) for key in sorted(shared, key=_place)
+    ]
+
+
+def as_json(found: Sequence[Result]) -> str:
+    """Return the rows as a JSON list."""
+    return json.dumps([row.model_dump() for row in found], indent=2)
+
+
+def _place(key: tuple[int, str]) -> tuple[int, int]:
+    iteration, method = key
+    names = ["base", "majority", "debate", *ARMS]
+    known = [n for n, name in enumerate(names) if method == name or method.startswith((f"{name}_", f"{name}@"))]
+    return iteration, known[-1] if known else len(names)
+
+
+def _maft(iteration: int, cells: Sequence[Mapping[tuple[int, str], _Cell]]) -> list[_Cell] | None:
+    key = (iteration, "maft")
+    return [of_seed[key] for of_seed in cells] if all(key in of_seed for of_seed in cells) else None
+
+
+def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
+    """Return the scores of every row of one seed."""
+    found: dict[tuple[int, str], _Cell] = {}
+    for name in comparison.methods:
+        folder = comparison.folder(ARMS[name], seed)
+        for iteration in range(comparison.config.num_iterations + 1):
+            if (folder.evaluation(iteration) / "summary.json").exists() and (iteration > 0 or name == "maft"):
+                budget = _budget(comparison, seed, iteration)
+                for row, scores in _scores(folder, iteration, budget).items():
+                    found[iteration, _row_name(ARMS[name], iteration, row)] = _Cell(scores, folder)
+    return found
+
+
+def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
+    """Return the tokens of maft's debates on the held-out questions."""
+    debates = _debates(comparison.folder(ARMS["maft"], seed), iteration)
+    return tokens(call for debate in debates for call in debate.calls(samples=False))
+
+
+def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
+    return store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+
+
+def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:
+    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
+    grade = tasks.make(folder.config.task).grade
+    how = Scoring(problems, iteration, folder.config.vote, folder.config.seed, grade)
+    scored = score_all(_debates(folder, iteration), folder.config.debate.num_agents, how, budget=budget)
+    single, majority, *rest = scored
+    rows = {"single": scored[single], "majority@N": scored[majority]}
+    if len(rest) > 1:
+        rows["majority@budget"] = scored[rest[0]]
+    if folder.config.debate.num_rounds > 1:
+        rows["debate"] = scored[rest[-1]]
+    return rows
+
+
+def _row_name(arm: Arm, iteration: int, row: str) -> str:
+    """Return the name of a row: base, majority@3, majority@budget, debate; star, star_majority@budget ...
+
+    >>> _row_name(ARMS["single_agent_ft"], 1, "debate"), _row_name(ARMS["maft"], 1, "single")
+    ('single_agent_ft_debate', 'maft_single')
+    """
+    if iteration == 0:
+        return {"single": "base"}.get(row, row)
+    return arm.name if row == arm.row else f"{arm.name}_{row}"
+
+
+def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] | None) -> Result:
+    iteration, method = key
+    sums = [summarize(cell.scores) for cell in cells]
+    accuracies = [_accuracies(cell.scores) for cell in cells]
+    graded = all(accuracies)
+    interval = _interval(accuracies) if graded else (None, None, None)
+    costs = [_costs(cell.folder, iteration) for cell in cells]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    return Result(
+        iteration=iteration,
+        method=method.replace("@N", f"@{cells[0].folder.config.debate.num_agents}"),
+        accuracy=interval[0],
+        ci_low=interval[1],
+        ci_high=interval[2],
+        n=sums[0].n,
+        num_seeds=len(cells),
+        unparsed=mean([one.unparsed for one in sums]),
+        calls=mean([one.calls for one in sums]),
+        prompt_tokens=mean([one.prompt_tokens for one in sums]),
+        completion_tokens=mean([one.completion_tokens for one in sums]),
+        tokens=mean([one.tokens for one in sums]),
+        training_examples=mean([cost.examples for cost in costs]),
+        training_tokens=mean([cost.tokens for cost in costs]),
+        seconds=mean([cost.seconds for cost in costs]),
+        to_maft=None
+        if method == "maft" or maft is None or not graded
+        else difference(accuracies, [_accuracies(cell.scores) for cell in maft]),
+    )
+
+
+def _interval(accuracies: Sequence[Accuracies]) -> tuple[float, float, float]:
+    """Return the accuracy over all seeds and its 95 % interval, never narrower than one of n questions alone."""
+    found = difference(accuracies, [dict.fromkeys(of, 0.0) for of in accuracies])
+    assert found is not None, "there are graded answers"
+    low, high = wilson(found.mean, found.n)
+    if len(accuracies) == 1:
+        return found.mean, low, high
+    return found.mean, min(low, found.low), max(high, found.high)
+
+
+class _Costs(NamedTuple):
+    examples: int
+    tokens: int
+    seconds: float
+
+
+def _costs(folder: RunFolder, iteration: int) -> _Costs:
+    """Return what finetuning took, in examples of this iteration, and tokens and seconds up to it."""
+    summary = folder.examples_summary(iteration)
+    examples = sum(count["examples"] for count in store.read_json(summary).values()) if summary.exists() else 0
+    trained = [
+        store.read_json(file)
+        for n in range(1, iteration + 1)
+        for learner in folder.config.learners
+        if (file := folder.agent(n, learner) / "training.json").exists()
+    ]
+    spent = [
+        event["seconds"]
+        for event in folder.events()
+        if event.get("iteration", iteration + 1) <= iteration and "seconds" in event
+    ]
+    return _Costs(examples, sum(one["tokens"] for one in trained), sum(spent))
+
+
+def _accuracies(scores: Sequence[Score]) -> Accuracies:
+    return {score.problem_id: score.accuracy for score in scores if score.accuracy is not None}

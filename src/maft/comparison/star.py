@@ -1,0 +1,125 @@
+"""STaR, a baseline: one model learns from its own right answers, and from those it finds when told the answer.
+
+Zelikman et al., *STaR: Bootstrapping Reasoning With Reasoning*, 2022. This is the one place where training may read the
+known answers, and only if asked to: without them, the vote over first answers takes their place.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from maft import consensus, finetune, pipeline, prompts, rollouts, store
+from maft.answers import equivalent
+from maft.curate import CurateCounts, Curated, limit
+from maft.debate import Rules
+from maft.errors import DataError
+from maft.progress import Progress
+from maft.records import Debate, Example, Message, Problem, Society
+from maft.samplers.base import Sampler
+from maft.store import RunFolder
+from maft.trainers.base import Trainer
+
+
+def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress, *, with_gold: bool) -> None:
+    """Carry out STaR in a run folder, or what is left of it; the config must be of one model and one round.
+
+    Raises:
+        DataError: `with_gold`, and a training question has no known answer.
+    """
+    split = pipeline.questions(folder)
+    society = finetune.untrained(folder.config)
+    pipeline.evaluate(folder, 0, society, split.eval, sampler, progress)
+    for iteration in range(1, folder.config.num_iterations + 1):
+        debates = pipeline.debate(folder, iteration, society, split.train, sampler, progress)
+        labels = _gold(split.train) if with_gold else _votes(folder, debates)
+        hinted = _ask_with_hints(folder, iteration, society, split.train, debates, labels, sampler, progress)
+        counts = _make_examples(folder, iteration, debates, hinted, labels)
+        sampler.release()
+        society = pipeline.train(folder, iteration, society, counts, trainer, progress)
+        pipeline.evaluate(folder, iteration, society, split.eval, sampler, progress)
+    sampler.release()
+
+
+def _gold(problems: Sequence[Problem]) -> dict[str, str]:
+    unknown = [problem.id for problem in problems if problem.gold is None]
+    if unknown:
+        raise DataError(
+            f"method star learns from known answers, and {len(unknown)} of {len(problems)} training questions have "
+            f"none, such as {unknown[0]}. Leave it out, or compare star_label_free."
+        )
+    return {problem.id: problem.gold for problem in problems if problem.gold is not None}
+
+
+def _votes(folder: RunFolder, debates: Sequence[Debate]) -> dict[str, str]:
+    votes = (consensus.vote(debate, folder.config.vote, folder.config.seed) for debate in debates)
+    return {vote.problem_id: vote.label for vote in votes if vote.label is not None and vote.dropped is None}
+
+
+def _ask_with_hints(
+    folder: RunFolder,
+    iteration: int,
+    society: Society,
+    problems: Sequence[Problem],
+    debates: Sequence[Debate],
+    labels: Mapping[str, str],
+    sampler: Sampler,
+    progress: Progress,
+) -> list[Debate]:
+    """Ask again, with the label as a hint, every question that none of the first answers got right."""
+    rules = pipeline.debate_rules(folder, iteration, society, "train")._replace(stage="hint")
+    failed = {d.problem_id for d in debates if d.problem_id in labels and not _right(d, labels[d.problem_id])}
+    asked = [_hinted(problem, labels[problem.id], rules) for problem in problems if problem.id in failed]
+    path = folder.iteration(iteration) / "hints.jsonl"
+    if folder.examples_summary(iteration).exists() or not asked:
+        return store.read_records(path, Debate) if path.exists() else []
+    with progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar:
+        return rollouts.collect(
+            asked,
+            rules,
+            sampler,
+            path,
+            batch_size=folder.config.engine.batch_size,
+            max_failures=folder.config.engine.max_failures,
+            on_reply=lambda _: bar.advance(),
+        )
+
+
+def _hinted(problem: Problem, label: str, rules: Rules) -> Problem:
+    return problem.model_copy(
+        update={"question": prompts.fill(rules.prompts.hint, question=problem.question, hint=label)}
+    )
+
+
+def _make_examples(
+    folder: RunFolder, iteration: int, debates: Sequence[Debate], hinted: Sequence[Debate], labels: Mapping[str, str]
+) -> dict[str, int]:
+    """Write the right answers as examples, those found with a hint as answers to the plain question."""
+    config, summary = folder.config, folder.examples_summary(iteration)
+    if not summary.exists():
+        agent = config.learners[0]
+        plain = {debate.problem_id: debate for debate in debates}
+        found = [
+            _example(plain[debate.problem_id], text, agent)
+            for debate in (*debates, *hinted)
+            for text in _right(debate, labels.get(debate.problem_id))
+        ]
+        counts = CurateCounts(examples=len(found), first=len(found))
+        made = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
+        store.write_records(folder.examples(iteration, agent), made.examples)
+        store.write_json(summary, {agent: made.counts.model_dump()})
+    return pipeline.num_examples(folder, iteration)
+
+
+def _right(debate: Debate, label: str | None) -> list[str]:
+    """Return the different first answers that are right."""
+    said = [turn for turn in debate.first_answers() if turn.answer is not None and label is not None]
+    return list(dict.fromkeys(turn.call.reply.text for turn in said if equivalent(str(turn.answer), str(label))))
+
+
+def _example(debate: Debate, text: str, agent: str) -> Example:
+    asked = debate.dialogue(0, num_rounds=1)[:-1]
+    return Example(
+        iteration=debate.iteration,
+        problem_id=debate.problem_id,
+        agent=agent,
+        kind="first",
+        messages=(*asked, Message(role="assistant", content=text)),
+    )

@@ -1,0 +1,203 @@
+"""Methods side by side: who is trained on what, what is computed once, and what the table says."""
+
+import json
+from collections import Counter
+
+import pytest
+from helpers import Quiet, settings
+
+from maft import comparison, store
+from maft.comparison.arms import ARMS, PAPER
+from maft.comparison.compare import Comparison, arm_config
+from maft.errors import ConfigError, DataError
+from maft.records import Debate, Example, Problem
+from maft.samplers import Scripted
+from maft.trainers import NullTrainer
+
+
+class Counting(NullTrainer):
+    """Counts the jobs."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def train(self, jobs, settings, on_progress):
+        self.jobs += [job.agent for job in jobs]
+        super().train(jobs, settings, on_progress)
+
+
+def sums(request) -> str:
+    """Answer sums rightly four times out of five, and a little less often in a debate."""
+    question = next(word for word in request.messages[0].content.split("What is ")[1:])
+    left, sign, right = question.split("?")[0].split()
+    value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
+    return f"It is \\boxed{{{value + (request.seed % 5 == 0)}}}."
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Comparison, Scripted, Counting]:
+    """All methods, two seeds, two iterations."""
+    config = settings(tmp_path_factory.mktemp("compared"), "num_iterations=2", "debate.num_eval_samples=4")
+    made = comparison.begin(config, list(ARMS), [0, 1])
+    engine, trainer = Scripted(sums), Counting()
+    comparison.compare(made, engine, trainer, Quiet())
+    return made, engine, trainer
+
+
+def found(done) -> dict[tuple[int, str], comparison.Result]:
+    return {(row.iteration, row.method): row for row in comparison.results(done[0])}
+
+
+def examples(done, arm: str, iteration: int = 1, agent: str = "generator_0") -> list[Example]:
+    return store.read_records(done[0].folder(ARMS[arm], 0).examples(iteration, agent), Example)
+
+
+def test_the_table_has_every_method_of_the_paper(done):
+    names = {
+        *("base", "majority@3", "majority@budget", "debate", "star", "star_label_free", "majority_ft"),
+        *("single_agent_ft", "single_agent_ft_debate", "maft", "maft_wo_summary", "maft_wo_critic", "cooperative"),
+        "unique_id",
+    }
+    rows = found(done)
+    assert names <= {method for _, method in rows}
+    assert {method for iteration, method in rows if iteration == 0} == {
+        "base",
+        "majority@3",
+        "majority@budget",
+        "debate",
+    }
+    assert all((iteration, name) in rows for iteration in (1, 2) for name in ARMS)
+
+
+def test_nothing_is_asked_twice(done):
+    asked = Counter(request.model_dump_json(exclude={"agent": {"role", "index"}}) for request in done[1].history)
+    assert max(asked.values()) == 1
+
+
+def test_nothing_is_trained_twice(done):
+    made, _, trainer = done
+    folders = [made.folder(ARMS[name], seed) for name in made.methods for seed in made.seeds]
+    agents = sum(len(folder.config.learners) * 2 for folder in folders)
+    kept = len(list((made.path / "cache/agents").iterdir()))
+    assert len(trainer.jobs) == kept < agents
+
+
+def test_baselines_are_given_the_examples_of_one_agent_or_of_all(done):
+    counts = [
+        sum(c["examples"] for c in store.read_json(done[0].folder(ARMS["maft"], 0).examples_summary(n)).values())
+        for n in (1, 2)
+    ]
+    for n in (1, 2):
+        assert len(examples(done, "single_agent_ft", n)) == max(1, round(counts[n - 1] / 6))
+        assert len(examples(done, "single_agent_ft_all", n)) <= counts[n - 1]
+        assert len(examples(done, "majority_ft_all", n)) <= counts[n - 1]
+    assert len(examples(done, "single_agent_ft_all", 1)) == counts[0]
+
+
+def test_star_learns_the_right_answers_and_those_it_finds_with_a_hint(done):
+    folder = done[0].folder(ARMS["star"], 0)
+    gold = {p.id: p.gold for p in store.read_records(folder.problems("train"), Problem)}
+    learned = examples(done, "star")
+    assert learned and all(f"{{{gold[e.problem_id]}}}" in e.messages[-1].content for e in learned)
+    assert not any("right answer is" in e.messages[0].content for e in learned)
+
+
+def test_star_asks_with_a_hint_only_where_nobody_was_right(tmp_path):
+    config = settings(tmp_path, "debate.num_agents=1", "task.num_train=30", "task.high=6")
+    made = comparison.begin(config, ["star"], [0])
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    folder = made.folder(ARMS["star"], 0)
+    gold = {p.id: p.gold for p in store.read_records(folder.problems("train"), Problem)}
+    wrong = {
+        d.problem_id for d in store.read_records(folder.debates(1), Debate) if d.turns[0].answer != gold[d.problem_id]
+    }
+    hinted = store.read_records(folder.iteration(1) / "hints.jsonl", Debate)
+    assert wrong and {d.problem_id for d in hinted} == wrong
+    assert all(f"The right answer is {gold[d.problem_id]}." in d.turns[0].call.prompt for d in hinted)
+
+
+def test_star_needs_known_answers_and_says_so(tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"What is {n} + 1?"}) + "\n" for n in range(8)))
+    task = {"name": "jsonl", "train_file": str(questions), "gold_field": None, "num_train": 4, "num_eval": 4}
+    made = comparison.begin(settings(tmp_path, task=task), ["star"], [0])
+    with pytest.raises(
+        DataError, match="method star learns from known answers, and 4 of 4 training questions have none"
+    ):
+        comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+
+
+def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path):
+    made = Comparison(tmp_path, settings(tmp_path), tuple(ARMS), (0,))
+    plain = arm_config(made, ARMS["maft"], 0)
+    for name, keys in {
+        "maft_wo_summary": {"debate.summarizer"},
+        "maft_wo_critic": {"train.critics"},
+        "cooperative": {"prompts.critic_summary", "prompts.critic_full"},
+        "vote_over_all": {"vote.over"},
+        "label_first_then_last": {"vote.label_from"},
+    }.items():
+        from maft import config as config_
+
+        assert set(config_.differences(plain, arm_config(made, ARMS[name], 0))) == keys
+
+
+def test_a_difference_is_to_maft_on_the_same_questions(done):
+    rows = found(done)
+    assert rows[1, "maft"].to_maft is None
+    for iteration in (1, 2):
+        maft, single = rows[iteration, "maft"], rows[iteration, "single_agent_ft"]
+        assert single.to_maft.mean == pytest.approx(single.accuracy - maft.accuracy)
+        assert single.to_maft.low <= single.to_maft.mean <= single.to_maft.high and single.to_maft.num_seeds == 2
+
+
+def test_every_method_has_its_vote_at_the_tokens_of_mafts_debate(done):
+    rows = found(done)
+    for method in ("maft", "single_agent_ft", "star"):
+        votes = rows[1, f"{method}_majority@budget"]
+        assert votes.tokens >= min(rows[1, "maft"].tokens, 12 * rows[1, "maft_single"].tokens)
+
+
+def test_the_same_command_again_computes_nothing_and_says_the_same(done):
+    made, engine, trainer = done
+    before = (len(engine.history), len(trainer.jobs), comparison.results(made))
+    comparison.compare(made, engine, trainer, Quiet())
+    assert (len(engine.history), len(trainer.jobs), comparison.results(made)) == before
+
+
+def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
+    config = settings(tmp_path)
+    assert comparison.begin(config, ["star"], [0]).methods == ("maft", "star")
+    more = comparison.begin(config, ["majority_ft"], [1])
+    assert (more.methods, more.seeds) == (("maft", "star", "majority_ft"), (0, 1))
+    with pytest.raises(
+        ConfigError, match=r"(?s)holds a comparison with other settings:.*debate\.num_rounds: 2 there, 3"
+    ):
+        comparison.begin(settings(tmp_path, "debate.num_rounds=3"), ["star"], [0])
+    with pytest.raises(ConfigError, match="stra is not a method. The methods are: maft, "):
+        comparison.begin(config, ["stra"], [0])
+
+
+def test_the_table_and_the_json_hold_the_same_rows(done):
+    rows = comparison.results(done[0])
+    assert [row["method"] for row in json.loads(comparison.as_json(rows))] == [row.method for row in rows]
+    text = comparison.table(rows)
+    assert all(name in text for name in PAPER) and "2 seeds" in text
+
+
+def test_on_the_command_line(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s.yaml").write_text(
+        'task: {name: arithmetic, high: 3, num_train: 6, num_eval: 4}\nengine: {sampler: scripted, trainer: "null"}\n'
+    )
+    code, out, err = call(
+        "compare", "s.yaml", "--methods", "star", "unique_id", "--seeds", "0", "1", "name=c", "--quiet"
+    )
+    assert code == 0, err
+    assert "star" in out and out.strip().endswith("runs/c/results.json") and err == ""
+    code, out, _ = call("report", "runs/c", "--json")
+    assert code == 0 and {"base", "star", "unique_id", "maft"} <= {row["method"] for row in json.loads(out)}
+    code, _, err = call("run", "s.yaml", "name=c")
+    assert code == 2 and "is not a run folder" in err
+    code, out, _ = call("compare", "s.yaml", "--list")
+    assert code == 0 and out.splitlines()[0].split()[0] == "maft"

@@ -1,0 +1,67 @@
+"""Differences between methods: intervals that hold the truth as often as they say, tests that are not too eager."""
+
+from random import Random
+
+import pytest
+
+from maft.evaluation.paired import difference, mcnemar
+
+
+def drawn(rng: Random, n: int, accuracy: float, gap: float, num_seeds: int = 1) -> tuple[list[dict], list[dict]]:
+    """Return answers of two methods to the same questions, of which some are hard for both."""
+    hard = [rng.uniform(-0.2, 0.2) for _ in range(n)]
+    mine, other = (
+        [{f"{q}": float(rng.random() < accuracy + shift + hard[q]) for q in range(n)} for _ in range(num_seeds)]
+        for shift in (gap, 0.0)
+    )
+    return mine, other
+
+
+def test_methods_that_never_differ_differ_by_nothing():
+    same = [{"a": 1.0, "b": 0.0}]
+    found = difference(same, same)
+    assert (found.mean, found.low, found.high, found.p_value, found.n) == (0, 0, 0, 1, 2)
+
+
+def test_only_questions_that_all_have_answered_count():
+    found = difference([{"a": 1.0, "b": 0.0}, {"a": 1.0}], [{"a": 0.0, "c": 1.0}, {"a": 0.5}])
+    assert (found.n, found.num_seeds, found.mean) == (1, 2, 0.75)
+    assert difference([{"a": 1.0}], [{"b": 1.0}]) is None
+
+
+def test_a_difference_has_two_sides():
+    rng = Random(1)
+    mine, other = drawn(rng, 80, 0.6, 0.2)
+    there, back = difference(mine, other), difference(other, mine)
+    assert there.mean == -back.mean and there.p_value == pytest.approx(back.p_value, abs=0.01)
+    assert there.low == pytest.approx(-back.high, abs=0.02)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_a_clear_difference_is_clear(num_seeds):
+    mine, other = drawn(Random(2), 200, 0.5, 0.25, num_seeds)
+    found = difference(mine, other)
+    assert found.low > 0.1 and found.p_value < 0.001 and found.num_seeds == num_seeds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_seeds", "n"), [(1, 100), (3, 100)])
+def test_in_1000_simulations_the_interval_holds_the_truth_and_the_test_errs_as_often_as_it_says(
+    monkeypatch, num_seeds, n
+):
+    import maft.evaluation.paired as paired
+
+    monkeypatch.setattr(paired, "RESAMPLES", 400)
+    rng, held, false_alarms = Random(7), 0, 0
+    for k in range(1000):
+        found = difference(*drawn(rng, n, 0.6, 0.1, num_seeds), seed=k)
+        held += found.low <= 0.1 <= found.high
+        false_alarms += difference(*drawn(rng, n, 0.6, 0.0, num_seeds), seed=k).p_value <= 0.05
+    assert 0.93 <= held / 1000 <= (0.97 if num_seeds == 1 else 1.0)
+    assert false_alarms / 1000 <= 0.07
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    assert mcnemar(0, 0) == mcnemar(5, 5) == 1
+    assert mcnemar(8, 1) == mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)
+    assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
