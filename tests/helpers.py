@@ -1,5 +1,6 @@
 """Records and runs made in one line, for tests; nothing here needs a model."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from maft import config as config_
 from maft import debate as debate_
@@ -22,6 +25,8 @@ from maft.trainers import NullTrainer
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parent.parent)}
+# Data sets that are too large to be part of the repository; tests that need them are skipped where they are not.
+DATA = Path(os.environ.get("MAFT_DATA") or ROOT.parent / "shared" / "data")
 CHANGES_WITH_EVERY_START = {"events.jsonl", "manifest.json", "report.html", ".lock"}
 
 
@@ -67,6 +72,18 @@ def files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in CHANGES_WITH_EVERY_START
     }
+
+
+def data_lines(name: str) -> list[dict[str, Any]]:
+    """Return the objects of a JSONL file of `DATA`, or skip the test."""
+    if not (DATA / name).exists():
+        pytest.skip(f"{name} is not in {DATA}; MAFT_DATA says where to look")
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+def math500() -> list[dict[str, Any]]:
+    """Return the problems of MATH-500, or skip the test."""
+    return data_lines("math500.jsonl")
 
 
 def boxed(answer: object) -> str:

@@ -128,7 +128,9 @@ _ALGEBRA = frozenset(
 )
 # None of these is the answer of a question, and all of them can take longer than anyone waits: 9^{9^9}, 9^{9999},
 # 10000!, 1e9999. A base, 52_8, is a way to write a number that algebra programs read as a name or not at all.
-_NOT_ALGEBRA = re.compile(r"\^\{[^{}]*(?:\^|[0-9]{4})|[0-9]{4,}!|!!|[0-9][eE][-+]?[0-9]{3}|[0-9)}]_|[A-Za-z]{4}|\.\.\.")
+_NOT_ALGEBRA = re.compile(
+    r"\^\{[^{}]*(?:\^|\}\^|[0-9]{4})|[0-9]{4,}!|!!|[0-9][eE][-+]?[0-9]{3}|[0-9)}]_|[A-Za-z]{4}|\.\.\."
+)
 
 # Is 1/2x the half of x, or one over 2x?
 _AMBIGUOUS = re.compile(r"/ ?(?:[0-9.]+|[A-Za-z]) ?(?:[A-Za-z(]|\\(?!(?:le|ge|ne|\\)(?![A-Za-z])))")

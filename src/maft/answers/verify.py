@@ -153,8 +153,7 @@ class Verifier:
 
     def close(self) -> None:
         """End all workers that wait; they start again when they are needed."""
-        for _ in range(self._idle.qsize()):
-            worker = self._idle.get()
+        for worker in [self._idle.get() for _ in range(self._idle.qsize())]:
             if worker is not None:
                 worker.close()
             self._idle.put(None)
@@ -196,9 +195,10 @@ class Verifier:
     def _worker(self) -> Iterator[Worker]:
         worker = self._idle.get()
         try:
-            if worker is None or not worker.alive:
+            if worker is not None and not worker.alive:
+                worker.close()
                 worker = None
-                worker = Worker()
+            worker = worker or Worker()
             yield worker
         finally:
             self._idle.put(worker)

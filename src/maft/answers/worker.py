@@ -10,6 +10,7 @@ compiles no text as Python, starts no process, opens no connection and writes no
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -40,9 +41,9 @@ def limit_memory(num_bytes: int) -> None:
 def forbid(event: str, arguments: tuple[Any, ...]) -> None:
     """Refuse what the comparison of two expressions has no need of (an audit hook, see PEP 578)."""
     if event == "open":
-        mode = arguments[1]
-        if isinstance(mode, str) and set(mode) & set("wax+"):
-            raise PermissionError(f"answers: no file is written, {mode!r}")
+        flags = arguments[2]
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise PermissionError("answers: no file is written")
     elif event == "compile":
         # Modules are compiled from files; text has a name in angle brackets. The exception is how sympy makes its
         # functions for polynomials, and no expression that comes in here can begin like it.

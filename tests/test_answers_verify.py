@@ -1,0 +1,413 @@
+"""Math-Verify in worker processes: what it decides, and that nothing said to it hangs, runs or stays."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from helpers import ENVIRONMENT, math500
+
+from maft.answers import canonical, compare, equivalent, group, verify, worker
+from maft.answers.verify import Verifier, Worker
+from maft.errors import MaftError
+
+EQUAL = [("x+1", "1+x"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(x+1)^2", "x^2+2x+1"), ("6-5i", "-5i+6"), ("p-q", "-q+p")]
+DIFFERENT = [("x+1", "x-1"), (r"\sqrt{8}", r"3\sqrt{2}"), ("(x+1)^2", "x^2+1"), ("6-5i", "6+5i"), ("p-q", "q-p")]
+# Each of these passes every guard and takes Math-Verify longer than anyone waits.
+ENDLESS = (r"\binom{9^{9}}{8^{9}}", r"\binom{9^{9}}{8^{9}}*1")
+ALSO_ENDLESS = ("(x-1)(x^{998}+1)=0", "x^{999}-1=0")
+
+
+@pytest.fixture
+def verifier():
+    made = Verifier(1)
+    yield made
+    made.close()
+
+
+def keys(pairs):
+    return [(canonical(a), canonical(b)) for a, b in pairs]
+
+
+def python(script, *, cwd=None, timeout=60):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=timeout,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def gone(pid, seconds):
+    """Wait until a process is no more, or only its name is."""
+    for _ in range(int(seconds * 20)):
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+
+
+def test_algebra_is_decided_in_both_directions(verifier):
+    assert verifier.same(keys(EQUAL + DIFFERENT)) == [True] * 5 + [False] * 5
+    assert verifier.same([(b, a) for a, b in keys(EQUAL + DIFFERENT)]) == [True] * 5 + [False] * 5
+
+
+def test_arithmetic_and_words_start_no_process(monkeypatch):
+    monkeypatch.setattr(verify, "Worker", lambda: pytest.fail("a process was started"))
+    made = Verifier(2)
+    pairs = [("56", "57"), ("1/2", "0.25"), ("1,234", "12.34"), ("(1,2)", "(1,3)"), ("yes", "no"), ("(B)", "C")]
+    pairs += [
+        ("x", "y"),
+        ("5", "x"),
+        (r"\{1,2\}", "1,3"),
+        ("x=5", "6"),
+        ("x+y=5", "5"),
+        ("52_8", "52"),
+        ("abcd", "dcba"),
+    ]
+    assert made.same(keys(pairs)) == [False] * len(pairs)
+    assert made.same([("x+1", "x+1")]) == [True]
+
+
+def test_a_pair_is_asked_once_in_either_order(verifier, monkeypatch):
+    asked = []
+    ask = Worker.ask
+    monkeypatch.setattr(Worker, "ask", lambda self, pair: asked.append(pair) or ask(self, pair))
+    assert verifier.same([("x+1", "1+x"), ("1+x", "x+1"), ("x+1", "1+x")]) == [True, True, True]
+    assert verifier.same([("1+x", "x+1")]) == [True]
+    assert asked == [("1+x", "x+1")]
+
+
+def test_no_more_is_remembered_than_the_limit(verifier, monkeypatch):
+    monkeypatch.setattr(verify, "CACHED_PAIRS", 3)
+    assert all(verifier.same([(f"x+{n}", f"{n}+x") for n in range(1, 8)]))
+    assert len(verifier._known) == 3
+
+
+def test_a_pair_without_end_is_different_and_the_rest_is_answered(verifier, caplog, monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    start = time.perf_counter()
+    assert verifier.same([EQUAL[0], ENDLESS, EQUAL[1], ALSO_ENDLESS, *EQUAL[3:]]) == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert time.perf_counter() - start < 12
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert "more than 0.5 s" in caplog.text and "binom" in caplog.text
+    # What was given up stays so, at once and without another word.
+    start = time.perf_counter()
+    assert verifier.same([ENDLESS, ENDLESS[::-1]]) == [False, False]
+    assert time.perf_counter() - start < 0.1 and len(caplog.records) == 2
+
+
+def test_a_time_out_is_kept_though_the_cache_is_full(verifier, monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verify, "CACHED_PAIRS", 1)
+    assert verifier.same([ENDLESS]) == [False]
+    assert verifier.same(keys(EQUAL)) == [True] * 5
+    monkeypatch.setattr(Worker, "ask", lambda self, pair: pytest.fail("it was asked again"))
+    assert verifier.same([ENDLESS]) == [False]
+
+
+@linux
+def test_memory_is_limited_and_too_little_of_it_is_no_answer(verifier, caplog, monkeypatch):
+    asked = Worker()
+    limits = Path(f"/proc/{asked.process.pid}/limits").read_text()
+    assert f"Max address space         {verify.MEMORY_BYTES}" in limits
+    asked.close()
+    monkeypatch.setattr(Worker, "_read", lambda self, seconds: "ready" if seconds > 10 else "memory")
+    assert verifier.same([EQUAL[0]]) == [False]
+    assert "after more than 1.5 GiB" in caplog.text
+
+
+def test_a_worker_that_dies_is_replaced(verifier):
+    assert verifier.same([EQUAL[0]]) == [True]
+    dead = verifier._idle.queue[-1]
+    dead.process.kill()
+    dead.process.wait()
+    assert verifier.same([EQUAL[1]]) == [True]
+
+
+def test_ctrl_c_is_for_the_parent(verifier):
+    assert verifier.same([EQUAL[0]]) == [True]
+    verifier._idle.queue[-1].process.send_signal(signal.SIGINT)
+    assert verifier._idle.queue[-1].ask(EQUAL[1]) is True
+
+
+def test_an_interrupted_question_leaves_no_late_answer(verifier, monkeypatch):
+    assert verifier.same([EQUAL[0]]) == [True]
+    interrupted = verifier._idle.queue[-1]
+    reading = Worker._read
+
+    def interrupt(self, seconds):
+        monkeypatch.setattr(Worker, "_read", reading)
+        self.process.stdout.close()
+        return reading(self, seconds)
+
+    monkeypatch.setattr(Worker, "_read", interrupt)
+    with pytest.raises(ValueError, match="closed file"):
+        verifier.same([EQUAL[1]])
+    assert not interrupted.alive
+    assert verifier.same([DIFFERENT[2], EQUAL[1]]) == [False, True]
+
+
+def test_many_threads_share_two_workers():
+    verifier = Verifier(2)
+    pairs = [(f"x+{n}", f"{n}+{'x' if n % 3 else 'x+1'}") for n in range(2, 26)]
+    wanted = [bool(n % 3) for n in range(2, 26)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(verifier.same, [random.Random(0).sample(pairs, len(pairs)) for _ in range(8)]))
+        again = list(threads.map(verifier.same, [pairs] * 8))
+    assert all(sorted(one) == sorted(wanted) for one in found)
+    assert again == [wanted] * 8
+    assert verifier._idle.qsize() == 2
+    verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("/nowhere/python", "No such file"), ("/bin/false", "exit code"), ("", "cannot be started")],
+)
+def test_a_process_that_cannot_be_started_is_a_clear_error(verifier, monkeypatch, program, said):
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(MaftError, match="The process that compares answers cannot be started") as caught:
+        verifier.same([EQUAL[0]])
+    assert said in str(caught.value) and "pip install 'math-verify[antlr4_13_2]'" in str(caught.value)
+    monkeypatch.undo()
+    assert verifier.same([EQUAL[0]]) == [True]
+
+
+def test_the_parent_loads_no_algebra_and_ends_without_a_warning():
+    script = "import sys; from maft import equivalent; print(equivalent('x+1', '1+x'), {'sympy', 'math_verify'} & {*sys.modules})"
+    assert python(script) == "True set()\n"
+
+
+def test_a_file_of_the_same_name_in_the_working_directory_is_not_the_library(tmp_path):
+    (tmp_path / "math_verify.py").write_text("raise SystemExit('wrong one')")
+    (tmp_path / "sympy.py").write_text("raise SystemExit('wrong one')")
+    assert python("from maft import equivalent; print(equivalent('x+1', '1+x'))", cwd=tmp_path) == "True\n"
+
+
+PARENT = """
+import os, signal, sys, threading, time
+from maft.answers import verify
+verify.SECONDS = 0.75 if "{busy}" else 2.0
+worker = verify.Worker()
+print(worker.process.pid, flush=True)
+if "{busy}":
+    threading.Thread(target=worker.ask, args=({pair!r},), daemon=True).start()
+    time.sleep(0.3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@linux
+@pytest.mark.parametrize("busy", ["", "busy"])
+def test_no_worker_outlives_a_parent_that_is_killed(busy):
+    parent = subprocess.run(
+        [sys.executable, "-c", PARENT.format(busy=busy, pair=ENDLESS)], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
+    assert gone(int(parent.stdout), seconds=4)
+
+
+FORK = """
+import os
+from maft.answers import equivalent
+assert equivalent("x+1", "1+x")
+child = os.fork()
+right = all(equivalent(f"x+{n}", f"{n}+x") and not equivalent(f"x+{n}", f"{n}-x") for n in range(1, 9))
+if not child:
+    os._exit(not right)
+assert right and os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_workers_of_its_own():
+    python(FORK)
+
+
+# ---- hostile text
+
+HOSTILE = {
+    "tower": "9**9**9**9",
+    "LaTeX tower": "9^{9^{9^{9}}}",
+    "tower with a letter": "x+9^{9^{9^{9}}}",
+    "factorials": "9999999!",
+    "factorial of a factorial": "((999!)!)!",
+    "powers of powers": "((9^{999})^{999})^{999}",
+    "binomial": r"\binom{9^{9}}{8^{9}}",
+    "100 kB": "x+" * 50_000 + "1",
+    "1 kB": "x+" * 499 + "1",
+    "brackets": "(" * 400 + "x" + ")" * 400,
+    "ten brackets": "(" * 10 + "x" + ")" * 10,
+    "fractions": r"\frac{1}{" * 30 + "x" + "}" * 30,
+    "roots": r"\sqrt{" * 30 + "x" + "}" * 30,
+    "sum": r"\sum_{n=1}^{10^{9}} \frac{1}{n}",
+    "integral": r"\int_0^1 \sin(\cos(\sin(x^x))) dx",
+    "operator": r"\operatorname{eye}(99999)",
+    "python": "__import__('os').system('touch pwned')",
+    "python in boxes": r"\text{__import__('os').system('touch pwned')}",
+    "python in a list": "1, open('pwned','w')",
+    "lambda": "(lambda: open('pwned', 'w'))()",
+    "exec": r"exec(\"open('pwned','w')\")",
+    "sympy": "Symbol('x').__class__.__base__",
+    "null": "x\x00+1",
+    "surrogate": "x+\ud800",
+    "line breaks": 'x+1"]\n["2", "2',
+    "right to left": "\u202ex+1",
+    "other digits": "x+٣",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_answers_neither_hang_nor_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = HOSTILE[name]
+    assert equivalent("x+1", "1+x")  # the workers are there
+    others = [f"{text} ", f"{text}+1", f"2+{text}", "x+1"]
+    start = time.perf_counter()
+    for other in others:
+        equivalent(text, other)
+    assert time.perf_counter() - start < len(others) * (verify.SECONDS + 1)
+    assert equivalent(text, others[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+UNGUARDED = """
+import json, sys
+from maft.answers import worker
+same = worker.load()
+sys.addaudithook(worker.forbid)
+for a, b in json.loads(sys.stdin.read()):
+    try:
+        print(same(a, b))
+    except Exception as error:
+        print(type(error))
+"""
+
+
+def test_python_is_not_run_though_every_guard_before_the_parser_were_gone(tmp_path):
+    texts = [
+        HOSTILE[name] for name in ("python", "python in a list", "lambda", "exec", "sympy", "line breaks", "surrogate")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", UNGUARDED],
+        input=json.dumps([pair for text in texts for pair in ([text, "1"], ["x", text])]),
+        capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    assert "True" not in done.stdout and len(done.stdout.splitlines()) == 2 * len(texts)
+    assert list(tmp_path.iterdir()) == []
+
+
+ATTEMPTS = """
+import os, socket, subprocess, sys, sympy
+from maft.answers import worker
+same = worker.load()
+assert same("x+1", "1+x")
+attempts = [
+    lambda: sympy.sympify("open('pwned', 'w')"),
+    lambda: sympy.parse_expr("1+1"),
+    lambda: eval("1+1"),
+    lambda: exec("x = 1"),
+    lambda: os.system("touch pwned"),
+    lambda: subprocess.run(["touch", "pwned"]),
+    lambda: open("pwned", "w"),
+    lambda: open("pwned", "ab"),
+    lambda: os.open("pwned", os.O_CREAT | os.O_WRONLY),
+    lambda: socket.socket(),
+    lambda: os.remove("there"),
+    lambda: os.rename("there", "pwned"),
+    lambda: os.fork(),
+]
+sys.addaudithook(worker.forbid)
+for attempt in attempts:
+    try:
+        print("done", attempt())
+    except Exception as error:
+        print(repr(error))
+"""
+
+
+def test_a_worker_cannot_act(tmp_path):
+    (tmp_path / "there").touch()
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ATTEMPTS], capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert len(said) == 13 and all("answers: " in line for line in said), said
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_is_no_algebra_is_never_asked():
+    asked = {name for name, text in HOSTILE.items() if compare.is_algebra(canonical(text))}
+    assert asked == {"powers of powers", "factorial of a factorial", "binomial", "ten brackets", "operator"}
+
+
+# ---- speed
+
+WAYS = ["{}", "{}", "{}", r"\left( {} \right)", "{}+1", "-{}", r"2\cdot\frac{{{}}}{{2}}", r"\frac{{{}}}{{2}}", "0 + {}"]
+
+
+@pytest.mark.slow
+def test_voting_over_500_questions_by_five_agents_is_quick():
+    golds = [row["answer"] for row in math500()]
+    rng = random.Random(0)
+
+    def said(gold):
+        if rng.random() < 0.03:
+            return None
+        return rng.choice(golds) if rng.random() < 0.15 else rng.choice(WAYS).format(gold)
+
+    votes = [[said(gold) for _ in range(5)] for gold in golds]
+    script = (
+        "import json, sys, time\nfrom maft.answers import group\nvotes = json.loads(sys.stdin.read())\n"
+        "for _ in range(2):\n    start = time.perf_counter()\n    classes = [group(answers) for answers in votes]\n"
+        "    print(time.perf_counter() - start)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(votes),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=True,
+    )
+    cold, warm = map(float, done.stdout.split())
+    assert cold < 20 and warm < 2
+
+
+def test_groups_of_real_answers_do_not_depend_on_the_order():
+    golds = [row["answer"] for row in math500()]
+    rng = random.Random(1)
+    for gold in rng.sample(golds, 25):
+        answers = [way.format(gold) for way in rng.sample(WAYS, 5)]
+        classes = {frozenset(answers[i] for i in indices) for indices in group(answers)}
+        shuffled = rng.sample(answers, 5)
+        assert {frozenset(shuffled[i] for i in indices) for indices in group(shuffled)} == classes
+
+
+def test_the_worker_answers_lines_until_its_input_ends():
+    lines = "\n".join(map(json.dumps, [EQUAL[0], DIFFERENT[0], EQUAL[1]])) + "\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "maft.answers.worker", str(2**31), "5"],
+        input=lines, capture_output=True, text=True, env=ENVIRONMENT, check=True,
+    )  # fmt: skip
+    assert [json.loads(line) for line in done.stdout.splitlines()] == ["ready", True, False, True]
+    assert worker.WARM
