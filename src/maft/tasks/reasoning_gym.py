@@ -1,12 +1,11 @@
 """Every data set of reasoning-gym, which makes questions from a seed and scores answers itself.
 
 A problem's id is its index, from which its entry is made again when an answer is scored. Some scorers hand the answer
-to an evaluator of Python or sympy. Those see only text of the form that their right answers have, and all scorers work
-in a process of their own that is stopped when it takes too long; see `gym_scorer.py`.
+to an evaluator of Python or sympy. Those see only text of the form that their right answers have, and all of them work
+in a process of their own that is stopped when it takes too long; see `gym_process.py`.
 """
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,14 +16,14 @@ from maft.answers import extract_answer
 from maft.errors import ConfigError, MissingExtra
 from maft.records import Problem
 from maft.tasks.base import Split, Task, distinct, num_made, split_by_key
-from maft.tasks.gym_scorer import Scorer
+from maft.tasks.gym_process import Gym
 
 MAX_CHARS = 4_000
 """A longer answer is none."""
 
 _SUM = r"[0-9 +\-/()]*(?:\*(?!\*)[0-9 +\-/()]*)*"
 _TERM = r"(?:[0-9]+|[A-Za-z](?:\*\*[0-9]{1,3})?)"
-_POLYNOMIAL = rf"\s*-?\s*{_TERM}(?:\s*(?:\*(?!\*)|\+|-)\s*{_TERM})*\s*"
+_POLYNOMIAL = rf"\s*(?:-\s*)?{_TERM}(?:\s*(?:\*(?!\*)|\+|-)\s*{_TERM})*\s*"
 _FUNCTIONS = r"(?:a?(?:sin|cos|tan)|log|exp|sqrt|Integral)(?=\()|[xXyYzZC](?![A-Za-z0-9_(])"
 _INTEGRAL = rf"(?:{_FUNCTIONS}|[0-9]+(?![A-Za-z0-9_(])|[-+*/(), ])*"
 
@@ -66,11 +65,7 @@ class ReasoningGym(Task):
 
     def questions(self) -> Split:
         """Make the questions and divide them by seed."""
-        data = self._make()
-        problems = []
-        for index in range(num_made(self.settings)):
-            entry = data[index]
-            problems.append(Problem(id=str(index), question=entry["question"], gold=_gold(data, entry)))
+        problems = self._gym.questions()
         kept = distinct(problems)
         return split_by_key(kept, self.settings)._replace(duplicates=len(problems) - len(kept))
 
@@ -79,24 +74,17 @@ class ReasoningGym(Task):
         form = EVALUATED.get(self.dataset)
         if form is not None and not re.fullmatch(form, answer):
             return False
-        return self._scorer.score(problem, answer) >= self.settings.threshold
+        return self._gym.score(problem, answer) >= self.settings.threshold
 
     def grade(self, problem: Problem, answer: str | None) -> bool | None:
         """Score an answer; that needs no known one."""
         return answer is not None and self.correct(problem, answer)
 
-    @property
-    def _made_with(self) -> dict[str, Any]:
-        return self.settings.options | {"size": num_made(self.settings), "seed": self.settings.split_seed}
-
-    def _make(self) -> Any:
-        check(self.dataset, self.settings.options)
-        return make(self.dataset, self._made_with)
-
     @cached_property
-    def _scorer(self) -> Scorer:
-        self._make()  # says here, not in the other process, what is wrong with the settings
-        return Scorer(self.dataset, self._made_with)
+    def _gym(self) -> Gym:
+        check(self.dataset, self.settings.options)
+        numbers = {"size": num_made(self.settings), "seed": self.settings.split_seed}
+        return Gym(self.dataset, self.settings.options | numbers)
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
@@ -120,31 +108,3 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     if unknown:
         has = f"which has: {', '.join(allowed)}" if allowed else "which has none"
         raise ConfigError(f"task.options.{unknown[0]} is not a setting of reasoning_gym:{name}, {has}.")
-
-
-def make(name: str, settings: Mapping[str, Any]) -> Any:
-    """Return a data set of reasoning-gym.
-
-    Raises:
-        ConfigError: it refuses its settings.
-    """
-    from reasoning_gym.factory import create_dataset
-
-    try:
-        return create_dataset(name, **settings)
-    except (AssertionError, ValueError, TypeError) as error:
-        raise ConfigError(f"reasoning_gym:{name} refuses the settings {dict(settings)}: {error}.") from None
-
-
-def _gold(data: Any, entry: Mapping[str, Any]) -> str | None:
-    """Return the known answer, or an example of several right ones, which some data sets keep beside the question."""
-    if entry["answer"] is not None:
-        return str(entry["answer"])
-    for value in entry["metadata"].values():
-        example = value if isinstance(value, str) else json.dumps(value, default=str)
-        try:
-            if data.score_answer(example, entry) >= 1:
-                return example.strip()
-        except (ValueError, TypeError, LookupError, AttributeError):
-            continue  # this was no answer
-    return None
