@@ -12,8 +12,8 @@ from maft import store, tasks
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
 from maft.evaluation.methods import Scoring, score_all, tokens
-from maft.evaluation.metrics import summarize, wilson
-from maft.evaluation.paired import Accuracies, Difference, difference
+from maft.evaluation.metrics import summarize
+from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
 from maft.records import Debate, Problem, Record, Score
 from maft.store import RunFolder
 
@@ -130,7 +130,7 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] 
     sums = [summarize(cell.scores) for cell in cells]
     accuracies = [_accuracies(cell.scores) for cell in cells]
     graded = all(accuracies)
-    interval = _interval(accuracies) if graded else (None, None, None)
+    found = accuracy_over(accuracies) if graded else None
     costs = [_costs(cell.folder, iteration) for cell in cells]
 
     def mean(values: Sequence[float]) -> float:
@@ -139,9 +139,9 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] 
     return Result(
         iteration=iteration,
         method=method.replace("@N", f"@{cells[0].folder.config.debate.num_agents}"),
-        accuracy=interval[0],
-        ci_low=interval[1],
-        ci_high=interval[2],
+        accuracy=found.mean if found else None,
+        ci_low=found.low if found else None,
+        ci_high=found.high if found else None,
         n=sums[0].n,
         num_seeds=len(cells),
         unparsed=mean([one.unparsed for one in sums]),
@@ -156,16 +156,6 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] 
         if method == "maft" or maft is None or not graded
         else difference(accuracies, [_accuracies(cell.scores) for cell in maft]),
     )
-
-
-def _interval(accuracies: Sequence[Accuracies]) -> tuple[float, float, float]:
-    """Return the accuracy over all seeds and its 95 % interval, never narrower than one of n questions alone."""
-    found = difference(accuracies, [dict.fromkeys(of, 0.0) for of in accuracies])
-    assert found is not None, "there are graded answers"
-    low, high = wilson(found.mean, found.n)
-    if len(accuracies) == 1:
-        return found.mean, low, high
-    return found.mean, min(low, found.low), max(high, found.high)
 
 
 class _Costs(NamedTuple):

@@ -8,6 +8,7 @@ exact test for one seed and answers that are right or wrong.
 from collections.abc import Mapping, Sequence
 from math import comb
 
+from maft.evaluation.metrics import wilson
 from maft.records import Record
 
 Accuracies = Mapping[str, float]
@@ -63,6 +64,20 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies], seed: in
     return Difference(
         mean=float(gaps.mean()), low=float(low), high=float(high), p_value=float(p_value), n=n, num_seeds=num_seeds
     )
+
+
+def accuracy_over(answers: Sequence[Accuracies]) -> Difference | None:
+    """Return the mean accuracy over questions and seeds, as a difference to nothing, with its 95 % interval.
+
+    The interval is Wilson's for one seed, and never narrower than that of as many questions alone.
+    """
+    found = difference(answers, [dict.fromkeys(of_seed, 0.0) for of_seed in answers])
+    if found is None:
+        return None
+    low, high = wilson(found.mean, found.n)
+    if len(answers) > 1:
+        low, high = min(low, found.low), max(high, found.high)
+    return found.model_copy(update={"low": low, "high": high})
 
 
 def mcnemar(won: int, lost: int) -> float:

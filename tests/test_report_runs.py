@@ -1,0 +1,53 @@
+"""Several runs side by side."""
+
+import json
+
+import pytest
+from helpers import run, settings
+from test_comparison import sums
+
+from maft.report import rows, runs
+from maft.samplers import Scripted
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    home = tmp_path_factory.mktemp("seeds")
+    return [run(settings(home, f"name=seed{n}", f"seed={n}"), Scripted(sums)) for n in range(3)]
+
+
+def test_each_run_has_its_column_and_the_mean_is_theirs(seeds):
+    for row in runs.together(seeds):
+        each = [r["accuracy"] for folder in seeds for r in rows(folder) if r["method"] == row.method]
+        assert row.accuracies == pytest.approx(each) and row.mean == pytest.approx(sum(each) / 3)
+        assert row.low <= row.mean <= row.high and row.n == 6
+    assert [row.method for row in runs.together(seeds)] == [r["method"] for r in rows(seeds[0])]
+
+
+def test_gains_are_differences_on_the_same_questions(seeds):
+    means = {row.method: row for row in runs.together(seeds)}
+    found = runs.gains(seeds)
+    for over, method in (("untrained debate", "debate"), ("untrained majority", "majority@3")):
+        gap, each = found[over]
+        assert gap.mean == pytest.approx(means["maft"].mean - means[method].mean)
+        assert each == pytest.approx(
+            [a - b for a, b in zip(means["maft"].accuracies, means[method].accuracies, strict=True)]
+        )
+
+
+def test_on_the_command_line(seeds, call):
+    paths = [str(folder.path) for folder in seeds]
+    code, out, err = call("report", *paths)
+    assert code == 0, err
+    assert "seed0" in out and "Finetuned debate minus untrained debate" in out and "Minutes of sampling" in out
+    code, out, _ = call("report", *paths, "--json")
+    assert code == 0 and set(json.loads(out)[0]["runs"]) == {"seed0", "seed1", "seed2"}
+    code, _, err = call("report", paths[0], "nowhere")
+    assert code == 2 and "nowhere is not a run folder" in err
+
+
+def test_runs_without_an_evaluation_in_common_say_so(seeds, tmp_path):
+    from maft.store import RunFolder
+
+    empty = settings(tmp_path, "name=empty")
+    assert "no evaluated method in common" in runs.table([seeds[0], RunFolder(tmp_path / "empty", empty)])
