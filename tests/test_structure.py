@@ -29,9 +29,9 @@ LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for mo
 
 ENGINES = {
     *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf"),
-    *("openvino", "openvino_genai", "optimum", "vllm", "ray", "openai", "numpy", "pyarrow", "reasoning_gym"),
+    *("openvino", "openvino_genai", "optimum", "vllm", "ray", "openai", "pyarrow", "reasoning_gym"),
 }
-HEAVY = ENGINES | {"matplotlib", "pandas", "scipy", "sklearn"}
+HEAVY = ENGINES | {"numpy", "matplotlib", "pandas", "scipy", "sklearn"}
 
 
 def module_of(path: Path) -> str:

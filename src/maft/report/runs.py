@@ -71,9 +71,9 @@ def table(folders: Sequence[RunFolder]) -> str:
     for number, row in enumerate(rows):
         if number and rows[number - 1].iteration != row.iteration:
             drawn.add_row()
-        each = (f"{100 * accuracy:.1f}" for accuracy in row.accuracies)
+        by_run = (f"{100 * accuracy:.1f}" for accuracy in row.accuracies)
         interval = f"{100 * row.low:.1f} - {100 * row.high:.1f}"
-        drawn.add_row(str(row.iteration), row.method, *each, f"{100 * row.mean:.1f}", interval, str(row.n))
+        drawn.add_row(str(row.iteration), row.method, *by_run, f"{100 * row.mean:.1f}", interval, str(row.n))
     console = Console(width=240, highlight=False)
     with console.capture() as captured:
         console.print(drawn if rows else "These runs have no evaluated method in common.")
