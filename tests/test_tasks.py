@@ -252,3 +252,46 @@ def test_sides_that_share_a_question_are_refused_naming_three():
 )
 def test_questions_are_the_same_up_to_case_spaces_and_ways_of_writing_a_sign(a, b, same):
     assert (normalised(a) == normalised(b)) == same
+
+
+# Shapes of sums
+
+
+def test_a_shape_is_drawn_from_without_duplicates():
+    made = sums(shape="a+b*c+d-e*f", high=29, size=300)
+    assert len({p.question for p in made}) == len(made) == 300
+    for p in made[:50]:
+        asked = p.question.removeprefix("What is ").removesuffix("?")
+        a, b, c, d, e, f = (
+            int(number) for number in asked.replace("+", " ").replace("-", " ").replace("*", " ").split()
+        )
+        assert p.gold == str(a + b * c + d - e * f) and all(0 <= number <= 29 for number in (a, b, c, d, e, f))
+    assert {p.question for p in made} == {p.question for p in sums(shape="a+b*c+d-e*f", high=29, size=300)}
+    assert {p.question for p in made} != {
+        p.question for p in sums(shape="a+b*c+d-e*f", high=29, size=300, split_seed=1)
+    }
+
+
+def test_shapes_have_brackets_repeated_letters_numbers_and_negative_numbers():
+    for p in sums(shape="(a-b)*a+2", low=-9, high=-1, size=40):
+        a, b = (int(part) for part in p.question[len("What is (") :].split(")")[0].split(" - "))
+        assert p.question == f"What is ({a} - {b}) * {a} + 2?" and p.gold == str((a - b) * a + 2)
+    assert all(int(p.gold) >= 0 for p in sums(shape="a-b", negative=False, size=40))
+
+
+def test_a_shape_makes_as_many_as_are_asked_for():
+    split = prepared("arithmetic", shape="a+b+c", num_train=500, num_eval=500, high=29)
+    assert (len(split.train), len(split.eval)) == (500, 500)
+    assert len(sums(shape="a+b+c", high=29)) == 1_000
+    with pytest.raises(
+        DataError, match=r"only 4 different questions of the shape a\+b were found between 0 and 1, 5 are"
+    ):
+        sums(shape="a+b", high=1, size=5)
+
+
+@pytest.mark.parametrize(
+    "shape", ["", "a+", "a/b", "a**b", "3+4", "A+B", "a b", "ab+c", "a.b", "f(a)", "-a", "a+b" * 100, "1e5+a"]
+)
+def test_what_is_not_a_sum_is_refused(shape):
+    with pytest.raises(ConfigError, match=r"is not a sum\. Write one letter for each number"):
+        sums(shape=shape)

@@ -57,6 +57,7 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
     "gsm8k": _FILES,
     "math": (*_FILES, "levels", "types"),
+    "mmlu": (*_FILES, "types"),
     "dataset": (*_FILES, "question_field", "gold_field"),
     "jsonl": (*_FILES, "question_field", "gold_field"),
     "reasoning_gym": ("size", "threshold", "options"),

@@ -2,7 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,9 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     settings = _settings(task, overrides)
     asked = tasks.make(settings.task)
     split = tasks.prepare(asked)
-    logging.getLogger("maft").setLevel(logging.ERROR)  # all there was to say about the questions has been said
     numbers = {"num_train": None, "num_eval": None, "size": num_made(settings.task)}
-    there = tasks.make(settings.task.model_copy(update=numbers)).questions()
+    with _silence():  # what there is to say about the questions has been said
+        there = tasks.make(settings.task.model_copy(update=numbers)).questions()
     problems = [*there.train, *there.eval]
     known = [problem for problem in problems if problem.gold is not None]
     failed = _failed(asked, known)
@@ -64,6 +65,15 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
         click.echo(prompts.fill(texts.solve, question=problem.question))
     if failed:
         raise StageFailed(f"{len(failed):,} of {len(known):,} known answers do not pass their own grader.")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    log = logging.getLogger("maft")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    yield
+    log.setLevel(level)
 
 
 def _settings(task: str, overrides: Sequence[str]) -> "RunConfig":

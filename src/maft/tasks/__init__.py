@@ -8,12 +8,14 @@ from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
 from maft.tasks.dataset import Dataset
 from maft.tasks.gsm8k import Gsm8k
 from maft.tasks.math import Math
+from maft.tasks.mmlu import Mmlu
 from maft.tasks.reasoning_gym import ReasoningGym
 
 TASKS: Mapping[str, type[Task]] = {
     "arithmetic": Arithmetic,
     "gsm8k": Gsm8k,
     "math": Math,
+    "mmlu": Mmlu,
     "dataset": Dataset,
     "jsonl": Dataset,
     "reasoning_gym": ReasoningGym,

@@ -1,5 +1,6 @@
 """Questions of one's own, by the names of two columns; known answers are optional."""
 
+from maft.answers import extract_stated
 from maft.records import Problem
 from maft.tasks.rows import Row
 from maft.tasks.table import Table, known_answer, made, text
@@ -9,6 +10,10 @@ _REMEDY = "Set task.question_field and task.gold_field (null where no answers ar
 
 class Dataset(Table):
     """Any data set or file with a question in one column and perhaps its answer in another."""
+
+    def extract(self, text: str) -> str | None:
+        """Take the boxed answer, or else what the reply says its answer is."""
+        return extract_stated(text)
 
     def problem(self, row: Row) -> Problem:
         """Take question and answer from the columns that the settings name."""

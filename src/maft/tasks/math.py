@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from maft.answers import extract_answer
+from maft.answers import extract_answer, extract_stated
 from maft.errors import ConfigError, DataError
 from maft.records import Problem
 from maft.tasks.rows import Row
@@ -17,6 +17,10 @@ class Math(Table):
     r"""Rows with `problem` and an `answer`, or else a `solution` whose last box is the answer."""
 
     source = Source("DigitalLearningGmbH/MATH-lighteval", None, "train", "test")
+
+    def extract(self, text: str) -> str | None:
+        """Take the boxed answer, or else what the reply says its answer is."""
+        return extract_stated(text)
 
     def select(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Keep the levels and types asked for."""

@@ -46,16 +46,17 @@ def from_dataset(name: str, subset: str | None, split: str) -> list[Row]:
         MissingExtra: `datasets` is not installed.
     """
     folder = Path(name)
-    if next((folder / split).rglob("*.json"), None) is not None:
+    saved = (folder / "dataset_dict.json").is_file(), (folder / "state.json").is_file()
+    if not any(saved) and next((folder / split).rglob("*.json"), None) is not None:
         return _from_folder(folder / split)
     try:
         import datasets
     except ImportError:
         raise MissingExtra(f"the data set {name}", "tasks") from None
     try:
-        if (folder / "dataset_dict.json").is_file():
+        if saved[0]:
             return _numbered(datasets.load_from_disk(name)[split], f"{name}, {split}")
-        if (folder / "state.json").is_file():
+        if saved[1]:
             return _numbered(datasets.load_from_disk(name), name)
         return _numbered(datasets.load_dataset(name, subset, split=split), f"{name}, {split}")
     except (OSError, ValueError, LookupError, datasets.exceptions.DatasetsError) as error:

@@ -1,0 +1,68 @@
+"""MMLU: questions with four options, one of them right (Hendrycks et al., 2021)."""
+
+from collections.abc import Mapping, Sequence
+
+from maft import prompts
+from maft.answers import extract_choice
+from maft.errors import DataError
+from maft.records import Problem
+from maft.tasks.math import chosen
+from maft.tasks.rows import Row
+from maft.tasks.table import Source, Table, field, made, text
+
+_REMEDY = "MMLU has question, choices (or A, B, C, D), answer and subject; use task dataset for other columns."
+LETTERS = "ABCDEFGHIJ"
+
+
+class Mmlu(Table):
+    """Rows with `question`, `choices` (a list, or columns A to D) and `answer`, an index from 0 or a letter."""
+
+    source = Source("cais/mmlu", "all", "validation", "test")
+    prompts: Mapping[str, str] = prompts.asking(
+        "final answer, the letter of the right option, written as \\boxed{answer}"
+    )
+
+    def extract(self, text: str) -> str | None:
+        """Take the letter."""
+        return extract_choice(text)
+
+    def correct(self, problem: Problem, answer: str) -> bool:
+        """Compare letters."""
+        return answer == problem.gold
+
+    def select(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Keep the subjects asked for in `task.types`."""
+        return chosen(rows, "subject", self.settings.types, "types")
+
+    def problem(self, row: Row) -> Problem:
+        """List the options under the question."""
+        options = _options(row)
+        listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+        question = f"{text(row, 'question', _REMEDY).strip()}\n\n{listed}"
+        return made(row, question, _letter(row, len(options)))
+
+
+def _options(row: Row) -> list[str]:
+    fields = row.fields
+    options = fields["choices"] if "choices" in fields else [field(row, letter, _REMEDY) for letter in "ABCD"]
+    if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
+        raise DataError(f"{row.where}: 'choices' must be a list of 2 to {len(LETTERS)} options, got {options!r:.80}.")
+    if not all(isinstance(option, str | int | float) and str(option).strip() for option in options):
+        raise DataError(f"{row.where}: every option must be a text or a number, got {options!r:.200}.")
+    return [str(option).strip() for option in options]
+
+
+def _letter(row: Row, num_options: int) -> str | None:
+    value = field(row, "answer", _REMEDY)
+    if value is None or value == -1:  # -1 is how data sets of classes write that it is not known
+        return None
+    letters = LETTERS[:num_options]
+    said = str(value).strip().upper()
+    if not isinstance(value, bool) and said.isdecimal() and int(said) < num_options:
+        return letters[int(said)]
+    if len(said) == 1 and said in letters:
+        return said
+    raise DataError(
+        f"{row.where}: 'answer' must be an index from 0 to {num_options - 1} or a letter from A to {letters[-1]}, "
+        f"got {value!r:.80}."
+    )
