@@ -131,7 +131,8 @@ def _canonical(text: str) -> str:
     except _TooDeep:
         return text
     tidy = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", tidy)
-    tidy = re.sub(r"(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", "", tidy)  # 2*x is 2x, but 2*3 is not 23
+    # 2*x is 2x, but 2*3 is not 23, and 1/2*x is not 1/2x.
+    tidy = re.sub(r"(/[0-9.]+\*)|(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", tidy)
     tidy = _FULL_STOP.sub("", tidy)
     value = without_assignment(tidy)
     # y = 2x + 3 stays an equation, so that it can be compared with 2x - y + 3 = 0; f(x) = 2x does not.
@@ -161,7 +162,9 @@ def _in_latex(text: str) -> str:
     """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2, (B) twelve."""
     if choice := _CHOICE_WITH_TEXT.match(text):
         return choice[1] or choice[2]
-    text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace("**", "^").replace(r"\infinity", r"\infty")
+    text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace(r"\infinity", r"\infty")
+    for plain, latex in (("**", "^"), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne ")):
+        text = text.replace(plain, latex)
     if not _PROSE.search(text):
         related = re.search(r"[<>]|\\(?:le|ge|lt|gt|in)", text)
         text = _OR.sub(r" \\cup " if related else ", ", text)
@@ -311,7 +314,7 @@ class _Reader:
 _TEXT_UNIT = r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox) ?\{[^{}]*\}"
 _TEXT_UNITS = re.compile(rf"(?:{_TEXT_UNIT}(?: ?\^ ?(?:[0-9]|\{{ ?-?[0-9] ?\}}))?[ /*]*)+$")
 _PLAIN_UNITS = re.compile(r"(?<=[0-9}). ])[A-Za-z]+(?:[ /.]+[A-Za-z]+)*(?:\^[0-9]|\^\{[0-9]\})?\.?$")
-_SHORT_UNITS = _words("mm cm km mg kg ml ft yd mi lb lbs oz hr hrs min mins sec secs day men mph in of per the")
+_SHORT_UNITS = _words("pct mm cm km mg kg ml ft yd mi lb lbs oz hr hrs min mins sec secs day men mph in of per the")
 # A number before one of these words is not the whole answer.
 _NOT_UNITS = _words(
     "hundred thousand million billion trillion dozen half halves third thirds quarter quarters fourth "
@@ -393,11 +396,13 @@ def _key(text: str, depth: int) -> str:
     if interval := _interval(text):
         return _key(interval, depth + 1)
     bracketed = brackets(text)
+    if text == r"\{\}":
+        return r"\emptyset"
     if depth == 0:
         braces = bracketed is not None and bracketed[0] == r"\{" and bracketed[2] == r"\}"
         items = _solutions(split(bracketed[1] if bracketed and braces else text, ","))
         if braces or len(items) > 1:
-            return ", ".join(sorted({_key(item, depth + 1) for item in items})) or r"\emptyset"
+            return ", ".join(sorted({_key(item, depth + 1) for item in items}))
     elif len(parts := split(text, ",")) > 1:
         return ", ".join(_key(part, depth + 1) for part in parts)
     if bracketed:

@@ -133,7 +133,7 @@ _NOT_ALGEBRA = re.compile(
 )
 
 # Is 1/2x the half of x, or one over 2x?
-_AMBIGUOUS = re.compile(r"/ ?(?:[0-9.]+|[A-Za-z]) ?(?:[A-Za-z(]|\\(?!(?:le|ge|ne|\\)(?![A-Za-z])))")
+_AMBIGUOUS = re.compile(r"/ ?(?:[0-9.]+|[A-Za-z]) ?(?:[A-Za-z(]|\\(?!le|ge|ne|end|\\))")
 
 
 def is_algebra(leaf: str) -> bool:

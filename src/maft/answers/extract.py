@@ -102,6 +102,7 @@ _STATED = re.compile(
 )
 _MATHS = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
 _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
+_SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
 MAX_STATED_WORDS = 6
 """More words than this after "the answer is" are prose."""
 
@@ -115,17 +116,23 @@ def extract_stated(text: str) -> str | None:
     boxed = extract_answer(text)
     if boxed is not None:
         return boxed
-    ends = [match.end() for match in _STATED.finditer(text)]
-    if not ends:
-        return None
-    rest = text[ends[-1] : ends[-1] + 2 * MAX_ANSWER_CHARS]
-    if maths := _MATHS.match(rest):
+    for match in reversed(list(_STATED.finditer(text))):
+        answer = _first_phrase(text[match.end() : match.end() + 2 * MAX_ANSWER_CHARS])
+        if answer is not None:
+            return answer
+    return None
+
+
+def _first_phrase(text: str) -> str | None:
+    if maths := _MATHS.match(text):
         answer = str(next(filter(None, maths.groups()))).strip()
     else:
-        answer = _SENTENCE_END.split(rest, maxsplit=1)[0].strip(" \t*_:`\"'")
-    if len(answer) > MAX_ANSWER_CHARS or len(answer.split()) > MAX_STATED_WORDS or canonical(answer) in _PLACEHOLDERS:
+        answer = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" \t*_:`\"'")
+    if sum_ := _SUM.fullmatch(answer):
+        answer = sum_[1].strip()
+    if len(answer) > MAX_ANSWER_CHARS or len(answer.split()) > MAX_STATED_WORDS or "\\boxed" in answer:
         return None
-    return answer
+    return None if canonical(answer) in _PLACEHOLDERS else answer
 
 
 _BOXED_CHOICE = re.compile(r"\(?([A-Ja-j])\)?(?:[.:)]|(?=\s)|$)|(?:choice|option)([a-j])$")

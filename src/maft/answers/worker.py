@@ -84,15 +84,22 @@ def load() -> Callable[[str, str], bool]:
             return False
         place = {s: sympy.Rational(v.numerator, v.denominator) for s, v in zip(symbols, SAMPLES, strict=False)}
         try:
-            left, right = complex(a.evalf(15, subs=place)), complex(b.evalf(15, subs=place))
-            return abs(left - right) > 1e-6 * max(1.0, abs(left), abs(right))
+            left, right = a.evalf(15, subs=place), b.evalf(15, subs=place)
+            size = max(abs(left), abs(right))
+            # What is zero in truth has a value of 1e-100 or so.
+            return bool(abs(left - right) > size * 1e-6) and bool(size > 1e-60)
         except (TypeError, ValueError, ArithmeticError, AttributeError):
             return False
 
     def same(a: str, b: str) -> bool:
         left, right = parse(a), parse(b)
-        if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr) and differ(left, right):
-            return False
+        if isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr):
+            if differ(left, right):
+                return False
+            if left.is_rational and right.is_rational:  # by sixteen digits 2^{-99} is 2^{-98}
+                left, right = left.doit(), right.doit()
+                if isinstance(left, sympy.Rational) and isinstance(right, sympy.Rational):
+                    return bool(left == right)
         return bool(verify(left, right, timeout_seconds=None))
 
     return same
