@@ -22,7 +22,7 @@ LEVELS = {
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats", "plan"],
     "seams": ["tasks", "samplers", "trainers", "models", "store", "manifest", "progress"],
     "stages": ["debate", "rollouts", "finetune", "evaluation"],
-    "story": ["pipeline", "comparison", "exchange", "report", "transcript"],
+    "story": ["pipeline", "comparison", "diversity", "exchange", "report", "transcript"],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}

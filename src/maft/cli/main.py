@@ -21,6 +21,7 @@ VERBS = {
     "eval": "Let the agents debate the held-out questions.",
     "compare": "Carry out several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
+    "diversity": "Measure how different the agents of a run still are.",
     "show": "Print one debate as a transcript.",
     "validate": "Grade the known answers of a task with its own grader.",
 }

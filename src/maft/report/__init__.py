@@ -3,6 +3,6 @@
 from maft.report import runs
 from maft.report.data import results, rows, write_metrics
 from maft.report.page import write_page
-from maft.report.table import table
+from maft.report.table import diversity_table, table
 
-__all__ = ["results", "rows", "runs", "table", "write_metrics", "write_page"]
+__all__ = ["diversity_table", "results", "rows", "runs", "table", "write_metrics", "write_page"]

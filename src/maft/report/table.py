@@ -1,5 +1,8 @@
 """The results as a table for a terminal."""
 
+from collections.abc import Sequence
+
+from maft.evaluation.diversity import Diversity, collapsed
 from maft.evaluation.metrics import MethodResult
 from maft.report.data import Labels, labels, owed, results
 from maft.store import RunFolder
@@ -31,6 +34,25 @@ def table(folder: RunFolder) -> str:
         if missing is not None:
             console.print(Text(f"This run is not finished. Next: {missing}."))
     return "\n".join(row.rstrip() for row in captured.get().rstrip().split("\n"))
+
+
+def diversity_table(measured: Sequence[Diversity]) -> str:
+    """Return the diversity of each society as text, and warnings where it has collapsed."""
+    if not measured:
+        return "No society of this run has been evaluated yet."
+    shape = "{:>9}{:>14.3f}{:>15.3f}{:>12}{:>8}{:>12}"
+    lines = ["iteration  disagreement  dissimilarity  likelihood      KL  KL to base"]
+    for one in measured:
+        read = [_nats(value) for value in (one.likelihood, one.kl, one.kl_to_base)]
+        lines.append(shape.format(one.iteration, one.disagreement, one.dissimilarity, *read))
+    last = measured[-1]
+    lines.append("")
+    lines.append(f"{last.num_questions} held-out questions, {last.num_read} of them read; embedder: {last.embedder}.")
+    return "\n".join(lines + collapsed(measured))
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _cells(result: MethodResult) -> list[str]:

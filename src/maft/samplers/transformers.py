@@ -49,7 +49,7 @@ class Transformers(LocalSampler):
         """Generate one left-padded batch; every row has its own random stream."""
         import torch
 
-        model = self._with(adapter)
+        model = self.speaking(adapter)
         longest = max(len(prompt.token_ids) for prompt in prompts)
         pad = self._stop_ids[0]
         ids = [[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts]
@@ -69,7 +69,7 @@ class Transformers(LocalSampler):
         rows = output[:, longest:].tolist()
         return [self._until_stop(row, limit) for row, limit in zip(rows, limits, strict=True)]
 
-    def _with(self, adapter: Path | None) -> Any:
+    def speaking(self, adapter: Path | None) -> Any:
         """Return the model with just this adapter switched on."""
         if adapter is None:
             if self._adapters:

@@ -1,0 +1,31 @@
+"""`maft diversity`: how different the agents still are."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="Examples:\n\n  maft diversity runs/arithmetic_cpu\n\n  maft diversity runs/arithmetic_cpu --questions 0"
+)
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--questions",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Held-out questions whose replies every agent reads, for likelihood and KL; 0 measures neither.",
+)
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def diversity(folder: Path, *, questions: int, quiet: bool) -> None:
+    """Measure the diversity of every society of the run in folder RUN, from iteration 0 on.
+
+    docs/diversity.md defines the measures.
+    """
+    from maft import diversity as diversity_
+    from maft import report
+    from maft.progress import Progress
+    from maft.store import RunFolder
+
+    opened = RunFolder.existing(folder)
+    click.echo(report.diversity_table(diversity_.measure(opened, questions, Progress(quiet=quiet))))

@@ -1,0 +1,110 @@
+"""How different the agents of a society still are (paper, section on diversity; definitions: docs/diversity.md)."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import sqrt
+from random import Random
+
+from maft.consensus import tally
+from maft.records import Debate, Message, Record
+
+
+class Diversity(Record):
+    """The diversity of one society on held-out questions; larger is more diverse, for every measure."""
+
+    iteration: int
+    num_questions: int
+    """Questions of `disagreement` and `dissimilarity`."""
+    disagreement: float
+    """1 - consensus: share of the agents whose last answer is not the answer of the vote."""
+    dissimilarity: float
+    """Mean of 1 - cosine over pairs of agents' last replies, embedded."""
+    embedder: str
+    num_read: int = 0
+    """Questions of the measures below; these need the model, and may be of fewer questions."""
+    likelihood: float | None = None
+    """Mean negative log-likelihood of a token of another agent's last reply, in nats."""
+    kl: float | None = None
+    """Mean KL divergence between two agents on a token of the last replies, in nats."""
+    kl_to_base: float | None = None
+    """Mean KL divergence from each agent to the untrained model, in nats."""
+
+
+def disagreement(debates: Sequence[Debate]) -> float:
+    """Return 1 - consensus: the mean share of agents whose last answer is not that of the vote, or was not read."""
+    return _mean([1 - _agreement([turn.answer for turn in debate.round(-1)]) for debate in debates if debate.turns])
+
+
+def dissimilarity(replies: Sequence[Sequence[Sequence[float]]]) -> float:
+    """Return the mean of 1 - cosine over pairs.
+
+    Args:
+        replies: one entry for each question, with the vector of each agent's reply.
+
+    >>> dissimilarity([[(1, 0), (1, 0)], [(1, 0), (0, 1)]])
+    0.5
+    """
+    return _mean([1 - _cosine(a, b) for of_question in replies for a, b in combinations(of_question, 2)])
+
+
+def others_nll(nll: Sequence[Sequence[float]], speakers: Sequence[int]) -> float:
+    """Return the mean negative log-likelihood of what others said.
+
+    Args:
+        nll: for each reply, its mean negative log-likelihood under each agent.
+        speakers: for each reply, the place of the agent that gave it.
+
+    >>> others_nll([[0.5, 1.0, 3.0]], [0])
+    2.0
+    """
+    return _mean(
+        [value for of_reply, who in zip(nll, speakers, strict=True) for n, value in enumerate(of_reply) if n != who]
+    )
+
+
+def mean_kl(kl: Sequence[Sequence[Sequence[float]]], num_agents: int) -> float:
+    """Return the mean over replies and ordered pairs of the first `num_agents` agents.
+
+    >>> mean_kl([[[0, 1, 9], [3, 0, 9], [9, 9, 0]]], 2)
+    2.0
+    """
+    return _mean([of[n][m] for of in kl for n in range(num_agents) for m in range(num_agents) if n != m])
+
+
+def last_dialogues(debate: Debate) -> list[tuple[Message, ...]]:
+    """Return each agent's dialogue, which ends with its last reply."""
+    return [debate.dialogue(turn.agent) for turn in debate.round(-1)]
+
+
+COLLAPSED = 0.25
+"""A measure below this share of the untrained society's is a collapse."""
+
+
+def collapsed(measured: Sequence[Diversity]) -> list[str]:
+    """Return a warning for every measure of the last society that is far below the first one's."""
+    if len(measured) < 2:
+        return []
+    first, last = measured[0], measured[-1]
+    warnings = []
+    for name in ("disagreement", "dissimilarity", "likelihood"):
+        before, after = getattr(first, name), getattr(last, name)
+        if before and after is not None and after < COLLAPSED * before:
+            warnings.append(
+                f"Diversity has collapsed: {name} was {before:.3f}, and is {after:.3f} in iteration {last.iteration}. "
+                "Agents that agree on everything have nothing left to learn from each other."
+            )
+    return warnings
+
+
+def _agreement(answers: Sequence[str | None]) -> float:
+    counts = tally(answers, Random(0)).counts
+    return counts[0][1] / len(answers) if counts else 0.0
+
+
+def _cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    norms = sqrt(sum(x * x for x in a)) * sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norms if norms else 1.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
