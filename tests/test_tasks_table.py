@@ -409,6 +409,20 @@ def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub):
         task("dataset", dataset="nobody/nothing").questions()
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("the client has been closed"), ConnectionError("no route"), KeyError("x")]
+)
+def test_whatever_goes_wrong_on_the_way_is_a_clear_error(hub, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "load_dataset", fail)
+    with pytest.raises(
+        DataError, match=rf"openai/gsm8k \(subset main, split train\) cannot be read: {type(error).__name__}"
+    ):
+        task("gsm8k").questions()
+
+
 def test_a_missing_library_is_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(MissingExtra, match=r'pip install "maft\[tasks\]"'):
