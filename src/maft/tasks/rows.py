@@ -60,7 +60,7 @@ def from_dataset(name: str, subset: str | None, split: str) -> list[Row]:
             return _numbered(datasets.load_from_disk(name), name)
         return _numbered(datasets.load_dataset(name, subset, split=split), f"{name}, {split}")
     except Exception as error:  # without a network, the libraries beneath raise whatever they please
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
         raise DataError(
             f"the data set {name} (subset {subset or 'default'}, split {split}) cannot be read: {said}. Check "
             "task.dataset, task.subset and the splits, and the network, or read local files with task.train_file."
