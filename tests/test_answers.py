@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import data_lines, math500
+from helpers import ENVIRONMENT, ROOT, data_lines, math500
 
 from maft.answers import (
     MAX_ANSWER_CHARS,
@@ -257,3 +258,10 @@ def test_gold_answers_merge_only_where_they_are_equal() -> None:
     golds = sorted({gold for where, gold in gold_answers() if not where.startswith("gsm8k")})
     merged = {frozenset(golds[index] for index in indices) for indices in group(golds) if len(indices) > 1}
     assert merged == allowed
+
+
+@pytest.mark.slow
+def test_the_page_lists_every_pair_that_other_graders_judge_otherwise() -> None:
+    check = [sys.executable, "-m", "bench.answers", "--check"]
+    done = subprocess.run(check, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
