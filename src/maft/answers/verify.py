@@ -70,7 +70,7 @@ class Worker:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
                 encoding="utf-8",
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise _cannot_start(str(error)) from None
         said = self._read(START_SECONDS)
         if said != "ready":
