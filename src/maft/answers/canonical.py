@@ -131,8 +131,10 @@ def _canonical(text: str) -> str:
     except _TooDeep:
         return text
     tidy = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", tidy)
-    # 2*x is 2x, but 2*3 is not 23, and 1/2*x is not 1/2x.
-    tidy = re.sub(r"(/[0-9.]+\*)|(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", tidy)
+    # 2*x is 2x, but 2*3 is not 23, 1/2*x is not 1/2x, and 1*\\frac{1}{2} is no mixed number.
+    tidy = re.sub(
+        r"(/[0-9.]+\*|(?<=[0-9])\*(?=\\frac))|(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", tidy
+    )
     tidy = _FULL_STOP.sub("", tidy)
     value = without_assignment(tidy)
     # y = 2x + 3 stays an equation, so that it can be compared with 2x - y + 3 = 0; f(x) = 2x does not.
