@@ -86,7 +86,7 @@ def settings() -> RunConfig:
 def make(manner: str, config: RunConfig) -> Sampler:
     """Return the sampler of a manner."""
     if manner == "maft":
-        return samplers.make(config.engine)
+        return samplers.make(config)
     return Plain("float32", 1) if manner == "released" else Plain("bfloat16", 64)
 
 

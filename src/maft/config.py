@@ -22,6 +22,7 @@ from maft.records import SamplingParams
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(ge=1)]
+Price = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -260,10 +261,10 @@ def _name_of_null(value: object) -> object:
 class EngineConfig(Section):
     """What samples and what trains."""
 
-    sampler: Literal["auto", "openvino", "transformers", "scripted"] = "auto"
-    """`auto` is openvino on a CPU where it is installed, and transformers elsewhere."""
-    trainer: Annotated[Literal["sft", "null"], BeforeValidator(_name_of_null)] = "sft"
-    """`sft` is TRL and PEFT; `null` learns nothing."""
+    sampler: Literal["auto", "openvino", "transformers", "openai", "scripted"] = "auto"
+    """`auto` is openvino on a CPU where it is installed, and transformers elsewhere; `openai` is a hosted service."""
+    trainer: Annotated[Literal["sft", "openai", "null"], BeforeValidator(_name_of_null)] = "sft"
+    """`sft` is TRL and PEFT; `openai` are jobs of a hosted service; `null` learns nothing."""
     batch_size: Positive = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -273,6 +274,46 @@ class EngineConfig(Section):
     """Most replies generated at the same time; null is 256 for openvino and 64 for transformers."""
     max_failures: Share = 0.1
     """Largest share of debates that may fail before the stage stops with an error."""
+
+
+class OpenAiConfig(Section):
+    """Hosted models: OpenAI's service, or any server that speaks its API. The key is read from the environment."""
+
+    base_url: str | None = None
+    """Such as `http://localhost:8080/v1`; null is OpenAI's service."""
+    api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; a key never stands in a file of maft."""
+    concurrency: Positive = 16
+    """Most requests at the same time; fewer while the service says that they are too many."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds until a request without an answer is tried again."""
+    max_retries: Annotated[int, Field(ge=0)] = 8
+    """Further tries of a request; never with another model or other parameters."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    """Of finetuning jobs; their epochs are `train.num_epochs`."""
+    job_batch_size: Positive = 1
+    """Of finetuning jobs."""
+    suffix: Annotated[str, Field(max_length=18)] = "maft"
+    """Goes into the names of finetuned models, before iteration and agent."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Time between two looks at the jobs."""
+    prompt_price: Price | None = None
+    """US dollars for a million prompt tokens; null where it is not known."""
+    completion_price: Price | None = None
+    """The same for generated tokens."""
+    training_price: Price | None = None
+    """The same for tokens trained on, every epoch counted."""
+    spending_limit: Price | None = None
+    """US dollars after which a run stops before the next request or job; needs the prices. Null is no limit."""
+
+    @model_validator(mode="after")
+    def _limits_need_prices(self) -> Self:
+        if self.spending_limit is not None and None in (self.prompt_price, self.completion_price, self.training_price):
+            raise ValueError(
+                "openai.spending_limit needs openai.prompt_price, openai.completion_price and openai.training_price "
+                "(0 where something is free)."
+            )
+        return self
 
 
 class RunConfig(Section):
@@ -298,6 +339,7 @@ class RunConfig(Section):
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
+    openai: OpenAiConfig = OpenAiConfig()
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -386,13 +428,21 @@ _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
     "engine": {"batch_size", "cache_gb", "max_sequences", "max_failures"},
+    "openai": {
+        *("api_key_env", "concurrency", "timeout", "max_retries", "poll_seconds"),
+        *("prompt_price", "completion_price", "training_price", "spending_limit"),
+    },
 }
 """Where a run is kept and how much memory it may take: a run that ran out of it goes on with less."""
 
 
 def digest(config: RunConfig) -> str:
     """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
-    tree = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    return short_digest(config.model_dump(mode="json", exclude=_NOT_IDENTITY))
+
+
+def short_digest(tree: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that say what is in a tree of plain values."""
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

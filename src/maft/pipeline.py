@@ -254,20 +254,21 @@ def _training_reporter(
     folder: RunFolder, iteration: int, num_examples: Mapping[str, int], bar: Bar
 ) -> Callable[[TrainProgress], None]:
     """Return a function that moves the bar with every step and logs every finished agent."""
-    shown = 0.0
+    shown: dict[str, float] = dict.fromkeys(num_examples, 0.0)
     started = time.monotonic()
 
     def report(step: TrainProgress) -> None:
-        nonlocal shown, started
+        nonlocal started
         epochs = folder.config.train.num_epochs
         share = step.step / step.num_steps if step.num_steps else 1.0
         bar.note(step.agent if step.loss is None else f"{step.agent} loss {step.loss:.3f}")
-        bar.advance(share * num_examples[step.agent] * epochs - shown)
-        shown = share * num_examples[step.agent] * epochs
+        so_far = share * num_examples[step.agent] * epochs
+        bar.advance(so_far - shown[step.agent])
+        shown[step.agent] = so_far
         if step.step == step.num_steps:
             now = time.monotonic()
             seconds = round(now - started, 3)
             folder.log("trained", iteration=iteration, agent=step.agent, tokens=step.tokens, seconds=seconds)
-            shown, started = 0.0, now
+            started = now
 
     return report

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from maft.answers.canonical import MATRIX, MAX_DEPTH, brackets, split, variables, without_assignment
 
@@ -61,7 +62,11 @@ def components(items: Sequence[str], connected: Same) -> list[int]:
 
 def verdict(a: str, b: str) -> bool | None:
     """Say whether two keys are the same mathematics; None if it takes algebra to tell."""
-    if a == b or (alike(a, b, lambda x, y: leaves(x, y) is True)):
+    if a == b:
+        return True
+    if _NUMBER.fullmatch(a) and _NUMBER.fullmatch(b):
+        return False
+    if alike(a, b, lambda x, y: leaves(x, y) is True):
         return True
     return None if alike(a, b, lambda x, y: leaves(x, y) is not False) else False
 
@@ -136,6 +141,7 @@ _NOT_ALGEBRA = re.compile(
 _AMBIGUOUS = re.compile(r"/ ?(?:[0-9.]+|[A-Za-z]) ?(?:[A-Za-z(]|\\(?!le|ge|ne|end|\\))")
 
 
+@lru_cache(maxsize=4096)
 def is_algebra(leaf: str) -> bool:
     r"""Say whether a leaf is worth the asking: short, shallow, of known commands, and with small exponents only.
 
@@ -158,7 +164,8 @@ def _deepest(text: str) -> int:
     return deepest
 
 
-def _parts(key: str) -> tuple[str, list[str]]:
+@lru_cache(maxsize=4096)
+def _parts(key: str) -> tuple[str, Sequence[str]]:
     """Take a key apart: its shape, and the parts of it. Keys of one ordered shape have equally many parts."""
     if matrix := MATRIX.fullmatch(key):
         rows = [row.split("&") for row in matrix[1].split(r"\\")]

@@ -51,7 +51,7 @@ def compare(
         return
     stage.log_to_stderr(quiet=quiet)
     made = comparison.begin(settings, chosen, drawn)
-    comparison.compare(made, samplers.make(settings.engine), trainers.make(settings.engine), Progress(quiet=quiet))
+    comparison.compare(made, samplers.make(settings), trainers.make(settings), Progress(quiet=quiet))
     found = comparison.results(made)
     (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
     click.echo(comparison.table(found))

@@ -56,5 +56,5 @@ def debate(
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)
         society = finetune.after(folder, number - 1)
-        held = pipeline.debate(folder, number, society, split.train, samplers.make(settings.engine), progress)
+        held = pipeline.debate(folder, number, society, split.train, samplers.make(settings), progress)
         click.echo(f"Iteration {number}: {len(held)} debates in {folder.debates(number)}")

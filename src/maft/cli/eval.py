@@ -28,6 +28,6 @@ def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry
             raise UserError(f"the agents of iteration {number} are not finetuned yet. Do `maft finetune` first.")
         split = pipeline.questions(folder)
         society = finetune.after(folder, number)
-        pipeline.evaluate(folder, number, society, split.eval, samplers.make(settings.engine), progress)
+        pipeline.evaluate(folder, number, society, split.eval, samplers.make(settings), progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))

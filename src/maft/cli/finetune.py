@@ -26,5 +26,5 @@ def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None,
         if not counts:
             raise UserError(f"iteration {number} has no examples yet. Do `maft curate` first.")
         society = finetune_.after(folder, number - 1)
-        pipeline.train(folder, number, society, counts, trainers.make(settings.engine), progress)
+        pipeline.train(folder, number, society, counts, trainers.make(settings), progress)
         click.echo(f"Iteration {number}: {len(counts)} agents in {folder.iteration(number) / 'agents'}")

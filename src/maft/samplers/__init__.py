@@ -2,7 +2,7 @@
 
 from importlib.util import find_spec
 
-from maft.config import EngineConfig
+from maft.config import RunConfig
 from maft.errors import MissingExtra
 from maft.samplers.base import Sampler
 from maft.samplers.scripted import Scripted, guess
@@ -10,15 +10,22 @@ from maft.samplers.scripted import Scripted, guess
 __all__ = ["Sampler", "Scripted", "make"]
 
 
-def make(settings: EngineConfig) -> Sampler:
-    """Return the engine that the settings name; it loads its model at the first request.
+def make(config: RunConfig) -> Sampler:
+    """Return the engine that the config names; it loads its model at the first request.
 
     Raises:
         MissingExtra: the engine's packages are not installed.
     """
+    settings = config.engine
     name = _auto() if settings.sampler == "auto" else settings.sampler
     if name == "scripted":
         return Scripted(guess)
+    if name == "openai":
+        if find_spec("openai") is None:
+            raise MissingExtra("engine.sampler=openai", "openai")
+        from maft.samplers.openai import OpenAi
+
+        return OpenAi(config.openai, config.runs_dir / config.name)
     if name == "openvino":
         if find_spec("openvino_genai") is None:
             raise MissingExtra("engine.sampler=openvino", "openvino")

@@ -2,12 +2,37 @@
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from maft.records import AgentRef, Reply, Request
 from maft.samplers.base import Sampler
+
+
+class Replies:
+    """Replies by the digest of what was asked, in a file."""
+
+    def __init__(self, file: Path) -> None:
+        """Use a file, which is made if it is not there."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._file = sqlite3.connect(file, check_same_thread=False)
+        self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
+
+    def find(self, k: bytes) -> Reply | None:
+        """Return a reply that was kept."""
+        row = self._file.execute("SELECT reply FROM replies WHERE request = ?", (k,)).fetchone()
+        return None if row is None else Reply.from_json(row[0])
+
+    def keep(self, replies: Mapping[bytes, Reply]) -> None:
+        """Keep replies; those with an error are left out."""
+        good = [(k, reply.to_json()) for k, reply in replies.items() if reply.error is None]
+        with self._file:
+            self._file.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", good)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class CachedSampler:
@@ -20,31 +45,23 @@ class CachedSampler:
     def __init__(self, engine: Sampler, file: Path) -> None:
         """Use `engine` for what is not in `file`, which is made if it is not there."""
         self.engine = engine
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._replies = sqlite3.connect(file)
-        self._replies.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
+        self._replies = Replies(file)
 
     def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
         """Answer requests; see `maft.samplers.base.Sampler`. Replies with an error are not kept."""
         keys = [key(request) for request in requests]
-        known = {k: reply for k in keys if (reply := self._find(k)) is not None}
+        known = {k: reply for k in keys if (reply := self._replies.find(k)) is not None}
         for k in keys:
             if k in known and on_reply:
                 on_reply(known[k])
         owed = {k: request for k, request in zip(keys, requests, strict=True) if k not in known}
         made = dict(zip(owed, self.engine.sample(list(owed.values()), on_reply), strict=True)) if owed else {}
-        good = [(k, reply.to_json()) for k, reply in made.items() if reply.error is None]
-        with self._replies:
-            self._replies.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", good)
+        self._replies.keep(made)
         return [(known | made)[k] for k in keys]
 
     def release(self) -> None:
         """Free the engine's memory."""
         self.engine.release()
-
-    def _find(self, k: bytes) -> Reply | None:
-        row = self._replies.execute("SELECT reply FROM replies WHERE request = ?", (k,)).fetchone()
-        return None if row is None else Reply.from_json(row[0])
 
 
 def key(request: Request) -> bytes:

@@ -1,16 +1,29 @@
 """Engines that finetune agents: the `Trainer` protocol and its implementations by name."""
 
-from maft.config import EngineConfig
+from importlib.util import find_spec
+
+from maft.config import RunConfig
+from maft.errors import MissingExtra
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
 from maft.trainers.null import NullTrainer
 
 __all__ = ["NullTrainer", "TrainJob", "TrainProgress", "Trainer", "make"]
 
 
-def make(settings: EngineConfig) -> Trainer:
-    """Return the trainer that the settings name."""
-    if settings.trainer == "null":
+def make(config: RunConfig) -> Trainer:
+    """Return the trainer that the config names.
+
+    Raises:
+        MissingExtra: the trainer's packages are not installed.
+    """
+    if config.engine.trainer == "null":
         return NullTrainer()
+    if config.engine.trainer == "openai":
+        if find_spec("openai") is None:
+            raise MissingExtra("engine.trainer=openai", "openai")
+        from maft.trainers.openai import OpenAiTrainer
+
+        return OpenAiTrainer(config.openai, config.runs_dir / config.name)
     from maft.trainers.sft import SftTrainer
 
-    return SftTrainer(settings.dtype)
+    return SftTrainer(config.engine.dtype)

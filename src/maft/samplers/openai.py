@@ -1,0 +1,222 @@
+"""Hosted models: OpenAI's service, or any server that speaks its API (vLLM, llama.cpp, ...)."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from maft import hosted, seeds
+from maft.config import OpenAiConfig
+from maft.errors import ConfigError, DataError
+from maft.hosted import CHARACTERS_PER_TOKEN, Spending
+from maft.records import Reply, Request
+from maft.samplers.cached import Replies, key
+
+T = TypeVar("T")
+
+FIRST_CONTACT_RETRIES = 2
+"""Further tries to reach a server that has never answered."""
+
+
+class OpenAi:
+    """Sends requests side by side; every reply is kept on disk as it comes, so that none is paid for twice."""
+
+    def __init__(self, settings: OpenAiConfig, folder: Path) -> None:
+        """Send nothing yet; replies and the money spent are kept in `folder`."""
+        self.settings = settings
+        self._folder = folder
+        self._answered = False
+
+    def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
+        """Answer requests; see `maft.samplers.base.Sampler`.
+
+        Raises:
+            ConfigError: no key, a key that is not accepted, or a parameter that the service does not know.
+            DataError: the server cannot be reached or does not know the model.
+            StageFailed: the quota or the spending limit is used up.
+        """
+        for request in requests:
+            self._check(request)
+        return _run(self._all(requests, on_reply))
+
+    def release(self) -> None:
+        """Do nothing: the model is elsewhere."""
+
+    def _check(self, request: Request) -> None:
+        if request.agent.adapter is not None:
+            raise DataError(
+                f"{request.agent.name} has the adapter {request.agent.adapter}, which a hosted service cannot load. "
+                "Give the id of a hosted model, or use another engine.sampler."
+            )
+        if request.sampling.top_k and self.settings.base_url is None:
+            raise ConfigError("OpenAI's service does not know top_k. Set it to 0 for every role in sampling.")
+
+    async def _all(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None) -> list[Reply]:
+        kept, spending = Replies(self._folder / "replies.sqlite"), Spending(self.settings, self._folder)
+        gate = Gate(self.settings.concurrency)
+        async with hosted.client(self.settings, asynchronous=True) as client:
+
+            async def answer(request: Request) -> Reply:
+                reply = kept.find(key(request))
+                if reply is None:
+                    reply = await self._one(request, client, gate, spending)
+                    kept.keep({key(request): reply})
+                if on_reply:
+                    on_reply(reply)
+                return reply
+
+            tasks = [asyncio.create_task(answer(request)) for request in requests]
+            try:
+                return await asyncio.gather(*tasks)
+            except BaseException:
+                # What is under way is waited for, since it is paid for; what is not yet sent is not sent.
+                await gate.close()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
+            finally:
+                kept.close()
+
+    async def _one(self, request: Request, client: Any, gate: "Gate", spending: Spending) -> Reply:
+        """Send one request until it is answered, or cannot be."""
+        characters = sum(len(message.content) for message in request.messages)
+        most = spending.sampling_cost(characters / CHARACTERS_PER_TOKEN + 100, request.sampling.max_new_tokens)
+        rng = seeds.rng(request.seed, "backoff")
+        for attempt in range(self.settings.max_retries + 1):
+            async with gate:
+                spending.reserve(most, "the next request")
+                paid = 0.0
+                try:
+                    reply = _reply(await client.chat.completions.create(**self._arguments(request)))
+                    paid = spending.sampling_cost(reply.prompt_tokens, reply.completion_tokens)
+                    self._answered = True
+                    gate.succeeded()
+                    return reply
+                except Exception as error:
+                    if (refusal := hosted.refusal(error, self.settings)) is not None:
+                        raise refusal from None
+                    if not _is_api_error(error):
+                        raise
+                    last = error
+                finally:
+                    spending.settle(most, paid)
+            if not hosted.can_pass(last) or attempt == self.settings.max_retries:
+                break
+            if attempt >= FIRST_CONTACT_RETRIES and not self._answered and not hasattr(last, "status_code"):
+                raise DataError(
+                    f"{self.settings.base_url or 'the service'} cannot be reached: {hosted.said(last)} Check "
+                    "openai.base_url and the network."
+                )
+            wait = hosted.retry_after(last)
+            if getattr(last, "status_code", None) == 429:
+                gate.too_many(wait or 1.0)
+            await gate.pause(wait if wait is not None else min(60.0, 2.0**attempt) * (0.5 + rng.random() / 2))
+        return Reply(text="", finish_reason="error", error=f"{type(last).__name__}: {hosted.said(last)}")
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        how = request.sampling
+        # Newer models of the service refuse the old name, and many servers know only that one.
+        length = "max_tokens" if self.settings.base_url else "max_completion_tokens"
+        return {
+            "model": request.agent.model,
+            "messages": [message.model_dump() for message in request.messages],
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            length: how.max_new_tokens,
+            "seed": request.seed % 2**31,
+            "extra_body": {"top_k": how.top_k} if how.top_k else None,
+        }
+
+
+class Gate:
+    """Lets so many requests through at a time as the service bears: half as many after each 429, slowly more again."""
+
+    def __init__(self, most: int) -> None:
+        """Begin with `most`, which is never passed."""
+        self.most = most
+        self.limit = float(most)
+        self._inside = 0
+        self._closed = asyncio.Event()
+        self._not_before = 0.0
+        self._changed = asyncio.Condition()
+
+    async def __aenter__(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed.is_set() or self._inside < math.floor(self.limit))
+            self._inside += 1
+        await self.pause(self._not_before - asyncio.get_running_loop().time())
+        if self._closed.is_set():
+            await self.__aexit__()
+            raise asyncio.CancelledError
+
+    async def __aexit__(self, *_: object) -> None:
+        async with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def succeeded(self) -> None:
+        """Let one more through after as many successes as there are places."""
+        self.limit = min(float(self.most), self.limit + 1 / self.limit)
+
+    def too_many(self, seconds: float) -> None:
+        """Let half as many through, and none for some seconds; many refusals at one moment count once."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._not_before:
+            self.limit = max(1.0, self.limit / 2)
+        self._not_before = max(self._not_before, now + seconds)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait, unless the gate is closed meanwhile."""
+        if seconds > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), seconds)
+
+    async def close(self) -> None:
+        """Let nothing through any more."""
+        self._closed.set()
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _is_api_error(error: Exception) -> bool:
+    import openai
+
+    return isinstance(error, openai.APIError)
+
+
+def _reply(completion: Any) -> Reply:
+    """Turn a chat completion into a reply; one that a filter stopped is an error."""
+    choice, usage = completion.choices[0], completion.usage
+    ended = choice.finish_reason in ("stop", "length")
+    return Reply(
+        text=(choice.message.content or "") if ended else "",
+        finish_reason=choice.finish_reason if ended else "error",
+        prompt_tokens=usage.prompt_tokens if usage else 0,
+        completion_tokens=usage.completion_tokens if usage else 0,
+        error=None if ended else f"the service ended the reply: {choice.finish_reason}",
+    )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where the caller's thread has a running loop, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(asyncio.run(work))
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

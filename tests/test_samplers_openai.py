@@ -1,0 +1,229 @@
+"""Hosted models through the official client, against a stand-in of the service on loopback, and a real server."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from openai_stand_in import KEY, Fault, StandIn
+
+from maft.config import OpenAiConfig
+from maft.errors import ConfigError, DataError, StageFailed
+from maft.records import AgentRef, Message, Reply, Request, SamplingParams
+from maft.samplers.openai import Gate, OpenAi
+
+pytest.importorskip("openai")
+
+CHAT = "/chat/completions"
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("maft.samplers.openai.seeds.rng", lambda *names: NoWait())
+    with StandIn(lambda asked: f"You said: {asked['messages'][-1]['content']}") as made:
+        yield made
+
+
+class NoWait:
+    """A random source that makes all waits nothing."""
+
+    def random(self) -> float:
+        return -1.0
+
+
+def ask(number: int = 0, **change: object) -> Request:
+    agent = AgentRef(role="generator", index=number % 3, model="gpt-small")
+    messages = (Message(role="user", content=f"question {number}"),)
+    sampling = SamplingParams(temperature=0.5, top_p=0.9, max_new_tokens=7)
+    return Request(agent=agent, messages=messages, sampling=sampling, seed=2**40 + number).model_copy(update=change)
+
+
+def engine(service: StandIn, folder: Path, **settings: object) -> OpenAi:
+    return OpenAi(OpenAiConfig(base_url=service.url, **settings), folder)
+
+
+def test_replies_come_in_the_order_of_the_requests_with_their_tokens(service, tmp_path):
+    heard: list[Reply] = []
+    replies = engine(service, tmp_path).sample([ask(n) for n in range(40)], heard.append)
+    assert [reply.text for reply in replies] == [f"You said: question {n}" for n in range(40)]
+    assert {(r.prompt_tokens, r.completion_tokens, r.finish_reason) for r in replies} == {(20, 5, "stop")}
+    assert len(heard) == 40
+
+
+def test_a_request_means_what_it_means_elsewhere(service, tmp_path):
+    engine(service, tmp_path).sample(
+        [ask(1, sampling=SamplingParams(temperature=0.5, top_p=0.9, top_k=8, max_new_tokens=7))]
+    )
+    (sent,) = service.asked
+    assert sent == {
+        "model": "gpt-small",
+        "messages": [{"role": "user", "content": "question 1"}],
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 8,
+        "max_tokens": 7,
+        "seed": (2**40 + 1) % 2**31,
+    }
+
+
+def test_no_more_requests_than_allowed_are_under_way(service, tmp_path):
+    engine(service, tmp_path, concurrency=3).sample([ask(n) for n in range(30)])
+    assert service.most_at_once <= 3
+
+
+FAULTS = {
+    "too many": Fault(CHAT, 429, headers=(("retry-after", "0.01"),)),
+    "too many, in milliseconds": Fault(CHAT, 429, headers=(("retry-after-ms", "10"),)),
+    "the service's fault": Fault(CHAT, 500),
+    "overloaded": Fault(CHAT, 503),
+    "dropped connection": Fault(CHAT, 0),
+    "dropped answer": Fault(CHAT, -1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_what_may_pass_is_tried_again_with_the_same_words(service, tmp_path, fault):
+    service.faults += [fault, fault]
+    replies = engine(service, tmp_path).sample([ask(n) for n in range(4)])
+    assert [reply.text for reply in replies] == [f"You said: question {n}" for n in range(4)]
+    sent = [str(sorted(asked.items(), key=str)) for asked in service.asked]
+    assert len(set(sent)) == 4 and not service.faults
+
+
+def test_tries_are_bounded_and_their_failure_is_a_reply_beside_its_siblings(service, tmp_path):
+    service.faults += [Fault(CHAT, 500, "broken")] * 3
+    replies = engine(service, tmp_path, max_retries=2, concurrency=1).sample([ask(0), ask(1)])
+    assert replies[0].error is not None and "InternalServerError: broken" in replies[0].error
+    assert replies[1].text == "You said: question 1"
+
+
+def test_a_request_that_the_service_refuses_is_not_repeated(service, tmp_path):
+    service.faults.append(Fault(CHAT, 400, "This model's maximum context length is 9 tokens."))
+    (reply,) = engine(service, tmp_path).sample([ask()])
+    assert reply.error == "BadRequestError: This model's maximum context length is 9 tokens." and not service.asked
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "said"),
+    [
+        (
+            Fault(CHAT, 401, f"Incorrect API key provided: {KEY}"),
+            ConfigError,
+            "does not accept the key in OPENAI_API_KEY",
+        ),
+        (
+            Fault(CHAT, 403, f"{KEY} may not"),
+            ConfigError,
+            "does not permit this with the key in OPENAI_API_KEY: <key> may",
+        ),
+        (
+            Fault(CHAT, 404, "The model gpt-small does not exist."),
+            DataError,
+            "The model gpt-small does not exist. Check",
+        ),
+        (
+            Fault(CHAT, 429, "You exceeded your quota.", "insufficient_quota"),
+            StageFailed,
+            "quota of the key is used up",
+        ),
+    ],
+)
+def test_what_no_request_can_pass_ends_the_run_at_once(service, tmp_path, fault, kind, said):
+    service.faults.append(fault)
+    with pytest.raises(kind, match=said) as raised:
+        engine(service, tmp_path, concurrency=1).sample([ask(n) for n in range(20)])
+    assert len(service.asked) <= 1 and KEY not in str(raised.value)
+
+
+def test_replies_that_came_before_the_end_are_kept_and_not_paid_for_again(service, tmp_path):
+    service.faults += [Fault("/never", 500)]
+    ours = engine(service, tmp_path, concurrency=1)
+    ours.sample([ask(0), ask(1)])
+    service.faults.append(Fault(CHAT, 401))
+    with pytest.raises(ConfigError):
+        ours.sample([ask(0), ask(2)])
+    before = len(service.asked)
+    replies = engine(service, tmp_path).sample([ask(0), ask(1), ask(2)])
+    assert [reply.text for reply in replies] == [f"You said: question {n}" for n in range(3)]
+    assert len(service.asked) == before + 1
+
+
+def test_a_server_that_is_not_there_is_said_soon(monkeypatch, tmp_path):
+    monkeypatch.setattr("maft.samplers.openai.seeds.rng", lambda *names: NoWait())
+    with pytest.raises(DataError, match=r"http://127.0.0.1:9/v1 cannot be reached: .* Check openai.base_url"):
+        OpenAi(OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path).sample([ask()])
+
+
+def test_a_missing_key_is_said_before_anything_is_sent(monkeypatch, tmp_path):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="the environment variable OPENAI_API_KEY is not set"):
+        OpenAi(OpenAiConfig(), tmp_path).sample([ask()])
+
+
+def test_what_a_service_cannot_do_is_refused(service, tmp_path):
+    adapted = ask(agent=AgentRef(role="critic", index=0, model="m", adapter="/a/b"))
+    with pytest.raises(DataError, match="critic_0 has the adapter /a/b, which a hosted service cannot load"):
+        engine(service, tmp_path).sample([adapted])
+    with pytest.raises(ConfigError, match="does not know top_k"):
+        OpenAi(OpenAiConfig(), tmp_path).sample([ask(sampling=SamplingParams(top_k=3))])
+    assert not service.asked
+
+
+def test_the_key_is_sent_and_written_nowhere(service, tmp_path):
+    ours = engine(service, tmp_path)
+    ours.sample([ask()])
+    assert service.headers[0]["authorization"] == f"Bearer {KEY}"
+    assert KEY not in repr(ours) + str(vars(ours))
+    assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+PRICES = {"prompt_price": 1000.0, "completion_price": 10_000.0, "training_price": 0.0}
+
+
+def test_a_limit_stops_before_it_is_passed_and_holds_over_all_starts(service, tmp_path):
+    # A reply costs 20 * 0.001 + 5 * 0.01 = 0.07, and could cost 0.17 before it is there.
+    ours = engine(service, tmp_path, spending_limit=0.5, concurrency=1, **PRICES)
+    with pytest.raises(StageFailed, match=r"could pass openai.spending_limit = 0.5"):
+        ours.sample([ask(n) for n in range(20)])
+    paid = len(service.asked)
+    assert 4 <= paid <= 6 and paid * 0.07 <= 0.5
+    with pytest.raises(StageFailed, match="spent"):
+        engine(service, tmp_path, spending_limit=0.5, concurrency=1, **PRICES).sample([ask(n) for n in range(20)])
+    assert len(service.asked) == paid
+    more = engine(service, tmp_path, spending_limit=5, **PRICES).sample([ask(n) for n in range(20)])
+    assert len(service.asked) == 20 and all(reply.error is None for reply in more)
+
+
+def test_it_works_in_a_thread_and_beside_a_running_loop(service, tmp_path):
+    ours = engine(service, tmp_path)
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.extend(r.text for r in ours.sample([ask(1)])))
+    thread.start()
+    thread.join()
+
+    async def notebook() -> None:
+        said.extend(reply.text for reply in ours.sample([ask(2)]))
+
+    asyncio.run(notebook())
+    assert said == ["You said: question 1", "You said: question 2"]
+
+
+def test_the_gate_halves_after_a_refusal_and_opens_slowly():
+    async def play() -> list[float]:
+        gate, seen = Gate(16), []
+        gate.too_many(0.001)
+        gate.too_many(0.001)  # of the same moment
+        seen.append(gate.limit)
+        await asyncio.sleep(0.01)
+        gate.too_many(0.001)
+        seen.append(gate.limit)
+        for _ in range(5):
+            gate.succeeded()
+        seen.append(gate.limit)
+        for _ in range(1000):
+            gate.succeeded()
+        return [*seen, gate.limit]
+
+    halved, quartered, opened, whole = asyncio.run(play())
+    assert (halved, quartered, whole) == (8, 4, 16) and 5 < opened < 6
