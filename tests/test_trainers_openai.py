@@ -1,0 +1,236 @@
+"""Finetuning jobs through the official client, against a stand-in of the service on loopback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import ENVIRONMENT
+from openai_stand_in import KEY, Fault, StandIn
+
+from maft import config as config_
+from maft import store
+from maft.config import OpenAiConfig, TrainConfig
+from maft.errors import ConfigError, DataError, StageFailed
+from maft.formats import read_dialogues
+from maft.records import Debate, Example, Message
+from maft.trainers.base import TrainJob, TrainProgress
+from maft.trainers.openai import OpenAiTrainer
+
+pytest.importorskip("openai")
+
+JOBS = "/fine_tuning/jobs"
+
+
+def sums(asked: dict) -> str:
+    """Answer sums rightly seven times out of eight."""
+    left, sign, right = asked["messages"][0]["content"].partition("What is ")[2].partition("?")[0].split()
+    value = {"+": int(left) + int(right), "-": int(left) - int(right), "*": int(left) * int(right)}[sign]
+    return f"It is \\boxed{{{value + (asked['seed'] % 8 == 0)}}}."
+
+
+@pytest.fixture
+def service(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StandIn(sums) as made:
+        yield made
+
+
+def job(home: Path, agent: str, num_examples: int = 12, **change: object) -> TrainJob:
+    examples = home / "examples" / f"{agent}.jsonl"
+    wrong, right = (Message(role="assistant", content=text) for text in ("3", "4"))
+    question = Message(role="user", content="2 + 2?")
+    made = [
+        Example(
+            iteration=1, problem_id=str(n), agent=agent, kind="corrected", messages=(question, wrong, question, right)
+        )
+        for n in range(num_examples)
+    ]
+    store.write_records(examples, made)
+    whole = TrainJob(
+        agent=agent,
+        role=agent.partition("_")[0],
+        iteration=1,
+        examples=examples,
+        num_examples=num_examples,
+        base_model="gpt-small",
+        init_adapter=None,
+        output=home / "agents" / agent,
+        seed=2**40 + 1,
+    )
+    return whole.model_copy(update=change)
+
+
+def train(service: StandIn, home: Path, *jobs: TrainJob, **settings: object) -> list[TrainProgress]:
+    told: list[TrainProgress] = []
+    how = OpenAiConfig(base_url=service.url, poll_seconds=0.001, **settings)
+    owed = [one for one in jobs if not one.output.exists()]
+    OpenAiTrainer(how, home).train(owed, TrainConfig(), told.append)
+    return told
+
+
+def test_every_agent_becomes_a_model_of_its_own(service, tmp_path):
+    told = train(service, tmp_path, job(tmp_path, "generator_0"), job(tmp_path, "critic_1"))
+    assert len(service.jobs) == len(service.files) == 2
+    first, second = service.jobs.values()
+    assert (
+        first["model"] == "gpt-small"
+        and first["suffix"] == "maft-1-generator-0"
+        and second["suffix"] == "maft-1-critic-1"
+    )
+    assert first["method"]["supervised"]["hyperparameters"] == {
+        "n_epochs": 2,
+        "batch_size": 1,
+        "learning_rate_multiplier": 1.0,
+    }
+    hosted = json.loads((tmp_path / "agents/critic_1/hosted.json").read_text())
+    assert hosted["model"] == "ft:gpt-small:maft-1-critic-1:ftjob-1" and hosted["job"] == "ftjob-1"
+    assert "gpt-small" in (tmp_path / "agents/critic_1/README.md").read_text()
+    assert {step.agent for step in told} == {"generator_0", "critic_1"} and any(step.num_steps == 4 for step in told)
+
+
+def test_only_the_last_reply_is_learned(service, tmp_path):
+    train(service, tmp_path, job(tmp_path, "critic_0"))
+    ((_, text),) = service.files.values()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [message.get("weight") for message in rows[0]["messages"]] == [None, 0, None, None]
+    assert len(read_dialogues(text, "openai")) == 12
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "said"), [(9, "critic_0 has 9 examples in .* finetunes on 10 at least"), (0, "has 0 examples")]
+)
+def test_a_set_that_the_service_refuses_is_refused_before_anything_is_sent(service, tmp_path, num_examples, said):
+    with pytest.raises(DataError, match=said):
+        train(service, tmp_path, job(tmp_path, "generator_0"), job(tmp_path, "critic_0", num_examples))
+    assert not service.files and not service.jobs
+
+
+FAULTS = {
+    "too many": Fault(JOBS, 429, headers=(("retry-after", "0.01"),)),
+    "the service's fault": Fault(JOBS, 500, headers=(("retry-after", "0.01"),)),
+    "dropped before": Fault(JOBS, 0),
+    "dropped after": Fault(JOBS, -1),
+    "dropped upload": Fault("/files", -1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_path, fault, monkeypatch):
+    monkeypatch.setattr("maft.trainers.openai.time.sleep", lambda seconds: None)
+    for skip in range(4):  # faults in a row
+        service.faults += [fault] * (skip + 1)
+        home = tmp_path / str(skip)
+        train(service, home, job(home, "generator_0"))
+        assert (home / "agents/generator_0/hosted.json").exists()
+        service.faults.clear()
+    assert len(service.jobs) == 4
+
+
+@pytest.mark.parametrize(("end", "said"), [("failed", "failed: the set is harmful"), ("cancelled", "was cancelled")])
+def test_a_job_that_ends_badly_is_named_and_its_siblings_are_kept(service, tmp_path, end, said):
+    service.fails = {"critic_0": end}
+    jobs = [job(tmp_path, agent) for agent in ("generator_0", "critic_0", "critic_1")]
+    with pytest.raises(StageFailed, match=f"the job ftjob-1 of critic_0 {said}.* 2 of 3 agents are finetuned and kept"):
+        train(service, tmp_path, *jobs)
+    train(service, tmp_path, *jobs)
+    assert Counter(one["metadata"]["agent"] for one in service.jobs.values()) == {
+        "generator_0": 1,
+        "critic_0": 2,
+        "critic_1": 1,
+    }
+    assert all(one.output.exists() for one in jobs)
+
+
+def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp_path, monkeypatch):
+    ours = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenAiTrainer, "_wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, tmp_path, *ours)
+    for note in (tmp_path / "agents").glob(".*.job.json"):
+        note.unlink()
+    train(service, tmp_path, *ours)
+    assert len(service.jobs) == len(service.files) == 2
+
+
+def test_an_unknown_model_and_a_wrong_key_are_the_users(service, tmp_path):
+    service.faults.append(Fault(JOBS, 400, "Model gpt-small is not available for fine-tuning."))
+    with pytest.raises(DataError, match="refuses the finetuning: Model gpt-small is not available"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    service.faults.append(Fault("/files", 401))
+    with pytest.raises(ConfigError, match="does not accept the key"):
+        train(service, tmp_path, job(tmp_path, "generator_1"))
+
+
+def test_a_limit_stops_before_a_job_that_could_pass_it(service, tmp_path):
+    prices = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 100.0}
+    jobs = [job(tmp_path, f"generator_{n}") for n in range(3)]
+    with pytest.raises(StageFailed, match="finetuning generator_1 could cost .* could pass openai.spending_limit"):
+        train(service, tmp_path, *jobs, spending_limit=0.2, **prices)
+    assert len(service.jobs) == 1
+    train(service, tmp_path, *jobs, spending_limit=3.0, **prices)
+    assert len(service.jobs) == 3
+    assert 0.2 < store.read_json(tmp_path / "spending.json")["usd"] < 3
+
+
+CONFIG = """
+model: gpt-small
+num_iterations: 2
+task: {{name: arithmetic, high: 6, num_train: 30, num_eval: 10}}
+debate: {{num_agents: 2, summarizer: none}}
+vote: {{min_agreement: plurality}}
+curate: {{short_side: use_all}}
+engine: {{sampler: openai, trainer: openai}}
+openai: {{base_url: "{url}", poll_seconds: 0.05, prompt_price: 1, completion_price: 2, training_price: 3}}
+"""
+
+
+def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, call, no_page):
+    monkeypatch.chdir(tmp_path)
+    Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
+    code, out, err = call("run", "hosted.yaml")
+    assert code == 0, err
+    assert Counter(one["metadata"]["iteration"] for one in service.jobs.values()) == {"1": 4, "2": 4}
+    second = [one["model"] for one in service.jobs.values() if one["metadata"]["iteration"] == "2"]
+    assert all(model.startswith("ft:gpt-small:maft-1-") for model in second) and len(set(second)) == 4
+    spoken = Counter(asked["model"] for asked in service.asked)
+    assert spoken["gpt-small"] == 10 * 4 + 30 * 4 and len(spoken) == 9
+    debates = store.read_records(Path("runs/hosted/iter_02/debates.jsonl"), Debate)
+    assert {turn.call.reply.prompt_tokens for debate in debates for turn in debate.turns} == {20}
+    written = b"".join(file.read_bytes() for file in Path("runs").rglob("*") if file.is_file())
+    assert KEY.encode() not in written and KEY not in out + err
+
+
+def test_killed_after_a_submission_it_goes_on_without_paying_twice(tmp_path, monkeypatch):
+    """kill -9 of a real process, again and again while jobs run."""
+    with StandIn(sums, states=("validating_files", *("running",) * 12, "succeeded")) as service:
+        (tmp_path / "hosted.yaml").write_text(CONFIG.format(url=service.url))
+        environment = ENVIRONMENT | {"OPENAI_API_KEY": KEY}
+        start = [sys.executable, "-c", "from maft.cli import main; main()", "run", "hosted.yaml", "--quiet"]
+        for wanted in (1, 3, 4, 5, 8):
+            process = subprocess.Popen(
+                start, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+            deadline = time.monotonic() + 60
+            while len(service.jobs) < wanted and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+        done = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())
+        assert len(agents) == 8 and set(agents.values()) == {1}
+        asked = Counter(json.dumps(one, sort_keys=True) for one in service.asked)
+        assert sum(count > 1 for count in asked.values()) <= 5 * 16  # only what was under way at a kill
+    assert config_.load(tmp_path / "runs/hosted").num_iterations == 2
