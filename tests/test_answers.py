@@ -241,6 +241,7 @@ def test_gold_answers_survive_a_box() -> None:
     assert count == 500 + 7_473 + 1_319
 
 
+@pytest.mark.slow
 def test_gold_answers_merge_only_where_they_are_equal() -> None:
     # Read by hand: each of these is one value in two spellings.
     allowed = {

@@ -19,10 +19,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # A module imports from its own level or from lower ones, and never in a circle.
 LEVELS = {
     "nouns": ["records", "errors", "seeds"],
-    "rules": ["config", "prompts", "answers", "consensus", "curate", "formats", "plan"],
+    "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
     "seams": ["tasks", "samplers", "trainers", "hosted", "models", "store", "manifest", "progress"],
     "stages": ["debate", "rollouts", "finetune", "evaluation"],
-    "story": ["pipeline", "comparison", "diversity", "exchange", "report", "transcript"],
+    "story": ["pipeline", "plan", "comparison", "diversity", "exchange", "report", "transcript"],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,3 +235,18 @@ def test_killed_after_a_submission_it_goes_on_without_paying_twice(tmp_path, mon
         asked = Counter(json.dumps(one, sort_keys=True) for one in service.asked)
         assert sum(count > 1 for count in asked.values()) <= 5 * 16  # only what was under way at a kill
     assert config_.load(tmp_path / "runs/hosted").num_iterations == 2
+
+
+def test_a_dry_run_tells_the_most_it_can_cost_and_the_run_costs_less(service, tmp_path, monkeypatch, call, no_page):
+    monkeypatch.chdir(tmp_path)
+    Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
+    code, _, err = call("run", "hosted.yaml", "--dry-run")
+    assert code == 0 and not service.headers
+    most = float(re.search(r"at most ([\d.,]+) USD; no limit is set", err)[1].replace(",", ""))
+    assert call("run", "hosted.yaml")[0] == 0
+    spent = store.read_json(Path("runs/hosted/spending.json"))["usd"]
+    assert 0 < spent < most
+    code, _, err = call("run", "hosted.yaml", "--dry-run", "openai.training_price=null")
+    assert code == 0 and "to have the money told" in err
+    code, _, err = call("run", "hosted.yaml", "openai.training_price=null", "openai.spending_limit=3", "name=other")
+    assert code == 2 and "openai.spending_limit needs openai.prompt_price" in err

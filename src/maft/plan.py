@@ -1,6 +1,16 @@
 """What a run will cost, before anything runs."""
 
-from maft.config import DebateConfig, RunConfig
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from maft import prompts, tasks
+from maft.config import DebateConfig, RoleSampling, RunConfig
+from maft.hosted import CHARACTERS_PER_TOKEN, MILLION
+from maft.records import Problem
+from maft.tasks import prepare
+
+MESSAGE_TOKENS = 10
+"""What a chat template adds to a message, rather too many."""
 
 
 def calls_per_debate(debate: DebateConfig) -> int:
@@ -10,21 +20,102 @@ def calls_per_debate(debate: DebateConfig) -> int:
 
 
 def plan(config: RunConfig) -> str:
-    """Return the plan of a run as text: calls, tokens at most, trainings."""
+    """Return the plan of a run as text: calls, tokens at most, trainings; for hosted models money as well."""
     train, held_out = config.task.num_train, config.task.num_eval
     if train is None or held_out is None:
         return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
-    more = config.debate.num_eval_samples or config.debate.num_samples
-    evaluated = config.debate.model_copy(update={"num_samples": more})
     calls = train * config.num_iterations * calls_per_debate(config.debate)
-    calls += held_out * (config.num_iterations + 1) * calls_per_debate(evaluated)
+    calls += held_out * (config.num_iterations + 1) * calls_per_debate(_evaluated(config))
     longest = max(
         how.max_new_tokens
         for role in filter(None, (config.sampling.train, config.sampling.eval))
         for how in (role.generator, role.critic, role.summarizer)
     )
-    return (
+    text = (
         f"Plan: {config.num_iterations} iterations of {train} debates, {config.num_iterations + 1} evaluations of "
         f"{held_out} debates; {calls:,} calls, at most {calls * longest:,} generated tokens; "
         f"{config.num_iterations * len(config.learners)} finetunings."
     )
+    return f"{text}\n{_money(config)}" if "openai" in (config.engine.sampler, config.engine.trainer) else text
+
+
+class Tokens(NamedTuple):
+    """Most tokens that something can take."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+    training: float = 0.0
+
+
+def most_tokens(config: RunConfig) -> Tokens:
+    """Return the most tokens that a run can take, if every reply is as long as it may be and all of them are learned.
+
+    It reads the questions, and estimates their tokens from their characters.
+    """
+    task = tasks.make(config.task)
+    split = prepare(task)
+    texts = prompts.build(task.prompts, config.prompts)
+    held = _debates(split.train, config.debate, config.sampling.train, texts)
+    evaluated = _debates(split.eval, _evaluated(config), config.sampling.eval or config.sampling.train, texts)
+    rounds, evaluations = config.num_iterations, config.num_iterations + 1
+    return Tokens(
+        prompt=rounds * held.prompt + evaluations * evaluated.prompt,
+        completion=rounds * held.completion + evaluations * evaluated.completion,
+        training=rounds * config.train.num_epochs * held.training,
+    )
+
+
+def _money(config: RunConfig) -> str:
+    most, prices = most_tokens(config), config.openai
+    text = (
+        f"At most {most.prompt:,.0f} prompt tokens, {most.completion:,.0f} generated tokens and {most.training:,.0f} "
+        "tokens of finetuning, estimated from the questions and the longest replies allowed"
+    )
+    if None in (prices.prompt_price, prices.completion_price, prices.training_price):
+        return f"{text}. Set openai.prompt_price, completion_price and training_price to have the money told."
+    each = (prices.prompt_price or 0.0, prices.completion_price or 0.0, prices.training_price or 0.0)
+    usd = sum(tokens * price for tokens, price in zip(most, each, strict=True)) / MILLION
+    limit = "no limit is set" if prices.spending_limit is None else f"the limit is {prices.spending_limit} USD"
+    return f"{text}: at most {usd:,.2f} USD; {limit} (openai.spending_limit)."
+
+
+def _evaluated(config: RunConfig) -> DebateConfig:
+    more = config.debate.num_eval_samples or config.debate.num_samples
+    return config.debate.model_copy(update={"num_samples": more})
+
+
+def _debates(
+    problems: Sequence[Problem], debate: DebateConfig, sampling: RoleSampling, texts: prompts.Prompts
+) -> Tokens:
+    """Return the most tokens of one debate on each question; of finetuning, for one epoch."""
+    total = Tokens()
+    for problem in problems:
+        one = _debate(_tokens(problem.question), debate, sampling, texts)
+        total = Tokens(*(a + b for a, b in zip(total, one, strict=True)))
+    return total
+
+
+def _debate(question: float, debate: DebateConfig, sampling: RoleSampling, texts: prompts.Prompts) -> Tokens:
+    n, others = debate.num_agents, min(debate.num_agents - 1, debate.max_others)
+    first, last, summary = (how.max_new_tokens for how in (sampling.generator, sampling.critic, sampling.summarizer))
+    summarized = debate.summarizer != "none" and others > 0
+    shown = summary if summarized else others * max(first, last)
+    asked = max(map(_tokens, (texts.critic_summary, texts.critic_full, texts.critic_alone))) + question + shown
+    dialogue = _tokens(texts.system or "") + _tokens(texts.solve) + question
+    prompt, completion = n * debate.num_samples * dialogue, n * debate.num_samples * float(first)
+    training = n * (dialogue + first)
+    dialogue += first
+    for _ in range(debate.num_rounds - 1):
+        if summarized:
+            prompt += n * (_tokens(texts.summarize) + question + others * max(first, last))
+            completion += n * summary
+        prompt += n * (dialogue + asked)
+        completion += n * last
+        dialogue += asked + last
+    if debate.num_rounds > 1:
+        training += n * dialogue
+    return Tokens(prompt, completion, training)
+
+
+def _tokens(text: str) -> float:
+    return len(text) / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS

@@ -10,13 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from maft.answers.canonical import MATRIX, MAX_DEPTH, brackets, split, variables, without_assignment
+from maft.answers.canonical import MATRIX, MAX_ANSWER_CHARS, MAX_DEPTH, brackets, split, variables, without_assignment
 
 MAX_LEAF_CHARS = 250
 """A longer expression is compared as it is written."""
 
 MAX_LEAF_DEPTH = 12
 """An expression with more brackets in brackets is compared as it is written."""
+
+MAX_KEY_CHARS = 4 * MAX_ANSWER_CHARS
+"""A longer key is not taken apart."""
 
 Same = Callable[[str, str], bool]
 
@@ -64,7 +67,7 @@ def verdict(a: str, b: str) -> bool | None:
     """Say whether two keys are the same mathematics; None if it takes algebra to tell."""
     if a == b:
         return True
-    if _NUMBER.fullmatch(a) and _NUMBER.fullmatch(b):
+    if (_NUMBER.fullmatch(a) and _NUMBER.fullmatch(b)) or max(len(a), len(b)) > MAX_KEY_CHARS:
         return False
     if alike(a, b, lambda x, y: leaves(x, y) is True):
         return True
