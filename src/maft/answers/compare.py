@@ -21,6 +21,9 @@ MAX_LEAF_DEPTH = 12
 MAX_KEY_CHARS = 4 * MAX_ANSWER_CHARS
 """A longer key is not taken apart."""
 
+MAX_SOLUTIONS = 32
+"""More solutions are compared as they are written: each may have to be held against each."""
+
 Same = Callable[[str, str], bool]
 
 
@@ -43,6 +46,8 @@ def alike(a: str, b: str, same: Same, depth: int = 0) -> bool:
     if shape == "leaf":
         return same(a, b)
     if shape.endswith("unordered"):
+        if len(left) + len(right) > 2 * MAX_SOLUTIONS:
+            return False
         places = components([*left, *right], lambda x, y: alike(x, y, same, depth + 1))
         return {*places[: len(left)]} == {*places[len(left) :]}
     return all(alike(x, y, same, depth + 1) for x, y in zip(left, right, strict=True))
