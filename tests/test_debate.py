@@ -224,7 +224,9 @@ def test_further_samples_are_drawn_apart_and_shown_to_nobody():
 def test_agents_that_are_told_their_number_are_told_their_own():
     texts = prompts.with_agent_number(prompts.build({"solve": "{question}"}))
     held, _ = play(rules(3, 2, summarizer="none", **texts), lambda request: "\\boxed{1}")
-    assert [turn.call.prompt.split(". ")[0] for turn in held.turns] == [f"You are agent {n}" for n in (1, 2, 3, 1, 2, 3)]
+    assert [turn.call.prompt.split(". ")[0] for turn in held.turns] == [
+        f"You are agent {n}" for n in (1, 2, 3, 1, 2, 3)
+    ]
 
 
 def test_cooperative_critics_are_asked_the_same_question():
