@@ -56,7 +56,8 @@ def test_a_collapse_is_said_and_a_decline_is_not():
     assert "disagreement was 0.400, and is 0.050 in iteration 2" in warning
 
 
-def test_on_the_command_line(tmp_path, call):
+def test_on_the_command_line(tmp_path, call, monkeypatch):
+    monkeypatch.setattr("maft.diversity.embedder", lambda: ("character trigrams", trigrams))  # no torch
     folder = run(settings(tmp_path, "num_iterations=2"), Scripted(sums))
     code, out, err = call("diversity", str(folder.path), "--questions", "0", "--quiet")
     assert code == 0, err
