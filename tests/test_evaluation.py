@@ -5,10 +5,12 @@ from helpers import debate, problem, run, settings
 
 from maft import consensus, report, store
 from maft.config import VoteConfig
+from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import Scoring, names, score_all, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
 from maft.records import Debate, Problem
+from maft.tasks.base import by_equality
 
 
 @pytest.mark.parametrize(
@@ -155,3 +157,15 @@ def test_held_out_questions_may_have_more_samples_than_training_questions(tmp_pa
     assert {len(debate.samples) for debate in held_out} == {9}
     assert {len(debate.samples) for debate in store.read_records(folder.debates(1), Debate)} == {0}
     assert "majority@budget" in {row["method"] for row in report.rows(folder)}
+
+
+def test_flows_count_what_becomes_of_each_agents_answer():
+    held = [
+        debate(["2", "1", None], ["2", "2", "2"], problem_id="a"),
+        debate(["2", "1", "1"], ["1", "1", None], problem_id="b"),
+        debate(["2", "2", "2"], ["2", "2", "2"], problem_id="unknown"),
+        debate(["2"] * 3, problem_id="one round"),
+    ]
+    problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "unknown" else "2") for d in held}
+    found = flows(held, problems, 1, by_equality)
+    assert [tuple(flow)[1:] for flow in found] == [(0, 1, 0, 1, 0), (1, 0, 1, 0, 1), (2, 0, 1, 0, 1)]

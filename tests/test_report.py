@@ -315,6 +315,10 @@ def test_without_gold_answers_everything_but_accuracy_is_reported(tmp_path):
         ("debate.num_rounds=1",),
         ("debate.num_agents=2", "debate.num_rounds=3", "curate.short_side=repeat"),
         ("vote.ties=abstain",),
+        ("debate.num_samples=3", "num_iterations=2", "vote.label_from=[first, last]"),
+        ("debate.num_eval_samples=3", "vote.over=all"),
+        ("society.one_model=true", "curate.max_examples=2"),
+        ("train.critics=false", "curate.weight_by=margin"),
     ],
     ids=" ".join,
 )
@@ -322,7 +326,8 @@ def test_every_kind_of_society_can_be_reported_and_shown(tmp_path, overrides):
     folder = run(settings(tmp_path, *overrides))
     assert "not finished" not in report.table(folder)
     report.write_metrics(folder)
-    report.write_page(folder)
+    page = report.write_page(folder).read_text(encoding="utf-8")
+    assert ("Who corrects, who spoils" in page) == (folder.config.debate.num_rounds > 1)
     for side in ("train", "eval"):
         for problem in store.read_records(folder.problems(side), Problem):
             assert transcript.render(transcript.load(folder, problem.id))

@@ -8,9 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 from maft import store, tasks
 from maft.curate import CurateCounts
+from maft.evaluation import flow as flow_
+from maft.evaluation.flow import Flow
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
-from maft.records import Problem, Vote
+from maft.records import Debate, Problem, Vote
 from maft.store import RunFolder
 from maft.tasks.base import Grade, normalised
 
@@ -88,14 +90,29 @@ def labels(folder: RunFolder) -> list[Labels]:
         return []
     problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
     grade = tasks.make(folder.config.task).grade
+    numbers = range(1, folder.config.num_iterations + 1)
+    found = [store.read_records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
+    most = max((vote.num_ballots for votes in found for vote in votes), default=0)
+    return [_labels(votes, problems, grade, most) for votes in found]
+
+
+def flows(folder: RunFolder) -> list[Flow]:
+    """Return what became of each agent's first answers to the held-out questions, iteration by iteration."""
+    if not folder.problems("eval").exists():
+        return []
+    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
+    grade = tasks.make(folder.config.task).grade
     return [
-        _labels(store.read_records(folder.votes(number), Vote), problems, grade)
-        for number in range(1, folder.config.num_iterations + 1)
-        if folder.votes(number).exists()
+        flow
+        for number in range(folder.config.num_iterations + 1)
+        if (folder.evaluation(number) / "summary.json").exists()
+        for flow in flow_.flows(
+            store.read_records(folder.evaluation(number) / "debates.jsonl", Debate), problems, number, grade
+        )
     ]
 
 
-def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> Labels:
+def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> Labels:
     quality = label_quality(votes, problems, grade)
     used = [problems[vote.problem_id] for vote in votes if vote.dropped is None]
     graded = sum(grade(problem, None) is not None for problem in used)
@@ -103,12 +120,11 @@ def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade
         quality=quality,
         accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
         coverage_interval=wilson(quality.coverage, quality.num_problems),
-        levels=_levels(votes, problems, grade),
+        levels=_levels(votes, problems, grade, most),
     )
 
 
-def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> tuple[Level, ...]:
-    most = max(vote.num_ballots for vote in votes)
+def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> tuple[Level, ...]:
     questions: Counter[int] = Counter()
     graded: Counter[int] = Counter()
     right: Counter[int] = Counter()

@@ -9,6 +9,7 @@ from maft import config as config_
 from maft import store, transcript
 from maft.config import RunConfig, TaskConfig
 from maft.curate import CurateCounts
+from maft.evaluation.flow import Flow
 from maft.evaluation.metrics import MethodResult
 from maft.report import data, gains, plots, reading
 from maft.report.data import Level, StageCost
@@ -61,6 +62,12 @@ REASONS = {
     "no_answer": "no label",
     "failed": "debate failed",
 }
+FLOW = {
+    "stayed_right": "stayed right",
+    "corrected": "wrong, then right",
+    "spoiled": "right, then wrong",
+    "stayed_wrong": "stayed wrong",
+}
 STAGES = ("debate", "finetune", "evaluate")
 
 
@@ -108,6 +115,8 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "counts": examples,
         "reasons": _reasons(examples.values()),
         "level_part": level_part,
+        "flows": [(flow, flow_bar(flow)) for flow in data.flows(folder)],
+        "flow_words": FLOW,
         "who": transcript.who,
         "costs": costs,
         "cost_bars": cost_bars(costs),
@@ -154,6 +163,14 @@ def level_part(votes: int, num_ballots: int, questions: int = 0, total: int = 1)
 def _number(size: int, total: int) -> str:
     """Return a number where there is room for it."""
     return str(size) if size >= 0.06 * total else ""
+
+
+def flow_bar(flow: Flow) -> Bar:
+    """Return what became of an agent's first answers as a bar."""
+    sizes = {name: int(getattr(flow, name)) for name in FLOW}
+    total = sum(sizes.values())
+    parts = (Part(name, FLOW[name], size, _number(size, total)) for name, size in sizes.items() if size)
+    return Bar(f"agent {flow.agent}", tuple(parts), f"{flow.corrected - flow.spoiled:+d}")
 
 
 def example_bar(agent: str, counts: CurateCounts) -> Bar:

@@ -1,0 +1,38 @@
+"""What becomes of each agent's answer between the first round and the last: who corrects, who spoils."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from maft.records import Debate, Problem
+from maft.tasks.base import Grade
+
+
+class Flow(NamedTuple):
+    """The held-out questions of one iteration, by what became of one agent's answer."""
+
+    iteration: int
+    agent: int
+    stayed_right: int
+    corrected: int
+    """Wrong at first, right in the end."""
+    spoiled: int
+    """Right at first, wrong in the end."""
+    stayed_wrong: int
+
+
+def flows(debates: Sequence[Debate], problems: Mapping[str, Problem], iteration: int, grade: Grade) -> list[Flow]:
+    """Return one flow for each agent; debates that failed, of one round, or without a known answer are left out."""
+    counts: dict[int, Counter[tuple[bool, bool]]] = {}
+    for debate in debates:
+        problem = problems[debate.problem_id]
+        last = debate.round(-1)
+        if debate.error is not None or problem.gold is None or not last or last[0].round == 1:
+            continue
+        for first, final in zip(debate.round(1), last, strict=True):
+            change = (bool(grade(problem, first.answer)), bool(grade(problem, final.answer)))
+            counts.setdefault(final.agent, Counter())[change] += 1
+    return [
+        Flow(iteration, agent, of[True, True], of[False, True], of[True, False], of[False, False])
+        for agent, of in sorted(counts.items())
+    ]
