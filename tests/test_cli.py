@@ -146,7 +146,7 @@ def test_a_disk_that_takes_no_more_is_said_and_the_run_goes_on_later(home, call,
 
 def test_ctrl_c_is_exit_code_130_a_kind_word_and_no_loss(tmp_path):
     slow = SlowMaft(tmp_path / "slow")
-    process = slow.start(seconds=0.1)
+    process = slow.start(seconds=0.5)
     deadline = time.monotonic() + 30
     while len(slow.asked()) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)

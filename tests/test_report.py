@@ -21,7 +21,7 @@ from maft.samplers import Scripted
 from maft.store import RunFolder
 
 HOSTILE = "<script>document.title = 'owned'</script> \x1b[2J\u202e & \"quoted\" </pre></details>"
-SECTIONS = ("accuracy", "labels", "votes", "examples", "costs", "debates", "made")
+SECTIONS = ("accuracy", "labels", "votes", "flow", "examples", "costs", "debates", "made")
 
 
 def hostile_guess(request: Request) -> str:
