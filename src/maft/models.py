@@ -47,6 +47,14 @@ def resolve(name: str) -> str:
     return name
 
 
+def load_quietly() -> None:
+    """Have transformers load models without bars and notes of its own; errors still come."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def check_adapter(folder: Path, model: str) -> float:
     """Return the scale of a LoRA adapter (alpha / r), after making sure that it is whole and fits `model`.
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from maft import models
+
 Vector = Sequence[float]
 Embed = Callable[[Sequence[str]], list[Vector]]
 
@@ -39,6 +41,7 @@ def _mean_of_tokens(folder: Path, texts: Sequence[str], batch_size: int = 64) ->
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    models.load_quietly()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder).eval()
     vectors: list[Vector] = []

@@ -24,6 +24,7 @@ class Transformers(LocalSampler):
             from transformers import AutoModelForCausalLM
         except ImportError:
             raise MissingExtra("the transformers sampler", "hf") from None
+        models.load_quietly()
         try:
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, self.settings.dtype))
         except (OSError, ValueError) as error:
