@@ -7,6 +7,7 @@ documented states. Faults are put in a queue: each is given, once, to the next r
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -22,10 +23,13 @@ class Fault(NamedTuple):
 
     path: str
     status: int
-    """0 drops the connection; -1 does the work, then drops it."""
+    """0 drops the connection; -1 does the work, then drops it; 200 answers as ever, after `delay`."""
     message: str = "no"
     code: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    delay: float = 0.0
+    body: str | None = None
+    """Sent, with status 200, in place of an answer."""
 
 
 class StandIn:
@@ -84,7 +88,9 @@ class StandIn:
             if fault:
                 self.faults.remove(fault)
         try:
-            if fault is None or fault.status == -1:
+            if fault:
+                time.sleep(fault.delay)
+            if fault is None or fault.status in (-1, 200):
                 status, content, headers = self.answer(http, path, body)
             else:
                 error = {"message": fault.message, "code": fault.code, "type": "error", "param": None}
@@ -93,9 +99,14 @@ class StandIn:
                 http.close_connection = True
                 http.connection.close()
                 return
-            data = json.dumps(content).encode()
+            page = fault.body if fault else None
+            data = (json.dumps(content) if page is None else page).encode()
             http.send_response(status)
-            for name, value in {**headers, "content-type": "application/json", "content-length": len(data)}.items():
+            for name, value in {
+                **headers,
+                "content-type": "text/html" if page and page[0] == "<" else "application/json",
+                "content-length": len(data),
+            }.items():
                 http.send_header(name, str(value))
             http.end_headers()
             http.wfile.write(data)

@@ -2,11 +2,16 @@
 
 import asyncio
 import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 from openai_stand_in import KEY, Fault, StandIn
 
+from maft import config as config_
+from maft import hosted
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
@@ -79,6 +84,8 @@ FAULTS = {
     "overloaded": Fault(CHAT, 503),
     "dropped connection": Fault(CHAT, 0),
     "dropped answer": Fault(CHAT, -1),
+    "no choices": Fault(CHAT, 200, body='{"choices": [], "error": "overloaded"}'),
+    "half an answer": Fault(CHAT, 200, body='{"choices": ['),
 }
 
 
@@ -104,6 +111,88 @@ def test_a_request_that_the_service_refuses_is_not_repeated(service, tmp_path):
     assert reply.error == "BadRequestError: This model's maximum context length is 9 tokens." and not service.asked
 
 
+def test_a_request_that_takes_too_long_is_tried_again(service, tmp_path):
+    service.faults.append(Fault(CHAT, 200, delay=1.0))
+    started = time.monotonic()
+    (reply,) = engine(service, tmp_path, timeout=0.2).sample([ask()])
+    assert reply.text == "You said: question 0" and time.monotonic() - started < 0.9
+    ours = engine(service, tmp_path, timeout=0.2, max_retries=1)
+    service.faults += [Fault(CHAT, 200, delay=0.6)] * 2
+    with pytest.raises(DataError, match="does not answer within openai.timeout = 0.2 seconds"):
+        ours.sample([ask(1)])
+    ours.sample([ask(2)])
+    service.faults += [Fault(CHAT, 200, delay=0.6)] * 2
+    assert ours.sample([ask(3)])[0].error == "APITimeoutError: Request timed out."
+
+
+def test_waits_are_read_in_every_form_and_bounded():
+    def asked(**headers: str) -> float | None:
+        import httpx
+
+        error = Exception()
+        error.response = httpx.Response(429, headers={name.replace("_", "-"): text for name, text in headers.items()})
+        return hosted.retry_after(error)
+
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert asked(retry_after="2") == 2 and asked(retry_after_ms="250", retry_after="9") == 0.25
+    assert 25 < asked(retry_after=soon) <= 30 and asked(retry_after="Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert asked(retry_after="86400") == 300 and asked(retry_after="soon") is None and asked() is None
+
+
+def test_what_the_service_bears_is_remembered_from_batch_to_batch(service, tmp_path):
+    ours = engine(service, tmp_path, concurrency=16)
+    service.faults.append(Fault(CHAT, 429, headers=(("retry-after", "0.05"),)))
+    ours.sample([ask(0)])
+    service.most_at_once = 0
+    ours.sample([ask(n) for n in range(1, 10)])
+    assert service.most_at_once <= 10
+
+
+@pytest.mark.parametrize("page", ["<html>A router</html>", "[]", "{", '{"choices": null}'])
+def test_a_server_that_speaks_otherwise_is_said_soon(service, tmp_path, page):
+    service.faults += [Fault(CHAT, 200, body=page)] * 9
+    with pytest.raises(DataError, match="does not answer as OpenAI's API does: .* Check openai.base_url"):
+        engine(service, tmp_path).sample([ask()])
+    assert len(service.headers) == 3
+
+
+@pytest.mark.parametrize("key", ["gsk_of_another_service", "0123abcd"])
+def test_no_service_can_make_us_write_a_key_of_any_form(service, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", f" {key}\n")
+    service.faults.append(Fault(CHAT, 400, f"What is '{key}'?"))
+    (reply,) = engine(service, tmp_path).sample([ask()])
+    assert reply.error == "BadRequestError: What is '<key>'?"
+    assert service.headers[0]["authorization"] == f"Bearer {key}"
+
+
+def test_a_key_that_cannot_be_sent_is_refused_unseen(service, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-schl\u00fcssel")
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY holds characters that no key has") as raised:
+        engine(service, tmp_path).sample([ask()])
+    assert "schl" not in str(raised.value) and not service.headers
+
+
+def test_the_key_goes_where_the_config_says(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/elsewhere")
+    with hosted.client(OpenAiConfig()) as client:
+        assert str(client.base_url) == "https://api.openai.com/v1/"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"api_key_env={KEY}", "openai.api_key_env: must be the name of an environment variable"),
+        (f"base_url=http://me:{KEY}@host/v1", "openai.base_url: must hold no user name or password"),
+        ("base_url=localhost:8080", "openai.base_url: must be an address such as http://localhost:8080/v1, got 'local"),
+    ],
+)
+def test_a_key_in_a_setting_is_refused_without_being_shown(override, said):
+    with pytest.raises(ConfigError, match=said) as raised:
+        config_.parse({"task": {"name": "arithmetic"}}, [f"openai.{override}"])
+    assert KEY not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
@@ -121,6 +210,11 @@ def test_a_request_that_the_service_refuses_is_not_repeated(service, tmp_path):
             Fault(CHAT, 404, "The model gpt-small does not exist."),
             DataError,
             "The model gpt-small does not exist. Check",
+        ),
+        (
+            Fault(CHAT, 400, "Unsupported parameter: 'temperature'", "unsupported_parameter"),
+            ConfigError,
+            "does not take what was set: Unsupported parameter: 'temperature'. Check sampling and model.",
         ),
         (
             Fault(CHAT, 429, "You exceeded your quota.", "insufficient_quota"),
@@ -211,7 +305,7 @@ def test_it_works_in_a_thread_and_beside_a_running_loop(service, tmp_path):
 
 def test_the_gate_halves_after_a_refusal_and_opens_slowly():
     async def play() -> list[float]:
-        gate, seen = Gate(16), []
+        gate, seen = Gate(16, 16.0), []
         gate.too_many(0.001)
         gate.too_many(0.001)  # of the same moment
         seen.append(gate.limit)

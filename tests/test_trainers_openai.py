@@ -19,6 +19,7 @@ from maft import store
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.formats import read_dialogues
+from maft.hosted import Spending
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.openai import OpenAiTrainer
@@ -65,6 +66,10 @@ def job(home: Path, agent: str, num_examples: int = 12, **change: object) -> Tra
         seed=2**40 + 1,
     )
     return whole.model_copy(update=change)
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def train(service: StandIn, home: Path, *jobs: TrainJob, **settings: object) -> list[TrainProgress]:
@@ -127,7 +132,7 @@ def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_p
     for skip in range(4):  # faults in a row
         service.faults += [fault] * (skip + 1)
         home = tmp_path / str(skip)
-        train(service, home, job(home, "generator_0"))
+        train(service, home, job(home, "generator_0", seed=skip))
         assert (home / "agents/generator_0/hosted.json").exists()
         service.faults.clear()
     assert len(service.jobs) == 4
@@ -151,9 +156,6 @@ def test_a_job_that_ends_badly_is_named_and_its_siblings_are_kept(service, tmp_p
 def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp_path, monkeypatch):
     ours = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(OpenAiTrainer, "_wait", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -162,6 +164,47 @@ def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp
         note.unlink()
     train(service, tmp_path, *ours)
     assert len(service.jobs) == len(service.files) == 2
+
+
+def test_a_run_folder_may_be_moved_while_jobs_are_under_way(service, tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenAiTrainer, "_wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, here, job(here, "generator_0"))
+    here.rename(there)
+    train(service, there, job(there, "generator_0"))
+    assert len(service.jobs) == len(service.files) == 1
+
+
+PRICES = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 100.0}
+
+
+@pytest.mark.parametrize("moment", ["settle", "book"])
+def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeypatch, moment):
+    with monkeypatch.context() as patch:
+        patch.setattr(Spending, moment, killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, tmp_path, job(tmp_path, "generator_0"), **PRICES)
+    with monkeypatch.context() as patch:  # booked, but not noted: the job is taken over and booked again
+        patch.setattr("maft.trainers.openai.store.write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, tmp_path, job(tmp_path, "critic_0"), **PRICES)
+    train(service, tmp_path, *(job(tmp_path, agent) for agent in ("generator_0", "critic_0")), **PRICES)
+    assert len(service.jobs) == 2
+    # The service says that each of them took 1000 tokens; that replaces the estimate.
+    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(2 * 1000 * 100 / 1e6)
+
+
+def test_a_server_that_is_not_there_or_speaks_otherwise_is_the_users(service, tmp_path, monkeypatch):
+    monkeypatch.setattr("maft.trainers.openai.time.sleep", lambda seconds: None)
+    away = OpenAiTrainer(OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path)
+    with pytest.raises(DataError, match="http://127.0.0.1:9/v1 cannot be reached: .* Check openai.base_url"):
+        away.train([job(tmp_path, "generator_0")], TrainConfig(), print)
+    service.faults += [Fault("/files", 200, body="<html>A router</html>")] * 9
+    with pytest.raises(DataError, match="does not answer as OpenAI's API does"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert not service.jobs
 
 
 def test_an_unknown_model_and_a_wrong_key_are_the_users(service, tmp_path):
@@ -174,14 +217,13 @@ def test_an_unknown_model_and_a_wrong_key_are_the_users(service, tmp_path):
 
 
 def test_a_limit_stops_before_a_job_that_could_pass_it(service, tmp_path):
-    prices = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 100.0}
     jobs = [job(tmp_path, f"generator_{n}") for n in range(3)]
     with pytest.raises(StageFailed, match="finetuning generator_1 could cost .* could pass openai.spending_limit"):
-        train(service, tmp_path, *jobs, spending_limit=0.2, **prices)
+        train(service, tmp_path, *jobs, spending_limit=0.2, **PRICES)
     assert len(service.jobs) == 1
-    train(service, tmp_path, *jobs, spending_limit=3.0, **prices)
+    train(service, tmp_path, *jobs, spending_limit=3.0, **PRICES)
     assert len(service.jobs) == 3
-    assert 0.2 < store.read_json(tmp_path / "spending.json")["usd"] < 3
+    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(0.3)
 
 
 CONFIG = """
@@ -204,7 +246,9 @@ def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, ca
     most = float(re.search(r"at most ([\d.,]+) USD; no limit is set", err)[1].replace(",", ""))
     code, out, err = call("run", "hosted.yaml")
     assert code == 0, err
-    assert 0 < store.read_json(Path("runs/hosted/spending.json"))["usd"] < most
+    usd = store.read_json(Path("runs/hosted/spending.json"))["usd"]
+    assert usd == pytest.approx((len(service.asked) * (20 * 1 + 5 * 2) + 8 * 1000 * 3) / 1e6) and usd < most
+    assert f"Spent on hosted models: {usd:.4f} USD" in err
     assert Counter(one["metadata"]["iteration"] for one in service.jobs.values()) == {"1": 4, "2": 4}
     second = [one["model"] for one in service.jobs.values() if one["metadata"]["iteration"] == "2"]
     assert all(model.startswith("ft:gpt-small:maft-1-") for model in second) and len(set(second)) == 4
@@ -249,3 +293,38 @@ def test_prices_are_asked_for_where_they_are_needed(tmp_path, monkeypatch, call)
     assert code == 0 and "to have the money told" in err
     code, _, err = call("run", "hosted.yaml", "openai.training_price=null", "openai.spending_limit=3")
     assert code == 2 and "openai.spending_limit needs openai.prompt_price" in err
+
+
+@pytest.mark.parametrize("engines", [("openai", "sft"), ("openai", "null"), ("scripted", "openai")])
+@pytest.mark.parametrize("verb", ["run", "compare"])
+def test_engines_that_cannot_take_turns_are_refused_before_anything_is_paid(
+    service, tmp_path, monkeypatch, call, verb, engines
+):
+    monkeypatch.chdir(tmp_path)
+    Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
+    code, _, err = call(verb, "hosted.yaml", f"engine.sampler={engines[0]}", f"engine.trainer={engines[1]}")
+    assert code == 2 and f"engine.sampler = {engines[0]} cannot sample from what" in err
+    assert not service.headers and not Path("runs").exists()
+
+
+def test_a_missing_key_and_an_unreachable_server_are_clean_errors_of_a_run(service, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    Path("hosted.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
+    code, _, err = call("run", "hosted.yaml", "--quiet")
+    assert code == 2 and "http://127.0.0.1:9/v1 cannot be reached" in err and "Traceback" not in err
+    monkeypatch.delenv("OPENAI_API_KEY")
+    code, _, err = call("run", "hosted.yaml", "--quiet", "name=other", "openai.base_url=null")
+    assert code == 2 and "the environment variable OPENAI_API_KEY is not set" in err and "Traceback" not in err
+
+
+def test_a_run_stopped_by_its_limit_goes_on_with_a_higher_one(service, tmp_path, monkeypatch, call, no_page):
+    monkeypatch.chdir(tmp_path)
+    Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
+    code, _, err = call("run", "hosted.yaml", "--quiet", "openai.spending_limit=0.012")
+    assert code == 1 and "could pass openai.spending_limit = 0.012" in err
+    assert store.read_json(Path("runs/hosted/spending.json"))["usd"] <= 0.012
+    code, _, err = call("run", "hosted.yaml", "--quiet", "openai.spending_limit=9")
+    assert code == 0, err
+    agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())
+    assert len(agents) == 8 and set(agents.values()) == {1}
+    assert len({json.dumps(one, sort_keys=True) for one in service.asked}) == len(service.asked)

@@ -7,6 +7,7 @@ that does not exist is refused with the nearest one that does. The digest of the
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -276,12 +277,26 @@ class EngineConfig(Section):
     """Largest share of debates that may fail before the stage stops with an error."""
 
 
+def _address(url: str) -> str:
+    if "@" in url:
+        raise ValueError("must hold no user name or password, since it is written to files.")  # and is not shown here
+    if not re.match(r"https?://[^/]", url):
+        raise ValueError(f"must be an address such as http://localhost:8080/v1, got {url!r}.")
+    return url
+
+
+def _name_of_variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # what stands there may be the key, so it is not shown
+        raise ValueError("must be the name of an environment variable in capitals, such as OPENAI_API_KEY, not a key.")
+    return name
+
+
 class OpenAiConfig(Section):
     """Hosted models: OpenAI's service, or any server that speaks its API. The key is read from the environment."""
 
-    base_url: str | None = None
+    base_url: Annotated[str, AfterValidator(_address)] | None = None
     """Such as `http://localhost:8080/v1`; null is OpenAI's service."""
-    api_key_env: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, AfterValidator(_name_of_variable)] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; a key never stands in a file of maft."""
     concurrency: Positive = 16
     """Most requests at the same time; fewer while the service says that they are too many."""
@@ -298,7 +313,7 @@ class OpenAiConfig(Section):
     poll_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Time between two looks at the jobs."""
     prompt_price: Price | None = None
-    """US dollars for a million prompt tokens; null where it is not known."""
+    """US dollars for a million prompt tokens of the dearest model used, often the finetuned one; null if not known."""
     completion_price: Price | None = None
     """The same for generated tokens."""
     training_price: Price | None = None
@@ -360,6 +375,20 @@ class RunConfig(Section):
         if self.society.one_model and len({*self.society.generators, *self.society.critics}) > 1:
             raise ValueError("society.one_model is one model for all agents, and society names several.")
         return self
+
+
+def check_loop(config: RunConfig) -> None:
+    """Refuse engines that cannot take turns: what one finetunes, the other must be able to sample from.
+
+    Raises:
+        ConfigError: only one of the two engines is a hosted service.
+    """
+    engine = config.engine
+    if (engine.sampler == "openai") != (engine.trainer == "openai"):
+        raise ConfigError(
+            f"engine.sampler = {engine.sampler} cannot sample from what engine.trainer = {engine.trainer} finetunes. "
+            "Set both to openai or neither, or do single stages with `maft debate`, `maft finetune` and `maft eval`."
+        )
 
 
 def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:

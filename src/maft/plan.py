@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maft import prompts, tasks
+from maft import hosted, prompts, tasks
 from maft.config import DebateConfig, RoleSampling, RunConfig
-from maft.hosted import CHARACTERS_PER_TOKEN, MILLION
+from maft.hosted import BYTES_PER_TOKEN, MILLION
 from maft.records import Problem
 from maft.tasks import prepare
 
@@ -69,7 +69,8 @@ def _money(config: RunConfig) -> str:
     most, prices = most_tokens(config), config.openai
     text = (
         f"At most {most.prompt:,.0f} prompt tokens, {most.completion:,.0f} generated tokens and {most.training:,.0f} "
-        "tokens of finetuning, estimated from the questions and the longest replies allowed"
+        "tokens of finetuning, if all replies are as long as allowed and all are learned; of the questions, "
+        f"{BYTES_PER_TOKEN} bytes are taken for a token"
     )
     if None in (prices.prompt_price, prices.completion_price, prices.training_price):
         return f"{text}. Set openai.prompt_price, completion_price and training_price to have the money told."
@@ -118,4 +119,4 @@ def _debate(question: float, debate: DebateConfig, sampling: RoleSampling, texts
 
 
 def _tokens(text: str) -> float:
-    return len(text) / CHARACTERS_PER_TOKEN + MESSAGE_TOKENS
+    return hosted.tokens(text) + MESSAGE_TOKENS

@@ -22,9 +22,10 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """
     from maft import config as config_
-    from maft import pipeline, report, samplers, trainers
+    from maft import hosted, pipeline, report, samplers, trainers
 
     settings = config_.load(config, overrides)
+    config_.check_loop(settings)
     if dry_run:
         from maft.plan import plan
 
@@ -36,3 +37,5 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         report.write_metrics(folder)
         click.echo(report.table(folder))
         click.echo(f"Report: {report.write_page(folder)}")
+        if (spent := hosted.spent(folder.path)) is not None:
+            click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)

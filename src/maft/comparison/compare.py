@@ -53,8 +53,10 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Co
     """Make the folder of a comparison, or go on in it; methods and seeds may be added.
 
     Raises:
-        ConfigError: a method that does not exist, or the folder holds a comparison with other settings.
+        ConfigError: a method that does not exist, engines that do not fit together, or the folder holds a comparison
+            with other settings.
     """
+    config_.check_loop(config)
     unknown = [name for name in methods if name not in ARMS]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")

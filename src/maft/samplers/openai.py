@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from maft import hosted, seeds
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
-from maft.hosted import CHARACTERS_PER_TOKEN, Spending
+from maft.hosted import NotAnAnswer, Spending
 from maft.records import Reply, Request
 from maft.samplers.cached import Replies, key
 
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 FIRST_CONTACT_RETRIES = 2
 """Further tries to reach a server that has never answered."""
+MESSAGE_TOKENS = 10
+"""More than a chat template adds to a message."""
 
 
 class OpenAi:
@@ -29,6 +31,7 @@ class OpenAi:
         self.settings = settings
         self._folder = folder
         self._answered = False
+        self._limit = float(settings.concurrency)
 
     def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
         """Answer requests; see `maft.samplers.base.Sampler`.
@@ -56,7 +59,7 @@ class OpenAi:
 
     async def _all(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None) -> list[Reply]:
         kept, spending = Replies(self._folder / "replies.sqlite"), Spending(self.settings, self._folder)
-        gate = Gate(self.settings.concurrency)
+        gate = Gate(self.settings.concurrency, self._limit)
         async with hosted.client(self.settings, asynchronous=True) as client:
 
             async def answer(request: Request) -> Reply:
@@ -77,19 +80,21 @@ class OpenAi:
                 await asyncio.gather(*tasks, return_exceptions=True)
                 raise
             finally:
+                self._limit = gate.limit
                 kept.close()
 
     async def _one(self, request: Request, client: Any, gate: "Gate", spending: Spending) -> Reply:
         """Send one request until it is answered, or cannot be."""
-        characters = sum(len(message.content) for message in request.messages)
-        most = spending.sampling_cost(characters / CHARACTERS_PER_TOKEN + 100, request.sampling.max_new_tokens)
+        # No text has more tokens than bytes.
+        prompt = sum(len(message.content.encode()) + MESSAGE_TOKENS for message in request.messages)
+        most = spending.sampling_cost(prompt, request.sampling.max_new_tokens)
         rng = seeds.rng(request.seed, "backoff")
         for attempt in range(self.settings.max_retries + 1):
             async with gate:
                 spending.reserve(most, "the next request")
                 paid = 0.0
                 try:
-                    reply = _reply(await client.chat.completions.create(**self._arguments(request)))
+                    reply = await _ask(client, self._arguments(request))
                     paid = spending.sampling_cost(reply.prompt_tokens, reply.completion_tokens)
                     self._answered = True
                     gate.succeeded()
@@ -97,23 +102,21 @@ class OpenAi:
                 except Exception as error:
                     if (refusal := hosted.refusal(error, self.settings)) is not None:
                         raise refusal from None
-                    if not _is_api_error(error):
+                    if not _is_api_error(error) and not isinstance(error, NotAnAnswer):
                         raise
                     last = error
                 finally:
                     spending.settle(most, paid)
+            told = None if self._answered else hosted.no_contact(last, self.settings)
+            if told is not None and attempt >= min(FIRST_CONTACT_RETRIES, self.settings.max_retries):
+                raise told
             if not hosted.can_pass(last) or attempt == self.settings.max_retries:
                 break
-            if attempt >= FIRST_CONTACT_RETRIES and not self._answered and not hasattr(last, "status_code"):
-                raise DataError(
-                    f"{self.settings.base_url or 'the service'} cannot be reached: {hosted.said(last)} Check "
-                    "openai.base_url and the network."
-                )
             wait = hosted.retry_after(last)
             if getattr(last, "status_code", None) == 429:
                 gate.too_many(wait or 1.0)
             await gate.pause(wait if wait is not None else min(60.0, 2.0**attempt) * (0.5 + rng.random() / 2))
-        return Reply(text="", finish_reason="error", error=f"{type(last).__name__}: {hosted.said(last)}")
+        return Reply(text="", finish_reason="error", error=f"{type(last).__name__}: {hosted.said(last, self.settings)}")
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         how = request.sampling
@@ -133,10 +136,10 @@ class OpenAi:
 class Gate:
     """Lets so many requests through at a time as the service bears: half as many after each 429, slowly more again."""
 
-    def __init__(self, most: int) -> None:
-        """Begin with `most`, which is never passed."""
+    def __init__(self, most: int, limit: float) -> None:
+        """Begin with `limit`; `most` is never passed."""
         self.most = most
-        self.limit = float(most)
+        self.limit = limit
         self._inside = 0
         self._closed = asyncio.Event()
         self._not_before = 0.0
@@ -186,6 +189,18 @@ def _is_api_error(error: Exception) -> bool:
     return isinstance(error, openai.APIError)
 
 
+async def _ask(client: Any, arguments: dict[str, Any]) -> Reply:
+    """Send a request once.
+
+    Raises:
+        NotAnAnswer: what came back is no chat completion.
+    """
+    try:
+        return _reply(await client.chat.completions.create(**arguments))
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise NotAnAnswer("what came back is no chat completion") from None
+
+
 def _reply(completion: Any) -> Reply:
     """Turn a chat completion into a reply; one that a filter stopped is an error."""
     choice, usage = completion.choices[0], completion.usage
@@ -193,8 +208,8 @@ def _reply(completion: Any) -> Reply:
     return Reply(
         text=(choice.message.content or "") if ended else "",
         finish_reason=choice.finish_reason if ended else "error",
-        prompt_tokens=usage.prompt_tokens if usage else 0,
-        completion_tokens=usage.completion_tokens if usage else 0,
+        prompt_tokens=(usage.prompt_tokens or 0) if usage else 0,
+        completion_tokens=(usage.completion_tokens or 0) if usage else 0,
         error=None if ended else f"the service ended the reply: {choice.finish_reason}",
     )
 

@@ -15,9 +15,9 @@ import maft
 from maft import config as config_
 from maft import hosted, store
 from maft.config import OpenAiConfig, TrainConfig
-from maft.errors import DataError, StageFailed
+from maft.errors import DataError, MaftError, StageFailed
 from maft.formats import write_dialogues
-from maft.hosted import CHARACTERS_PER_TOKEN, Spending
+from maft.hosted import NotAnAnswer, Spending
 from maft.records import Example, Record
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.folder import appearing_whole
@@ -26,6 +26,8 @@ LEAST_EXAMPLES = 10
 """The service refuses smaller sets."""
 LARGEST_FILE = 512 * 1024 * 1024
 """The service refuses larger files; in bytes."""
+FIRST_CONTACT_RETRIES = 5
+"""Further tries to reach a server that has not answered yet, for half a minute: a run comes here after hours."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -60,33 +62,32 @@ class OpenAiTrainer:
         spending = Spending(self.settings, self._folder)
         with hosted.client(self.settings) as client:
             service = _Service(client, self.settings)
-            tokens = {agent: len(text) / CHARACTERS_PER_TOKEN * settings.num_epochs for agent, text in sets.items()}
-            running = {job.agent: self._submit(job, sets, tokens, settings, service, spending) for job in jobs}
+            running = {job.agent: self._submit(job, sets[job.agent], settings, service, spending) for job in jobs}
             self._wait({job.agent: job for job in jobs}, running, settings, service, spending, on_progress)
 
     def _submit(
         self,
         job: TrainJob,
-        sets: Mapping[str, str],
-        tokens: Mapping[str, float],
+        text: str,
         settings: TrainConfig,
         service: "_Service",
         spending: Spending,
     ) -> Submission:
         """Return the agent's submission, making what is not there yet."""
-        note, marker = _note(job.output), _marker(job, sets[job.agent], settings, self.settings)
+        note, marker = _note(job.output), _marker(job, text, settings, self.settings)
         known = Submission.from_json(note.read_text(encoding="utf-8")) if note.exists() else None
         found = known if known is not None and known.marker == marker else Submission(marker=marker)
         if found.file is None:
-            found = found.model_copy(update={"file": service.file(marker, sets[job.agent])})
+            found = found.model_copy(update={"file": service.file(marker, text)})
             store.write_text(note, found.to_json() + "\n")
         if found.job is None:
+            cost = spending.training_cost(hosted.tokens(text) * settings.num_epochs)
             there = service.find_job(marker)
             if there is None:
-                cost = spending.training_cost(tokens[job.agent])
                 spending.reserve(cost, f"finetuning {job.agent}")
                 there = service.start(found, job, settings)
-                spending.settle(cost, cost)
+                spending.settle(cost, 0.0)
+            spending.book(there, cost)  # also where a kill came before it could be booked
             found = found.model_copy(update={"job": there})
             store.write_text(note, found.to_json() + "\n")
         return found
@@ -107,11 +108,14 @@ class OpenAiTrainer:
             for agent, submission in list(owed.items()):
                 state = service.job(str(submission.job))
                 if state.status == "succeeded":
+                    if state.trained_tokens:
+                        spending.book(str(submission.job), spending.training_cost(state.trained_tokens))
                     _keep(jobs[agent], submission, state)
                     on_progress(_progress(agent, 1, 1, state.trained_tokens or 0))
                 elif state.status in ENDED:
                     _note(jobs[agent].output).unlink(missing_ok=True)
                     reason = state.error.message if state.error and state.error.message else "no reason was given"
+                    reason = hosted.without_key(reason.strip().rstrip("."), self.settings)
                     failures.append(f"the job {submission.job} of {agent} {_ENDED_AS[state.status]}: {reason}")
                 elif (step := service.step(str(submission.job))) is not None:
                     on_progress(_progress(agent, *step, 0))
@@ -135,6 +139,7 @@ class _Service:
     def __init__(self, client: Any, settings: OpenAiConfig) -> None:
         self._client = client
         self._settings = settings
+        self._answered = False
 
     def file(self, marker: str, text: str) -> str:
         """Return the id of the uploaded set; one of this name is not uploaded again."""
@@ -194,21 +199,40 @@ class _Service:
 
         for attempt in range(self._settings.max_retries + 1):
             try:
-                return call()
-            except openai.OpenAIError as error:
+                result = _api_result(call)
+                self._answered = True
+                return result
+            except (openai.OpenAIError, NotAnAnswer) as error:
                 if (refusal := hosted.refusal(error, self._settings)) is not None:
                     raise refusal from None
-                where = self._settings.base_url or "the service"
+                where, words = self._settings.base_url or "the service", hosted.said(error, self._settings)
                 if not hosted.can_pass(error):
-                    raise DataError(f"{where} refuses the finetuning: {hosted.said(error)}") from None
+                    raise DataError(f"{where} refuses the finetuning: {words}") from None
+                told = None if self._answered else hosted.no_contact(error, self._settings)
+                if told is not None and attempt >= min(FIRST_CONTACT_RETRIES, self._settings.max_retries):
+                    raise told from None
                 if attempt == self._settings.max_retries:
                     raise StageFailed(
-                        f"{where} does not answer: {hosted.said(error)} What was submitted is noted; the same command "
+                        f"{where} does not answer: {words} What was submitted is noted; the same command "
                         "goes on from there."
                     ) from None
                 wait = hosted.retry_after(error)
                 time.sleep(min(60.0, 2.0**attempt) if wait is None else wait)
         raise AssertionError("unreachable")
+
+
+def _api_result(call: Callable[[], Any]) -> Any:
+    """Return what the client makes of the service's answer.
+
+    Raises:
+        NotAnAnswer: it could make nothing of it.
+    """
+    try:
+        return call()
+    except MaftError:
+        raise
+    except (AttributeError, TypeError, ValueError):
+        raise NotAnAnswer("what came back is none of the answers documented") from None
 
 
 def _checked(job: TrainJob, settings: TrainConfig) -> str:
@@ -234,7 +258,7 @@ def _checked(job: TrainJob, settings: TrainConfig) -> str:
 
 
 def _marker(job: TrainJob, text: str, settings: TrainConfig, service: OpenAiConfig) -> str:
-    """Return a name that only the same job of the same run has."""
+    """Return a name that only the same job has; it does not depend on where the run folder is, which may be moved."""
     content = {
         "model": job.base_model,
         "seed": job.seed,
@@ -242,7 +266,6 @@ def _marker(job: TrainJob, text: str, settings: TrainConfig, service: OpenAiConf
         "epochs": settings.num_epochs,
         "batch": service.job_batch_size,
         "rate": service.learning_rate_multiplier,
-        "place": str(job.output.resolve()),
     }
     return f"maft-{config_.short_digest(content)}-{job.iteration}-{job.agent}"
 
