@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from maft import NullTrainer, Scripted, equivalent, seeds
-from maft.config import EngineConfig, TaskConfig, TrainConfig
+from maft.config import RunConfig, TaskConfig, TrainConfig
 from maft.consensus import tally
 from maft.records import AgentRef, Example, Message, Request, SamplingParams
 from maft.samplers import make as make_sampler
@@ -27,10 +27,11 @@ MODEL = "smollm2-135m-instruct"
 N, ITERATIONS, SEED = 3, 2, 0
 SAMPLING = SamplingParams(temperature=0.8, top_p=0.9, max_new_tokens=128)
 
-task = make_task(TaskConfig(name="arithmetic", num_train=120, num_eval=60))
+config = RunConfig(task=TaskConfig(name="arithmetic", num_train=120, num_eval=60))
+task = make_task(config.task)
 train, held_out, _ = prepare(task)
-sampler = Scripted(guess) if FAKE else make_sampler(EngineConfig())
-trainer = NullTrainer() if FAKE else make_trainer(EngineConfig())
+sampler = Scripted(guess) if FAKE else make_sampler(config)
+trainer = NullTrainer() if FAKE else make_trainer(config)
 home = Path(tempfile.mkdtemp(prefix="maft-"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from maft import models
-from maft.config import EngineConfig
+from maft.config import EngineConfig, RunConfig, TaskConfig
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import make
 from maft.samplers.base import Sampler
@@ -22,9 +22,13 @@ DRAWN = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=24)
 QUESTIONS = [f"What is {a} {sign} {b}?" for a in range(2, 6) for b in range(3, 6) for sign in "+*"]
 
 
+def engine(name: str) -> Sampler:
+    return make(RunConfig(task=TaskConfig(name="arithmetic"), engine=EngineConfig(sampler=name, dtype="float32")))
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def sampler(request):
-    made = make(EngineConfig(sampler=request.param, dtype="float32"))
+    made = engine(request.param)
     yield made
     made.release()
 
@@ -61,7 +65,7 @@ def texts(sampler: Sampler, requests: list[Request]) -> list[str]:
 
 def test_greedy_text_agrees_between_the_engines_with_and_without_an_adapter(adapters):
     requests = [ask(question, adapter) for adapter in (None, *adapters) for question in QUESTIONS]
-    said = {engine: texts(make(EngineConfig(sampler=engine, dtype="float32")), requests) for engine in ENGINES}
+    said = {name: texts(engine(name), requests) for name in ENGINES}
     pairs = list(zip(said["openvino"], said["transformers"], strict=True))
     # In float32 the engines differ by rounding alone: two near-equal logits may change places.
     for start in range(0, len(pairs), len(QUESTIONS)):
