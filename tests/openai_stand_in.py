@@ -27,6 +27,8 @@ class Fault(NamedTuple):
     message: str = "no"
     code: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    method: str | None = None
+    """`GET` or `POST`; None is either."""
     delay: float = 0.0
     body: str | None = None
     """Sent, with status 200, in place of an answer."""
@@ -84,7 +86,8 @@ class StandIn:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             self.headers.append({name.lower(): value for name, value in http.headers.items()})
-            fault = next((f for f in self.faults if path.startswith(f.path)), None)
+            fits = (f for f in self.faults if path.startswith(f.path) and f.method in (None, http.command))
+            fault = next(fits, None)
             if fault:
                 self.faults.remove(fault)
         try:

@@ -122,7 +122,9 @@ FAULTS = {
     "the service's fault": Fault(JOBS, 500, headers=(("retry-after", "0.01"),)),
     "dropped before": Fault(JOBS, 0),
     "dropped after": Fault(JOBS, -1),
-    "dropped upload": Fault("/files", -1),
+    "dropped after the submission": Fault(JOBS, -1, method="POST"),
+    "refused submission": Fault(JOBS, 500, method="POST"),
+    "dropped upload": Fault("/files", -1, method="POST"),
 }
 
 
@@ -133,9 +135,8 @@ def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_p
         service.faults += [fault] * (skip + 1)
         home = tmp_path / str(skip)
         train(service, home, job(home, "generator_0", seed=skip))
-        assert (home / "agents/generator_0/hosted.json").exists()
+        assert (home / "agents/generator_0/hosted.json").exists() and len(service.jobs) == skip + 1
         service.faults.clear()
-    assert len(service.jobs) == 4
 
 
 @pytest.mark.parametrize(("end", "said"), [("failed", "failed: the set is harmful"), ("cancelled", "was cancelled")])
@@ -166,6 +167,15 @@ def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp
     assert len(service.jobs) == len(service.files) == 2
 
 
+def test_what_was_submitted_is_taken_over_even_where_the_limit_allows_no_more(service, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Spending, "book", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, tmp_path, job(tmp_path, "generator_0"), **PRICES)
+    train(service, tmp_path, job(tmp_path, "generator_0"), spending_limit=0.0, **PRICES)
+    assert len(service.jobs) == 1
+
+
 def test_a_run_folder_may_be_moved_while_jobs_are_under_way(service, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     with monkeypatch.context() as patch:
@@ -190,7 +200,14 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
         patch.setattr("maft.trainers.openai.store.write_text", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, job(tmp_path, "critic_0"), **PRICES)
-    train(service, tmp_path, *(job(tmp_path, agent) for agent in ("generator_0", "critic_0")), **PRICES)
+    both = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenAiTrainer, "_wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(service, tmp_path, *both, **PRICES)
+    estimate = sum(len(text.encode()) / 3 * 2 * 100 / 1e6 for _, text in service.files.values())
+    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(estimate), "before any job has ended"
+    train(service, tmp_path, *both, **PRICES)
     assert len(service.jobs) == 2
     # The service says that each of them took 1000 tokens; that replaces the estimate.
     assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(2 * 1000 * 100 / 1e6)
