@@ -269,8 +269,11 @@ class EngineConfig(Section):
     batch_size: Positive = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """openvino samples in float32 where it has one core only."""
     cache_gb: Positive = 2
     """openvino: memory for the key-value cache."""
+    num_threads: Positive | None = None
+    """CPU threads of sampling, and as many of finetuning; null is one for each core."""
     max_sequences: Positive | None = None
     """Most replies generated at the same time; null is 256 for openvino and 64 for transformers."""
     max_failures: Share = 0.1
@@ -456,7 +459,7 @@ def resolved(config: RunConfig) -> str:
 _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
-    "engine": {"batch_size", "cache_gb", "max_sequences", "max_failures"},
+    "engine": {"batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"},
     "openai": {
         *("api_key_env", "concurrency", "timeout", "max_retries", "poll_seconds"),
         *("prompt_price", "completion_price", "training_price", "spending_limit"),

@@ -72,7 +72,14 @@ class OpenVino(LocalSampler):
         scheduler.max_num_seqs = self.max_sequences
         scheduler.max_num_batched_tokens = 1024
         scheduler.enable_prefix_caching = True
-        properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISION[self.settings.dtype]}
+        num_threads = self.settings.num_threads or _num_cores()
+        # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
+        dtype = self.settings.dtype if num_threads > 1 else "float32"
+        properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": PRECISION[dtype],
+            "INFERENCE_NUM_THREADS": num_threads,
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes share one core, and leave others idle
+        }
         if adapter is not None:
             weights = genai.Adapter(str(adapter / "adapter_model.safetensors"))
             properties["adapters"] = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
@@ -130,3 +137,8 @@ def _fingerprint(model: str) -> str:
     parts = [model, *(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)]
     name = Path(model).name if files else model.replace("/", "--")
     return f"{name}-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
+
+
+def _num_cores() -> int:
+    """Return how many cores we may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

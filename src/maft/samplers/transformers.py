@@ -30,6 +30,8 @@ class Transformers(LocalSampler):
         except (OSError, ValueError) as error:
             raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._model = loaded.to(device()).eval()
+        if self.settings.num_threads:
+            torch.set_num_threads(self.settings.num_threads)
         self._folder = model
         self._adapters: dict[Path, str] = {}
         self._stop_ids = sorted(chat.stop_ids)

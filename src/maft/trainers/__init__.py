@@ -26,4 +26,4 @@ def make(config: RunConfig) -> Trainer:
         return OpenAiTrainer(config.openai, config.runs_dir / config.name)
     from maft.trainers.sft import SftTrainer
 
-    return SftTrainer(config.engine.dtype)
+    return SftTrainer(config.engine.dtype, num_threads=config.engine.num_threads)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,11 +36,18 @@ _CHILD_ENV = {
 class SftTrainer:
     """Finetunes one LoRA adapter for each job; runs on the best device there is: CUDA, MPS or the CPU."""
 
-    def __init__(self, dtype: Literal["bfloat16", "float32"] = "bfloat16", worker: Sequence[str] = WORKER) -> None:
+    def __init__(
+        self,
+        dtype: Literal["bfloat16", "float32"] = "bfloat16",
+        worker: Sequence[str] = WORKER,
+        num_threads: int | None = None,
+    ) -> None:
         self.dtype = dtype
         """Of the base model; adapters are always trained and kept in float32."""
         self.worker = worker
         """Command to which the jobs file is added; another one is for tests."""
+        self.num_threads = num_threads
+        """CPU threads; None is one for each core."""
 
     def train(
         self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
@@ -62,7 +69,8 @@ class SftTrainer:
         }
         (scratch / "jobs.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
         try:
-            with _process([*self.worker, str(scratch / "jobs.json")], scratch / "worker.log") as process:
+            command, env = [*self.worker, str(scratch / "jobs.json")], _env(self.num_threads)
+            with _process(command, scratch / "worker.log", env) as process:
                 complaint = _follow(process, on_progress)
                 process.wait()
         except BaseException:  # an interrupt, or a fault of ours: nobody will read the log
@@ -80,7 +88,7 @@ class SftTrainer:
 
 
 @contextmanager
-def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[str]]:
+def _process(command: Sequence[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Start the worker; whatever happens in the block, it does not outlive it."""
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
@@ -90,7 +98,7 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[str
             stderr=stderr,
             text=True,
             encoding="utf-8",
-            env=_env(),
+            env=env,
         )
     try:
         yield process
@@ -102,10 +110,11 @@ def _process(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[str
             pipe.close()
 
 
-def _env() -> dict[str, str]:
+def _env(num_threads: int | None) -> dict[str, str]:
     """Return the environment of the worker: ours, with our own package to be found, over the defaults."""
     paths = [str(Path(maft.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return _CHILD_ENV | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    threads = {"OMP_NUM_THREADS": str(num_threads)} if num_threads else {}
+    return _CHILD_ENV | os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | threads
 
 
 def _follow(process: "subprocess.Popen[str]", on_progress: Callable[[TrainProgress], None]) -> dict[str, Any] | None:
