@@ -1,5 +1,7 @@
 """What holds for every engine with a real model: the same request means the same."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -147,3 +149,16 @@ def test_rows_are_drawn_from_the_distribution_after_temperature_top_k_and_top_p(
         chosen = choose(torch.zeros(rows, 0), logits.repeat(rows, 1)).argmax(-1)
         shares = torch.bincount(chosen, minlength=4) / rows
         assert torch.allclose(shares, torch.tensor(wanted, dtype=torch.float), atol=0.03), (how, shares)
+
+
+def test_openvino_samples_in_bfloat16_on_one_thread_without_dying():
+    code = (
+        "from maft.config import EngineConfig, RunConfig, TaskConfig\n"
+        "from maft.samplers import make\n"
+        "from tests.test_samplers import ask\n"
+        "engine = EngineConfig(sampler='openvino', dtype='bfloat16', num_threads=1)\n"
+        "print(make(RunConfig(task=TaskConfig(name='arithmetic'), engine=engine)).sample([ask('What is 2 + 3?')])[0].text)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert "5" in done.stdout
