@@ -20,9 +20,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     "nouns": ["records", "errors", "seeds"],
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
-    "seams": ["tasks", "samplers", "trainers", "hosted", "models", "store", "manifest", "progress"],
+    "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress"],
     "stages": ["debate", "rollouts", "finetune", "evaluation"],
-    "story": ["pipeline", "plan", "comparison", "diversity", "exchange", "report", "transcript"],
+    "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "transcript"],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}

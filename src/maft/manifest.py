@@ -29,8 +29,7 @@ def write(folder: RunFolder) -> None:
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        **machine(),
     }
     content = {
         "config_digest": config_.digest(folder.config),
@@ -40,6 +39,11 @@ def write(folder: RunFolder) -> None:
     }
     kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}
     store.write_json(path, content | kept)
+
+
+def machine() -> dict[str, Any]:
+    """Return what a measurement of speed depends on."""
+    return {"processor": _processor(), "cores": os.cpu_count()}
 
 
 def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:

@@ -65,7 +65,7 @@ def check_adapter(folder: Path, model: str) -> float:
     weights = folder / "adapter_model.safetensors"
     try:
         adapter = json.loads((folder / "adapter_config.json").read_text())
-        shapes = _safetensors_shapes(weights)
+        shapes = safetensors_shapes(weights)
     except FileNotFoundError as error:
         raise DataError(f"adapter {folder} has no {Path(error.filename).name}. {again}") from None
     except (ValueError, OSError) as error:
@@ -81,7 +81,7 @@ def check_adapter(folder: Path, model: str) -> float:
     return float(adapter["lora_alpha"]) / (rank**0.5 if adapter.get("use_rslora") else rank)
 
 
-def _safetensors_shapes(file: Path) -> dict[str, list[int]]:
+def safetensors_shapes(file: Path) -> dict[str, list[int]]:
     """Read the header of a safetensors file: tensor shapes by name.
 
     Raises:

@@ -14,6 +14,7 @@ from maft import __version__
 from maft.errors import MaftError
 
 VERBS = {
+    "plan": "Tell what a run will take, before anything runs.",
     "run": "Carry out all iterations: debate, vote, curate, finetune, evaluate.",
     "debate": "Hold the debates of one iteration.",
     "curate": "Vote on them, and write each agent's own examples.",

@@ -1,0 +1,69 @@
+"""`maft plan`: what a run will take, before anything runs."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command(
+    epilog="Examples:\n\n  maft plan recipes/arithmetic_cpu/config.yaml --calibrate\n\n"
+    "  maft plan recipes/math/config.yaml --gpu H100-80GB --num-gpus 8\n\n"
+    "  maft plan my.yaml model=my/model --params 70e9 --layers 80 --hidden 8192 --heads 64 --kv-heads 8 --gpu H200"
+)
+@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@click.option("--gpu", help="Tell the hours on GPUs of this kind, such as H100-80GB.")
+@click.option("--num-gpus", type=click.IntRange(min=1), default=1, help="How many GPUs; 1 if not given.")
+@click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run; kept for later.")
+@click.option("--question-tokens", type=float, help="Mean length of a question; the questions are not read then.")
+@click.option("--reply-tokens", type=float, help="Mean length of a reply where nothing was measured.")
+@click.option(
+    "--params", "given_parameters", type=float, help="Parameters of a model that is not at hand, such as 70e9."
+)
+@click.option("--layers", type=int, help="Its layers.")
+@click.option("--hidden", type=int, help="Its hidden size.")
+@click.option("--heads", type=int, help="Its attention heads.")
+@click.option("--kv-heads", type=int, help="Its key-value heads.")
+@click.option("--head-dim", type=int, help="Width of a head.")
+@click.option("--intermediate", type=int, help="Width of its MLP.")
+@click.option("--vocab", type=int, help="Size of its vocabulary.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def plan(
+    config: Path,
+    overrides: tuple[str, ...],
+    *,
+    gpu: str | None,
+    num_gpus: int,
+    calibrate: bool,
+    question_tokens: float | None,
+    reply_tokens: float | None,
+    as_json: bool,
+    **numbers: float | None,
+) -> None:
+    """Tell what the run that CONFIG describes will take: calls, tokens, work, memory, disk, time.
+
+    Nothing is loaded or run, unless --calibrate asks for it. What was calibrated once is used again for runs with the
+    same settings and other numbers of questions and iterations.
+    """
+    from maft import config as config_
+    from maft import planning, shapes
+    from maft.cli.stage import log_to_stderr
+    from maft.planning import calibration
+    from maft.planning.plan import shape_of_options
+    from maft.progress import Progress
+
+    settings = config_.load(config, overrides)
+    log_to_stderr(quiet=False)
+    measured = calibration.cached(settings) if reply_tokens is None and question_tokens is None else None
+    if calibrate:
+        measured = calibration.calibrate(settings, progress=Progress(quiet=False))
+    made = planning.make(
+        settings,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        shape=shape_of_options(numbers, shapes.of_model(settings.model)),
+        question_tokens=question_tokens,
+        reply_tokens=reply_tokens,
+        calibration=measured,
+    )
+    click.echo(made.model_dump_json(indent=2) if as_json else planning.render(made))

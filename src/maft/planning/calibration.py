@@ -1,0 +1,321 @@
+"""Measures what one batch of a run takes, so that the whole can be told before it is carried out.
+
+A scratch run of one batch of questions, with the real engine and trainer:
+
+    1. the untrained society debates the batch                      lengths, examples, tokens per second
+    2. a generator and a critic are finetuned on what the agents    seconds of a training, tokens per second by role
+       of their role would learn, no more than one of them will
+    3. 2N copies of these two debate the batch again                lengths after finetuning, time to change agents
+
+What follows for later societies: the second finetuning makes replies as long as the examples of step 3 are, and nothing
+changes after that. Seeds are the run's own, so step 1 holds the debates that the run begins with.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maft import config as config_
+from maft import curate, finetune, manifest, models, pipeline, samplers, seeds, store, trainers
+from maft.config import RunConfig
+from maft.errors import UserError
+from maft.planning.forecast import Behaviour, Texts
+from maft.progress import Progress
+from maft.records import Debate, Example, Message, Problem, Record, Request, Role, SamplingParams, Society, Vote
+from maft.samplers import Sampler
+from maft.store import RunFolder
+from maft.trainers import Trainer, TrainJob, TrainProgress
+
+_OF_THE_RUN = {"num_train", "num_eval"}
+"""Settings of the task that say how much there is to do, not what it takes."""
+
+
+class Speed(Record):
+    """Seconds and rates of the machine that calibrated; a rate of 0 was too fast to be measured."""
+
+    start: float
+    """Until the sampler's first reply in a new process."""
+    restart: float
+    """The same after a finetuning, when the libraries are loaded."""
+    sampling: float
+    """Tokens per second, prompts and replies together."""
+    changing: float
+    """Seconds that a batch of finetuned agents takes beyond that: engines change their weights."""
+    train_start: float
+    """Until the first agent of an iteration is being trained."""
+    train_job: float
+    """Beyond its tokens, for each agent."""
+    training: dict[str, float]
+    """Tokens per second, by role."""
+
+
+class Calibration(Record):
+    """What was measured, with how much of it."""
+
+    questions: int
+    batch_size: int
+    texts: Texts
+    societies: tuple[Behaviour, ...]
+    """Finetuned 0, 1 and more times."""
+    speed: Speed
+    processor: str
+    seconds: float
+    """That the calibration took."""
+
+
+def cache_file(config: RunConfig) -> Path:
+    """Return where the calibration of such runs on this machine is kept, whether it is there or not."""
+    tree = config.model_dump(
+        mode="json", exclude={"name": True, "runs_dir": True, "seed": True, "num_iterations": True, "task": _OF_THE_RUN}
+    )
+    return models.cache_dir() / "calibration" / f"{config_.short_digest(tree | manifest.machine())}.json"
+
+
+def cached(config: RunConfig) -> Calibration | None:
+    """Return the calibration of such runs on this machine, if there is one."""
+    file = cache_file(config)
+    return Calibration.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def calibrate(
+    config: RunConfig,
+    sampler: Sampler | None = None,
+    trainer: Trainer | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Play one batch, train one agent of each role, play the batch again; keep what was measured.
+
+    Raises:
+        UserError: the run uses a hosted service, where this would cost money.
+    """
+    if "openai" in (config.engine.sampler, config.engine.trainer):
+        raise UserError("a calibration would pay for hosted models. `maft plan` without --calibrate tells the money.")
+    sampler, trainer = sampler or samplers.make(config), trainer or trainers.make(config)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="maft-calibration-") as scratch:
+        small = config.model_copy(update={"name": "calibration", "runs_dir": Path(scratch), "num_iterations": 2})
+        with RunFolder.open(small) as folder:
+            measured = _measure(folder, sampler, trainer, progress or Progress(quiet=True))
+    found = measured.model_copy(update={"seconds": time.monotonic() - started})
+    store.write_text(cache_file(config), found.to_json() + "\n")
+    return found
+
+
+def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress) -> Calibration:
+    config = folder.config
+    manifest.write(folder)
+    split = pipeline.questions(folder)
+    batch = split.train[: config.engine.batch_size]
+    society = finetune.untrained(config)
+
+    start = _seconds_of_one_reply(sampler, society)
+    debates, playing = _play(folder, 1, society, batch, sampler, progress)
+    votes = pipeline.vote(folder, 1, debates)
+    examples = _examples(folder, debates, votes)
+    before = _behaviour(config, debates, examples)
+    rate = _tokens(debates) / playing if playing > 0 else 0.0
+    sampler.release()
+
+    jobs = _jobs(folder, society, examples, len(split.train) / len(batch))
+    training = _Watch()
+    trainer.train(jobs, config.train, training)
+    trained = _copies(folder, society, jobs)
+
+    restart = _seconds_of_one_reply(sampler, society)
+    again, playing = _play(folder, 2, trained, batch, sampler, progress)
+    sampler.release()
+    learned = _examples(folder, again, pipeline.vote(folder, 2, again))
+    after = _behaviour(config, again, learned)
+    return Calibration(
+        questions=len(batch),
+        batch_size=config.engine.batch_size,
+        texts=_texts(config, debates),
+        societies=(before, after, _later(config, after, again, learned)),
+        speed=Speed(
+            start=start,
+            restart=restart,
+            sampling=rate,
+            changing=max(0.0, playing - _tokens(again) / rate) if rate else 0.0,
+            **training.summary(),
+        ),
+        processor=manifest.machine()["processor"],
+        seconds=0.0,
+    )
+
+
+def _seconds_of_one_reply(sampler: Sampler, society: Society) -> float:
+    """Return how long it takes until a model speaks that is not loaded."""
+    hello = Request(
+        agent=society.generators[0],
+        messages=(Message(role="user", content="Hello."),),
+        sampling=SamplingParams(max_new_tokens=1),
+        seed=0,
+    )
+    began = time.monotonic()
+    sampler.sample([hello])
+    return time.monotonic() - began
+
+
+def _play(
+    folder: RunFolder, iteration: int, society: Society, batch: Sequence[Problem], sampler: Sampler, progress: Progress
+) -> tuple[list[Debate], float]:
+    began = time.monotonic()
+    debates = pipeline.debate(folder, iteration, society, batch, sampler, progress)
+    return debates, time.monotonic() - began
+
+
+def _examples(
+    folder: RunFolder, debates: Sequence[Debate], votes: Mapping[str, Vote]
+) -> dict[Role, list[tuple[Example, ...]]]:
+    """Return what each agent would learn, by role."""
+    config, places = folder.config, range(folder.config.debate.num_agents)
+    how, seed = config.curate, config.seed
+    sets: dict[Role, list[tuple[Example, ...]]] = {
+        "generator": [curate.generator_examples(debates, votes, n, how, seed).examples for n in places]
+    }
+    if config.debate.num_rounds > 1 and (config.train.critics or config.society.one_model):
+        sets["critic"] = [curate.critic_examples(debates, votes, n, how, seed).examples for n in places]
+    return sets
+
+
+def _jobs(
+    folder: RunFolder, society: Society, examples: Mapping[Role, list[tuple[Example, ...]]], scale: float
+) -> list[TrainJob]:
+    """Write the examples of one agent of each role: those of all, but no more than one will have in the run."""
+    jobs = []
+    for role, sets in examples.items():
+        all_of_them = [example for one in sets for example in one]
+        expected = round(scale * len(all_of_them) / len(sets))
+        agent = (society.generators if role == "generator" else society.critics)[0]
+        rng = seeds.rng(folder.config.seed, "calibration", role)
+        chosen = rng.sample(all_of_them, min(expected, len(all_of_them)))
+        store.write_records(folder.examples(1, agent.name), chosen)
+        jobs.append(
+            TrainJob(
+                agent=agent.name,
+                role=role,
+                iteration=1,
+                examples=folder.examples(1, agent.name),
+                num_examples=len(chosen),
+                base_model=agent.model,
+                init_adapter=Path(agent.adapter) if agent.adapter else None,
+                output=folder.agent(1, agent.name),
+                seed=seeds.seed(folder.config.seed, "train", 1, agent.name),
+            )
+        )
+    return jobs
+
+
+def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
+    """Return a society of copies of the two trained agents, for engines take time to change from one to the next."""
+    made = {job.role: job.output for job in jobs}
+    for agent in society.agents:
+        if not folder.agent(1, agent.name).exists() and agent.role in made:
+            shutil.copytree(made[agent.role], folder.agent(1, agent.name))
+    return finetune.after(folder, 1)
+
+
+class _Watch:
+    """Notes when each step of a training ended."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.steps: dict[str, list[tuple[float, int]]] = {}
+
+    def __call__(self, step: TrainProgress) -> None:
+        self.steps.setdefault(step.agent, []).append((time.monotonic(), step.tokens))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the rate of each role over all steps but the first, and what the jobs took beyond that."""
+        rates: dict[str, float] = {}
+        beyond: list[float] = []
+        began = self.began
+        for agent, steps in self.steps.items():
+            (first, first_tokens), (last, tokens) = steps[0], steps[-1]
+            rate = (tokens - first_tokens) / (last - first) if len(steps) > 1 else tokens / max(1e-9, last - began)
+            rates[agent.partition("_")[0]] = rate
+            beyond.append(max(0.0, last - began - (tokens / rate if rate else 0.0)))
+            began = last
+        each = beyond[-1] if len(beyond) > 1 else 0.0
+        return {"train_start": max(0.0, beyond[0] - each) if beyond else 0.0, "train_job": each, "training": rates}
+
+
+def _tokens(debates: Sequence[Debate]) -> int:
+    return sum(call.reply.prompt_tokens + call.reply.completion_tokens for debate in debates for call in debate.calls())
+
+
+def _texts(config: RunConfig, debates: Sequence[Debate]) -> Texts:
+    """Take what was said out of what was asked."""
+    others = min(config.debate.num_agents - 1, config.debate.max_others)
+    solve: list[float] = []
+    asked: list[float] = []
+    summarize: list[float] = []
+    for debate in debates:
+        before: dict[int, float] = {}
+        for number in range(1, config.debate.num_rounds + 1):
+            turns = debate.round(number)
+            reply = _mean([turn.call.reply.completion_tokens for turn in debate.round(number - 1)]) if number > 1 else 0
+            for turn in turns:
+                prompt, own = turn.call.reply.prompt_tokens, turn.call.reply.completion_tokens
+                if number == 1:
+                    solve.append(prompt)
+                elif turn.summary is not None:
+                    asked.append(prompt - before[turn.agent] - turn.summary.reply.completion_tokens)
+                    summarize.append(turn.summary.reply.prompt_tokens - others * reply)
+                else:
+                    asked.append(prompt - before[turn.agent] - others * reply)
+                before[turn.agent] = prompt + own
+    return Texts(solve=_mean(solve), asked=_mean(asked), summarize=_mean(summarize))
+
+
+def _behaviour(
+    config: RunConfig, debates: Sequence[Debate], examples: Mapping[Role, list[tuple[Example, ...]]]
+) -> Behaviour:
+    turns = [turn for debate in debates for turn in debate.turns]
+    rows = {role: _rows(debates, sets, role, config) for role, sets in examples.items()}
+
+    def learned(role: Role) -> float:
+        return len(rows.get(role, ())) / (config.debate.num_agents * len(debates))
+
+    def row(role: Role) -> float | None:
+        return _mean([prompt + reply for prompt, reply in rows[role]]) if rows.get(role) else None
+
+    return Behaviour(
+        first=_mean([turn.call.reply.completion_tokens for turn in turns if turn.round == 1]),
+        critic=_mean([turn.call.reply.completion_tokens for turn in turns if turn.round > 1]),
+        summary=_mean([turn.summary.reply.completion_tokens for turn in turns if turn.summary is not None]),
+        learned_first=learned("generator"),
+        learned_critic=learned("critic"),
+        first_row=row("generator"),
+        critic_row=row("critic"),
+    )
+
+
+def _later(
+    config: RunConfig,
+    now: Behaviour,
+    debates: Sequence[Debate],
+    examples: Mapping[Role, list[tuple[Example, ...]]],
+) -> Behaviour:
+    """Return what the society will do that learns from these debates: replies as long as those that it learns."""
+    lengths = {role: [reply for _, reply in _rows(debates, sets, role, config)] for role, sets in examples.items()}
+    first = _mean(lengths["generator"]) if lengths.get("generator") else now.first
+    critic = _mean(lengths["critic"]) if lengths.get("critic") else now.critic
+    return now.model_copy(update={"first": first, "critic": critic, "first_row": None, "critic_row": None})
+
+
+def _rows(
+    debates: Sequence[Debate], sets: Sequence[tuple[Example, ...]], role: Role, config: RunConfig
+) -> list[tuple[int, int]]:
+    """Return the tokens of prompt and reply of every example; further samples count as the first answer does."""
+    number = 1 if role == "generator" else config.debate.num_rounds
+    replies = {(debate.problem_id, turn.agent): turn.call.reply for debate in debates for turn in debate.round(number)}
+    found = [replies.get((example.problem_id, place)) for place, examples in enumerate(sets) for example in examples]
+    return [(reply.prompt_tokens, reply.completion_tokens) for reply in found if reply is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,189 @@
+"""What calls and tokens cost on a machine: work, memory, disk, hours."""
+
+import math
+
+from maft import hardware
+from maft.config import RunConfig
+from maft.hardware import Gpu
+from maft.planning.forecast import Forecast, Stage
+from maft.records import Record
+from maft.shapes import BYTES, Shape
+
+METHODS = ("lora", "qlora", "full")
+QUANTISED_BYTES = 0.516
+"""Of a parameter in 4 bits (NF4), with its share of the doubly quantised scales."""
+SEQUENCES = 256
+"""Replies written at the same time by one engine, where engine.max_sequences is not set."""
+BYTES_PER_CALL, BYTES_PER_TOKEN = 150.0, 3.5
+"""Of a debate on the disk: of a call, and of each token that is new in it."""
+FLOAT32, ADAM = 4, 8
+GIGA = 1e9
+
+
+class Memory(Record):
+    """Bytes that something needs, by what needs them."""
+
+    weights: float
+    adapters: float = 0.0
+    cache: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    activations: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Return all of it."""
+        return self.weights + self.adapters + self.cache + self.gradients + self.optimizer + self.activations
+
+
+class Hours(Record):
+    """How long a run takes on GPUs of a kind."""
+
+    gpu: str
+    num_gpus: int
+    gpus_per_engine: int
+    """GPUs that one copy of the model is spread over while sampling."""
+    sequences: int
+    """Replies that one engine writes at the same time."""
+    gpus_per_training: int
+    trainings_at_once: int
+    sampling: float
+    training: float
+    bound_by: str
+    """What most of the time goes into."""
+
+    @property
+    def total(self) -> float:
+        """Return all hours."""
+        return self.sampling + self.training
+
+
+def lora_parameters(config: RunConfig, shape: Shape) -> int:
+    """Return the parameters of one adapter."""
+    return shape.lora_parameters(config.train.lora.rank, config.train.lora.target_modules)
+
+
+def sampling_flops(shape: Shape, run: Forecast) -> float:
+    """Return the work of all debates, every prompt read anew."""
+    return sum(_stage_flops(shape, stage) for stage in run.stages)
+
+
+def _stage_flops(shape: Shape, stage: Stage) -> float:
+    calls = stage.calls or 1
+    return calls * shape.forward_flops(stage.prompt_tokens / calls, stage.generated_tokens / calls)
+
+
+def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) -> float:
+    """Return the work of all finetunings."""
+    lora = lora_parameters(config, shape)
+    return sum(shape.training_flops(training.tokens, training.row, method, lora) for training in run.trainings)
+
+
+def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
+    """Return what an engine needs for the base, the adapters of the N agents of a round, and a cache for sequences."""
+    dtype = config.engine.dtype
+    adapters = config.debate.num_agents * lora_parameters(config, shape) * BYTES[dtype]
+    cache = sequences * tokens * shape.kv_bytes_per_token(dtype)
+    return Memory(weights=shape.weight_bytes(dtype), adapters=adapters, cache=cache)
+
+
+def training_memory(config: RunConfig, shape: Shape, row: float, method: str) -> Memory:
+    """Return what a finetuning needs, with gradient checkpointing.
+
+    LoRA: the base in its dtype (QLoRA: its linear layers in 4 bits), the adapter, its gradients and Adam's two moments
+    in float32. Full: weights, gradients and moments of everything in float32, 16 bytes for each parameter. Activations:
+    the input of every block, all of one block (34 bytes for each token and hidden unit), and the logits with their
+    gradient in float32.
+    """
+    lora = lora_parameters(config, shape)
+    trained = shape.parameters if method == "full" else lora
+    base = float(shape.weight_bytes(config.engine.dtype))
+    if method == "qlora":
+        base += shape.linear_parameters * (QUANTISED_BYTES - BYTES[config.engine.dtype])
+    tokens = config.train.batch_size * row
+    blocks = tokens * shape.hidden * (shape.layers * 2 + 34)
+    return Memory(
+        weights=shape.parameters * FLOAT32 if method == "full" else base,
+        adapters=0 if method == "full" else lora * FLOAT32,
+        gradients=trained * FLOAT32,
+        optimizer=trained * ADAM,
+        activations=blocks + tokens * shape.vocab * 2 * FLOAT32,
+    )
+
+
+def disk(config: RunConfig, shape: Shape, run: Forecast, method: str) -> dict[str, float]:
+    """Return the bytes of a run folder: debates, and agents of all iterations."""
+    new = sum(stage.generated_tokens for stage in run.stages)
+    new += sum(stage.prompt_tokens for stage in run.stages) / 2  # a dialogue is written once, and sent again each round
+    made = len(config.learners) * config.num_iterations
+    each = shape.weight_bytes(config.engine.dtype) if method == "full" else lora_parameters(config, shape) * FLOAT32
+    return {"debates": new * BYTES_PER_TOKEN + run.calls * BYTES_PER_CALL, "agents": made * each}
+
+
+def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: int, method: str) -> Hours | None:
+    """Return the hours on GPUs, all of them busy; None where they do not hold the model."""
+    usable = gpu.memory_gb * GIGA * hardware.USABLE_MEMORY
+    one = sampling_memory(config, shape, run.longest, 1)
+    per_engine = _spread(one.total, usable, num_gpus)
+    rows = max((training.row for training in run.trainings), default=0.0)
+    need = training_memory(config, shape, rows, method).total
+    per_training = _spread(need, usable, num_gpus)
+    if per_engine is None or per_training is None:
+        return None
+    room = usable * per_engine - one.weights - one.adapters
+    most = config.engine.max_sequences or SEQUENCES
+    widest = config.engine.batch_size * config.debate.num_agents
+    fitting = int(room // (run.mean * shape.kv_bytes_per_token(config.engine.dtype)))
+    sequences = max(1, min(most, widest, fitting))
+    engines = num_gpus // per_engine
+    reading, by_work, by_memory = _sampling_seconds(config, shape, run, gpu, per_engine, sequences)
+    sampling = (reading + max(by_work, by_memory)) / engines
+    at_once = num_gpus // per_training
+    lora = lora_parameters(config, shape)
+    training = sum(
+        math.ceil(made.jobs / at_once)
+        * shape.training_flops(made.tokens / made.jobs, made.row, method, lora)
+        / (gpu.tflops * 1e12 * per_training * hardware.TRAINING_UTILISATION)
+        for made in run.trainings
+    )
+    parts = {
+        "reading prompts (matrix products)": reading / engines,
+        "writing replies (matrix products)": by_work / engines if by_work >= by_memory else 0.0,
+        "writing replies (memory bandwidth)": by_memory / engines if by_memory > by_work else 0.0,
+        "finetuning (matrix products)": training,
+    }
+    return Hours(
+        gpu=gpu.name,
+        num_gpus=num_gpus,
+        gpus_per_engine=per_engine,
+        sequences=sequences,
+        gpus_per_training=per_training,
+        trainings_at_once=at_once,
+        sampling=sampling / 3600,
+        training=training / 3600,
+        bound_by=max(parts, key=lambda name: parts[name]),
+    )
+
+
+def _spread(need: float, usable: float, num_gpus: int) -> int | None:
+    """Return the least power of two of GPUs that hold so many bytes; None where there are not enough."""
+    count = 1
+    while count * usable < need:
+        count *= 2
+    return count if count <= num_gpus else None
+
+
+def _sampling_seconds(
+    config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, per_engine: int, sequences: int
+) -> tuple[float, float, float]:
+    """Return the seconds of one engine: reading all prompts; writing all replies by work, and by memory bandwidth."""
+    rate = gpu.tflops * 1e12 * per_engine * hardware.SAMPLING_UTILISATION
+    whole = sampling_flops(shape, run)
+    reading = sum(
+        stage.calls * shape.forward_flops(stage.prompt_tokens / stage.calls, 0) for stage in run.stages if stage.calls
+    )
+    dtype = config.engine.dtype
+    step = shape.weight_bytes(dtype) + sequences * run.mean * shape.kv_bytes_per_token(dtype)
+    bandwidth = gpu.bandwidth_gb * GIGA * per_engine * hardware.BANDWIDTH_UTILISATION
+    steps = run.generated_tokens / sequences
+    return reading / rate, (whole - reading) / rate, steps * step / bandwidth

@@ -1,0 +1,241 @@
+"""Puts a plan together from the config, the model's shape, and what is known of lengths and speed."""
+
+import math
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from maft import hardware, shapes, tasks
+from maft.config import RunConfig
+from maft.errors import DataError, UserError
+from maft.hosted import MILLION
+from maft.planning import costs
+from maft.planning.calibration import Calibration
+from maft.planning.costs import METHODS, Hours, Memory
+from maft.planning.forecast import Forecast, assumed_behaviour, assumed_texts, forecast
+from maft.records import Record
+from maft.shapes import Shape
+from maft.tasks import prepare
+
+
+class Plan(Record):
+    """Everything that is told."""
+
+    model: str
+    iterations: int
+    agents: int
+    rounds: int
+    train_questions: int
+    eval_questions: int
+    calls: int
+    prompt_tokens: float
+    generated_tokens: float
+    training_tokens: float
+    trainings: int
+    mean_reply_tokens: float
+    method: str
+    run: Forecast
+    shape: Shape | None
+    parameters: int | None = None
+    sampling_flops: float | None = None
+    training_flops: dict[str, float] = Field(default_factory=dict)
+    """By method."""
+    kv_bytes_per_token: int | None = None
+    sequences: int = 0
+    sampling_memory: Memory | None = None
+    training_memory: dict[str, Memory] = Field(default_factory=dict)
+    disk: dict[str, float] = Field(default_factory=dict)
+    hours: Hours | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """By what takes them, on the machine that calibrated."""
+    usd: float | None = None
+    measured: int = 0
+    """Questions that the lengths were measured with; 0 where they are assumed."""
+    assumptions: tuple[str, ...] = ()
+
+
+def make(
+    config: RunConfig,
+    *,
+    gpu: str | None = None,
+    num_gpus: int = 1,
+    shape: Shape | None = None,
+    question_tokens: float | None = None,
+    reply_tokens: float | None = None,
+    calibration: Calibration | None = None,
+) -> Plan:
+    """Make the plan of a run.
+
+    Args:
+        config: of the run.
+        gpu: to tell the hours for, see `hardware.GPUS`.
+        num_gpus: how many of them.
+        shape: of the model; None looks it up.
+        question_tokens: mean length of a question; None reads the questions.
+        reply_tokens: mean length of a reply where nothing was measured; None is half of the longest allowed.
+        calibration: what was measured, if anything was.
+
+    Raises:
+        UserError: the numbers of questions are not known, or the GPU is not in the table.
+    """
+    num_train, num_eval = _questions(config, read=question_tokens is None)
+    if calibration is not None:
+        texts, societies = calibration.texts, calibration.societies
+    else:
+        texts, societies = assumed_texts(config, question_tokens), (assumed_behaviour(config, reply_tokens),)
+    run = forecast(config, num_train, num_eval, texts, societies)
+    shape = shape or _shape(config)
+    method = method_of(config)
+    plan = Plan(
+        model=config.model,
+        iterations=config.num_iterations,
+        agents=config.debate.num_agents,
+        rounds=config.debate.num_rounds,
+        train_questions=num_train,
+        eval_questions=num_eval,
+        calls=run.calls,
+        prompt_tokens=run.prompt_tokens,
+        generated_tokens=run.generated_tokens,
+        training_tokens=run.training_tokens,
+        trainings=run.jobs,
+        mean_reply_tokens=run.generated_tokens / max(1, run.calls),
+        method=method,
+        run=run,
+        shape=shape,
+        seconds=_seconds(config, run, calibration) if calibration else {},
+        usd=_usd(config, run),
+        measured=calibration.questions if calibration else 0,
+        assumptions=tuple(_assumptions(config, calibration, reply_tokens, question_tokens)),
+    )
+    found = hardware.gpu(gpu) if gpu else None
+    if shape is None:
+        if found:
+            raise UserError(f"nothing is known of model {config.model}. {MISSING}")
+        return plan
+    return plan.model_copy(update=_sizes(config, shape, run, method, found, num_gpus))
+
+
+MISSING = (
+    "Give a folder with its config.json, or the numbers: --params, --layers, --hidden, --heads, --kv-heads, "
+    "--head-dim, --intermediate, --vocab."
+)
+
+
+def method_of(config: RunConfig) -> str:
+    """Return how agents are finetuned: lora, qlora or full."""
+    return str(getattr(config.train, "method", "lora"))
+
+
+def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) -> Shape | None:
+    """Return a model's shape with the numbers of the command line on top.
+
+    Raises:
+        UserError: numbers are missing, and nothing is known of the model without them.
+    """
+    given = {name: int(value) for name, value in numbers.items() if value is not None}
+    if not given:
+        return base
+    if base is not None:
+        reset = {} if "given_parameters" in given else {"given_parameters": 0}
+        return base.model_copy(update={**reset, **given})
+    lacking = [name for name in ("layers", "hidden", "heads") if name not in given]
+    if lacking:
+        raise UserError(
+            f"a model is described by --layers, --hidden and --heads at least; missing: {', '.join(lacking)}."
+        )
+    hidden, heads = given["hidden"], given["heads"]
+    usual = {"kv_heads": heads, "head_dim": hidden // heads, "intermediate": 4 * hidden, "vocab": 128_000}
+    return Shape.model_validate({**usual, **given})
+
+
+def _sizes(
+    config: RunConfig, shape: Shape, run: Forecast, method: str, gpu: hardware.Gpu | None, num_gpus: int
+) -> dict[str, object]:
+    """Return what follows from the shape of the model."""
+    rows = max((training.row for training in run.trainings), default=0.0)
+    hours = costs.hours(config, shape, run, gpu, num_gpus, method) if gpu else None
+    widest = min(config.engine.max_sequences or costs.SEQUENCES, config.engine.batch_size * config.debate.num_agents)
+    sequences = hours.sequences if hours else widest
+    if gpu and hours is None:
+        one = costs.sampling_memory(config, shape, run.longest, 1).total
+        train = costs.training_memory(config, shape, rows, method).total
+        raise UserError(
+            f"{config.model} does not fit on {num_gpus} x {gpu.name}: sampling needs {one / costs.GIGA:,.1f} GB, "
+            f"{method} finetuning {train / costs.GIGA:,.1f} GB, and {num_gpus} have "
+            f"{num_gpus * gpu.memory_gb * hardware.USABLE_MEMORY:,.1f} GB to use. Take more of them (1, 2, 4, "
+            "...), larger ones, a smaller train.batch_size, or another method."
+        )
+    return {
+        "parameters": shape.parameters,
+        "sampling_flops": costs.sampling_flops(shape, run),
+        "training_flops": {each: costs.training_flops(config, shape, run, each) for each in METHODS},
+        "kv_bytes_per_token": shape.kv_bytes_per_token(config.engine.dtype),
+        "sequences": sequences,
+        "sampling_memory": costs.sampling_memory(config, shape, run.mean, sequences),
+        "training_memory": {each: costs.training_memory(config, shape, rows, each) for each in METHODS},
+        "disk": costs.disk(config, shape, run, method),
+        "hours": hours,
+    }
+
+
+def _shape(config: RunConfig) -> Shape | None:
+    try:
+        return shapes.of_model(config.model)
+    except DataError:
+        return None
+
+
+def _questions(config: RunConfig, *, read: bool) -> tuple[int, int]:
+    """Return how many questions a run trains on and holds out."""
+    task = config.task
+    if read:
+        split = prepare(tasks.make(task))
+        return len(split.train), len(split.eval)
+    if task.num_train is None or task.num_eval is None:
+        raise UserError("with --question-tokens the questions are not read: set task.num_train and task.num_eval.")
+    return task.num_train, task.num_eval
+
+
+def _seconds(config: RunConfig, run: Forecast, calibration: Calibration) -> dict[str, float]:
+    """Return the seconds of a run on the machine that calibrated."""
+    speed, size = calibration.speed, config.engine.batch_size
+    changes = sum(math.ceil(stage.debates / size) for stage in run.stages if stage.society)
+    tokens = run.prompt_tokens + run.generated_tokens
+    return {
+        "loading": speed.start + config.num_iterations * (speed.restart + speed.train_start),
+        "sampling": tokens / speed.sampling if speed.sampling else 0.0,
+        "changing_agents": changes * speed.changing,
+        "training": sum(
+            training.jobs * speed.train_job + (training.tokens / rate if rate else 0.0)
+            for training in run.trainings
+            for rate in [speed.training.get(training.role, 0.0)]
+        ),
+    }
+
+
+def _usd(config: RunConfig, run: Forecast) -> float | None:
+    prices = (config.openai.prompt_price, config.openai.completion_price, config.openai.training_price)
+    if "openai" not in (config.engine.sampler, config.engine.trainer) or None in prices:
+        return None
+    tokens = (run.prompt_tokens, run.generated_tokens, run.training_tokens)
+    return sum(count * (price or 0.0) for count, price in zip(tokens, prices, strict=True)) / MILLION
+
+
+def _assumptions(
+    config: RunConfig, calibration: Calibration | None, reply_tokens: float | None, question_tokens: float | None
+) -> list[str]:
+    if calibration is not None:
+        said = [
+            f"Lengths and shares are those of {calibration.questions} questions of this run, before and after one "
+            "finetuning; from the second finetuning on, replies are taken to be as long as the examples of it."
+        ]
+        if config.num_iterations > 2:
+            said.append("Societies do not change any more after the second finetuning.")
+        return said
+    replies = f"{reply_tokens:g} tokens" if reply_tokens else "half as long as allowed"
+    asked = "given" if question_tokens else "estimated from their characters"
+    return [
+        f"Replies are taken to be {replies}, the same in all iterations; questions are {asked}.",
+        "Of the responses, 60% are taken to agree with the label and to be learned.",
+        "`--calibrate` measures all of this with one batch.",
+    ]
