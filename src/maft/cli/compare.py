@@ -51,7 +51,8 @@ def compare(
         return
     stage.log_to_stderr(quiet=quiet)
     made = comparison.begin(settings, chosen, drawn)
-    comparison.compare(made, samplers.make(settings), trainers.make(settings), Progress(quiet=quiet))
+    with samplers.opened(settings) as sampler:
+        comparison.compare(made, sampler, trainers.make(settings), Progress(quiet=quiet))
     found = comparison.results(made)
     (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
     click.echo(comparison.table(found))

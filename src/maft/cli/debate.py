@@ -56,5 +56,6 @@ def debate(
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)
         society = finetune.after(folder, number - 1)
-        held = pipeline.debate(folder, number, society, split.train, samplers.make(settings), progress)
+        with samplers.opened(settings) as sampler:
+            held = pipeline.debate(folder, number, society, split.train, sampler, progress)
         click.echo(f"Iteration {number}: {len(held)} debates in {folder.debates(number)}")

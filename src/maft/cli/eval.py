@@ -28,6 +28,7 @@ def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry
             raise UserError(f"the agents of iteration {number} are not finetuned yet. Do `maft finetune` first.")
         split = pipeline.questions(folder)
         society = finetune.after(folder, number)
-        pipeline.evaluate(folder, number, society, split.eval, samplers.make(settings), progress)
+        with samplers.opened(settings) as sampler:
+            pipeline.evaluate(folder, number, society, split.eval, sampler, progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))

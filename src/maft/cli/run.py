@@ -33,7 +33,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         click.echo(plan(settings), err=True)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
-        pipeline.run(folder, samplers.make(settings), trainers.make(settings), progress)
+        with samplers.opened(settings) as sampler:
+            pipeline.run(folder, sampler, trainers.make(settings), progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))
         click.echo(f"Report: {report.write_page(folder)}")

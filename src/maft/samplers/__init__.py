@@ -1,5 +1,7 @@
 """Engines that answer requests: the `Sampler` protocol and its implementations by name."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 from maft.config import RunConfig
@@ -7,7 +9,7 @@ from maft.errors import MissingExtra
 from maft.samplers.base import Sampler
 from maft.samplers.scripted import Scripted, guess
 
-__all__ = ["Sampler", "Scripted", "make"]
+__all__ = ["Sampler", "Scripted", "choose", "make", "opened"]
 
 
 def make(config: RunConfig) -> Sampler:
@@ -17,31 +19,72 @@ def make(config: RunConfig) -> Sampler:
         MissingExtra: the engine's packages are not installed.
     """
     settings = config.engine
-    name = _auto() if settings.sampler == "auto" else settings.sampler
+    name = choose(installed, _device) if settings.sampler == "auto" else settings.sampler
     if name == "scripted":
         return Scripted(guess)
     if name == "openai":
-        if find_spec("openai") is None:
+        if not installed("openai"):
             raise MissingExtra("engine.sampler=openai", "openai")
         from maft.samplers.openai import OpenAi
 
         return OpenAi(config.openai, config.runs_dir / config.name)
+    if name == "vllm":
+        if not installed("vllm"):
+            raise MissingExtra("engine.sampler=vllm", "vllm")
+        from maft.samplers.vllm import Vllm
+
+        return Vllm(settings, config.vllm, len(config.learners), config.train.lora.rank)
     if name == "openvino":
-        if find_spec("openvino_genai") is None:
+        if not installed("openvino_genai"):
             raise MissingExtra("engine.sampler=openvino", "openvino")
         from maft.samplers.openvino import OpenVino
 
         return OpenVino(settings)
-    if find_spec("transformers") is None or find_spec("torch") is None:
+    if not installed("transformers") or not installed("torch"):
         raise MissingExtra("engine.sampler=transformers", "hf")
     from maft.samplers.transformers import Transformers
 
     return Transformers(settings)
 
 
-def _auto() -> str:
-    if find_spec("openvino_genai") is None or find_spec("torch") is None:
-        return "transformers"
+@contextmanager
+def opened(config: RunConfig) -> Iterator[Sampler]:
+    """Make the engine that the config names, and free what it holds at the end, also where an error ends it."""
+    sampler = make(config)
+    try:
+        yield sampler
+    finally:
+        sampler.release()
+
+
+def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
+    """Return the name of the engine that suits the machine best.
+
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cuda")
+    'vllm'
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cpu")
+    'openvino'
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "mps")
+    'transformers'
+
+    Args:
+        installed: whether there is a package of that name.
+        device: the best device, as `maft.samplers.transformers.device` tells it; asked only where it matters, for it
+            takes seconds.
+    """
+    engines = {"cuda": ("vllm", "vllm"), "cpu": ("openvino", "openvino_genai")}
+    if installed("torch") and any(installed(package) for _, package in engines.values()):
+        name, package = engines.get(device(), ("transformers", "transformers"))
+        return name if installed(package) else "transformers"
+    return "transformers"
+
+
+def installed(package: str) -> bool:
+    """Say whether a package is there, without importing it."""
+    return find_spec(package) is not None
+
+
+def _device() -> str:
     from maft.samplers.transformers import device
 
-    return "openvino" if device() == "cpu" else "transformers"
+    return device()

@@ -1,0 +1,43 @@
+"""Whether a model fits into memory, told before it is loaded, with the figures."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from maft.errors import DataError
+
+GB = 1e9
+
+
+def check(model: str, parts: Mapping[str, float], room: float, where: str, advice: str) -> None:
+    """Refuse what cannot fit.
+
+    Args:
+        model: its name, for the message.
+        parts: bytes by what they are for, such as `of weights`.
+        room: bytes that there are.
+        where: such as `the GPU`.
+        advice: what to do.
+
+    Raises:
+        DataError: the parts need more than there is.
+    """
+    needed = sum(parts.values())
+    if needed > room:
+        figures = ", ".join(f"{size / GB:.1f} GB {what}" for what, size in parts.items())
+        raise DataError(
+            f"model {model} does not fit into {where}: {needed / GB:.1f} GB are needed ({figures}), "
+            f"{room / GB:.1f} GB are there. {advice}"
+        )
+
+
+def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return the bytes of main memory that may be used, swap included; in a container, what its limit leaves."""
+    import psutil
+
+    free = float(psutil.virtual_memory().available + psutil.swap_memory().free)
+    try:
+        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no container, or none with a limit: the file says `max`
+        return free
+    return min(free, limit - used + int(stat.get("inactive_file", 0)))  # cached files make room where it is needed

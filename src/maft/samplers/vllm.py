@@ -1,0 +1,281 @@
+"""The GPU engine: vLLM in this process's care, all agents of a base in one batch, each request with its own adapter.
+
+Two traps of vLLM are kept away. Its prefix cache knows an adapter by its name alone, so that other weights under a
+known name would meet the keys and values of the old ones: here a name and id stand for one content, and are never used
+again. On a CPU, a request with a seed whose prompt is read in parts ends the engine ("CPU Generator does not use
+offset"): there, prompts are read whole.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maft import models, shapes
+from maft.config import EngineConfig, VllmConfig
+from maft.errors import ConfigError, DataError, MissingExtra, StageFailed
+from maft.records import Reply, Request
+from maft.samplers import memory
+from maft.samplers.chat import Chat, Encoded
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks of adapters that vLLM makes room for."""
+BATCH_TOKENS = 8192
+"""Tokens read in one step on a CPU, or as many as the context has."""
+DEFAULT_SEQUENCES = 256
+
+OnReply = Callable[[Reply], None]
+_ids = itertools.count(1)
+
+
+class Vllm:
+    """Samples with vLLM, on CUDA, ROCm or, with vLLM's CPU build, on a CPU."""
+
+    def __init__(self, engine: EngineConfig, settings: VllmConfig, num_adapters: int, rank: int) -> None:
+        """Load nothing yet.
+
+        Args:
+            engine: dtype, memory for the cache of the CPU build, most replies at a time.
+            settings: of vLLM.
+            num_adapters: of the society; so many are held ready.
+            rank: of the adapters that will be trained; those with a larger one are met when they come.
+        """
+        self.engine = engine
+        self.settings = settings
+        self.num_adapters = settings.max_loras or num_adapters
+        self.rank = rank
+        self._vllm: Any = None
+        self._chat: Chat | None = None
+        self._folder = ""
+        self._room = 0
+        """Largest rank that the engine has room for; 0 is none."""
+        self._adapters: dict[tuple[object, ...], Any] = {}
+
+    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        """Answer requests; see `maft.samplers.base.Sampler`.
+
+        Raises:
+            ConfigError: there are fewer GPUs than asked for.
+            StageFailed: vLLM has stopped.
+        """
+        replies: dict[int, Reply] = {}
+
+        def answer(number: int, reply: Reply) -> None:
+            replies[number] = reply
+            if on_reply:
+                on_reply(reply)
+
+        groups: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            groups.setdefault(request.agent.model, []).append(number)
+        for model, numbers in sorted(groups.items()):
+            self._answer({number: requests[number] for number in numbers}, model, answer)
+        return [replies[number] for number in range(len(requests))]
+
+    def release(self) -> None:
+        """Stop the engine's processes, so that the memory is free; the next `sample` starts them again."""
+        engine, self._vllm, self._chat, self._room = self._vllm, None, None, 0
+        self._adapters.clear()
+        if engine is not None:
+            engine.engine_core.shutdown()
+
+    def _answer(self, requests: Mapping[int, Request], model: str, answer: Callable[[int, Reply], None]) -> None:
+        """Answer requests to one base model, those of all its adapters together."""
+        folders = {request.agent.adapter for request in requests.values() if request.agent.adapter}
+        chat = self._ready(models.resolve(model), max((_rank(Path(folder)) for folder in folders), default=0))
+        adapters = {folder: self._adapter(Path(folder)) for folder in sorted(folders)}
+        prompts: dict[int, Encoded] = {}
+        try:
+            for number, request in requests.items():
+                made = chat.encode(request)
+                if isinstance(made, Reply):
+                    answer(number, made)
+                    continue
+                prompts[number] = made
+                adapter = adapters[request.agent.adapter] if request.agent.adapter else None
+                text = {"prompt_token_ids": made.token_ids}
+                self._vllm.add_request(str(number), text, self._params(made, request), lora_request=adapter)
+            while self._vllm.has_unfinished_requests():
+                for output in self._vllm.step():
+                    if output.finished:
+                        number = int(output.request_id)
+                        answer(number, chat.reply(prompts[number].token_ids, output.outputs[0].token_ids))
+        except BaseException as error:
+            self.release()  # it holds requests that nobody waits for any more
+            if type(error).__name__ == "EngineDeadError":
+                raise StageFailed(
+                    "vLLM has stopped; what it said stands above. What was finished is kept, and the same command goes "
+                    "on. Where memory ran out, lower engine.max_sequences, vllm.max_model_len or "
+                    "vllm.gpu_memory_utilization."
+                ) from None
+            raise
+
+    def _params(self, prompt: Encoded, request: Request) -> Any:
+        from vllm import SamplingParams
+
+        how = request.sampling
+        return SamplingParams(
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            max_tokens=prompt.max_new_tokens,
+            seed=request.seed,
+            stop_token_ids=self._stop_ids,
+            detokenize=False,
+        )
+
+    def _ready(self, folder: str, rank: int) -> Chat:
+        """Return the tokenizer of a base model that is loaded, with room for adapters of a rank (0: for none)."""
+        room = _room(max(rank, self.rank)) if rank else 0
+        if self._chat is None or self._folder != folder or self._room < room:
+            self.release()
+            chat = Chat(folder)
+            self._load(folder, chat, room)
+            self._chat, self._folder, self._room = chat, folder, room
+            self._stop_ids = sorted(chat.stop_ids)
+        return self._chat
+
+    def _load(self, model: str, chat: Chat, room: int) -> None:
+        # Set before vLLM is imported: it tells its makers of every start, forks after CUDA was looked at, and talks.
+        for name, value in (("NO_USAGE_STATS", "1"), ("WORKER_MULTIPROC_METHOD", "spawn"), ("LOGGING_LEVEL", "ERROR")):
+            os.environ.setdefault(f"VLLM_{name}", value)
+        try:
+            from vllm import EngineArgs, LLMEngine
+            from vllm.platforms import current_platform as platform
+        except ImportError:
+            raise MissingExtra("the vllm sampler", "vllm") from None
+        on_cpu = platform.is_cpu()
+        check_gpus(self.settings, 0 if on_cpu or platform.is_unspecified() else platform.device_count(), on_cpu=on_cpu)
+        chat.context = min(chat.context, self.settings.max_model_len or chat.context)
+        gpu_bytes = 0 if on_cpu else platform.get_device_total_memory()
+        self.check_fit(model, chat.context, room, gpu_bytes)
+        try:
+            self._vllm = LLMEngine.from_engine_args(
+                EngineArgs(model=model, **self.arguments(chat.context, room, on_cpu))
+            )
+        except Exception as error:
+            said = str(error).strip().splitlines()[0]
+            raise DataError(f"vLLM cannot load model {model}: {said} What it said stands above.") from None
+
+    def arguments(self, context: int, room: int, on_cpu: bool) -> dict[str, Any]:
+        """Return what vLLM is started with, beside the model.
+
+        Args:
+            context: longest sequence.
+            room: largest rank of adapters; 0 for none.
+            on_cpu: whether it is vLLM's CPU build.
+        """
+        shared = {
+            "dtype": self.engine.dtype,
+            "max_model_len": context,
+            "max_num_seqs": self.engine.max_sequences or DEFAULT_SEQUENCES,
+            "tensor_parallel_size": self.settings.tensor_parallel_size,
+            "enable_prefix_caching": True,
+            "disable_log_stats": True,
+        }
+        slots = {"enable_lora": True, "max_lora_rank": room, "max_loras": self.num_adapters} if room else {}
+        if not on_cpu:
+            return shared | slots | {"gpu_memory_utilization": self.settings.gpu_memory_utilization}
+        batch = max(BATCH_TOKENS, context)
+        cache = {"kv_cache_memory_bytes": self.engine.cache_gb << 30}
+        return shared | slots | cache | {"enable_chunked_prefill": False, "max_num_batched_tokens": batch}
+
+    def check_fit(self, model: str, context: int, room: int, gpu_bytes: int) -> None:
+        """Refuse a model that does not fit; one whose shape is not known is left to vLLM.
+
+        Args:
+            model: folder or hub name.
+            context: longest sequence.
+            room: largest rank of adapters; 0 for none.
+            gpu_bytes: memory of one GPU; 0 on a CPU.
+
+        Raises:
+            DataError: weights, adapters and the key-value cache of one sequence need more than there is.
+        """
+        shape = shapes.of_model(model)
+        if shape is None:
+            return
+        how, dtype = self.settings, self.engine.dtype
+        size = shapes.BYTES[dtype]
+        parts: dict[str, float] = {"of weights": shape.weight_bytes(dtype)}
+        if room:
+            parts[f"for {self.num_adapters} adapters"] = self.num_adapters * shape.lora_parameters(room) * size
+        one = {f"of key-value cache for one sequence of {context} tokens": context * shape.kv_bytes_per_token(dtype)}
+        if gpu_bytes:
+            where = f"{how.tensor_parallel_size} GPU{'s' * (how.tensor_parallel_size > 1)}"
+            where += f" of {gpu_bytes / memory.GB:.0f} GB, of which vllm.gpu_memory_utilization = "
+            where += f"{how.gpu_memory_utilization:g} is used"
+            usable = how.tensor_parallel_size * how.gpu_memory_utilization * gpu_bytes
+            advice = "a smaller model, a lower vllm.max_model_len or vllm.max_loras, or more GPUs with"
+            memory.check(model, parts | one, usable, where, f"Take {advice} vllm.tensor_parallel_size.")
+            return
+        cache = self.engine.cache_gb << 30
+        memory.check(model, one, cache, "engine.cache_gb", "Raise it, or lower vllm.max_model_len.")
+        advice = "Take a smaller model or a lower engine.cache_gb, or end other programs."
+        memory.check(model, parts | {"of key-value cache": cache}, memory.free_ram(), "free memory", advice)
+
+    def _adapter(self, folder: Path) -> Any:
+        """Return how vLLM is told of an adapter, under a name and id that never meant anything else."""
+        from vllm.lora.request import LoRARequest
+
+        key = fingerprint(folder)
+        if key not in self._adapters:
+            models.check_adapter(folder, self._folder)
+            number = next(_ids)
+            self._adapters[key] = LoRARequest(f"{folder.name}-{number}", number, str(folder))
+        return self._adapters[key]
+
+
+def check_gpus(settings: VllmConfig, num_gpus: int, *, on_cpu: bool) -> None:
+    """Refuse to go on without the GPUs that are asked for.
+
+    Raises:
+        ConfigError: there are fewer; vLLM's CPU build needs none for tensor_parallel_size = 1.
+    """
+    asked = settings.tensor_parallel_size
+    if num_gpus >= asked or (on_cpu and asked == 1):
+        return
+    build = " (vLLM's CPU build is installed)" if on_cpu else ""
+    raise ConfigError(
+        f"engine.sampler = vllm with vllm.tensor_parallel_size = {asked} needs {asked} GPU{'s' * (asked > 1)}, and "
+        f"vLLM finds {num_gpus}{build}. Lower it, or use engine.sampler=openvino or transformers, which need no GPU."
+    )
+
+
+def fingerprint(folder: Path) -> tuple[object, ...]:
+    """Return what changes when an adapter's folder is written anew: its path, and the files' numbers, sizes and times.
+
+    Raises:
+        DataError: a file is not there.
+    """
+    found: list[object] = [str(folder)]
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        try:
+            told = (folder / name).stat()
+        except OSError:
+            raise DataError(f"adapter {folder} has no {name}. Give a PEFT folder with a LoRA adapter.") from None
+        found += [told.st_ino, told.st_size, told.st_mtime_ns]
+    return tuple(found)
+
+
+def _rank(folder: Path) -> int:
+    """Return the largest rank in an adapter."""
+    try:
+        told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return max(int(told["r"]), *map(int, (told.get("rank_pattern") or {}).values()), 1)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"adapter {folder} has no readable adapter_config.json. Give a PEFT LoRA folder.") from None
+
+
+def _room(rank: int) -> int:
+    """Return the smallest rank that vLLM makes room for and that holds `rank`.
+
+    Raises:
+        DataError: there is none.
+    """
+    for room in RANKS:
+        if rank <= room:
+            return room
+    raise DataError(f"vLLM has adapters of rank {RANKS[-1]} at most, got {rank}. Use engine.sampler=transformers.")
