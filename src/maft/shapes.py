@@ -166,11 +166,15 @@ def of_config(config: dict[str, Any], name: str = "the model") -> Shape:
 def of_model(model: str) -> Shape | None:
     """Return the shape of a model: of a local folder, or of a well-known name; None where it is neither.
 
-    Where the weights are there, their headers tell the number of parameters.
+    None as well for a config.json of a family that these formulas do not cover. Where the weights are there, their
+    headers tell the number of parameters.
     """
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
-        shape = of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), model)
+        try:
+            shape = of_config(json.loads((folder / "config.json").read_text(encoding="utf-8")), model)
+        except DataError:
+            return None
         counted = count(folder)
         return shape.model_copy(update={"given_parameters": counted}) if counted else shape
     return known(model)

@@ -46,8 +46,6 @@ class Speed(Record):
     """Seconds that a batch of finetuned agents takes beyond that: engines change their weights."""
     train_start: float
     """Until the first agent of an iteration is being trained."""
-    train_job: float
-    """Beyond its tokens, for each agent."""
     training: dict[str, float]
     """Tokens per second, by role."""
 
@@ -229,18 +227,22 @@ class _Watch:
         self.steps.setdefault(step.agent, []).append((time.monotonic(), step.tokens))
 
     def summary(self) -> dict[str, Any]:
-        """Return the rate of each role over all steps but the first, and what the jobs took beyond that."""
+        """Return the rate of each role, and what the first job took before it went at its rate: libraries, the model.
+
+        The first job's rate is that of its steps after the first; the others begin when the one before them ends.
+        """
         rates: dict[str, float] = {}
-        beyond: list[float] = []
-        began = self.began
-        for agent, steps in self.steps.items():
+        start, began = 0.0, self.began
+        for number, (agent, steps) in enumerate(self.steps.items()):
             (first, first_tokens), (last, tokens) = steps[0], steps[-1]
-            rate = (tokens - first_tokens) / (last - first) if len(steps) > 1 else tokens / max(1e-9, last - began)
+            if number == 0 and len(steps) > 1 and last > first:
+                rate = (tokens - first_tokens) / (last - first)
+                start = max(0.0, last - began - tokens / rate) if rate else 0.0
+            else:
+                rate = tokens / max(1e-9, last - began)
             rates[agent.partition("_")[0]] = rate
-            beyond.append(max(0.0, last - began - (tokens / rate if rate else 0.0)))
             began = last
-        each = beyond[-1] if len(beyond) > 1 else 0.0
-        return {"train_start": max(0.0, beyond[0] - each) if beyond else 0.0, "train_job": each, "training": rates}
+        return {"train_start": start, "training": rates}
 
 
 def _tokens(debates: Sequence[Debate]) -> int:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from maft import hardware, shapes, tasks
 from maft.config import RunConfig
-from maft.errors import DataError, UserError
+from maft.errors import UserError
 from maft.hosted import MILLION
 from maft.planning import costs
 from maft.planning.calibration import Calibration
@@ -84,7 +84,7 @@ def make(
     else:
         texts, societies = assumed_texts(config, question_tokens), (assumed_behaviour(config, reply_tokens),)
     run = forecast(config, num_train, num_eval, texts, societies)
-    shape = shape or _shape(config)
+    shape = shape or shapes.of_model(config.model)
     method = method_of(config)
     plan = Plan(
         model=config.model,
@@ -178,13 +178,6 @@ def _sizes(
     }
 
 
-def _shape(config: RunConfig) -> Shape | None:
-    try:
-        return shapes.of_model(config.model)
-    except DataError:
-        return None
-
-
 def _questions(config: RunConfig, *, read: bool) -> tuple[int, int]:
     """Return how many questions a run trains on and holds out."""
     task = config.task
@@ -206,9 +199,9 @@ def _seconds(config: RunConfig, run: Forecast, calibration: Calibration) -> dict
         "sampling": tokens / speed.sampling if speed.sampling else 0.0,
         "changing_agents": changes * speed.changing,
         "training": sum(
-            training.jobs * speed.train_job + (training.tokens / rate if rate else 0.0)
+            training.tokens / rate
             for training in run.trainings
-            for rate in [speed.training.get(training.role, 0.0)]
+            if (rate := speed.training.get(training.role, 0.0))
         ),
     }
 

@@ -4,12 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from maft import models
+from maft import models, shapes
 from maft.config import EngineConfig
 from maft.records import Reply, Request, SamplingParams
+from maft.samplers import memory
 from maft.samplers.chat import Chat, Encoded
+from maft.shapes import Shape
 
 OnReply = Callable[[Reply], None]
+
+ADVICE = (
+    "Choose a smaller model, engine.dtype=bfloat16, fewer engine.max_sequences or less engine.cache_gb, or free "
+    "memory; `maft plan` tells what a run needs."
+)
 
 
 class LocalSampler(ABC):
@@ -39,7 +46,7 @@ class LocalSampler(ABC):
         for number, request in enumerate(requests):
             groups.setdefault((request.agent.model, request.agent.adapter or ""), []).append(number)
         for (model, adapter), numbers in sorted(groups.items()):
-            chat = self._ready(model)
+            chat = self._ready(model, [requests[number].sampling.max_new_tokens for number in numbers])
             encoded = {number: chat.encode(requests[number]) for number in numbers}
             runnable = [(number, made) for number, made in encoded.items() if isinstance(made, Encoded)]
             for number, made in encoded.items():
@@ -75,14 +82,34 @@ class LocalSampler(ABC):
     ) -> list[list[int]]:
         """Return the tokens generated for each prompt, the ending one included, with the adapter or the bare base."""
 
-    def _ready(self, model: str) -> Chat:
+    def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
+        """Return what the key-value cache will take at least, for replies with these limits of tokens."""
+        longest = sorted(limits, reverse=True)[: self.max_sequences]
+        return sum(longest) * shape.kv_bytes_per_token(self.settings.dtype)
+
+    def room(self) -> tuple[float, str]:
+        """Return the bytes that are free where the model goes, and the name of that place."""
+        return memory.free_ram(), "main memory"
+
+    def _ready(self, model: str, limits: Sequence[int] = ()) -> Chat:
         folder = models.resolve(model)
         if self._chat is None or self._loaded != folder:
             self.release()
             self._chat = Chat(folder)
+            self._refuse_what_does_not_fit(folder, limits)
             self.load(folder, self._chat)
             self._loaded = folder
         return self._chat
+
+    def _refuse_what_does_not_fit(self, folder: str, limits: Sequence[int]) -> None:
+        """Say before loading that there is too little memory, where the size of the model is known."""
+        shape = shapes.of_model(folder)
+        if shape is not None:
+            parts = {
+                "of weights": shape.weight_bytes(self.settings.dtype),
+                "of key-value cache": self.cache_bytes(shape, limits),
+            }
+            memory.check(folder, parts, *self.room(), ADVICE)
 
     def _chunks(self, runnable: list[tuple[int, Encoded]]) -> list[list[tuple[int, Encoded]]]:
         # Like lengths together: a chunk lasts as long as its longest member.

@@ -21,6 +21,7 @@ from maft.errors import DataError, MissingExtra
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded
 from maft.samplers.local import LocalSampler
+from maft.shapes import Shape
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class OpenVino(LocalSampler):
         self._folder = exported(model)
         self._model = model
         self._stop_ids = set(chat.stop_ids)
+
+    def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
+        """Return the size of the cache, which is set."""
+        return self.settings.cache_gb * 2**30
 
     def unload(self) -> None:
         """Drop the pipeline."""

@@ -36,6 +36,12 @@ class Transformers(LocalSampler):
         self._adapters: dict[Path, str] = {}
         self._stop_ids = sorted(chat.stop_ids)
 
+    def room(self) -> tuple[float, str]:
+        """Return what is free on the GPU, where there is one."""
+        import torch
+
+        return (float(torch.cuda.mem_get_info()[0]), "the GPU") if device() == "cuda" else super().room()
+
     def unload(self) -> None:
         """Drop the model and its adapters."""
         if self._model is not None:
