@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench docs clean
+.PHONY: help setup run test check bench bench-plan docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: check  ## check, and the slow tests with the real model
 
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
+
+bench-plan: setup  ## hold maft plan against two real runs, about twenty-five minutes
+	$(BIN)/python -m bench.plan
 
 docs: setup  ## write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py

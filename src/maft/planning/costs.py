@@ -80,9 +80,9 @@ def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) 
 
 
 def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
-    """Return what an engine needs for the base, the adapters of the N agents of a round, and a cache for sequences."""
+    """Return what an engine needs that holds the base, the adapters of the society, and a cache for sequences."""
     dtype = config.engine.dtype
-    adapters = config.debate.num_agents * lora_parameters(config, shape) * BYTES[dtype]
+    adapters = (config.vllm.max_loras or len(config.learners)) * lora_parameters(config, shape) * BYTES[dtype]
     cache = sequences * tokens * shape.kv_bytes_per_token(dtype)
     return Memory(weights=shape.weight_bytes(dtype), adapters=adapters, cache=cache)
 

@@ -1,0 +1,344 @@
+"""What `maft plan` tells, against numbers worked out by hand and against what runs write down."""
+
+import json
+
+import pytest
+from helpers import run, settings
+
+from maft import hardware, planning, shapes, trainers
+from maft.errors import UserError
+from maft.planning import calibration, costs
+from maft.planning.forecast import Behaviour, Texts, calls, forecast
+from maft.planning.plan import shape_of_options
+from maft.records import Reply
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+from maft.trainers import NullTrainer, TrainProgress
+
+TEXTS = Texts(solve=50, asked=60, summarize=40)
+SAID = Behaviour(first=30, critic=20, summary=15, learned_first=0.5, learned_critic=0.25)
+LLAMA = shapes.known("llama-3-8b")
+
+
+def config(tmp_path, *overrides, **sections):
+    return settings(tmp_path, "debate.summarizer=none", *overrides, **sections)
+
+
+def kinds(debate):
+    return [(call.kind, call.times, call.prompt, call.reply) for call in calls(debate, TEXTS, SAID)]
+
+
+def test_a_debate_that_quotes_in_full_by_hand(tmp_path):
+    debate = config(tmp_path, "debate.num_rounds=3").debate
+    assert kinds(debate) == [
+        ("first", 3, 50, 30),
+        ("critic", 3, 50 + 30 + 60 + 2 * 30, 20),
+        ("critic", 3, 200 + 20 + 60 + 2 * 20, 20),
+    ]
+
+
+def test_a_debate_with_summaries_by_hand(tmp_path):
+    debate = config(tmp_path, "debate.summarizer=base", "debate.num_samples=2").debate
+    assert kinds(debate) == [
+        ("first", 6, 50, 30),
+        ("summary", 3, 40 + 2 * 30, 15),
+        ("critic", 3, 50 + 30 + 60 + 15, 20),
+    ]
+
+
+def test_an_agent_alone_is_shown_nothing(tmp_path):
+    debate = config(tmp_path, "debate.num_agents=1", "debate.summarizer=base").debate
+    assert kinds(debate) == [("first", 1, 50, 30), ("critic", 1, 140, 20)]
+
+
+def test_a_run_by_hand(tmp_path):
+    """One debate: prompts 3 x (50 + 200), replies 3 x (30 + 20)."""
+    made = forecast(config(tmp_path, "num_iterations=2"), 10, 6, TEXTS, [SAID])
+    debates = 3 * 6 + 2 * 10
+    assert made.calls == 6 * debates
+    assert made.prompt_tokens == 750 * debates
+    assert made.generated_tokens == 150 * debates
+    assert [(each.role, each.jobs, each.examples) for each in made.trainings] == 2 * [
+        ("generator", 3, 5),
+        ("critic", 3, 2.5),
+    ]
+    # two iterations of two epochs: three generators with rows of 50 + 30, three critics with rows of 200 + 20
+    assert made.training_tokens == 2 * 2 * (3 * 5 * 80 + 3 * 2.5 * 220)
+
+
+def test_a_society_that_was_finetuned_speaks_its_own_lengths(tmp_path):
+    short = SAID.model_copy(update={"first": 3, "critic": 2})
+    made = forecast(config(tmp_path, "num_iterations=2"), 10, 6, TEXTS, [SAID, short])
+    assert [(each.stage, each.society) for each in made.stages] == [
+        ("eval", 0), ("train", 0), ("eval", 1), ("train", 1), ("eval", 2)]  # fmt: skip
+    assert made.generated_tokens == 150 * 16 + 15 * 22
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("num_iterations=2", "debate.num_agents=2", "debate.num_rounds=3"),
+        ("debate.summarizer=base", "debate.num_samples=2", "debate.num_eval_samples=3"),
+        ("debate.num_agents=1",),
+        ("train.critics=false",),
+        ("society.one_model=true",),
+    ],
+)
+def test_calls_and_trainings_are_those_of_the_run(tmp_path, overrides):
+    settled = settings(tmp_path, *overrides)
+    plan = planning.make(settled)
+    asked, trained = [], []
+
+    class Counting(NullTrainer):
+        def train(self, jobs, settings, on_progress):
+            trained.extend(jobs)
+            super().train(jobs, settings, on_progress)
+
+    run(settled, Scripted(lambda request: asked.append(request) or guess(request)), Counting())
+    assert plan.calls == len(asked)
+    assert plan.trainings == len(trained)
+
+
+def test_memory_of_sampling_by_hand(tmp_path):
+    settled = config(tmp_path)
+    memory = costs.sampling_memory(settled, LLAMA, 1000, 64)
+    assert memory.weights == 8_030_261_248 * 2
+    assert memory.cache == 64 * 1000 * 131_072
+    assert memory.adapters == 6 * LLAMA.lora_parameters(16) * 2
+
+
+def test_memory_of_training_by_hand(tmp_path):
+    settled = config(tmp_path, "train.batch_size=4")
+    full = costs.training_memory(settled, LLAMA, 500, "full")
+    assert full.weights + full.gradients + full.optimizer == 16 * 8_030_261_248
+    lora = costs.training_memory(settled, LLAMA, 500, "lora")
+    adapter = LLAMA.lora_parameters(16)
+    assert lora.weights == 2 * 8_030_261_248
+    assert lora.adapters + lora.gradients + lora.optimizer == 16 * adapter
+    # 2000 tokens: inputs of 32 blocks in two bytes, one block of 34, logits and their gradient in float32
+    assert lora.activations == 2000 * 4096 * (32 * 2 + 34) + 2000 * 128256 * 8
+    qlora = costs.training_memory(settled, LLAMA, 500, "qlora")
+    assert lora.weights - qlora.weights == pytest.approx(LLAMA.linear_parameters * (2 - 0.516))
+
+
+def test_disk_is_mostly_agents(tmp_path):
+    settled = config(tmp_path, "num_iterations=2")
+    made = forecast(settled, 10, 6, TEXTS, [SAID])
+    small = shapes.known("smollm2-135m")
+    assert costs.disk(settled, small, made, "lora")["agents"] == 12 * 4_884_480 * 4
+    assert costs.disk(settled, small, made, "full")["agents"] == 12 * 134_515_008 * 2
+
+
+def test_the_files_of_a_run_are_about_as_large_as_told(tmp_path):
+    settled = settings(tmp_path, "debate.summarizer=none", "task.num_train=20", "task.high=9")
+
+    def wordy(request):
+        prompt = sum(len(message.content) for message in request.messages) / 3.5
+        return Reply(text="word " * 40, finish_reason="stop", prompt_tokens=round(prompt), completion_tokens=57)
+
+    folder = run(settled, Scripted(wordy))
+    made = planning.make(settled, reply_tokens=57).run
+    told = costs.disk(settled, LLAMA, made, "lora")["debates"]
+    there = sum(path.stat().st_size for path in folder.path.rglob("debates.jsonl"))
+    assert told == pytest.approx(there, rel=0.3)
+
+
+def test_hours_are_bound_by_the_bandwidth_where_few_sequences_are_written(tmp_path):
+    """One sequence at a time reads 16 GB of weights for each token: 3350 GB/s x 60 % is 125 tokens a second."""
+    settled = config(tmp_path, "engine.max_sequences=1", "task.num_train=2", "task.num_eval=2")
+    made = forecast(settled, 2, 2, TEXTS, [SAID])
+    found = costs.hours(settled, LLAMA, made, hardware.gpu("H100"), 1, "lora")
+    step = (16_060_522_496 + made.mean * 131_072) / (3350e9 * 0.6)
+    rate = 989e12 * 0.4
+    reading = sum(s.calls * LLAMA.forward_flops(s.prompt_tokens / s.calls, 0) for s in made.stages) / rate
+    assert found.sampling * 3600 == pytest.approx(made.generated_tokens * step + reading)
+    assert found.bound_by == "writing replies (memory bandwidth)"
+
+
+def test_twice_the_gpus_halve_the_time_until_there_are_more_than_trainings(tmp_path):
+    settled = config(tmp_path, "debate.num_agents=4")
+    made = forecast(settled, 1000, 100, TEXTS, [SAID])
+    one, two, eight, sixteen = (
+        costs.hours(settled, LLAMA, made, hardware.gpu("H100"), count, "lora") for count in (1, 2, 8, 16)
+    )
+    assert two.sampling == pytest.approx(one.sampling / 2)
+    assert two.training == pytest.approx(one.training / 2)
+    assert sixteen.training == eight.training
+
+
+def test_a_model_is_spread_over_as_many_gpus_as_it_needs(tmp_path):
+    settled = config(tmp_path)
+    made = forecast(settled, 10, 6, TEXTS, [SAID])
+    large = shapes.known("llama-3-70b")
+    assert costs.hours(settled, large, made, hardware.gpu("H100"), 1, "lora") is None
+    found = costs.hours(settled, large, made, hardware.gpu("H100"), 8, "lora")
+    assert (found.gpus_per_engine, found.gpus_per_training) == (4, 4)  # 141 GB, and 143 GB beside 2 x 72
+
+
+def test_a_model_that_does_not_fit_is_refused_with_the_figures(tmp_path):
+    settled = config(tmp_path, "model=meta-llama/Llama-3-70B")
+    with pytest.raises(UserError, match=r"does not fit on 1 x L4: sampling needs 1\d\d\.\d GB, .*have 21\.6 GB to use"):
+        planning.make(settled, gpu="L4")
+
+
+def test_an_unknown_gpu_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match="Did you mean H100-80GB"):
+        hardware.gpu("H100-81GB")
+    assert hardware.gpu("a100_40gb").bandwidth_gb == 1555
+
+
+@pytest.mark.parametrize("gpu", hardware.GPUS.values(), ids=lambda gpu: gpu.name)
+def test_every_gpu_says_where_its_figures_are_from(gpu):
+    assert gpu.source.startswith("https://www.nvidia.com/") or "nvidia.com" in gpu.source or "amd.com" in gpu.source
+    assert gpu.bandwidth_gb > gpu.memory_gb
+
+
+def test_a_model_by_its_numbers():
+    given = {"layers": 80, "hidden": 8192, "heads": 64, "kv_heads": 8, "intermediate": 28672, "vocab": 128256}
+    made = shape_of_options(given, None)
+    assert made.parameters == 70_553_706_496
+    assert shape_of_options({"given_parameters": 70e9, **given}, None).parameters == 70_000_000_000
+    assert shape_of_options({"layers": 16}, LLAMA).parameters < LLAMA.parameters
+    assert shape_of_options({"layers": None}, LLAMA) is LLAMA
+    with pytest.raises(UserError, match="missing: layers, heads"):
+        shape_of_options({"hidden": 8192}, None)
+
+
+def said(request):
+    """Replies of a society: 12 tokens at first, 6 once finetuned; three of four agree."""
+    length = 12 if request.agent.adapter is None else 6
+    answer = 3 if request.agent.index < 2 else request.seed % 7
+    prompt = sum(len(message.content.split()) for message in request.messages)
+    text = "word " * (length - 1) + f"\\boxed{{{answer}}}"
+    return Reply(text=text, finish_reason="stop", prompt_tokens=prompt, completion_tokens=length)
+
+
+class Steady(NullTrainer):
+    """A trainer that reports two steps for each job."""
+
+    def train(self, jobs, settings, on_progress):
+        for job in jobs:
+            super().train([job], settings, lambda _: None)
+            for step in (1, 2):
+                on_progress(TrainProgress(agent=job.agent, step=step, num_steps=2, loss=1.0, tokens=100 * step))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_calibrated_plan_tells_the_tokens_of_the_run(tmp_path, cache):
+    settled = settings(
+        tmp_path,
+        "debate.summarizer=none",
+        "debate.num_rounds=3",
+        "num_iterations=2",
+        task={"name": "arithmetic", "num_train": 20, "num_eval": 30},
+    )
+    measured = calibration.calibrate(settled, Scripted(said), Steady())
+    assert measured.questions == 4
+    assert (measured.societies[0].first, measured.societies[1].first) == (12, 6)
+    plan = planning.make(settled, calibration=measured)
+    events = [event for event in run(settled, Scripted(said)).events() if event["event"] == "debated"]
+    assert plan.prompt_tokens == pytest.approx(sum(event["prompt_tokens"] for event in events), rel=0.02)
+    assert plan.generated_tokens == sum(event["completion_tokens"] for event in events)
+    assert plan.measured == 4
+    assert "4 questions" in plan.assumptions[0]
+
+
+def test_a_calibration_is_kept_for_runs_of_other_sizes_only(tmp_path, cache):
+    settled = settings(tmp_path)
+    assert calibration.cached(settled) is None
+    measured = calibration.calibrate(settled, Scripted(said), NullTrainer())
+    assert calibration.cached(settings(tmp_path, "name=other", "num_iterations=3", "task.num_train=8")) == measured
+    assert calibration.cached(settings(tmp_path, "debate.num_agents=2")) is None
+    assert calibration.cached(settings(tmp_path, "engine.batch_size=2")) is None
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [("society.one_model=true",), ("train.critics=false",), ("debate.num_rounds=1",), ("debate.num_agents=1",)],
+)
+def test_every_kind_of_society_can_be_calibrated(tmp_path, cache, overrides):
+    settled = settings(tmp_path, *overrides)
+    plan = planning.make(settled, calibration=calibration.calibrate(settled, Scripted(guess), NullTrainer()))
+    assert plan.generated_tokens > 0
+
+
+def test_summaries_are_measured_too(tmp_path, cache):
+    settled = settings(tmp_path, "debate.summarizer=base", "num_iterations=1")
+    measured = calibration.calibrate(settled, Scripted(said), NullTrainer())
+    plan = planning.make(settled, calibration=measured)
+    events = [event for event in run(settled, Scripted(said)).events() if event["event"] == "debated"]
+    assert plan.prompt_tokens == pytest.approx(sum(event["prompt_tokens"] for event in events), rel=0.1)
+
+
+def test_hosted_models_are_not_paid_for_a_calibration(tmp_path):
+    with pytest.raises(UserError, match="would pay for hosted models"):
+        calibration.calibrate(settings(tmp_path, "engine.sampler=openai", "engine.trainer=openai"))
+
+
+def test_the_rate_of_a_training_leaves_out_what_comes_before_its_second_step(monkeypatch):
+    clock = iter([0.0, 11.0, 12.0, 13.0, 15.0, 17.0])
+    monkeypatch.setattr(calibration.time, "monotonic", lambda: next(clock))
+    watch = calibration._Watch()
+    for agent, steps in (("generator_0", 3), ("critic_0", 2)):
+        for step in range(1, steps + 1):
+            watch(TrainProgress(agent=agent, step=step, num_steps=steps, loss=1.0, tokens=100 * step))
+    assert watch.summary() == {"train_start": 10.0, "training": {"generator": 100.0, "critic": 50.0}}
+
+
+def test_the_command_prints_the_plan(home, call):
+    code, out, _ = call("plan", "sums.yaml", "model=meta-llama/Llama-3-8B", "--gpu", "H100", "--num-gpus", "2")
+    assert code == 0
+    assert "131,072 bytes a token" in out
+    assert "Time on 2 x H100-80GB" in out
+    assert "assumed: 40% of matrix products" in out
+
+
+def test_the_command_prints_json(home, call):
+    code, out, _ = call("plan", "sums.yaml", "model=meta-llama/Llama-3-8B", "--gpu", "h100", "--json")
+    told = json.loads(out)
+    assert (code, told["parameters"], told["kv_bytes_per_token"]) == (0, 8_030_261_248, 131_072)
+    assert told["calls"] == (6 + 2 * 4) * (3 + 6)
+
+
+def test_a_model_that_is_not_at_hand_needs_numbers_for_hours_only(home, call):
+    code, out, _ = call("plan", "sums.yaml", "model=somebody/a-model")
+    assert code == 0
+    assert "Nothing is known of model somebody/a-model" in out
+    code, _, err = call("plan", "sums.yaml", "model=somebody/a-model", "--gpu", "H100")
+    assert code == 2
+    assert "--layers" in err
+    asked = ["--params", "70e9", "--layers", "80", "--hidden", "8192", "--heads", "64", "--kv-heads", "8"]
+    code, out, _ = call("plan", "sums.yaml", "model=somebody/a-model", *asked, "--gpu", "H200", "--num-gpus", "8")
+    assert code == 0
+    assert "70.0B parameters" in out
+
+
+def test_questions_that_are_not_at_hand_are_given_by_number_and_length(home, call):
+    (home / "mine.yaml").write_text("task: {name: dataset, train_file: none.jsonl, num_train: 100, num_eval: 10}")
+    code, _, err = call("plan", "mine.yaml")
+    assert code == 2
+    assert "none.jsonl" in err
+    code, out, _ = call("plan", "mine.yaml", "--question-tokens", "80", "--reply-tokens", "200")
+    assert code == 0
+    assert "(200 a call)" in out
+
+
+def test_the_command_calibrates_once(home, call, cache):
+    code, out, _ = call("plan", "sums.yaml", "--calibrate")
+    assert code == 0
+    assert "as calibrated" in out
+    code, out, _ = call("plan", "sums.yaml", "task.num_train=5")
+    assert "as calibrated" in out
+
+
+def test_the_trainer_of_a_config_is_used(tmp_path, cache, monkeypatch):
+    made = []
+    monkeypatch.setattr(trainers, "make", lambda config: made.append(config) or NullTrainer())
+    calibration.calibrate(settings(tmp_path), Scripted(guess))
+    assert len(made) == 1
