@@ -1,7 +1,7 @@
 """A server on loopback with the endpoints of OpenAI's service that maft uses, for tests through the official client.
 
 It answers chat completions with a function of the question, takes files, and runs finetuning jobs through the
-documented states. Faults are put in a queue: each is given, once, to the next request for its path.
+documented states; it loads and unloads adapters as vLLM's server does. Faults are put in a queue: each is given, once, to the next request for its path.
 """
 
 import json
@@ -47,6 +47,10 @@ class StandIn:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.fails: dict[str, str] = {}
         """By agent: how its next job ends, `failed` or `cancelled`."""
+        self.adapters: dict[str, str] | None = None
+        """Paths by name, where adapters can be loaded."""
+        self.adapter_names: list[str] = []
+        """Every name that was ever given."""
         self.most_at_once = 0
         self._at_once = 0
         self.lock = threading.RLock()
@@ -121,6 +125,8 @@ class StandIn:
         if path == "/chat/completions":
             return 200, self.completion(json.loads(body)), {}
         with self.lock:
+            if self.adapters is not None and path in ("/load_lora_adapter", "/unload_lora_adapter"):
+                return self.adapter(path, json.loads(body))
             if path == "/files" and body:
                 return 200, self.upload(http, body), {}
             if path == "/files":
@@ -137,6 +143,20 @@ class StandIn:
                 job = self.jobs[found[1]]
                 return 200, self.events(job) if found[2] else self.advance(job), {}
         return 404, {"error": {"message": f"no {path}", "code": None, "type": "error", "param": None}}, {}
+
+    def adapter(self, path: str, asked: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
+        assert self.adapters is not None
+        name = asked["lora_name"]
+        if path == "/load_lora_adapter":
+            if name in self.adapter_names:
+                return 400, {"error": {"message": f"{name} was used before", "code": 400, "type": "error"}}, {}
+            self.adapter_names.append(name)
+            self.adapters[name] = asked["lora_path"]
+            return 200, f"Success: LoRA adapter '{name}' added successfully.", {}
+        if name not in self.adapters:
+            return 404, {"error": {"message": f"{name} is not loaded", "code": 404, "type": "error"}}, {}
+        del self.adapters[name]
+        return 200, f"Success: LoRA adapter '{name}' removed successfully.", {}
 
     def completion(self, asked: dict[str, Any]) -> dict[str, Any]:
         said = self.say(asked)

@@ -13,7 +13,9 @@ from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
 from maft.hosted import NotAnAnswer, Spending
 from maft.records import Reply, Request
+from maft.samplers.adapters import fingerprint
 from maft.samplers.cached import Replies, key
+from maft.samplers.served import Served
 
 T = TypeVar("T")
 
@@ -30,6 +32,7 @@ class OpenAi:
         """Send nothing yet; replies and the money spent are kept in `folder`."""
         self.settings = settings
         self._folder = folder
+        self._served = Served(settings, folder)
         self._answered = False
         self._limit = float(settings.concurrency)
 
@@ -46,14 +49,23 @@ class OpenAi:
         return _run(self._all(requests, on_reply))
 
     def release(self) -> None:
-        """Do nothing: the model is elsewhere."""
+        """Unload our adapters, where the server has some; the model is elsewhere."""
+        if self._served.kept():
+            _run(self._unload())
+
+    async def _unload(self) -> None:
+        async with hosted.client(self.settings, asynchronous=True) as client:
+            await self._served.unload(client)
 
     def _check(self, request: Request) -> None:
-        if request.agent.adapter is not None:
+        if request.agent.adapter is not None and not self.settings.load_adapters:
             raise DataError(
                 f"{request.agent.name} has the adapter {request.agent.adapter}, which a hosted service cannot load. "
-                "Give the id of a hosted model, or use another engine.sampler."
+                "Give the id of a hosted model, set openai.load_adapters for a vLLM server, or use another "
+                "engine.sampler."
             )
+        if request.agent.adapter is not None:
+            fingerprint(Path(request.agent.adapter))
         if request.sampling.top_k and self.settings.base_url is None:
             raise ConfigError("OpenAI's service does not know top_k. Set it to 0 for every role in sampling.")
 
@@ -61,18 +73,23 @@ class OpenAi:
         kept, spending = Replies(self._folder / "replies.sqlite"), Spending(self.settings, self._folder)
         gate = Gate(self.settings.concurrency, self._limit)
         async with hosted.client(self.settings, asynchronous=True) as client:
+            owed = [request.agent for request in requests if request.agent.adapter and kept.find(key(request)) is None]
+            names: dict[str, str] = {}
 
             async def answer(request: Request) -> Reply:
                 reply = kept.find(key(request))
                 if reply is None:
-                    reply = await self._one(request, client, gate, spending)
+                    model = names.get(request.agent.adapter or "", request.agent.model)
+                    reply = await self._one(request, model, client, gate, spending)
                     kept.keep({key(request): reply})
                 if on_reply:
                     on_reply(reply)
                 return reply
 
-            tasks = [asyncio.create_task(answer(request)) for request in requests]
+            tasks: list[asyncio.Task[Reply]] = []
             try:
+                names |= await self._served.load(client, owed)
+                tasks += [asyncio.create_task(answer(request)) for request in requests]
                 return await asyncio.gather(*tasks)
             except BaseException:
                 # What is under way is waited for, since it is paid for; what is not yet sent is not sent.
@@ -83,8 +100,8 @@ class OpenAi:
                 self._limit = gate.limit
                 kept.close()
 
-    async def _one(self, request: Request, client: Any, gate: "Gate", spending: Spending) -> Reply:
-        """Send one request until it is answered, or cannot be."""
+    async def _one(self, request: Request, model: str, client: Any, gate: "Gate", spending: Spending) -> Reply:
+        """Send one request until it is answered, or cannot be; `model` is what the server calls the agent's weights."""
         # No text has more tokens than bytes.
         prompt = sum(len(message.content.encode()) + MESSAGE_TOKENS for message in request.messages)
         most = spending.sampling_cost(prompt, request.sampling.max_new_tokens)
@@ -94,7 +111,7 @@ class OpenAi:
                 spending.reserve(most, "the next request")
                 paid = 0.0
                 try:
-                    reply = await _ask(client, self._arguments(request))
+                    reply = await _ask(client, self._arguments(request, model))
                     paid = spending.sampling_cost(reply.prompt_tokens, reply.completion_tokens)
                     self._answered = True
                     gate.succeeded()
@@ -118,18 +135,20 @@ class OpenAi:
             await gate.pause(wait if wait is not None else min(60.0, 2.0**attempt) * (0.5 + rng.random() / 2))
         return Reply(text="", finish_reason="error", error=f"{type(last).__name__}: {hosted.said(last, self.settings)}")
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
+    def _arguments(self, request: Request, model: str) -> dict[str, Any]:
         how = request.sampling
         # Newer models of the service refuse the old name, and many servers know only that one.
+        # vLLM takes what is not said from the model's generation_config.json, so that "no limit" must be said.
+        extra = {"top_k": how.top_k} if how.top_k or self.settings.load_adapters else None
         length = "max_tokens" if self.settings.base_url else "max_completion_tokens"
         return {
-            "model": request.agent.model,
+            "model": model,
             "messages": [message.model_dump() for message in request.messages],
             "temperature": how.temperature,
             "top_p": how.top_p,
             length: how.max_new_tokens,
             "seed": request.seed % 2**31,
-            "extra_body": {"top_k": how.top_k} if how.top_k else None,
+            "extra_body": extra,
         }
 
 

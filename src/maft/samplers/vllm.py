@@ -7,7 +7,6 @@ offset"): there, prompts are read whole.
 """
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from maft import models, shapes
 from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, MissingExtra, StageFailed
 from maft.records import Reply, Request
-from maft.samplers import memory
+from maft.samplers import adapters, memory
 from maft.samplers.chat import Chat, Encoded
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -83,9 +82,13 @@ class Vllm:
 
     def _answer(self, requests: Mapping[int, Request], model: str, answer: Callable[[int, Reply], None]) -> None:
         """Answer requests to one base model, those of all its adapters together."""
-        folders = {request.agent.adapter for request in requests.values() if request.agent.adapter}
-        chat = self._ready(models.resolve(model), max((_rank(Path(folder)) for folder in folders), default=0))
-        adapters = {folder: self._adapter(Path(folder)) for folder in sorted(folders)}
+        base = models.resolve(model)
+        folders = sorted({request.agent.adapter for request in requests.values() if request.agent.adapter})
+        ranks = [adapters.rank(Path(folder)) for folder in folders]
+        for folder in folders:
+            models.check_adapter(Path(folder), base)
+        chat = self._ready(base, max(ranks, default=0))
+        named = {folder: self._adapter(Path(folder)) for folder in folders}
         prompts: dict[int, Encoded] = {}
         try:
             for number, request in requests.items():
@@ -94,7 +97,7 @@ class Vllm:
                     answer(number, made)
                     continue
                 prompts[number] = made
-                adapter = adapters[request.agent.adapter] if request.agent.adapter else None
+                adapter = named[request.agent.adapter] if request.agent.adapter else None
                 text = {"prompt_token_ids": made.token_ids}
                 self._vllm.add_request(str(number), text, self._params(made, request), lora_request=adapter)
             while self._vllm.has_unfinished_requests():
@@ -220,9 +223,8 @@ class Vllm:
         """Return how vLLM is told of an adapter, under a name and id that never meant anything else."""
         from vllm.lora.request import LoRARequest
 
-        key = fingerprint(folder)
+        key = adapters.fingerprint(folder)
         if key not in self._adapters:
-            models.check_adapter(folder, self._folder)
             number = next(_ids)
             self._adapters[key] = LoRARequest(f"{folder.name}-{number}", number, str(folder))
         return self._adapters[key]
@@ -242,31 +244,6 @@ def check_gpus(settings: VllmConfig, num_gpus: int, *, on_cpu: bool) -> None:
         f"engine.sampler = vllm with vllm.tensor_parallel_size = {asked} needs {asked} GPU{'s' * (asked > 1)}, and "
         f"vLLM finds {num_gpus}{build}. Lower it, or use engine.sampler=openvino or transformers, which need no GPU."
     )
-
-
-def fingerprint(folder: Path) -> tuple[object, ...]:
-    """Return what changes when an adapter's folder is written anew: its path, and the files' numbers, sizes and times.
-
-    Raises:
-        DataError: a file is not there.
-    """
-    found: list[object] = [str(folder)]
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        try:
-            told = (folder / name).stat()
-        except OSError:
-            raise DataError(f"adapter {folder} has no {name}. Give a PEFT folder with a LoRA adapter.") from None
-        found += [told.st_ino, told.st_size, told.st_mtime_ns]
-    return tuple(found)
-
-
-def _rank(folder: Path) -> int:
-    """Return the largest rank in an adapter."""
-    try:
-        told = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        return max(int(told["r"]), *map(int, (told.get("rank_pattern") or {}).values()), 1)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"adapter {folder} has no readable adapter_config.json. Give a PEFT LoRA folder.") from None
 
 
 def _room(rank: int) -> int:

@@ -1,0 +1,286 @@
+"""vLLM's CPU build for real, in an environment of its own (`make test-vllm`), against transformers and PEFT."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import problem
+
+from maft import debate as debate_
+from maft import models, prompts, rollouts
+from maft.config import DebateConfig, EngineConfig, OpenAiConfig, RoleSampling, RunConfig, TaskConfig, VllmConfig
+from maft.debate import Rules
+from maft.records import AgentRef, Message, Reply, Request, SamplingParams, Society
+from maft.samplers import make
+from maft.samplers.base import Sampler
+from maft.samplers.chat import Chat
+
+pytest.importorskip("vllm")
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.filterwarnings("default"),  # of the libraries underneath
+]
+
+MODEL = models.PACKAGED
+GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
+DRAWN = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=16)
+QUESTIONS = [f"What is {a} {sign} {b}?" for a in range(2, 6) for b in (3, 5) for sign in "+*"]
+TOGETHER = 0.85
+"""Share of greedy texts that must be equal: two near-equal logits may change places by rounding."""
+
+
+def engine(name: str) -> Sampler:
+    settings = EngineConfig(sampler=name, dtype="float32", cache_gb=1, max_sequences=32)
+    how = VllmConfig(max_model_len=2048)
+    task = TaskConfig(name="arithmetic")
+    return make(RunConfig(task=task, debate=DebateConfig(num_agents=2), engine=settings, vllm=how))
+
+
+NAMES = ("Anna", "Ben")
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory) -> list[Path]:
+    """Two adapters, each taught to begin its answers with its own name."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    chat = Chat(models.resolve(MODEL))
+    folders = []
+    for name in NAMES:
+        torch.manual_seed(1)
+        base = AutoModelForCausalLM.from_pretrained(models.resolve(MODEL), dtype=torch.float32)
+        model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+        steps = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
+        for step in range(16):
+            prompt = chat.encode(ask(f"What is {step % 5} + {step % 3}?")).token_ids
+            reply = [*chat.tokenizer(f"{name} says: it is {step % 5 + step % 3}.").input_ids, min(chat.stop_ids)]
+            ids, labels = torch.tensor([prompt + reply]), torch.tensor([[-100] * len(prompt) + reply])
+            model(input_ids=ids, labels=labels).loss.backward()
+            steps.step()
+            steps.zero_grad()
+        folders.append(tmp_path_factory.mktemp("adapters") / name)
+        model.save_pretrained(folders[-1])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def vllm():
+    made = engine("vllm")
+    yield made
+    made.release()
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """What is known to be right: transformers and PEFT, one adapter at a time."""
+    made = engine("transformers")
+    yield made
+    made.release()
+
+
+def agent(adapter: Path | None, index: int = 0, role: str = "generator") -> AgentRef:
+    return AgentRef(role=role, index=index, model=MODEL, adapter=str(adapter) if adapter else None)
+
+
+def ask(question: str, adapter: Path | None = None, sampling: SamplingParams = GREEDY, seed: int = 0) -> Request:
+    return Request(
+        agent=agent(adapter), messages=(Message(role="user", content=question),), sampling=sampling, seed=seed
+    )
+
+
+def texts(sampler: Sampler, requests: list[Request]) -> list[str]:
+    return [reply.text for reply in sampler.sample(requests)]
+
+
+def share(pairs: list[tuple[object, object]]) -> float:
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def test_agents_mixed_in_one_batch_say_what_they_say_with_peft(vllm, reference, adapters):
+    requests = [ask(question, adapter) for question in QUESTIONS for adapter in (None, *adapters)]
+    heard: list[Reply] = []
+    ours = vllm.sample(requests, heard.append)
+    theirs = reference.sample(requests)
+    assert len(heard) == len(requests)
+    for place in range(3):
+        pairs = [(a.text, b.text) for a, b in zip(ours[place::3], theirs[place::3], strict=True)]
+        assert share(pairs) >= TOGETHER, [pair for pair in pairs if pair[0] != pair[1]]
+    counts = [(r.prompt_tokens, r.completion_tokens, r.finish_reason) for r in ours if r in theirs]
+    assert counts and all(prompt > 20 and 0 < made <= 24 for prompt, made, _ in counts)
+    assert [r.prompt_tokens for r in ours] == [r.prompt_tokens for r in theirs], "the same tokens, BOS and all"
+    for place, name in enumerate(NAMES, 1):
+        assert all(reply.text.startswith(name) for reply in ours[place::3])
+    assert not any(reply.text.startswith(NAMES) for reply in ours[::3])
+
+
+def test_a_debate_of_two_agents_with_two_adapters(vllm, reference, adapters):
+    one, two = adapters
+    society = Society(
+        generators=(agent(one), agent(two, 1)),
+        critics=(agent(two, 0, "critic"), agent(one, 1, "critic")),
+        summarizer=None,
+    )
+    rules = Rules(
+        society=society,
+        debate=DebateConfig(num_agents=2, num_rounds=2, summarizer="none"),
+        prompts=prompts.build({}),
+        sampling=RoleSampling(generator=GREEDY, critic=GREEDY, summarizer=GREEDY),
+        run_seed=0,
+        iteration=1,
+        stage="train",
+    )
+    asked: list[Request] = []
+
+    class Watched:
+        def sample(self, requests, on_reply=None):
+            asked.extend(requests)
+            return vllm.sample(requests, on_reply)
+
+        def release(self) -> None: ...
+
+    problems = [problem(f"{a} + {b}", str(a + b)) for a in (3, 4) for b in (2, 5, 7)]
+    held = rollouts.play_all([debate_.play(one, rules) for one in problems], Watched())
+    assert all(debate.error is None and len(debate.calls()) == 4 for debate in held)
+    replies = texts(vllm, asked)
+    assert share(list(zip(replies, texts(reference, asked), strict=True))) >= TOGETHER
+    speakers = [Path(request.agent.adapter).name for request in asked]
+    assert [reply.split()[0] for reply in replies] == speakers
+    for debate in held:
+        assert [turn.call.reply.text.split()[0] for turn in debate.turns] == ["Anna", "Ben", "Ben", "Anna"]
+
+
+def test_another_adapter_under_the_same_path_is_not_taken_for_the_first(vllm, adapters, tmp_path):
+    one, two = adapters
+    fresh = {adapter: texts(vllm, [ask(q, adapter) for q in QUESTIONS[:4]]) for adapter in adapters}
+    place = tmp_path / "generator_0"
+    for adapter in (one, two, one):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(adapter, place)
+        assert texts(vllm, [ask(q, place) for q in QUESTIONS[:4]]) == fresh[adapter]
+
+
+def test_seeds_make_samples(vllm, adapters):
+    sea = "Tell me about the sea."
+    replies = texts(vllm, [ask(sea, adapters[0], DRAWN, seed) for seed in range(6)])
+    assert len(set(replies)) == 6, "identical prompts, different seeds"
+    crowd = [ask("Count to nine.", None, DRAWN, 3), ask(sea, adapters[0], DRAWN, 3), ask(sea, adapters[1], DRAWN, 3)]
+    assert texts(vllm, crowd)[1] == replies[3], "the same seed in other company"
+
+
+def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, reference, adapters):
+    import torch
+
+    number, first = 400, SamplingParams(temperature=1.0, max_new_tokens=1)
+    requests = [ask(QUESTIONS[0], adapters[1], first, 977 * seed) for seed in range(number)]
+    drawn = Counter(texts(vllm, requests))
+    chat = reference._ready(MODEL)
+    made = chat.encode(requests[0])
+    with torch.inference_mode():
+        logits = reference.speaking(adapters[1])(input_ids=torch.tensor([made.token_ids])).logits[0, -1]
+    likely = logits.softmax(-1).topk(8)
+    for probability, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
+        expected, seen = number * probability, drawn[chat.tokenizer.decode([token])]
+        assert abs(seen - expected) < 4 * max(1.0, expected) ** 0.5 + 2, (token, expected, seen)
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_of_that_request_alone(vllm):
+    seen: list[Reply] = []
+    long, short = vllm.sample([ask("word " * 3000), ask("What is 2 + 2?")], on_reply=seen.append)
+    assert long.finish_reason == "error" and "context" in (long.error or "")
+    assert short.error is None and short.text and len(seen) == 2
+
+
+def test_a_reply_says_why_it_ended_and_what_it_cost(vllm):
+    cut, whole = vllm.sample(
+        [
+            ask("Write a long story.", sampling=SamplingParams(temperature=0, max_new_tokens=5)),
+            ask("What is 2 + 2?", sampling=SamplingParams(temperature=0, max_new_tokens=400)),
+        ]
+    )
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
+    assert whole.finish_reason == "stop" and 1 < whole.completion_tokens < 400
+    assert "<|im_end|>" not in whole.text and whole.prompt_tokens > 10
+
+
+def processes() -> list[str]:
+    """Return the names of our child processes that are alive."""
+    import psutil
+
+    return [child.name() for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+
+
+def test_release_ends_the_engine_and_the_next_request_starts_it_anew(vllm, adapters):
+    before = texts(vllm, [ask(QUESTIONS[0], adapters[0])])
+    assert any("EngineCore" in name or "VLLM" in name or "python" in name for name in processes())
+    vllm.release()
+    assert [name for name in processes() if "resource_tracker" not in name and "python" not in name] == []
+    assert texts(vllm, [ask(QUESTIONS[0], adapters[0])]) == before
+    vllm.release()
+
+
+@pytest.fixture
+def server(vllm, tmp_path):
+    """`vllm serve` on loopback; the engine in this process is stopped first, for there is memory for one."""
+    vllm.release()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = os.environ | {
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    command = [Path(sys.executable).with_name("vllm"), "serve", models.resolve(MODEL), "--served-model-name", MODEL]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
+    command += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--generation-config", "vllm"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "32"]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(1)
+        yield f"{address}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        log.close()
+
+
+def test_a_server_elsewhere_is_given_the_adapters_while_it_runs(server, reference, adapters, tmp_path):
+    from maft.samplers.openai import OpenAi
+
+    ours = OpenAi(OpenAiConfig(base_url=server, load_adapters=True), tmp_path)
+    requests = [ask(question, adapter) for question in QUESTIONS[:8] for adapter in (None, *adapters)]
+    replies = ours.sample(requests)
+    assert [reply.error for reply in replies] == [None] * len(requests)
+    theirs = texts(reference, requests)
+    for place in range(3):
+        assert share(list(zip([r.text for r in replies][place::3], theirs[place::3], strict=True))) >= TOGETHER
+    drawn = ours.sample([ask("Tell me about the sea.", adapters[0], DRAWN, seed) for seed in range(4)])
+    assert len({reply.text for reply in drawn}) == 4
+
+    def names() -> str:
+        return urllib.request.urlopen(f"{server}/models").read().decode()
+
+    assert names().count("maft-adapter_") >= 2
+    ours.release()
+    assert "maft-adapter_" not in names() and not (tmp_path / "served.json").exists()
