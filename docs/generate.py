@@ -4,6 +4,8 @@ python docs/generate.py [--check]
 """
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,20 @@ def _type(annotation: Any) -> str:
     return text.replace("maft.records.", "").replace("typing.", "").replace("|", "or").replace("NoneType", "None")
 
 
-PAGES = {"config.md": config_page, "cli.md": cli_page, "formats.md": formats_page}
+def scale_page() -> str:
+    """Return the page on scale, with what its commands print below each."""
+
+    def printed(block: re.Match[str]) -> str:
+        from click.testing import CliRunner
+
+        done = CliRunner().invoke(maft, shlex.split(block["command"])[1:], catch_exceptions=False)
+        return f"```console\n$ {block['command']}\n{done.stdout}```"
+
+    text = (HERE / "scale.md").read_text(encoding="utf-8")
+    return re.sub(r"```console\n\$ (?P<command>.*)\n(?:.*\n)*?```", printed, text)
+
+
+PAGES = {"config.md": config_page, "cli.md": cli_page, "formats.md": formats_page, "scale.md": scale_page}
 
 
 def main(*, check: bool) -> int:

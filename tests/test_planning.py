@@ -164,7 +164,15 @@ def test_twice_the_gpus_halve_the_time_until_there_are_more_than_trainings(tmp_p
     )
     assert two.sampling == pytest.approx(one.sampling / 2)
     assert two.training == pytest.approx(one.training / 2)
-    assert sixteen.training == eight.training
+    assert sixteen.training == pytest.approx(eight.training / 2)  # each of the eight on two GPUs
+
+
+def test_gpus_that_no_training_can_use_stay_idle(tmp_path):
+    settled = config(tmp_path, "debate.num_agents=1")
+    made = forecast(settled, 1000, 100, TEXTS, [SAID])
+    few, many = (costs.hours(settled, LLAMA, made, hardware.gpu("H100"), count, "lora") for count in (16, 128))
+    assert few.gpus_per_training == many.gpus_per_training == 8
+    assert few.training == many.training
 
 
 def test_a_model_is_spread_over_as_many_gpus_as_it_needs(tmp_path):
@@ -173,7 +181,7 @@ def test_a_model_is_spread_over_as_many_gpus_as_it_needs(tmp_path):
     large = shapes.known("llama-3-70b")
     assert costs.hours(settled, large, made, hardware.gpu("H100"), 1, "lora") is None
     found = costs.hours(settled, large, made, hardware.gpu("H100"), 8, "lora")
-    assert (found.gpus_per_engine, found.gpus_per_training) == (4, 4)  # 141 GB, and 143 GB beside 2 x 72
+    assert (found.gpus_per_engine, found.gpus_per_training) == (4, 8)  # 141 GB do not fit twice 72; a training takes a machine
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_figures(tmp_path):

@@ -203,7 +203,7 @@ def known(model: str) -> Shape | None:
     8030261248
     """
     name = model.lower().rpartition("/")[2].removeprefix("meta-")
-    for ending in ("-v0.1", "-v0.2", "-v0.3", "-instruct", "-chat", "-it", "-4k", "-2507"):
+    for ending in ("-v0.1", "-v0.2", "-v0.3", "-instruct", "-chat", "-it", "-4k", "-128k", "-2507"):
         name = name.replace(ending, "")
     numbers = KNOWN.get(name)
     if numbers is None:

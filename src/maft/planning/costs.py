@@ -1,6 +1,8 @@
 """What calls and tokens cost on a machine: work, memory, disk, hours."""
 
+import heapq
 import math
+from collections.abc import Iterator
 
 from maft import hardware
 from maft.config import RunConfig
@@ -16,6 +18,7 @@ SEQUENCES = 256
 """Replies written at the same time by one engine, where engine.max_sequences is not set."""
 BYTES_PER_CALL, BYTES_PER_TOKEN = 150.0, 3.5
 """Of a debate on the disk: of a call, and of each token that is new in it."""
+GPUS_OF_A_MACHINE = 8
 FLOAT32, ADAM = 4, 8
 GIGA = 1e9
 
@@ -82,7 +85,8 @@ def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) 
 def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
     """Return what an engine needs that holds the base, the adapters of the society, and a cache for sequences."""
     dtype = config.engine.dtype
-    adapters = (config.vllm.max_loras or len(config.learners)) * lora_parameters(config, shape) * BYTES[dtype]
+    held = 0 if config.train.method == "full" else config.vllm.max_loras or len(config.learners)
+    adapters = held * lora_parameters(config, shape) * BYTES[dtype]
     cache = sequences * tokens * shape.kv_bytes_per_token(dtype)
     return Memory(weights=shape.weight_bytes(dtype), adapters=adapters, cache=cache)
 
@@ -100,7 +104,9 @@ def training_memory(config: RunConfig, shape: Shape, row: float, method: str) ->
     base = float(shape.weight_bytes(config.engine.dtype))
     if method == "qlora":
         base += shape.linear_parameters * (QUANTISED_BYTES - BYTES[config.engine.dtype])
-    tokens = config.train.batch_size * row
+    roles, iterations = ("generator", "critic"), range(1, config.num_iterations + 1)
+    widest = max(config.train.of(role, number).batch_size for role in roles for number in iterations)
+    tokens = math.ceil(widest / config.engine.num_train_processes) * row
     blocks = tokens * shape.hidden * (shape.layers * 2 + 34)
     return Memory(
         weights=shape.parameters * FLOAT32 if method == "full" else base,
@@ -138,13 +144,9 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
     engines = num_gpus // per_engine
     reading, by_work, by_memory = _sampling_seconds(config, shape, run, gpu, per_engine, sequences)
     sampling = (reading + max(by_work, by_memory)) / engines
-    at_once = num_gpus // per_training
-    lora = lora_parameters(config, shape)
-    training = sum(
-        math.ceil(made.jobs / at_once)
-        * shape.training_flops(made.tokens / made.jobs, made.row, method, lora)
-        / (gpu.tflops * 1e12 * per_training * hardware.TRAINING_UTILISATION)
-        for made in run.trainings
+    training, per_training = min(
+        (_training_seconds(config, shape, run, gpu, num_gpus, wider, method), wider)
+        for wider in _wider(per_training, num_gpus)
     )
     parts = {
         "reading prompts (matrix products)": reading / engines,
@@ -158,7 +160,7 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
         gpus_per_engine=per_engine,
         sequences=sequences,
         gpus_per_training=per_training,
-        trainings_at_once=at_once,
+        trainings_at_once=num_gpus // per_training,
         sampling=sampling / 3600,
         training=training / 3600,
         bound_by=max(parts, key=lambda name: parts[name]),
@@ -171,6 +173,35 @@ def _spread(need: float, usable: float, num_gpus: int) -> int | None:
     while count * usable < need:
         count *= 2
     return count if count <= num_gpus else None
+
+
+def _wider(least: int, num_gpus: int) -> Iterator[int]:
+    """Yield the numbers of GPUs that a finetuning may be spread over: those that it needs, or more of one machine."""
+    count = least
+    while count <= num_gpus and count <= max(least, GPUS_OF_A_MACHINE):
+        yield count
+        count *= 2
+
+
+def _training_seconds(
+    config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: int, per_training: int, method: str
+) -> float:
+    """Return the seconds of all finetunings, as many at a time as there is room for."""
+    lora, at_once = lora_parameters(config, shape), num_gpus // per_training
+    rate = gpu.tflops * 1e12 * per_training * hardware.TRAINING_UTILISATION
+    seconds = 0.0
+    for iteration in sorted({made.iteration for made in run.trainings}):
+        jobs = [
+            shape.training_flops(made.tokens / made.jobs, made.row, method, lora) / rate
+            for made in run.trainings
+            if made.iteration == iteration
+            for _ in range(made.jobs)
+        ]
+        busy = [0.0] * min(at_once, len(jobs))
+        for job in sorted(jobs, reverse=True):  # the longest first, each on the GPUs that are free first
+            heapq.heapreplace(busy, busy[0] + job)
+        seconds += max(busy)
+    return seconds
 
 
 def _sampling_seconds(

@@ -242,7 +242,7 @@ def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, 
     for role, count in jobs.items():
         if count:
             examples = min(learned[role], most or math.inf)
-            tokens = count * examples * rows[role] * config.train.num_epochs
+            tokens = count * examples * rows[role] * config.train.of(role, iteration).num_epochs
             yield Training(iteration=iteration, role=role, jobs=count, examples=examples, tokens=tokens, row=rows[role])
 
 

@@ -1,7 +1,7 @@
 """Puts a plan together from the config, the model's shape, and what is known of lengths and speed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from maft.hosted import MILLION
 from maft.planning import costs
 from maft.planning.calibration import Calibration
 from maft.planning.costs import METHODS, Hours, Memory
-from maft.planning.forecast import Forecast, assumed_behaviour, assumed_texts, forecast
+from maft.planning.forecast import LEARNED_SHARE, Forecast, assumed_behaviour, assumed_texts, forecast
 from maft.records import Record
 from maft.shapes import Shape
 from maft.tasks import prepare
@@ -123,7 +123,7 @@ MISSING = (
 
 def method_of(config: RunConfig) -> str:
     """Return how agents are finetuned: lora, qlora or full."""
-    return str(getattr(config.train, "method", "lora"))
+    return config.train.method
 
 
 def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) -> Shape | None:
@@ -199,9 +199,7 @@ def _seconds(config: RunConfig, run: Forecast, calibration: Calibration) -> dict
         "sampling": tokens / speed.sampling if speed.sampling else 0.0,
         "changing_agents": changes * speed.changing,
         "training": sum(
-            training.tokens / rate
-            for training in run.trainings
-            if (rate := speed.training.get(training.role, 0.0))
+            training.tokens / rate for training in run.trainings if (rate := speed.training.get(training.role, 0.0))
         ),
     }
 
@@ -216,19 +214,21 @@ def _usd(config: RunConfig, run: Forecast) -> float | None:
 
 def _assumptions(
     config: RunConfig, calibration: Calibration | None, reply_tokens: float | None, question_tokens: float | None
-) -> list[str]:
+) -> Iterator[str]:
+    if config.train.method == "full":
+        yield "Fully finetuned agents are models of their own, loaded in turn; the time of that is not counted."
+    if {config.model, *config.society.generators, *config.society.critics} != {config.model}:
+        yield f"All agents are taken to be as large as {config.model}."
     if calibration is not None:
-        said = [
+        yield (
             f"Lengths and shares are those of {calibration.questions} questions of this run, before and after one "
             "finetuning; from the second finetuning on, replies are taken to be as long as the examples of it."
-        ]
+        )
         if config.num_iterations > 2:
-            said.append("Societies do not change any more after the second finetuning.")
-        return said
+            yield "Societies do not change any more after the second finetuning."
+        return
     replies = f"{reply_tokens:g} tokens" if reply_tokens else "half as long as allowed"
     asked = "given" if question_tokens else "estimated from their characters"
-    return [
-        f"Replies are taken to be {replies}, the same in all iterations; questions are {asked}.",
-        "Of the responses, 60% are taken to agree with the label and to be learned.",
-        "`--calibrate` measures all of this with one batch.",
-    ]
+    yield f"Replies are taken to be {replies}, the same in all iterations; questions are {asked}."
+    yield f"Of the responses, {LEARNED_SHARE:.0%} are taken to agree with the label and to be learned."
+    yield "`--calibrate` measures all of this with one batch."
