@@ -58,6 +58,28 @@ def test_a_torn_adapter_is_refused_at_any_length(tmp_path, model, keep):
         models.check_adapter(folder, model)
 
 
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"num_hidden_layers": 0}, "for number of layers 1, model .* has 0"),
+        ({"text_config": {"hidden_size": 16}}, "for hidden size 8, model .* has 16"),
+    ],
+)
+def test_an_adapter_for_another_depth_or_the_text_part_of_another_model_is_refused(tmp_path, config, said):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=said):
+        models.check_adapter(write_adapter(tmp_path / "a"), str(tmp_path))
+
+
+def test_an_adapter_for_another_name_on_the_hub_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    adapter = write_adapter(tmp_path / "a", base_model_name_or_path="org/one")
+    assert models.check_adapter(adapter, "Org/One") == 2.0
+    assert models.check_adapter(adapter, "/models/one") == 2.0, "a copy may stand anywhere"
+    with pytest.raises(DataError, match="is for org/one, not for model org/other"):
+        models.check_adapter(adapter, "org/other")
+
+
 def test_an_adapter_of_another_base_is_refused_with_both_sizes(tmp_path, model):
     with pytest.raises(DataError, match="hidden size 16, model .* has 8"):
         models.check_adapter(write_adapter(tmp_path / "a", hidden=16), model)

@@ -3,9 +3,10 @@
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,12 @@ def check_adapter(folder: Path, model: str) -> float:
     unlike = [key for key in shapes if ".lora_A." not in key and ".lora_B." not in key]
     if adapter.get("peft_type") != "LORA" or adapter.get("use_dora") or unlike or not shapes:
         raise DataError(f"adapter {folder} is not plain LoRA: {adapter.get('peft_type')} {unlike[:1]}. {again}")
-    hidden = _hidden_size(model)
-    for key, shape in shapes.items():
-        if hidden is not None and key.endswith("q_proj.lora_A.weight") and shape[1] != hidden:
-            raise DataError(f"adapter {folder} is for hidden size {shape[1]}, model {model} has {hidden}. {again}")
+    for what, its, ours in _sizes(shapes, _config(model)):
+        if its != ours:
+            raise DataError(f"adapter {folder} is for {what} {its}, model {model} has {ours}. {again}")
+    base = str(adapter.get("base_model_name_or_path") or "")
+    if _is_hub_name(base) and _is_hub_name(model) and base.lower() != model.lower():
+        raise DataError(f"adapter {folder} is for {base}, not for model {model}. {again}")
     rank = float(adapter["r"])
     return float(adapter["lora_alpha"]) / (rank**0.5 if adapter.get("use_rslora") else rank)
 
@@ -99,9 +102,27 @@ def safetensors_shapes(file: Path) -> dict[str, list[int]]:
     return {key: entry["shape"] for key, entry in header.items()}
 
 
-def _hidden_size(model: str) -> int | None:
+def _config(model: str) -> dict[str, Any]:
+    """Return the config.json of a model folder, of the part that makes text; nothing for a hub name."""
     file = Path(model) / "config.json"
-    return json.loads(file.read_text()).get("hidden_size") if file.is_file() else None
+    config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return config.get("text_config") or config
+
+
+def _sizes(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Yield what an adapter and a model must have in common: its name, the adapter's number, the model's number."""
+    inputs = {"q_proj": "hidden_size", "gate_proj": "hidden_size", "down_proj": "intermediate_size"}
+    for key, shape in shapes.items():
+        layer, module = re.search(r"\.layers\.(\d+)\.", key), re.search(r"(\w+)\.lora_A\.weight$", key)
+        layers, size = config.get("num_hidden_layers"), config.get(inputs.get(module[1], "") if module else "")
+        if layer and layers is not None and int(layer[1]) >= layers:
+            yield "number of layers", int(layer[1]) + 1, layers
+        if module and isinstance(size, int) and ".experts." not in key:
+            yield inputs[module[1]].replace("_", " "), shape[1], size
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
 
 
 def prepare_packaged() -> Path:
