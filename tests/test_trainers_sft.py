@@ -395,7 +395,7 @@ def test_training_goes_on_from_the_weights_of_the_given_adapter(tiny, tmp_path):
     train(first)
     again = make_job(tmp_path, "critic_1", GENERATOR, tiny, init_adapter=first.output)
     base = base_model(tiny)
-    adapted = base.adapted(again, SETTINGS)
+    adapted = base.trainable(again, again.training(SETTINGS))
     starts = {name: tensor for name, tensor in adapted.named_parameters() if tensor.requires_grad}
     base.restore(adapted)
     kept = {name.replace(".weight", ".default.weight"): t for name, t in adapter_tensors(first.output).items()}

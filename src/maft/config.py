@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,8 @@ T = TypeVar("T")
 Positive = Annotated[int, Field(ge=1)]
 Price = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PerIteration: TypeAlias = T | Annotated[tuple[T, ...], Field(min_length=1)]
+"""One value, or a list with an entry for each iteration, the last entry for all further ones."""
 
 
 class Section(BaseModel):
@@ -191,7 +193,7 @@ Ballots = Literal["last", "first", "all"]
 class VoteConfig(Section):
     """How the pseudo-label is found, and the answer of a debate."""
 
-    label_from: Ballots | Annotated[tuple[Ballots, ...], Field(min_length=1)] = "last"
+    label_from: PerIteration[Ballots] = "last"
     """Which answers elect the label: of the `last` round (the paper), the `first` (all samples of it), or `all`. A list
     has an entry for each iteration, the last entry for all further ones."""
     over: Ballots = "last"
@@ -216,7 +218,7 @@ class CurateConfig(Section):
     weight_by: Literal["none", "margin"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
     those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
-    max_examples: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] | None = None
+    max_examples: PerIteration[Positive] | None = None
     """Most examples of one agent in an iteration, drawn by seed; null is no limit. A list has an entry for each
     iteration, the last entry for all further ones."""
 
@@ -231,20 +233,25 @@ class LoraConfig(Section):
     """Names of the layers to adapt, or `all-linear`."""
 
 
-class TrainConfig(Section):
-    """How agents are finetuned."""
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Schedule = Literal["constant", "linear", "cosine"]
 
-    num_epochs: Positive = 2
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    lr_schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    warmup_ratio: Share = 0.03
-    batch_size: Positive = 16
-    """Examples in one forward pass."""
-    gradient_accumulation: Positive = 1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+
+class _Training(Section):
+    """What does not change from one agent to the next."""
+
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """`lora` trains adapters; `qlora` the same on a base in 4 bits, on CUDA only; `full` trains and keeps all weights.
+    """
     max_length: Positive = 2048
     """Tokens; a longer example is dropped and counted, never cut, for the answer stands at its end."""
+    packing: bool = False
+    """Lay examples end to end in rows of up to `max_length` tokens, none of which sees another; `batch_size` counts
+    rows then. Saves padding on GPUs; on a CPU examples of like length go together anyway, which is quicker."""
+    gradient_checkpointing: bool | None = None
+    """Compute activations twice in place of keeping them: less memory, about a third more time. Null is yes on GPUs
+    and no on a CPU."""
     loss_turns: Literal["last", "all"] = "last"
     """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
     critics: bool = True
@@ -252,6 +259,66 @@ class TrainConfig(Section):
     start_from: Literal["previous", "base"] = "previous"
     """Weights that an iteration starts from: the agent's own of the iteration before, or the base model's."""
     lora: LoraConfig = LoraConfig()
+    """Of `lora` and `qlora`."""
+
+
+class Training(_Training):
+    """How one agent is finetuned in one iteration: what `TrainConfig.of` returns."""
+
+    num_epochs: Positive = 2
+    learning_rate: Rate = 3e-4
+    lr_schedule: Schedule = "cosine"
+    warmup_ratio: Share = 0.03
+    batch_size: Positive = 16
+    gradient_accumulation: Positive = 1
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Rate = 1.0
+
+
+class RoleTraining(Section):
+    """What is different for the agents of one role; null is as `train` has it."""
+
+    num_epochs: PerIteration[Positive] | None = None
+    learning_rate: PerIteration[Rate] | None = None
+    lr_schedule: PerIteration[Schedule] | None = None
+    warmup_ratio: PerIteration[Share] | None = None
+    batch_size: PerIteration[Positive] | None = None
+    gradient_accumulation: PerIteration[Positive] | None = None
+    weight_decay: PerIteration[NotNegative] | None = None
+    max_grad_norm: PerIteration[Rate] | None = None
+
+
+class TrainConfig(_Training):
+    """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
+
+    num_epochs: PerIteration[Positive] = 2
+    """This and the seven settings below may be lists: an entry for each iteration, the last one for all further ones.
+    """
+    learning_rate: PerIteration[Rate] = 3e-4
+    """Full finetuning needs a smaller one, such as 1e-5."""
+    lr_schedule: PerIteration[Schedule] = "cosine"
+    """`constant`, `linear` or `cosine`."""
+    warmup_ratio: PerIteration[Share] = 0.03
+    """Share of the steps in which the learning rate rises."""
+    batch_size: PerIteration[Positive] = 16
+    """Examples in one forward and backward pass, over all of `engine.num_train_processes`."""
+    gradient_accumulation: PerIteration[Positive] = 1
+    """Batches in one step of the optimiser; 8 of one example are the same as one of 8, in less memory."""
+    weight_decay: PerIteration[NotNegative] = 0.0
+    max_grad_norm: PerIteration[Rate] = 1.0
+    generator: RoleTraining = RoleTraining()
+    critic: RoleTraining = RoleTraining()
+
+    def of(self, role: str, iteration: int) -> Training:
+        """Return what holds for the agents of a role in an iteration (from 1).
+
+        >>> TrainConfig(learning_rate=(3e-4, 1e-4), critic=RoleTraining(num_epochs=5)).of("critic", 2).learning_rate
+        0.0001
+        """
+        values = {name: getattr(self, name) for name in Training.model_fields}
+        changes: Section = {"generator": self.generator, "critic": self.critic}.get(role, RoleTraining())
+        values |= {name: value for name, value in changes if value is not None}
+        return Training.model_construct(**{name: of_iteration(value, iteration) for name, value in values.items()})
 
 
 def _name_of_null(value: object) -> object:
@@ -275,6 +342,12 @@ class EngineConfig(Section):
     """openvino, and vllm on a CPU: memory for the key-value cache."""
     num_threads: Positive | None = None
     """CPU threads of sampling, and as many of finetuning; null is one for each core."""
+    num_train_processes: Positive = 1
+    """Processes that finetune an agent together, each with a GPU of its own where there are any; they share the
+    examples of each `train.batch_size`, so that results do not depend on their number but for rounding."""
+    train_sharding: Literal["none", "fsdp", "deepspeed"] = "none"
+    """What several processes divide among them beside the examples: `none` (each holds all weights), or all weights,
+    gradients and optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
     max_sequences: Positive | None = None
     """Most replies generated at the same time; null is 256 for openvino and vllm, and 64 for transformers."""
     max_failures: Share = 0.1
@@ -403,6 +476,24 @@ class RunConfig(Section):
             raise ValueError("society.one_model is one model for all agents, and society names several.")
         return self
 
+    @model_validator(mode="after")
+    def _processes_have_equal_shares(self) -> Self:
+        engine, processes = self.engine, self.engine.num_train_processes
+        if engine.train_sharding != "none" and processes == 1:
+            raise ValueError(
+                f"engine.train_sharding = {engine.train_sharding} divides a model among processes, and "
+                "engine.num_train_processes is 1. Set it to the number of GPUs, or engine.train_sharding to none."
+            )
+        for iteration in range(1, self.num_iterations + 1):
+            for role in ("generator", "critic"):
+                size = self.train.of(role, iteration).batch_size
+                if size % processes:
+                    raise ValueError(
+                        f"train.batch_size = {size} ({role}, iteration {iteration}) cannot be divided among "
+                        f"engine.num_train_processes = {processes}. Choose a multiple of {processes}."
+                    )
+        return self
+
 
 def check_loop(config: RunConfig) -> None:
     """Refuse engines that cannot take turns: what one finetunes, the other must be able to sample from.
@@ -486,7 +577,11 @@ def resolved(config: RunConfig) -> str:
 _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
-    "engine": {"batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"},
+    "train": {"gradient_checkpointing"},
+    "engine": {
+        *("batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"),
+        *("num_train_processes", "train_sharding"),
+    },
     "vllm": {"tensor_parallel_size", "gpu_memory_utilization", "max_loras"},
     "openai": {
         *("api_key_env", "load_adapters", "concurrency", "timeout", "max_retries", "poll_seconds"),

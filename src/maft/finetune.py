@@ -74,6 +74,11 @@ def after(folder: RunFolder, iteration: int) -> Society:
     )
 
 
+def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
+    """Return how often a learner, such as `critic_2`, sees each of its examples in an iteration."""
+    return config.train.of(learner.rpartition("_")[0], iteration).num_epochs
+
+
 def finished(folder: RunFolder, iteration: int) -> bool:
     """Say whether every agent of an iteration is finetuned."""
     return all(folder.agent(iteration, learner).exists() for learner in folder.config.learners)

@@ -161,10 +161,10 @@ def train(
     done = {agent for agent in num_examples if folder.agent(iteration, agent).exists()}
     if len(done) == len(num_examples):
         return finetune.after(folder, iteration)
-    epochs = folder.config.train.num_epochs
-    with progress.stage(f"iteration {iteration}: finetune", sum(num_examples.values()) * epochs, "example") as bar:
-        bar.skip(sum(num_examples[agent] for agent in done) * epochs)
-        report = _training_reporter(folder, iteration, num_examples, bar)
+    work = {agent: num_examples[agent] * finetune.num_epochs(folder.config, iteration, agent) for agent in num_examples}
+    with progress.stage(f"iteration {iteration}: finetune", sum(work.values()), "example") as bar:
+        bar.skip(sum(work[agent] for agent in done))
+        report = _training_reporter(folder, iteration, work, bar)
         return finetune.finetune(folder, iteration, society, num_examples, trainer, report)
 
 
@@ -251,18 +251,17 @@ def _collect(
 
 
 def _training_reporter(
-    folder: RunFolder, iteration: int, num_examples: Mapping[str, int], bar: Bar
+    folder: RunFolder, iteration: int, work: Mapping[str, int], bar: Bar
 ) -> Callable[[TrainProgress], None]:
     """Return a function that moves the bar with every step and logs every finished agent."""
-    shown: dict[str, float] = dict.fromkeys(num_examples, 0.0)
+    shown: dict[str, float] = dict.fromkeys(work, 0.0)
     started = time.monotonic()
 
     def report(step: TrainProgress) -> None:
         nonlocal started
-        epochs = folder.config.train.num_epochs
         share = step.step / step.num_steps if step.num_steps else 1.0
         bar.note(step.agent if step.loss is None else f"{step.agent} loss {step.loss:.3f}")
-        so_far = share * num_examples[step.agent] * epochs
+        so_far = share * work[step.agent]
         bar.advance(so_far - shown[step.agent])
         shown[step.agent] = so_far
         if step.step == step.num_steps:

@@ -61,8 +61,12 @@ def most_tokens(config: RunConfig) -> Tokens:
     return Tokens(
         prompt=rounds * held.prompt + evaluations * evaluated.prompt,
         completion=rounds * held.completion + evaluations * evaluated.completion,
-        training=rounds * config.train.num_epochs * held.training,
+        training=held.training * sum(_most_epochs(config, number) for number in range(1, rounds + 1)),
     )
+
+
+def _most_epochs(config: RunConfig, iteration: int) -> int:
+    return max(config.train.of(role, iteration).num_epochs for role in ("generator", "critic"))
 
 
 def _money(config: RunConfig) -> str:

@@ -71,16 +71,25 @@ def key(request: Request) -> bytes:
 
 
 def weights(agent: AgentRef) -> str:
-    """Return what identifies the weights that speak: the model's name, and the content of the adapter."""
-    return agent.model if agent.adapter is None else f"{agent.model} {digest(Path(agent.adapter))}"
+    """Return what identifies the weights that speak: the model, and the content of the adapter."""
+    base = model(agent.model)
+    return base if agent.adapter is None else f"{base} {digest(Path(agent.adapter))}"
+
+
+def model(name: str) -> str:
+    """Return what identifies a model: its name, or the content of a folder that full finetuning has made."""
+    folder = Path(name)
+    return digest(folder) if (folder / "training.json").is_file() else name
 
 
 @cache
 def digest(folder: Path) -> str:
-    """Return the digest of all weights in an adapter's folder; a finished one never changes."""
+    """Return the digest of all weights in an agent's folder; a finished one never changes."""
     found = hashlib.blake2b(digest_size=16)
     kinds = (".safetensors", ".json", ".bin")
     for file in sorted(path for path in folder.iterdir() if path.suffix in kinds and path.name != "training.json"):
         found.update(file.name.encode())
-        found.update(file.read_bytes())
+        with file.open("rb") as opened:
+            while part := opened.read(2**20):
+                found.update(part)
     return found.hexdigest()

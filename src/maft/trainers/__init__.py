@@ -15,6 +15,7 @@ def make(config: RunConfig) -> Trainer:
 
     Raises:
         MissingExtra: the trainer's packages are not installed.
+        ConfigError: this machine has not the GPUs that are asked for.
     """
     if config.engine.trainer == "null":
         return NullTrainer()
@@ -24,6 +25,8 @@ def make(config: RunConfig) -> Trainer:
         from maft.trainers.openai import OpenAiTrainer
 
         return OpenAiTrainer(config.openai, config.runs_dir / config.name)
+    from maft.trainers import launch
     from maft.trainers.sft import SftTrainer
 
-    return SftTrainer(config.engine.dtype, num_threads=config.engine.num_threads)
+    launch.check(config)
+    return SftTrainer(config.engine)

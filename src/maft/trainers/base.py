@@ -1,10 +1,10 @@
-"""The seam to finetuning: jobs in, adapters (or models) in folders out."""
+"""The seam to finetuning: jobs in, adapters or models in folders out."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from maft.config import TrainConfig
+from maft.config import TrainConfig, Training
 from maft.records import Record
 
 
@@ -21,10 +21,14 @@ class TrainJob(Record):
     base_model: str
     """Name of the model as the config has it; `maft.models.resolve` finds its folder."""
     init_adapter: Path | None
-    """PEFT folder to go on from; None starts a fresh adapter on the base model."""
+    """PEFT folder to go on from; None starts from the base model."""
     output: Path
     """Folder to make: it appears whole, by a rename, or not at all."""
     seed: int
+
+    def training(self, settings: TrainConfig) -> Training:
+        """Return the settings that hold for this job's role and iteration."""
+        return settings.of(self.role, self.iteration)
 
 
 class TrainProgress(Record):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maft.config import TrainConfig
-from maft.samplers.cached import digest
+from maft.samplers.cached import digest, model
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
 from maft.trainers.folder import appearing_whole
 
@@ -45,7 +45,8 @@ class CachedTrainer:
 def key(job: TrainJob, settings: TrainConfig) -> str:
     """Return what a finetuned agent depends on, as a digest."""
     start = digest(job.init_adapter) if job.init_adapter else ""
-    parts = (job.examples.read_text(encoding="utf-8"), settings.model_dump_json(), job.base_model, start, str(job.seed))
+    chosen = job.training(settings).model_dump_json(exclude={"gradient_checkpointing"})
+    parts = (job.examples.read_text(encoding="utf-8"), chosen, model(job.base_model), start, str(job.seed))
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 

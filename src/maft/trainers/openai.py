@@ -81,7 +81,7 @@ class OpenAiTrainer:
             found = found.model_copy(update={"file": service.file(marker, text)})
             store.write_text(note, found.to_json() + "\n")
         if found.job is None:
-            cost = spending.training_cost(hosted.tokens(text) * settings.num_epochs)
+            cost = spending.training_cost(hosted.tokens(text) * job.training(settings).num_epochs)
             there = service.find_job(marker)
             if there is None:
                 spending.reserve(cost, f"finetuning {job.agent}")
@@ -173,7 +173,7 @@ class _Service:
                     "type": "supervised",
                     "supervised": {
                         "hyperparameters": {
-                            "n_epochs": settings.num_epochs,
+                            "n_epochs": job.training(settings).num_epochs,
                             "batch_size": self._settings.job_batch_size,
                             "learning_rate_multiplier": self._settings.learning_rate_multiplier,
                         }
@@ -263,7 +263,7 @@ def _marker(job: TrainJob, text: str, settings: TrainConfig, service: OpenAiConf
         "model": job.base_model,
         "seed": job.seed,
         "set": text,
-        "epochs": settings.num_epochs,
+        "epochs": job.training(settings).num_epochs,
         "batch": service.job_batch_size,
         "rate": service.learning_rate_multiplier,
     }

@@ -1,6 +1,8 @@
 """The child process of `maft.trainers.sft`: trains the jobs of a jobs file in turn, with the base model loaded once.
 
 python -m maft.trainers.sft_worker jobs.json < pipe-that-closes-when-the-parent-dies
+
+With several processes `accelerate launch` starts one of these for each; only the first one writes and reports.
 """
 
 import json
@@ -19,10 +21,11 @@ from typing import IO, Any
 
 import maft
 from maft import models, store
-from maft.config import TrainConfig
+from maft.config import TrainConfig, Training
 from maft.errors import DataError
 from maft.records import Example
 from maft.trainers.base import TrainJob, TrainProgress
+from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded, usable
 from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
 from maft.trainers.fast_sft import fast_trainer_class
 from maft.trainers.folder import appearing_whole
@@ -39,17 +42,28 @@ def main() -> int:
     channel = _private_stdout()
     _end_with_parent()
     jobs = [TrainJob.model_validate(job) for job in request["jobs"]]
+
+    def report(progress: TrainProgress) -> None:
+        if is_first():
+            _send(channel, {"progress": progress.model_dump()})
+
     try:
-        train_all(
-            jobs,
-            TrainConfig.model_validate(request["settings"]),
-            request["dtype"],
-            lambda progress: _send(channel, {"progress": progress.model_dump()}),
-        )
+        train_all(jobs, TrainConfig.model_validate(request["settings"]), request["dtype"], report)
     except DataError as error:
         _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _send(channel, {"error": {"kind": "memory", "message": str(error).splitlines()[0]}})
+        return 1
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Recognise what torch raises on GPUs and what its allocator says on a CPU."""
+    said = f"{type(error).__name__} {error}"
+    return any(words in said for words in ("OutOfMemory", "out of memory", "MemoryError", "can't allocate memory"))
 
 
 def _private_stdout() -> IO[str]:
@@ -79,130 +93,84 @@ def _end_with_parent() -> None:
 def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report) -> None:
     """Make the output folder of each job."""
     base: BaseModel | None = None
+    # Where weights are divided, the libraries must know of it before they load any: while this object lives, they do.
+    announced = _arguments(jobs[0], jobs[0].training(settings), usable(dtype), os.devnull) if sharded() else None
     for job in jobs:
-        if base is None or base.name != job.base_model:
+        if base is None or base.name != job.base_model or not base.pristine:
             base = None  # free the old one before the new one is there
-            base = BaseModel(job.base_model, dtype)
+            base = BaseModel(job.base_model, dtype, settings.method)
         train(job, settings, base, report)
-
-
-class BaseModel:
-    """The weights that all jobs share, frozen, and their tokenizer."""
-
-    def __init__(self, name: str, dtype: str) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import is_torch_bf16_gpu_available
-
-        fast_trainer_class().narrow = None
-        self.name = name
-        self.on_cpu = not torch.accelerator.is_available()
-        if dtype == "bfloat16" and not self.on_cpu and not is_torch_bf16_gpu_available():
-            dtype = "float32"
-        self.dtype = dtype
-        folder = models.resolve(name)
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-        except (OSError, ValueError) as error:
-            raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
-
-    def adapted(self, job: TrainJob, settings: TrainConfig) -> Any:
-        """Return the model with a trainable adapter: the one to go on from, or a new one drawn by the job's seed."""
-        from peft import LoraConfig, PeftModel, get_peft_model
-        from transformers import set_seed
-
-        set_seed(_seed(job))
-        if job.init_adapter is not None:
-            models.check_adapter(job.init_adapter, models.resolve(self.name))
-            return PeftModel.from_pretrained(self.model, job.init_adapter, is_trainable=True)
-        lora = settings.lora
-        targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-        shape = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(self.model, shape)
-
-    def restore(self, adapted: Any) -> None:
-        """Take the adapter out of the base model, which is then as it was loaded."""
-        self.model = adapted.unload()
-        self.model.__dict__.pop("forward", None)  # where TRL puts its own language-model head
-        self.model.__dict__.pop("peft_config", None)
+    del announced
 
 
 def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report) -> None:
     """Finetune one agent and make its output folder."""
     started = time.monotonic()
     examples = store.read_records(job.examples, Example)
-    rows = [tokenize(base.tokenizer, example.messages, settings.loss_turns) for example in examples]
-    kept = [row for row in rows if len(row.input_ids) <= settings.max_length]
-    adapted = base.adapted(job, settings)
-    losses = _fit(job, settings, base, adapted, kept, report) if kept else []
-    summary = _summary(job, settings, base, rows, kept, losses) | {"seconds": round(time.monotonic() - started, 1)}
-    with appearing_whole(job.output) as folder:
-        if not kept and job.init_adapter is not None:
-            shutil.copytree(job.init_adapter, folder, dirs_exist_ok=True)
-        else:
-            _save(adapted, folder)
-        (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_model_card(job, settings, summary), encoding="utf-8")
-    base.restore(adapted)
+    training = job.training(settings)
+    rows = [tokenize(base.tokenizer, example.messages, training.loss_turns) for example in examples]
+    kept = [row for row in rows if len(row.input_ids) <= training.max_length]
+    model = base.trainable(job, training)
+    losses, state = _fit(job, training, base, model, kept, report) if kept else ([], None)
+    summary = _summary(job, training, base, rows, kept, losses) | {"seconds": round(time.monotonic() - started, 1)}
+    if is_first():
+        with appearing_whole(job.output) as folder:
+            if not kept and job.init_adapter is not None and base.method != "full":
+                shutil.copytree(job.init_adapter, folder, dirs_exist_ok=True)
+            else:
+                base.save(model, folder, state)
+            (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            (folder / "README.md").write_text(_model_card(job, training, summary), encoding="utf-8")
+    base.restore(model)
     if not kept:
         report(TrainProgress(agent=job.agent, step=0, num_steps=0, loss=None, tokens=0))
 
 
-def _save(adapted: Any, folder: Path) -> None:
-    """Save the adapter in PEFT's format; equal adapters give equal bytes."""
-    adapted.save_pretrained(folder, save_embedding_layers=False)
-    file = folder / "adapter_config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()  # PEFT holds them in a set
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _fit(
-    job: TrainJob, settings: TrainConfig, base: BaseModel, adapted: Any, rows: Sequence[DialogueTokens], report: Report
-) -> list[float]:
-    """Run the optimiser; return the loss of each step."""
+    job: TrainJob, training: Training, base: BaseModel, model: Any, rows: Sequence[DialogueTokens], report: Report
+) -> tuple[list[float], dict[str, Any] | None]:
+    """Run the optimiser; return the loss of each step and, where weights are divided, the whole of them."""
     from datasets import Dataset
 
     dataset = Dataset.from_list([row._asdict() for row in rows])
     with tempfile.TemporaryDirectory() as scratch:
         trainer = fast_trainer_class()(
-            model=adapted,
-            args=_arguments(job, settings, base, scratch),
+            model=model,
+            args=_arguments(job, training, base.dtype, scratch),
             train_dataset=dataset,
             processing_class=base.tokenizer,
             callbacks=[_reporter(job, report)],
         )
         trainer.train()
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return losses, trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
 
 
-def _arguments(job: TrainJob, settings: TrainConfig, base: BaseModel, scratch: str) -> Any:
+def _arguments(job: TrainJob, training: Training, dtype: str, scratch: str) -> Any:
     """Return our settings in TRL's words."""
+    import torch
     from trl import SFTConfig
 
+    on_cpu = not torch.accelerator.is_available()
+    recompute = not on_cpu if training.gradient_checkpointing is None else training.gradient_checkpointing
     return SFTConfig(
         output_dir=scratch,
-        seed=_seed(job),
-        num_train_epochs=settings.num_epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=SCHEDULES[settings.lr_schedule],
-        warmup_steps=min(settings.warmup_ratio, 1 - 1e-9),  # below 1 it is a share of all steps
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        max_length=None,  # too long ones are out already; TRL would cut them
-        bf16=base.dtype == "bfloat16",
-        use_cpu=base.on_cpu,
-        gradient_checkpointing=not base.on_cpu,  # it saves memory, which a CPU has, for time, which it has not
+        seed=job.seed % 2**32,  # what numpy accepts
+        num_train_epochs=training.num_epochs,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=SCHEDULES[training.lr_schedule],
+        warmup_steps=min(training.warmup_ratio, 1 - 1e-9),  # below 1 it is a share of all steps
+        per_device_train_batch_size=training.batch_size // num_processes(),
+        gradient_accumulation_steps=training.gradient_accumulation,
+        average_tokens_across_devices=True,  # a loss is a mean over the tokens of a whole step, whoever holds them
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        packing=training.packing,
+        packing_strategy="bfd",  # whole examples; the other ways cut them
+        max_length=training.max_length if training.packing else None,  # too long ones are out; TRL would cut them
+        bf16=dtype == "bfloat16",
+        use_cpu=on_cpu,
+        gradient_checkpointing=recompute,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
@@ -237,26 +205,23 @@ def _reporter(job: TrainJob, report: Report) -> Any:
     return Reporter()
 
 
-def _seed(job: TrainJob) -> int:
-    return job.seed % 2**32  # what numpy accepts
-
-
 def _summary(
     job: TrainJob,
-    settings: TrainConfig,
+    training: Training,
     base: BaseModel,
     rows: Sequence[DialogueTokens],
     kept: Sequence[DialogueTokens],
     losses: Sequence[float],
 ) -> dict[str, Any]:
     """Return what training.json says."""
-    epochs = settings.num_epochs
+    epochs = training.num_epochs
     return {
         "agent": job.agent,
         "role": job.role,
         "iteration": job.iteration,
         "seed": job.seed,
         "init_adapter": job.init_adapter and job.init_adapter.name,
+        "method": base.method,
         "trained": bool(kept),
         "num_examples": len(rows),
         "num_dropped_too_long": len(rows) - len(kept),
@@ -265,6 +230,7 @@ def _summary(
         "completion_tokens": epochs * sum(row.num_completion_tokens for row in kept),
         "losses": list(losses),
         "dtype": base.dtype,
+        "num_processes": num_processes(),
         "versions": {"maft": maft.__version__} | {name: metadata.version(name) for name in LIBRARIES},
     }
 
@@ -272,17 +238,17 @@ def _summary(
 _CARD = """\
 ---
 base_model: {base}
-library_name: peft
+library_name: {library}
 pipeline_tag: text-generation
 tags:
 - maft
-- lora
+- {method}
 - multiagent-finetuning
 ---
 
 # {agent}, iteration {iteration}
 
-A LoRA adapter of `{base}`, made with `maft` by multiagent finetuning
+{what} `{base}`, made with `maft` by multiagent finetuning
 ([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from its own debate responses that agree with
 the majority vote. No ground truth was used.
 
@@ -297,30 +263,37 @@ the majority vote. No ground truth was used.
 """
 
 
-def _model_card(job: TrainJob, settings: TrainConfig, summary: dict[str, Any]) -> str:
-    """Return the adapter's README.md."""
+_WHAT = {
+    "lora": "A LoRA adapter of",
+    "qlora": "A LoRA adapter, trained on a base in 4 bits (NF4), of",
+    "full": "All weights, finetuned, of",
+}
+
+
+def _model_card(job: TrainJob, training: Training, summary: dict[str, Any]) -> str:
+    """Return the agent's README.md."""
     losses = summary["losses"]
     dropped = summary["num_dropped_too_long"]
-    chosen = settings.model_dump(mode="json")
-    lora = chosen.pop("lora")
+    chosen = training.model_dump(mode="json")
+    method, lora = chosen.pop("method"), chosen.pop("lora")
+    shape = {} if method == "full" else {f"lora.{key}": value for key, value in lora.items()}
     return _CARD.format(
+        library="transformers" if method == "full" else "peft",
+        method=method,
+        what=_WHAT[method],
         base=_public_name(job.base_model),
         agent=job.agent,
         role=job.role,
         iteration=job.iteration,
         start="the base model" if job.init_adapter is None else f"the adapter `{job.init_adapter.name}`",
-        data=f"{summary['num_examples']} examples, {dropped} dropped as longer than {settings.max_length} tokens; "
+        data=f"{summary['num_examples']} examples, {dropped} dropped as longer than {training.max_length} tokens; "
         f"{summary['tokens']} tokens over all epochs, {summary['completion_tokens']} of them with loss",
         result=f"loss {losses[0]:.4f} at the first of {len(losses)} steps, {losses[-1]:.4f} at the last"
         if losses
         else "not trained, for there was no example: the weights are those that it started from",
-        hyperparameters=", ".join(f"{key} {value}" for key, value in [*_flat(lora), *chosen.items()]),
+        hyperparameters=", ".join(f"{key} {value}" for key, value in (shape | chosen).items()),
         versions=", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
     )
-
-
-def _flat(lora: dict[str, Any]) -> list[tuple[str, Any]]:
-    return [(f"lora.{key}", value) for key, value in lora.items()]
 
 
 def _public_name(model: str) -> str:

@@ -1,0 +1,188 @@
+"""The weights that a finetuning starts from: loaded, made trainable by a method, and saved as an agent."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from maft import models, shapes
+from maft.config import Training
+from maft.errors import DataError
+from maft.samplers import memory
+from maft.shapes import BYTES
+from maft.trainers.base import TrainJob
+
+NF4 = 0.52
+"""Bytes of a number in 4 bits, with its share of the doubly quantised scales."""
+ADVICE = (
+    "Use a smaller model, train.method=lora or qlora in place of full, or several GPUs with "
+    "engine.num_train_processes and engine.train_sharding; `maft plan` tells what a run needs."
+)
+
+
+def num_processes() -> int:
+    """Return how many processes train together: what `accelerate launch` has said, or 1."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes and reports."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def sharded() -> bool:
+    """Say whether each process holds only a part of the weights."""
+    return "true" in (os.environ.get("ACCELERATE_USE_FSDP"), os.environ.get("ACCELERATE_USE_DEEPSPEED"))
+
+
+class BaseModel:
+    """The weights that jobs start from, and their tokenizer. An adapter leaves them as they were loaded."""
+
+    def __init__(self, name: str, dtype: str, method: str = "lora") -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from maft.trainers.fast_sft import fast_trainer_class
+
+        fast_trainer_class().forget_model()
+        self.name, self.method = name, method
+        self.on_cpu = not torch.accelerator.is_available()
+        self.dtype = usable(dtype)
+        self.pristine = True
+        """Whether the weights are as they were loaded; after full finetuning they are not."""
+        folder = models.resolve(name)
+        self._refuse_what_does_not_fit(folder)
+        loaded_in = torch.float32 if method == "full" else getattr(torch, self.dtype)
+        more = {"quantization_config": four_bits(self.dtype), "device_map": _here()} if method == "qlora" else {}
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_in, **more)
+        except (OSError, ValueError) as error:
+            raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
+        self._configs = copy.deepcopy((self.model.config, self.model.generation_config))
+
+    def trainable(self, job: TrainJob, training: Training) -> Any:
+        """Return the model with what is trained: an adapter, gone on from or drawn by the job's seed, or all of it."""
+        from peft import LoraConfig, PeftModel, get_peft_model
+        from transformers import set_seed
+
+        set_seed(job.seed % 2**32)  # what numpy accepts
+        if job.init_adapter is not None:
+            models.check_adapter(job.init_adapter, models.resolve(self.name))
+        if self.method == "full":
+            self.pristine = False
+            if job.init_adapter is not None:
+                self.model = PeftModel.from_pretrained(self.model, job.init_adapter).merge_and_unload()
+            return self.model
+        # ZeRO-3 gathers weights of one dtype at a time; elsewhere adapters are trained and kept in float32.
+        in_float32 = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true" or self.method == "qlora"
+        if job.init_adapter is not None:
+            return PeftModel.from_pretrained(
+                self.model, job.init_adapter, is_trainable=True, autocast_adapter_dtype=in_float32
+            )
+        lora = training.lora
+        targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+        shape = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return get_peft_model(self.model, shape, autocast_adapter_dtype=in_float32)
+        except ValueError as error:  # such as target modules that this model does not have
+            raise DataError(f"train.lora does not fit model {self.name}: {str(error).splitlines()[0]}") from None
+
+    def restore(self, trained: Any) -> None:
+        """Take the adapter out of the base model, which is then as it was loaded."""
+        if self.method != "full":
+            self.model = trained.unload()
+        self.model.__dict__.pop("forward", None)  # where TRL puts its own language-model head
+        self.model.__dict__.pop("peft_config", None)
+
+    def save(self, trained: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
+        """Save an adapter in PEFT's format, or a whole model in the base's dtype; equal weights give equal bytes.
+
+        Args:
+            trained: what `trainable` returned.
+            folder: is there and empty.
+            state: the weights, where several processes hold a part each.
+        """
+        if self.method == "full":
+            self._save_whole(trained, folder, state)
+            return
+        trained.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
+        file = folder / "adapter_config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config["target_modules"], list):
+            config["target_modules"].sort()  # PEFT holds them in a set
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _save_whole(self, trained: Any, folder: Path, state: dict[str, Any] | None) -> None:
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        trained.__dict__.pop("forward", None)
+        # Training has set what is no part of the model, such as the padding token.
+        trained.config, trained.generation_config = copy.deepcopy(self._configs)
+        if state is None:
+            trained.to(dtype).save_pretrained(folder)
+        else:
+            trained.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in state.items()})
+        self.tokenizer.save_pretrained(folder)
+
+    def _refuse_what_does_not_fit(self, folder: str) -> None:
+        """Say before loading that weights and optimiser alone need too much memory, where the size is known."""
+        shape = shapes.of_model(folder)
+        if shape is None or sharded():
+            return
+        if self.method == "full":
+            weights = float(shape.weight_bytes("float32"))
+            parts = {"of weights": weights, "of gradients": weights, "of the optimiser": 2 * weights}
+        else:
+            saved = shape.linear_parameters * (BYTES[self.dtype] - NF4) if self.method == "qlora" else 0
+            parts = {"of weights": shape.weight_bytes(self.dtype) - saved}
+        memory.check(self.name, parts, *_room(), ADVICE)
+
+
+def usable(dtype: str) -> str:
+    """Return the dtype to train in: float32 on GPUs that have no bfloat16."""
+    import torch
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    on_gpu = torch.accelerator.is_available()
+    return "float32" if dtype == "bfloat16" and on_gpu and not is_torch_bf16_gpu_available() else dtype
+
+
+def four_bits(dtype: str) -> Any:
+    """Return the quantisation of QLoRA: NF4, doubly quantised; stored in a dtype that FSDP can divide."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+        bnb_4bit_quant_storage=getattr(torch, dtype) if sharded() else torch.uint8,
+    )
+
+
+def _here() -> dict[str, Any] | None:
+    """Return where a quantised model is loaded to: this process's GPU; a divided one is placed by who divides it."""
+    import torch
+
+    if sharded():
+        return None
+    return {"": f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"}
+
+
+def _room() -> tuple[float, str]:
+    import torch
+
+    if torch.cuda.is_available():
+        return float(torch.cuda.mem_get_info(int(os.environ.get("LOCAL_RANK", "0")))[0]), "the GPU"
+    # Processes on one CPU share its memory.
+    return memory.free_ram() / num_processes(), "main memory" if num_processes() == 1 else "a process's main memory"

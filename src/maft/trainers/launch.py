@@ -1,0 +1,131 @@
+"""How the worker is started: alone, or as several processes by `accelerate launch`, with configs made from ours."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import maft
+from maft.config import EngineConfig, RunConfig
+from maft.errors import ConfigError, MissingExtra
+
+WORKER = (sys.executable, "-m", "maft.trainers.sft_worker")
+
+
+def check(config: RunConfig) -> None:
+    """Refuse, before anything is loaded, a finetuning that this machine or environment cannot do.
+
+    Raises:
+        MissingExtra: TRL, PEFT, bitsandbytes or DeepSpeed is needed and not installed.
+        ConfigError: there are no GPUs for it, or too few.
+    """
+    engine, method = config.engine, config.train.method
+    if not all(map(find_spec, ("torch", "trl", "peft", "datasets"))):
+        raise MissingExtra("engine.trainer=sft", "hf")
+    if method != "qlora" and engine.num_train_processes == 1:
+        return
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = f"{gpus} CUDA GPU{'s' * (gpus != 1)}" if gpus else "no CUDA GPU"
+    if method == "qlora" and not gpus:
+        raise ConfigError(
+            f"train.method = qlora quantises with bitsandbytes on CUDA, and this machine has {there}. "
+            "Use train.method=lora here, or run on a machine with a CUDA GPU."
+        )
+    if method == "qlora" and find_spec("bitsandbytes") is None:
+        raise MissingExtra("train.method=qlora", "qlora")
+    if engine.train_sharding != "none" and not gpus:
+        raise ConfigError(
+            f"engine.train_sharding = {engine.train_sharding} divides a model among CUDA GPUs, and this machine has "
+            f"{there}. Use engine.train_sharding=none here, which several processes on a CPU can do."
+        )
+    if engine.train_sharding == "deepspeed" and find_spec("deepspeed") is None:
+        raise MissingExtra("engine.train_sharding=deepspeed", "deepspeed")
+    if gpus and engine.num_train_processes > gpus:
+        raise ConfigError(
+            f"engine.num_train_processes = {engine.num_train_processes} asks for a GPU each, and this machine has "
+            f"{there}. Set it to {gpus} or fewer."
+        )
+
+
+def command(engine: EngineConfig, folder: Path) -> list[str]:
+    """Return the command that trains `folder / "jobs.json"`, after writing what it needs beside that file."""
+    jobs = str(folder / "jobs.json")
+    if engine.num_train_processes == 1:
+        return [*WORKER, jobs]
+    file = folder / "accelerate.json"
+    if engine.train_sharding == "deepspeed":
+        (folder / "deepspeed.json").write_text(json.dumps(deepspeed_config(engine), indent=2), encoding="utf-8")
+    file.write_text(json.dumps(accelerate_config(engine, folder), indent=2), encoding="utf-8")
+    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*start, "-m", "maft.trainers.sft_worker", jobs]
+
+
+def accelerate_config(engine: EngineConfig, folder: Path) -> dict[str, Any]:
+    """Return the config of `accelerate launch` for one machine."""
+    config: dict[str, Any] = {
+        "compute_environment": "LOCAL_MACHINE",
+        # Its one way to start processes without MPI, on a CPU as well: the worker itself looks what hardware there is.
+        "distributed_type": "MULTI_GPU",
+        "num_machines": 1,
+        "machine_rank": 0,
+        "num_processes": engine.num_train_processes,
+        "main_process_port": 0,  # any that is free
+        "main_training_function": "main",
+        "mixed_precision": "bf16" if engine.dtype == "bfloat16" else "no",
+        "use_cpu": False,
+        "debug": False,
+    }
+    if engine.train_sharding == "fsdp":
+        config |= {"distributed_type": "FSDP", "fsdp_config": FSDP2}
+    if engine.train_sharding == "deepspeed":
+        file = {"deepspeed_config_file": str(folder / "deepspeed.json"), "zero3_init_flag": True}
+        config |= {"distributed_type": "DEEPSPEED", "deepspeed_config": file}
+        del config["mixed_precision"]  # stands in DeepSpeed's own file
+    return config
+
+
+FSDP2: Mapping[str, Any] = {
+    "fsdp_version": 2,
+    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "fsdp_reshard_after_forward": True,
+    "fsdp_state_dict_type": "FULL_STATE_DICT",
+    "fsdp_cpu_ram_efficient_loading": True,
+    "fsdp_offload_params": False,
+    "fsdp_activation_checkpointing": False,
+}
+"""FSDP2: weights, gradients and optimiser states divided. Checkpointing of activations is the trainer's business."""
+
+
+def deepspeed_config(engine: EngineConfig) -> dict[str, Any]:
+    """Return DeepSpeed's config: ZeRO-3; `auto` is filled in by transformers from each job's own settings."""
+    return {
+        "zero_optimization": {
+            "stage": 3,
+            "overlap_comm": True,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "bf16": {"enabled": engine.dtype == "bfloat16"},
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
+
+
+def environment(engine: EngineConfig) -> dict[str, str]:
+    """Return the environment of the worker: ours, with our own package to be found, over the defaults."""
+    paths = [str(Path(maft.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    made = {"PYTHONPATH": os.pathsep.join(paths)}
+    processes = engine.num_train_processes
+    # With several visible GPUs and one process transformers would wrap the model in DataParallel, which TRL refuses.
+    defaults = {"TOKENIZERS_PARALLELISM": "false"} | ({"CUDA_VISIBLE_DEVICES": "0"} if processes == 1 else {})
+    if engine.num_threads or processes > 1:
+        threads = engine.num_threads or os.cpu_count() or 1
+        made["OMP_NUM_THREADS"] = str(max(1, threads // processes))
+    return defaults | os.environ | made
