@@ -6,17 +6,20 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ENVIRONMENT, run, settings
 
 from maft import config
+from maft.trainers import TrainJob, launch
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / "recipes" / "cluster"
 SBATCH = sorted(HOME.glob("*.sbatch"))
-FILES = [path for path in sorted(HOME.iterdir()) if path.name not in ("README.md", "config.yaml")]
+FILES = [path for path in sorted(HOME.iterdir()) if path.suffix not in (".md", ".py") and path.name != "config.yaml"]
 KUBERNETES = "1.30"
 
 
@@ -46,9 +49,39 @@ def test_every_call_of_maft_loads(file, arguments):
 
 
 def test_every_launcher_calls_maft():
-    assert {name for name, _ in calls()} >= {path.name for path in FILES if path.suffix in (".sbatch", ".yaml")} - {
-        path.name for path in HOME.glob("accelerate*.yaml")
-    }
+    launchers = {path.name for path in FILES if path.suffix in (".sbatch", ".yaml", ".sh")}
+    assert {name for name, _ in calls()} >= launchers - {"accelerate.yaml", "torchrun.sh"}
+
+
+def test_the_worker_reads_the_jobs_that_are_written_for_a_launcher(tmp_path):
+    folder = run(settings(tmp_path))
+    for agent in ("generator_1", "critic_0"):
+        shutil.rmtree(folder.agent(1, agent))
+    command = [sys.executable, HOME / "write_jobs.py", folder.path, tmp_path / "jobs.json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2 finetunings: generator_1, critic_0\n"
+    request = json.loads((tmp_path / "jobs.json").read_text())
+    assert config.TrainConfig.model_validate(request["settings"]) == folder.config.train
+    jobs = [TrainJob.model_validate(job) for job in request["jobs"]]
+    assert [job.output for job in jobs] == [folder.agent(1, "generator_1"), folder.agent(1, "critic_0")]
+
+
+def test_the_config_of_accelerate_is_the_one_that_maft_writes_but_for_two_machines(tmp_path):
+    tree = yaml.safe_load((HOME / "accelerate.yaml").read_text())
+    ours = launch.accelerate_config(config.EngineConfig(num_train_processes=16, train_sharding="fsdp"), tmp_path)
+    changed = {"num_machines": 2, "main_process_ip": "127.0.0.1", "main_process_port": 29500}
+    assert tree == ours | changed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_accelerate_reads_its_config():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(HOME / "accelerate.yaml"))
+    assert (read.num_machines, read.num_processes, read.distributed_type.value) == (2, 16, "FSDP")
+    assert read.fsdp_config["fsdp_version"] == 2
 
 
 SLURM_OPTIONS = {
@@ -57,8 +90,8 @@ SLURM_OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("path", SBATCH, ids=lambda path: path.name)
-def test_a_batch_script_is_bash(path):
+@pytest.mark.parametrize("path", [*SBATCH, *sorted(HOME.glob("*.sh"))], ids=lambda path: path.name)
+def test_a_script_is_bash(path):
     assert path.read_text().startswith("#!/bin/bash\n")
     done = subprocess.run([shutil.which("bash") or "bash", "-n", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
