@@ -11,6 +11,7 @@ What follows for later societies: the second finetuning makes replies as long as
 changes after that. Seeds are the run's own, so step 1 holds the debates that the run begins with.
 """
 
+import logging
 import shutil
 import tempfile
 import time
@@ -28,6 +29,8 @@ from maft.records import Debate, Example, Message, Problem, Record, Request, Rol
 from maft.samplers import Sampler
 from maft.store import RunFolder
 from maft.trainers import Trainer, TrainJob, TrainProgress
+
+log = logging.getLogger(__name__)
 
 _OF_THE_RUN = {"num_train", "num_eval"}
 """Settings of the task that say how much there is to do, not what it takes."""
@@ -107,6 +110,7 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     manifest.write(folder)
     split = pipeline.questions(folder)
     batch = split.train[: config.engine.batch_size]
+    log.info("Calibrating with %d questions: debate, finetune one agent of each role, debate again.", len(batch))
     society = finetune.untrained(config)
 
     start = _seconds_of_one_reply(sampler, society)
@@ -119,7 +123,13 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
 
     jobs = _jobs(folder, society, examples, len(split.train) / len(batch))
     training = _Watch()
-    trainer.train(jobs, config.train, training)
+    with progress.stage("calibration: finetune", len(jobs), "agent") as bar:
+
+        def on_step(step: TrainProgress) -> None:
+            training(step)
+            bar.advance(1 / max(1, step.num_steps))
+
+        trainer.train(jobs, config.train, on_step)
     trained = _copies(folder, society, jobs)
 
     restart = _seconds_of_one_reply(sampler, society)
