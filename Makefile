@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm check bench bench-plan docs clean
+.PHONY: help setup run test test-vllm test-sky check bench bench-plan docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,10 @@ test: check  ## check, and the slow tests with the real model
 test-vllm: .venv-vllm/ready  ## prove the vLLM engine with its CPU build, in an environment of its own (slow; docs/engines.md)
 	.venv-vllm/bin/pytest -q -m vllm tests/test_vllm_engine.py
 
+test-sky: setup  ## have SkyPilot, in an environment of its own, read recipes/cluster/skypilot.yaml
+	test -d .venv-sky || { $(PYTHON) -m venv .venv-sky && .venv-sky/bin/pip install --quiet skypilot==0.14.1; }
+	MAFT_SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/pytest -q -m slow -k sky tests/test_recipes_cluster.py
+
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
 
@@ -46,4 +50,4 @@ docs: setup  ## write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-vllm .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-vllm .venv-sky .pytest_cache .ruff_cache build dist

@@ -174,10 +174,10 @@ print(json.dumps([task.num_nodes, [dict(resource.accelerators) for resource in t
 
 @pytest.mark.slow
 def test_skypilot_reads_the_task(tmp_path):
-    """SkyPilot wants other versions of our packages; MAFT_SKY_PYTHON is the Python of an environment that has it."""
+    """SkyPilot wants other versions of our packages; `make test-sky` makes an environment for it."""
     python = os.environ.get("MAFT_SKY_PYTHON")
     if python is None:
-        pytest.skip("MAFT_SKY_PYTHON is not set")
+        pytest.skip("MAFT_SKY_PYTHON does not name the Python of an environment with SkyPilot: make test-sky")
     done = subprocess.run(
         [python, "-c", READ_BY_SKYPILOT, HOME / "skypilot.yaml"],
         capture_output=True,
