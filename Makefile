@@ -43,7 +43,7 @@ test-sky: setup  ## have SkyPilot, in an environment of its own, read recipes/cl
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
 
-bench-plan: setup  ## hold maft plan against two real runs, about twenty-five minutes
+bench-plan: setup  ## hold maft plan against two real runs, about twenty minutes
 	$(BIN)/python -m bench.plan
 
 docs: setup  ## write the generated parts of docs/ anew

@@ -12,7 +12,6 @@ changes after that. Seeds are the run's own, so step 1 holds the debates that th
 """
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -218,11 +217,11 @@ def _jobs(
 
 
 def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
-    """Return a society of copies of the two trained agents, for engines take time to change from one to the next."""
+    """Return a society of the two trained agents under 2N names, for engines take time to change agents."""
     made = {job.role: job.output for job in jobs}
     for agent in society.agents:
         if not folder.agent(1, agent.name).exists() and agent.role in made:
-            shutil.copytree(made[agent.role], folder.agent(1, agent.name))
+            folder.agent(1, agent.name).symlink_to(made[agent.role].absolute(), target_is_directory=True)
     return finetune.after(folder, 1)
 
 
