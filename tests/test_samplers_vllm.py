@@ -14,7 +14,7 @@ from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import adapters, memory, vllm
-from maft.samplers.chat import Encoded
+from maft.samplers.chat import UNLIMITED, Encoded
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 GB = 10**9
@@ -37,6 +37,7 @@ class FakeEngine:
         self.most_adapters = 0
         self.ended = False
         self.engine_core = SimpleNamespace(shutdown=self.end)
+        self.model_config = SimpleNamespace(max_model_len=arguments["max_model_len"] or 50)
         FakeEngine.made.append(self)
 
     def end(self) -> None:
@@ -112,7 +113,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(vllm.models, "resolve", lambda name: name)
     monkeypatch.setattr(FakeEngine, "made", [])
     monkeypatch.setattr(FakeEngine, "dies", False)
-    for name in ("VLLM_NO_USAGE_STATS", "VLLM_WORKER_MULTIPROC_METHOD", "VLLM_LOGGING_LEVEL"):
+    for name in vllm.ENVIRONMENT:
         monkeypatch.setenv(name, "")  # what the engine sets is taken back at the end
         monkeypatch.delenv(name)
     return found
@@ -206,6 +207,18 @@ def test_room_for_adapters_follows_from_the_society_and_the_adapters(machine, tm
         ours.sample([ask("q", adapter(tmp_path / "huge", rank=1000))])
 
 
+def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(machine, monkeypatch):
+    class Silent(FakeChat):
+        def __init__(self, folder: str) -> None:
+            super().__init__(folder)
+            self.context = UNLIMITED
+
+    monkeypatch.setattr(vllm, "Chat", Silent)
+    replies = engine().sample([ask("x" * 49), ask("x" * 50)])
+    assert FakeEngine.made[0].arguments["max_model_len"] is None
+    assert [reply.finish_reason for reply in replies] == ["stop", "error"]
+
+
 def test_one_base_is_in_memory_at_a_time(machine):
     ours = engine()
     ours.sample([ask("q", model="b"), ask("q", model="a"), ask("q", model="b")])
@@ -227,9 +240,11 @@ def test_settings_reach_vllm(machine):
         "tensor_parallel_size": 1,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "gpu_memory_utilization": 0.5,
     }
-    assert ours.arguments(64, 16, on_cpu=False)["max_loras"] == 3
+    slots = ours.arguments(64, 16, on_cpu=False)
+    assert (slots["max_loras"], slots["max_cpu_loras"], slots["max_lora_rank"]) == (3, 8, 16)
     on_cpu = ours.arguments(64, 0, on_cpu=True)
     assert on_cpu["enable_chunked_prefill"] is False and on_cpu["kv_cache_memory_bytes"] == 2 << 30
     assert "gpu_memory_utilization" not in on_cpu

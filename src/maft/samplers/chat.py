@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 from maft.errors import DataError, MissingExtra
 from maft.records import Reply, Request
 
+UNLIMITED = 2**31
+"""Tokens of a context whose length nobody tells."""
+
 
 class Encoded(NamedTuple):
     """A request as the model sees it."""
@@ -36,7 +39,7 @@ class Chat:
             raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
         if not self.tokenizer.chat_template:
             raise DataError(f"model {model} has no chat template. Choose an instruction-tuned (chat) model.")
-        self.context: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.context: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
         ends = [self.tokenizer.eos_token_id, config.eos_token_id]
         with suppress(OSError):  # generation_config.json is optional
             ends.append(GenerationConfig.from_pretrained(model).eos_token_id)

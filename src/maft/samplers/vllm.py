@@ -17,10 +17,18 @@ from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, MissingExtra, StageFailed
 from maft.records import Reply, Request
 from maft.samplers import adapters, memory
-from maft.samplers.chat import Chat, Encoded
+from maft.samplers.chat import UNLIMITED, Chat, Encoded
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM makes room for."""
+ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+}
+"""Set before vLLM is imported, where the user has not: it would tell its makers of every start, fork a process in which
+CUDA was looked at, and talk on stdout."""
 BATCH_TOKENS = 8192
 """Tokens read in one step on a CPU, or as many as the context has."""
 DEFAULT_SEQUENCES = 256
@@ -38,12 +46,13 @@ class Vllm:
         Args:
             engine: dtype, memory for the cache of the CPU build, most replies at a time.
             settings: of vLLM.
-            num_adapters: of the society; so many are held ready.
+            num_adapters: of the society; so many are held ready in GPU memory, or in main memory at least.
             rank: of the adapters that will be trained; those with a larger one are met when they come.
         """
         self.engine = engine
         self.settings = settings
-        self.num_adapters = settings.max_loras or num_adapters
+        self.num_adapters = num_adapters
+        self.slots = settings.max_loras or num_adapters
         self.rank = rank
         self._vllm: Any = None
         self._chat: Chat | None = None
@@ -141,9 +150,8 @@ class Vllm:
         return self._chat
 
     def _load(self, model: str, chat: Chat, room: int) -> None:
-        # Set before vLLM is imported: it tells its makers of every start, forks after CUDA was looked at, and talks.
-        for name, value in (("NO_USAGE_STATS", "1"), ("WORKER_MULTIPROC_METHOD", "spawn"), ("LOGGING_LEVEL", "ERROR")):
-            os.environ.setdefault(f"VLLM_{name}", value)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         try:
             from vllm import EngineArgs, LLMEngine
             from vllm.platforms import current_platform as platform
@@ -161,6 +169,7 @@ class Vllm:
         except Exception as error:
             said = str(error).strip().splitlines()[0]
             raise DataError(f"vLLM cannot load model {model}: {said} What it said stands above.") from None
+        chat.context = min(chat.context, self._vllm.model_config.max_model_len)
 
     def arguments(self, context: int, room: int, on_cpu: bool) -> dict[str, Any]:
         """Return what vLLM is started with, beside the model.
@@ -172,13 +181,15 @@ class Vllm:
         """
         shared = {
             "dtype": self.engine.dtype,
-            "max_model_len": context,
+            "max_model_len": None if context == UNLIMITED else context,
             "max_num_seqs": self.engine.max_sequences or DEFAULT_SEQUENCES,
             "tensor_parallel_size": self.settings.tensor_parallel_size,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
+            "use_tqdm_on_load": False,
         }
-        slots = {"enable_lora": True, "max_lora_rank": room, "max_loras": self.num_adapters} if room else {}
+        ready = {"max_loras": self.slots, "max_cpu_loras": max(self.slots, self.num_adapters)}
+        slots = {"enable_lora": True, "max_lora_rank": room, **ready} if room else {}
         if not on_cpu:
             return shared | slots | {"gpu_memory_utilization": self.settings.gpu_memory_utilization}
         batch = max(BATCH_TOKENS, context)
@@ -198,13 +209,13 @@ class Vllm:
             DataError: weights, adapters and the key-value cache of one sequence need more than there is.
         """
         shape = shapes.of_model(model)
-        if shape is None:
+        if shape is None or context == UNLIMITED:
             return
         how, dtype = self.settings, self.engine.dtype
         size = shapes.BYTES[dtype]
         parts: dict[str, float] = {"of weights": shape.weight_bytes(dtype)}
         if room:
-            parts[f"for {self.num_adapters} adapters"] = self.num_adapters * shape.lora_parameters(room) * size
+            parts[f"for {self.slots} adapters"] = self.slots * shape.lora_parameters(room) * size
         one = {f"of key-value cache for one sequence of {context} tokens": context * shape.kv_bytes_per_token(dtype)}
         if gpu_bytes:
             where = f"{how.tensor_parallel_size} GPU{'s' * (how.tensor_parallel_size > 1)}"
