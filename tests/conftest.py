@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny as tiny_
 from helpers import run, settings
 
 from maft import report
@@ -24,6 +25,12 @@ def _no_waiting_for_the_disk():
 def finished_run(tmp_path_factory) -> RunFolder:
     """A finished run of two iterations; tests only read it."""
     return run(settings(tmp_path_factory.mktemp("runs"), "num_iterations=2"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> str:
+    """The folder of a model of a few thousand parameters."""
+    return tiny_.build(tmp_path_factory.mktemp("tiny"))
 
 
 CONFIG = """

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from helpers import files, run, settings
 
+from maft.config import RoleTraining, TrainConfig
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import Scripted
-from maft.samplers.cached import CachedSampler
+from maft.samplers.cached import CachedSampler, weights
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
-from maft.trainers.cached import CachedTrainer
+from maft.trainers.base import TrainJob
+from maft.trainers.cached import CachedTrainer, key
 
 ASK = Request(
     agent=AgentRef(role="generator", index=0, model="m"),
@@ -91,3 +93,55 @@ def test_a_second_run_computes_nothing_and_has_the_same_files(tmp_path):
     before = len(engine.history)
     run(settings(tmp_path / "three", "num_iterations=2"), CachedSampler(engine, tmp_path / "cache/replies.sqlite"))
     assert len(engine.history) == before
+
+
+def job(home: Path, model: str, **changes) -> TrainJob:
+    home.mkdir(exist_ok=True)
+    (home / "examples.jsonl").write_text("examples")
+    made = TrainJob(
+        agent="critic_0",
+        role="critic",
+        iteration=2,
+        examples=home / "examples.jsonl",
+        num_examples=1,
+        base_model=model,
+        init_adapter=None,
+        output=home / "critic_0",
+        seed=1,
+    )
+    return made.model_copy(update=changes)
+
+
+def full_agent(folder: Path, weights: bytes) -> str:
+    folder.mkdir()
+    (folder / "training.json").write_text(f"made in {folder}")
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(weights)
+    return str(folder)
+
+
+def test_a_training_is_known_by_the_weights_it_starts_from_not_by_their_place(tmp_path):
+    starts = [full_agent(tmp_path / name, weights) for name, weights in (("a", b"x"), ("b", b"x"), ("c", b"y"))]
+    keys = [key(job(tmp_path, start), TrainConfig(method="full")) for start in starts]
+    assert keys[0] == keys[1] != keys[2]
+    replies = [weights(ASK.agent.model_copy(update={"model": start})) for start in starts]
+    assert replies[0] == replies[1] != replies[2]
+    assert weights(ASK.agent) == "m"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        TrainConfig(learning_rate=(3e-4, 1e-4), generator=RoleTraining(num_epochs=9)),
+        TrainConfig(learning_rate=1e-4),
+        TrainConfig(critic=RoleTraining(learning_rate=1e-4)),
+        TrainConfig(learning_rate=1e-4, gradient_checkpointing=True),
+    ],
+)
+def test_a_training_is_known_by_the_settings_that_hold_for_it(tmp_path, same):
+    assert key(job(tmp_path, "m"), same) == key(job(tmp_path, "m"), TrainConfig(learning_rate=(9e-4, 1e-4, 2e-4)))
+
+
+@pytest.mark.parametrize("other", [TrainConfig(method="full"), TrainConfig(packing=True), TrainConfig(batch_size=4)])
+def test_other_settings_are_another_training(tmp_path, other):
+    assert key(job(tmp_path, "m"), other) != key(job(tmp_path, "m"), TrainConfig())

@@ -57,7 +57,7 @@ def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
         ("debate.num_rounds=0", "a whole number of at least 1, got 0"),
         ("num_iterations=0", "a whole number of at least 1, got 0"),
         ("engine.batch_size=0", "a whole number of at least 1, got 0"),
-        ("train.batch_size=-3", "a whole number of at least 1, got -3"),
+        ("train.batch_size=-3", "a whole number of at least 1, or a list of these, got -3"),
         ("task.num_train=0", "a whole number of at least 1, or null, got 0"),
         ("task.train_file=3", "a path, or null, got 3"),
         ("task.negative=perhaps", "true or false, got 'perhaps'"),
@@ -65,9 +65,9 @@ def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
         ("vote.min_agreement=most", "one of majority, plurality, or a number of at least 0 and at most 1, got 'most'"),
         ("vote.min_agreement=1.5", "one of majority, plurality, or a number of at least 0 and at most 1, got 1.5"),
         ("curate.critic_mix=2", "a number of at least 0 and at most 1, got 2"),
-        ("train.learning_rate=0", "a number above 0, got 0"),
-        ("train.learning_rate=.nan", "a number above 0, got nan"),
-        ("train.learning_rate=.inf", "a number above 0, got inf"),
+        ("train.learning_rate=0", "a number above 0, or a list of these, got 0"),
+        ("train.learning_rate=.nan", "a number above 0, or a list of these, got nan"),
+        ("train.learning_rate=.inf", "a number above 0, or a list of these, got inf"),
         ("train.lora.target_modules=[q_proj, 3]", "text, or a list of text, got ['q_proj', 3]"),
         ("prompts=none", "a section of texts by name, got 'none'"),
         ("prompts.solve=3", "text, got 3"),
@@ -277,3 +277,45 @@ def test_sampling_defaults_are_valid():
 
 def test_yaml_null_is_the_null_trainer():
     assert parse({"task": {"name": "arithmetic"}}, ["engine.trainer=null"]).engine.trainer == "null"
+
+
+def test_finetuning_may_differ_by_role_and_iteration():
+    train = {"learning_rate": [3e-4, 1e-4], "num_epochs": 3, "critic": {"num_epochs": [5, 1], "batch_size": 4}}
+    train_config = parse(MINIMAL | {"train": train}).train
+    chosen = {(role, n): train_config.of(role, n) for role in ("generator", "critic") for n in (1, 2, 7)}
+    assert [how.learning_rate for how in chosen.values()] == [3e-4, 1e-4, 1e-4] * 2
+    assert [how.num_epochs for how in chosen.values()] == [3, 3, 3, 5, 1, 1]
+    assert [how.batch_size for how in chosen.values()] == [16, 16, 16, 4, 4, 4]
+    assert {how.max_length for how in chosen.values()} == {2048}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.learning_rate=[]", "train.learning_rate must be a number above 0, or a list"),
+        ("train.learning_rate=[1.0e-4, 0]", "train.learning_rate must be a number above 0, or a list"),
+        ("train.critic.num_epochs=[1, x]", "train.critic.num_epochs must be a whole number of at least 1, or a list"),
+        ("train.critic.epochs=1", "train.critic.epochs is not a setting. Did you mean train.critic.num_epochs?"),
+        ("train.method=dora", "train.method must be one of lora, qlora, full, got 'dora'"),
+    ],
+)
+def test_finetuning_that_is_asked_for_wrongly_is_refused(override, said):
+    assert said in refusal(override)
+
+
+def test_processes_have_equal_shares_of_every_batch():
+    said = refusal("engine.num_train_processes=4", train={"batch_size": [8, 6]}, num_iterations=2)
+    assert "train.batch_size = 6 (generator, iteration 2) cannot be divided among engine.num_train_processes = 4" in said
+    assert "Choose a multiple of 4" in said
+    assert parse(MINIMAL | {"train": {"batch_size": [8, 6]}}, ["engine.num_train_processes=4"])  # one iteration
+
+
+def test_a_model_is_not_divided_among_one_process():
+    assert "engine.num_train_processes is 1" in refusal("engine.train_sharding=fsdp")
+
+
+@pytest.mark.parametrize(
+    "override", ["engine.num_train_processes=2", "train.gradient_checkpointing=true", "engine.num_threads=3"]
+)
+def test_how_the_work_is_spread_is_not_a_runs_identity(override):
+    assert digest(parse(MINIMAL, [override])) == digest(parse(MINIMAL))

@@ -13,31 +13,15 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from tiny import CHATML, CRITIC, GENERATOR, MIXED, SPECIAL, TURN_END, dialogue, make_job, slow
 
 from maft.config import LoraConfig, TrainConfig
 from maft.errors import DataError, StageFailed
-from maft.records import Example, Message
 from maft.trainers.base import TrainJob
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
 from maft.trainers.fast_sft import lengths_to_parts
 from maft.trainers.sft import SftTrainer
-
-CHATML = (
-    "{{ '<s>' }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-SPECIAL = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-TURN_END = "<|end|>\n"
-
-
-def dialogue(*contents: str) -> tuple[Message, ...]:
-    roles = ("user", "assistant")
-    return tuple(
-        Message.model_validate({"role": roles[place % 2], "content": content}) for place, content in enumerate(contents)
-    )
-
-
-CRITIC = dialogue("What is 3 + 4?", "\\boxed{8}", "Others say 7. Check.", "It is \\boxed{7}.")
+from maft.trainers.sft_worker import _is_out_of_memory
 
 
 class FakeTokenizer:
@@ -139,31 +123,6 @@ def test_every_row_is_in_one_part_and_no_part_is_too_large():
 
 
 # When a process dies; the workers here are fakes
-
-
-def write_examples(file: Path, dialogues) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    examples = [
-        Example(iteration=1, problem_id=str(n), agent=file.stem, kind="first", messages=messages)
-        for n, messages in enumerate(dialogues)
-    ]
-    file.write_text("".join(example.to_json() + "\n" for example in examples))
-    return file
-
-
-def make_job(folder: Path, agent: str, dialogues=(CRITIC,), model: str = "none", **changes) -> TrainJob:
-    job = TrainJob(
-        agent=agent,
-        role=agent.split("_")[0],
-        iteration=1,
-        examples=write_examples(folder / "examples" / f"{agent}.jsonl", dialogues),
-        num_examples=len(dialogues),
-        base_model=model,
-        init_adapter=None,
-        output=folder / "agents" / agent,
-        seed=2**62 + 1,
-    )
-    return job.model_copy(update=changes)
 
 
 def fake_worker(folder: Path, then: str) -> SftTrainer:
@@ -282,49 +241,9 @@ def wait_until(condition, seconds: float = 60) -> None:
 # Real training, of a tiny model made here
 
 
-def slow(test):
-    """Mark a test that loads TRL, which warns about many things."""
-    return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
-
-
-GENERATOR = [dialogue(f"What is {n} + 1?", f"It is \\boxed{{{n + 1}}}.") for n in range(8)]
 SETTINGS = TrainConfig(
     num_epochs=10, batch_size=4, learning_rate=5e-2, lr_schedule="constant", max_length=200, lora=LoraConfig(rank=4)
 )
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> str:
-    """A Llama of a few thousand parameters with a byte tokenizer and the template above."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens(SPECIAL)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>", chat_template=CHATML
-    )
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.5,  # large enough that an adapter can move the logits
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer.save_pretrained(folder)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return str(folder)
 
 
 @functools.cache
@@ -510,9 +429,6 @@ def one_step(trainer) -> tuple[float, float]:
     return logs["loss"], logs["grad_norm"]
 
 
-MIXED = [*GENERATOR[:5], CRITIC, dialogue("Go on.", "word " * 30)]
-
-
 @slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_our_loss_and_gradient_are_those_of_plain_trl(tiny, tmp_path, monkeypatch, dtype, tolerance):
@@ -599,6 +515,223 @@ def test_the_worker_trains_all_jobs_and_the_folders_are_peft_adapters(tiny, tmp_
     assert config["base_model_name_or_path"] == tiny
     card = (jobs[1].output / "README.md").read_text()
     assert "library_name: peft" in card and "critic_0" in card and str(Path(tiny).parent) not in card
+
+
+# Full finetuning
+
+
+FULL = SETTINGS.model_copy(update={"method": "full", "num_epochs": 2, "learning_rate": 1e-2})
+
+
+def train_full(job: TrainJob, settings: TrainConfig = FULL) -> dict:
+    """Train all weights in this process, of a base that is loaded for it; return training.json."""
+    from maft.trainers import sft_worker
+
+    sft_worker.train_all([job], settings, "float32", lambda _: None)
+    return json.loads((job.output / "training.json").read_text())
+
+
+def model_tensors(folder: str | Path):
+    from safetensors.torch import load_file
+
+    return load_file(Path(folder) / "model.safetensors")
+
+
+@slow
+def test_full_finetuning_moves_all_weights_and_keeps_a_whole_model(tiny, tmp_path):
+    import torch
+
+    job = make_job(tmp_path, "generator_0", GENERATOR, tiny)
+    summary = train_full(job)
+    assert summary["method"] == "full" and summary["losses"][-1] < summary["losses"][0]
+    before, after = model_tensors(tiny), model_tensors(job.output)
+    assert before.keys() == after.keys()
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    same = ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja")
+    assert all((job.output / name).read_bytes() == (Path(tiny) / name).read_bytes() for name in same)
+    card = (job.output / "README.md").read_text()
+    assert "library_name: transformers" in card and "lora" not in card
+
+
+@slow
+def test_a_fully_finetuned_agent_is_sampled_from_and_finetuned_again(tiny, tmp_path):
+    from maft import finetune
+    from maft.config import EngineConfig
+    from maft.records import Request, SamplingParams
+    from maft.samplers.transformers import Transformers
+
+    first = make_job(tmp_path / "1", "generator_0", GENERATOR, tiny)
+    train_full(first, FULL.model_copy(update={"num_epochs": 30}))
+    agent = finetune.agent("generator", 0, str(first.output), tiny)
+    assert (agent.model, agent.adapter) == (str(first.output.resolve()), None)
+    request = Request(agent=agent, messages=GENERATOR[2][:1], sampling=SamplingParams(temperature=0), seed=0)
+    untrained = request.model_copy(update={"agent": agent.model_copy(update={"model": tiny})})
+    replies = Transformers(EngineConfig(dtype="float32")).sample([request, untrained])
+    assert replies[0].text == GENERATOR[2][1].content != replies[1].text
+
+    again = make_job(tmp_path / "2", "generator_0", GENERATOR, agent.model)
+    summary = train_full(again)
+    assert summary["losses"][0] < 0.1 * json.loads((first.output / "training.json").read_text())["losses"][0]
+    assert "`generator_0`" in (again.output / "README.md").read_text()
+
+
+@slow
+def test_full_finetuning_goes_on_from_an_adapter_by_merging_it(tiny, tmp_path):
+    adapter = make_job(tmp_path / "1", "generator_0", GENERATOR, tiny)
+    learnt, _ = train(adapter)
+    job = make_job(tmp_path / "2", "generator_0", GENERATOR, tiny, init_adapter=adapter.output)
+    assert train_full(job)["losses"][0] < 0.7 * learnt["losses"][0]
+    assert not (job.output / "adapter_config.json").exists()
+
+
+@slow
+def test_each_full_finetuning_starts_from_the_base_and_not_from_the_one_before(tiny, tmp_path):
+    from maft.trainers import sft_worker
+
+    alone = make_job(tmp_path / "alone", "generator_1", GENERATOR, tiny)
+    train_full(alone)
+    both = [make_job(tmp_path / "both", f"generator_{n}", GENERATOR[n:], tiny) for n in (1, 0)]
+    both = [
+        both[0].model_copy(update={"agent": "generator_0"}),
+        alone.model_copy(update={"output": tmp_path / "again"}),
+    ]
+    sft_worker.train_all(both, FULL, "float32", lambda _: None)
+    names = ("model.safetensors", "config.json", "tokenizer.json")
+    assert all((alone.output / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+@slow
+def test_without_examples_a_full_agent_is_the_model_it_started_from(tiny, tmp_path):
+    import torch
+
+    job = make_job(tmp_path, "critic_0", [], tiny)
+    assert not train_full(job)["trained"]
+    before, after = model_tensors(tiny), model_tensors(job.output)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# What a batch is made of changes nothing
+
+
+@slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_eight_batches_of_one_are_one_batch_of_eight(tiny, tmp_path, method):
+    """The loss is a mean over the tokens of the whole step: examples of unequal lengths weigh by their tokens."""
+    from maft.trainers import sft_worker
+
+    losses = []
+    for batch, accumulated in ((8, 1), (1, 8), (2, 4)):
+        changes = {"method": method, "batch_size": batch, "gradient_accumulation": accumulated, "num_epochs": 2}
+        how = FULL.model_copy(update=changes)
+        job = make_job(tmp_path / f"{batch}x{accumulated}", "generator_0", [*MIXED, *GENERATOR[5:]], tiny)
+        sft_worker.train_all([job], how, "float32", lambda _: None)
+        losses.append(json.loads((job.output / "training.json").read_text())["losses"])
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+@slow
+def test_checkpointing_changes_nothing_but_memory(tiny, tmp_path):
+    losses = []
+    for checkpointing in (False, True):
+        job = make_job(tmp_path / str(checkpointing), "generator_0", MIXED, tiny)
+        settings = SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing, "num_epochs": 2})
+        losses.append(train(job, settings)[0]["losses"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+# Packing
+
+
+@slow
+def test_packed_examples_have_the_loss_that_they_have_alone(tiny, tmp_path):
+    from maft.trainers import sft_worker
+
+    losses = []
+    for packing, rows in ((False, 8), (True, 4)):
+        # 8 examples are one step in both: packed, they are 4 rows of up to 200 tokens or fewer
+        how = FULL.model_copy(update={"method": "lora", "packing": packing, "batch_size": rows, "num_epochs": 3})
+        job = make_job(tmp_path / str(packing), "generator_0", [*MIXED, dialogue("What?", "x" * 500)], tiny)
+        sft_worker.train_all([job], how, "float32", lambda _: None)
+        summary = json.loads((job.output / "training.json").read_text())
+        assert summary["num_dropped_too_long"] == 1 and summary["steps"] == 3
+        losses.append(summary["losses"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@slow
+def test_packed_rows_hold_whole_examples_only(tiny, tmp_path):
+    from datasets import Dataset
+    from trl.data_utils import pack_dataset
+
+    base = base_model(tiny)
+    rows = [tokenize(base.tokenizer, messages, "last") for messages in MIXED]
+    packed = pack_dataset(Dataset.from_list([row._asdict() for row in rows]), 200, "bfd")
+    found = []
+    for row in packed:
+        start = 0
+        for length in row["seq_lengths"]:
+            found.append((row["input_ids"][start : start + length], row["labels"][start : start + length]))
+            start += length
+        assert start == len(row["input_ids"]) <= 200
+    assert sorted(found) == sorted((row.input_ids, row.labels) for row in rows)
+
+
+@slow
+def test_a_model_in_which_packed_examples_see_each_other_is_refused(tiny, tmp_path):
+    import torch
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    from maft.trainers import sft_worker
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.5
+    )
+    folder = tmp_path / "mamba"
+    tokenizer.save_pretrained(folder)
+    MambaForCausalLM(config).save_pretrained(folder)
+    job = make_job(tmp_path, "generator_0", MIXED, str(folder))
+    with pytest.raises(DataError, match=r"mamba models packed examples see each other.*train\.packing=false"):
+        sft_worker.train_all([job], FULL.model_copy(update={"packing": True}), "float32", lambda _: None)
+    assert not job.output.exists()
+
+
+# Too little memory
+
+
+@slow
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tiny, monkeypatch):
+    from maft.trainers.base_model import BaseModel, memory
+
+    monkeypatch.setattr(memory, "free_ram", lambda: 50_000.0)
+    with pytest.raises(
+        DataError, match=r"does not fit into main memory.*of gradients.*of the optimiser.*train\.method=lora"
+    ):
+        BaseModel(tiny, "bfloat16", "full")
+    assert BaseModel(tiny, "bfloat16", "lora").model is not None
+
+
+def test_running_out_of_memory_says_what_takes_less_and_keeps_the_earlier_jobs(tmp_path):
+    then = 'sft_worker._send(channel, {"error": {"kind": "memory", "message": "CUDA out of memory"}}); sys.exit(1)'
+    with pytest.raises(StageFailed) as failure:
+        fake_worker(tmp_path, then).train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+    assert "generator_1 ran out of memory: CUDA out of memory. Finished and kept: generator_0." in str(failure.value)
+    assert "train.gradient_checkpointing=true" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 8 bytes"), True),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (MemoryError(), True),
+        (RuntimeError("shapes differ"), False),
+    ],
+)
+def test_errors_of_too_little_memory_are_recognised(error, is_one):
+    assert _is_out_of_memory(error) is is_one
 
 
 @slow

@@ -702,6 +702,7 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
         return "one of " + ", ".join(get_args(annotation))
     if get_origin(annotation) in (Union, UnionType):
         parts = [_allowed(part, ()) for part in get_args(annotation) if part is not NoneType]
+        parts = ["a list of these" if part == f"a list of {parts[0]}" else part for part in parts]
         return ", or ".join(parts + ["null"] * (NoneType in get_args(annotation)))
     if get_origin(annotation) is tuple:
         return "a list of " + _allowed(get_args(annotation)[0], ())

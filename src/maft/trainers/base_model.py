@@ -74,6 +74,7 @@ class BaseModel:
             self.pristine = False
             if job.init_adapter is not None:
                 self.model = PeftModel.from_pretrained(self.model, job.init_adapter).merge_and_unload()
+                self.model.requires_grad_(True)  # PEFT has frozen what it was put on
             return self.model
         # ZeRO-3 gathers weights of one dtype at a time; elsewhere adapters are trained and kept in float32.
         in_float32 = os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true" or self.method == "qlora"

@@ -111,7 +111,8 @@ def fast_trainer_class() -> Any:
                 with self.accelerator.no_sync(model) if number < len(parts) else nullcontext():
                     losses.append(super().training_step(model, rows, num_items_in_batch))
             self._base.set_attn_implementation(self._fused_attention)
-            self._total_train_tokens += int(self.accelerator.reduce(torch.tensor(sum(lengths))))
+            counted = inputs["attention_mask"][(inputs["labels"] != IGNORED).any(1)].sum()  # but for rows that fill up
+            self._total_train_tokens += int(self.accelerator.reduce(counted))
             self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
             return torch.stack(losses).sum()
 
