@@ -1,12 +1,12 @@
 """The table, the rows, the metrics and the page of a run."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
-import subprocess
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -14,14 +14,13 @@ from helpers import boxed, run, settings
 
 from maft import report, seeds, store, transcript
 from maft.cli.main import maft
-from maft.evaluation.metrics import MethodResult
 from maft.records import Problem, Request, Score, Vote
-from maft.report import data, gains, page, plots
+from maft.report import bars, data, gains, page
 from maft.samplers import Scripted
 from maft.store import RunFolder
 
 HOSTILE = "<script>document.title = 'owned'</script> \x1b[2J\u202e & \"quoted\" </pre></details>"
-SECTIONS = ("accuracy", "labels", "votes", "flow", "examples", "costs", "debates", "made")
+SECTIONS = (*("accuracy", "agents", "reliability", "labels", "votes", "flow", "examples", "costs", "debates", "made"),)
 
 
 def hostile_guess(request: Request) -> str:
@@ -186,28 +185,28 @@ def test_the_page_is_well_formed_and_has_every_section(checked, html):
     assert set(SECTIONS) <= set(ids)
     assert [id for id, count in Counter(ids).items() if count > 1 and not id.startswith(("m", "p"))] == []
     assert {value for name, value in checked.attributes if name == "href"} <= {f"#{section}" for section in SECTIONS}
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 5
 
 
 def test_the_page_needs_nothing_from_anywhere(checked, html):
-    assert "http" not in html and "url(" not in html.replace("url(#", "")
-    assert not {"script", "link", "img", "iframe", "object"} & set(checked.tags)
+    assert "http:" not in html and "https:" not in html and "url(" not in html.replace("url(#", "")
+    assert not {"link", "img", "iframe", "object"} & set(checked.tags)
     assert not [name for name, _ in checked.attributes if name.startswith("on") or name == "src"]
 
 
-def test_text_of_a_model_is_only_ever_text(checked, html):
-    assert HOSTILE[:20] in checked.text, "the test shows nothing if the reply is not on the page"
+def test_no_script_runs_but_the_page_s_own(checked, html):
+    assert checked.tags["script"] == 2, "the debates, which are data, and the page's own"
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert len(script) == 1 and f"script-src 'sha256-{digest}'" in html and "default-src 'none'" in html
+    assert "innerHTML" not in script[0] and "insertAdjacentHTML" not in script[0] and "eval(" not in script[0]
+
+
+def test_text_of_a_model_cannot_leave_its_element(html):
+    data = re.findall(r'<script type="application/json" id="debate-data">(.*?)</script>', html, re.DOTALL)
+    assert len(data) == 1 and "<" not in data[0]
+    assert any(HOSTILE[:20] in text for text in json.loads(data[0])["texts"])
     assert "\x1b" not in html and "\u202e" not in html
-    assert "\\x1b[2J\\u202e" in checked.text
-
-
-def test_long_replies_are_cut_with_a_note(checked):
-    assert re.search(r"… [\d,]+ more characters not shown", checked.text)
-
-
-def test_the_page_says_who_learned_and_who_did_not(checked):
-    assert "Learns from it" in checked.text and "Not used:" in checked.text
-    assert "Nobody learns from this debate:" in checked.text
 
 
 def test_the_page_is_a_function_of_the_folder(copy):
@@ -223,18 +222,6 @@ def test_the_headline_is_the_paired_gain_over_the_untrained_society(folder, chec
         assert found[over].difference == pytest.approx(by_name[2, "maft"] - by_name[other])
         assert found[over].low <= found[over].difference <= found[over].high
     assert f"Gain over untrained debate{page.points(found['untrained debate'].difference)}" in checked.text
-
-
-def test_plots_span_nought_to_a_hundred_percent_and_follow_the_page_in_the_dark():
-    result = MethodResult(
-        iteration=0, method="debate", accuracy=0.9, ci_low=0.8, ci_high=1.0, n=9, unparsed=0, calls=9,
-        prompt_tokens=1, completion_tokens=1,
-    )  # fmt: skip
-    svg = plots.accuracy_curves([result]) or ""
-    assert ">0</text>" in svg and ">100 %</text>" in svg
-    assert "currentColor" in svg and "var(--debate)" in svg
-    assert not set(re.findall(r"#[0-9a-f]{6}", svg)), "a fixed colour is illegible on one of the two backgrounds"
-    assert svg == plots.accuracy_curves([result])
 
 
 def right(*answers: int) -> dict[str, bool]:
@@ -268,9 +255,9 @@ def test_methods_without_a_common_question_are_not_compared():
 def test_bars_add_up_to_the_debates(folder):
     for by_agent in data.examples(folder).values():
         for agent, counts in by_agent.items():
-            assert sum(part.size for part in page.example_bar(agent, counts).parts) == 24
+            assert sum(part.size for part in bars.example_bar(agent, counts).parts) == 24
     for found in data.labels(folder):
-        assert sum(part.size for part in page.level_bar("", found.levels).parts) == 24
+        assert sum(part.size for part in bars.level_bar("", found.levels).parts) == 24
         used = [vote for vote in store.read_records(folder.votes(found.quality.iteration), Vote) if not vote.dropped]
         assert sum(level.questions for level in found.levels if 2 * level.votes > 3) == len(used)
 
@@ -282,7 +269,7 @@ def test_costs_are_those_of_the_events(folder):
     ]  # fmt: skip
     events = folder.events()
     assert sum(cost.calls for cost in costs) == sum(event.get("calls", 0) for event in events)
-    assert max(bar.share for bar in page.cost_bars(costs)) == 1
+    assert max(bar.share for bar in bars.cost_bars(costs)) == 1
     assert sum(cost.seconds for cost in costs) == pytest.approx(sum(event.get("seconds", 0) for event in events))
 
 
@@ -304,7 +291,7 @@ def test_without_gold_answers_everything_but_accuracy_is_reported(tmp_path):
     assert "no gold" in report.table(folder) and "correctness not known" in report.table(folder)
     text = report.write_page(folder).read_text(encoding="utf-8")
     assert "accuracy is not known" in text and "Who learned from what" in text
-    assert "✓ right" not in text and "✗ wrong" not in text
+    assert "<b>" not in text.partition('id="accuracy"')[0]
     assert all(row["accuracy"] is None for row in report.rows(folder))
 
 
@@ -338,22 +325,3 @@ def test_a_society_of_one_opinion_or_none_can_be_reported(tmp_path, answer):
     folder = run(settings(tmp_path), Scripted(lambda request: boxed(answer) if answer == 0 else str(answer)))
     assert report.write_page(folder).exists()
     assert f"{100 if answer == 0 else 0}.0%" in report.table(folder)
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-def browse(file: Path, *options: str) -> str:
-    assert CHROMIUM is not None
-    start = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={file.parent / 'browser'}"]
-    return subprocess.run([*start, *options, file.as_uri()], capture_output=True, text=True, timeout=120).stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_a_browser_shows_the_page_and_runs_nothing_of_it(html, tmp_path):
-    file = tmp_path / "report.html"
-    probe = "<script>document.body.dataset.wide = document.documentElement.scrollWidth > innerWidth</script>"
-    file.write_text(html.replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    dom = browse(file, "--dump-dom", "--window-size=500,900")
-    assert "<title>run · maft report</title>" in dom
-    assert 'data-wide="false"' in dom, "on a narrow screen the page scrolls sideways"

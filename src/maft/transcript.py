@@ -152,11 +152,11 @@ def who(told: Told) -> str:
     return f"{side} question, iteration {told.debate.iteration}, {agents}"
 
 
-def title_of_round(told: Told, number: int) -> str:
+def title_of_round(debate: Debate, number: int) -> str:
     """Say what happens in a round."""
     if number == 1:
         return "Round 1: each generator answers alone"
-    turns = told.debate.round(number)
+    turns = debate.round(number)
     if len(turns) == 1:
         return f"Round {number}: the critic checks its own answer"
     shown = "a summary of the others' answers" if turns[0].summary else "the others' answers"
@@ -202,7 +202,7 @@ def render(told: Told, paint: Paint = plain) -> str:
         paint(f"Gold answer: {gold}", "quiet"),
     ]
     for number in sorted({turn.round for turn in debate.turns}):
-        lines += ["", _heading(title_of_round(told, number), paint)]
+        lines += ["", _heading(title_of_round(debate, number), paint)]
         for turn in debate.round(number):
             lines += ["", *_turn(turn, told, paint)]
     if debate.error is not None:
@@ -309,7 +309,18 @@ def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
     if not path.exists() or not (path.parent / "summary.json").exists():
         return None
     label = next(s.answers[0] for s in store.read_records(path, Score) if s.problem_id == debate.problem_id)
-    counting = ballots(debate, folder.config.vote.over) if debate.error is None else ()
+    return held_out_vote(debate, label, folder.config.vote.over)
+
+
+def held_out_vote(debate: Debate, label: str | None, over: str) -> Vote:
+    """Count the votes of a held-out debate.
+
+    Args:
+        debate: the debate.
+        label: the answer that was scored; where votes are equal, it has been drawn.
+        over: which answers are counted, see `consensus.ballots`.
+    """
+    counting = ballots(debate, over) if debate.error is None else ()
     counted = tally([turn.answer for turn in counting], Random(0))
     return Vote(
         iteration=debate.iteration,

@@ -8,31 +8,61 @@ import click
 
 @click.command(
     epilog="Examples:\n\n  maft report runs/arithmetic_cpu\n\n  maft report runs/arithmetic_cpu --json\n\n"
-    "  maft report runs/seed0 runs/seed1 runs/seed2"
+    "  maft report runs/seed0 runs/seed1 runs/seed2\n\n  maft report runs/arithmetic_cpu --export figures"
 )
 @click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
-def report(folders: tuple[Path, ...], *, as_json: bool) -> None:
+@click.option(
+    "--export",
+    "target",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Also write tables as CSV and JSON, and pictures as PNG and SVG, into FOLDER.",
+)
+def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None) -> None:
     """Print the results of the run in folder RUN and write its page, report.html; an unfinished run will do.
 
-    Several runs, such as of several seeds, are shown side by side, with means and intervals. RUN may be the folder of a
-    comparison, too.
+    RUN may be the folder of a comparison, too. Several runs, such as of several seeds, are shown side by side, with
+    means and intervals, and no page.
     """
     from maft import report as report_
     from maft.store import RunFolder
 
     if len(folders) == 1 and (folders[0] / "compare.json").is_file():
-        from maft import comparison
-
-        found = comparison.results(comparison.existing(folders[0]))
-        click.echo(comparison.as_json(found) if as_json else comparison.table(found))
+        _report_comparison(folders[0], as_json, target)
         return
     opened = [RunFolder.existing(folder) for folder in folders]
     if len(opened) > 1:
+        if target is not None:
+            raise click.UsageError(
+                "--export takes one run or one comparison. Export each run by itself."
+            )
         click.echo(json.dumps(report_.runs.as_rows(opened), indent=2) if as_json else report_.runs.table(opened))
-    elif as_json:
+        return
+    written = report_.export_run(opened[0], target) if target is not None else []
+    if as_json:
         click.echo(json.dumps(report_.rows(opened[0]), indent=2))
-    else:
-        report_.write_metrics(opened[0])
-        click.echo(report_.table(opened[0]))
-        click.echo(f"Report: {report_.write_page(opened[0])}")
+        return
+    report_.write_metrics(opened[0])
+    click.echo(report_.table(opened[0]))
+    _say(report_.write_page(opened[0]), written, target)
+
+
+def _report_comparison(folder: Path, as_json: bool, target: Path | None) -> None:
+    from maft import comparison
+    from maft import report as report_
+
+    opened = comparison.existing(folder)
+    found = comparison.results(opened)
+    written = report_.export_comparison(opened, found, target) if target is not None else []
+    if as_json:
+        click.echo(comparison.as_json(found))
+        return
+    click.echo(comparison.table(found))
+    _say(report_.write_comparison_page(opened, found), written, target)
+
+
+def _say(page: Path, written: list[Path], target: Path | None) -> None:
+    if target is not None:
+        click.echo(f"Exported: {len(written)} files in {target}")
+    click.echo(f"Report: {page}")

@@ -2,7 +2,7 @@
 
 from maft.comparison.arms import ARMS, PAPER, Arm
 from maft.comparison.compare import Comparison, begin, compare, existing
-from maft.comparison.results import Result, as_json, results
+from maft.comparison.results import Result, as_json, over_iterations, results
 from maft.comparison.table import table
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "begin",
     "compare",
     "existing",
+    "over_iterations",
     "results",
     "table",
 ]

@@ -60,6 +60,18 @@ def results(comparison: Comparison) -> list[Result]:
     ]
 
 
+def over_iterations(comparison: Comparison, found: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return the rows of each method over iterations, beginning with what its agents answer before any finetuning.
+
+    Methods whose agents are asked otherwise, such as without summaries, differ from each other in iteration 0, too.
+    """
+    curves = {name: [row] for name, row in _untrained(comparison).items()}
+    for row in found:
+        if row.iteration > 0:
+            curves.setdefault(row.method, []).append(row)
+    return {name: rows for name, rows in curves.items() if rows[-1].iteration > 0}
+
+
 def as_json(found: Sequence[Result]) -> str:
     """Return the rows as a JSON list."""
     return json.dumps([row.model_dump() for row in found], indent=2)
@@ -88,6 +100,25 @@ def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
                 for row, scores in _scores(folder, iteration, budget).items():
                     found[iteration, _row_name(ARMS[name], iteration, row)] = _Cell(scores, folder)
     return found
+
+
+def _untrained(comparison: Comparison) -> dict[str, Result]:
+    """Return what each method's agents answer before any finetuning, by the name that the row has after it."""
+    cells: list[dict[str, _Cell]] = []
+    for seed in comparison.seeds:
+        folders = [(ARMS[name], comparison.folder(ARMS[name], seed)) for name in comparison.methods]
+        done = [(arm, folder) for arm, folder in folders if (folder.evaluation(0) / "summary.json").exists()]
+        budget = _budget(comparison, seed, 0) if done else 0
+        cells.append(
+            {
+                _row_name(arm, 1, row): _Cell(scores, folder)
+                for arm, folder in done
+                for row, scores in _scores(folder, 0, budget).items()
+            }
+        )
+    shared = [name for name in cells[0] if all(name in of_seed for of_seed in cells)]
+    rows = (_result((0, name), [of_seed[name] for of_seed in cells], None) for name in shared)
+    return {row.method: row for row in rows}
 
 
 def _budget(comparison: Comparison, seed: int, iteration: int) -> int:

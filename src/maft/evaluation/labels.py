@@ -22,6 +22,12 @@ class LabelQuality(Record):
     """Share of right labels among all questions, no label counted as wrong."""
     mean_agreement: float
     """Mean share of agents that agree with the label."""
+    mean_margin: float
+    """Mean of the votes for the label minus those for the runner-up, as a share of all ballots."""
+    unanimity: float
+    """Share of questions on which all ballots agree."""
+    abstention: float
+    """Mean share of ballots that could not be read."""
     tied: int
     dropped: dict[str, int]
     """Questions not trained on, by reason."""
@@ -38,6 +44,9 @@ def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem], grade:
         accuracy=_accuracy(used, problems, grade),
         accuracy_all=_accuracy(votes, problems, grade),
         mean_agreement=sum(vote.agreement for vote in votes) / len(votes),
+        mean_margin=sum(vote.margin / max(1, vote.num_ballots) for vote in votes) / len(votes),
+        unanimity=sum(vote.agreement == 1 for vote in votes) / len(votes),
+        abstention=sum(vote.abstained / max(1, vote.num_ballots) for vote in votes) / len(votes),
         tied=sum(vote.tied for vote in votes),
         dropped=dict(sorted(Counter(vote.dropped for vote in votes if vote.dropped is not None).items())),
     )

@@ -1,8 +1,21 @@
-"""A run folder as a table, as rows for other programs, and as a page."""
+"""A run or a comparison as a table, as rows for other programs, as a page, and as files for papers."""
 
 from maft.report import runs
+from maft.report.comparison_page import write_page as write_comparison_page
 from maft.report.data import results, rows, write_metrics
-from maft.report.page import write_page
+from maft.report.export import export_comparison, export_run
+from maft.report.run_page import write_page
 from maft.report.table import diversity_table, table
 
-__all__ = ["diversity_table", "results", "rows", "runs", "table", "write_metrics", "write_page"]
+__all__ = [
+    "diversity_table",
+    "export_comparison",
+    "export_run",
+    "results",
+    "rows",
+    "runs",
+    "table",
+    "write_comparison_page",
+    "write_metrics",
+    "write_page",
+]

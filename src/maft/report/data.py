@@ -3,30 +3,18 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from maft import store, tasks
 from maft.curate import CurateCounts
-from maft.evaluation import flow as flow_
-from maft.evaluation.flow import Flow
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
-from maft.records import Debate, Problem, Vote
+from maft.evaluation.reliability import Level, levels, most_ballots
+from maft.records import Problem, Vote
 from maft.store import RunFolder
 from maft.tasks.base import Grade, normalised
-
-
-class Level(NamedTuple):
-    """Questions whose label has the same number of votes."""
-
-    votes: int
-    """Agents that agree with the label; 0 where there is none."""
-    questions: int
-    graded: int
-    """Questions among them whose gold answer is known."""
-    right: int
-    """Labels among them that are the gold answer."""
 
 
 class Labels(NamedTuple):
@@ -89,27 +77,11 @@ def labels(folder: RunFolder) -> list[Labels]:
     if not folder.problems("train").exists():
         return []
     problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
-    grade = tasks.make(folder.config.task).grade
+    grade = cache(tasks.make(folder.config.task).grade)
     numbers = range(1, folder.config.num_iterations + 1)
     found = [store.read_records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
-    most = max((vote.num_ballots for votes in found for vote in votes), default=0)
+    most = max(map(most_ballots, found), default=0)
     return [_labels(votes, problems, grade, most) for votes in found]
-
-
-def flows(folder: RunFolder) -> list[Flow]:
-    """Return what became of each agent's first answers to the held-out questions, iteration by iteration."""
-    if not folder.problems("eval").exists():
-        return []
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
-    grade = tasks.make(folder.config.task).grade
-    return [
-        flow
-        for number in range(folder.config.num_iterations + 1)
-        if (folder.evaluation(number) / "summary.json").exists()
-        for flow in flow_.flows(
-            store.read_records(folder.evaluation(number) / "debates.jsonl", Debate), problems, number, grade
-        )
-    ]
 
 
 def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> Labels:
@@ -120,21 +92,8 @@ def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade
         quality=quality,
         accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
         coverage_interval=wilson(quality.coverage, quality.num_problems),
-        levels=_levels(votes, problems, grade, most),
+        levels=levels(votes, problems, grade, most),
     )
-
-
-def _levels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> tuple[Level, ...]:
-    questions: Counter[int] = Counter()
-    graded: Counter[int] = Counter()
-    right: Counter[int] = Counter()
-    for vote in votes:
-        level = 0 if vote.label is None else vote.counts[0][1]
-        verdict = grade(problems[vote.problem_id], vote.label)
-        questions[level] += 1
-        graded[level] += verdict is not None
-        right[level] += verdict is True
-    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(most, -1, -1))
 
 
 def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:

@@ -1,159 +1,147 @@
-"""Curves as SVG that takes its colours from the page, so that they are legible in the light and in the dark."""
+"""Charts as SVG in the colours of the page, legible in the light and in the dark; as PNG and SVG for papers."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-from maft.evaluation.metrics import MethodResult
-from maft.report.data import Labels
+from maft.report.charts import Chart, Curve
 
-INK = {  # what matplotlib draws with, and what the page puts in its place
-    "#010101": "currentColor",
-    "#020202": "var(--debate)",
-    "#030303": "var(--majority)",
-    "#040404": "var(--single)",
-    "#050505": "var(--right)",
-    "#060606": "var(--coverage)",
+PAPER = {
+    "ink": "#1b2026",
+    "blue": "#1f5fa8",
+    "orange": "#b4641c",
+    "grey": "#77828d",
+    "green": "#2c7a4d",
+    "purple": "#7556a3",
+    "red": "#b23a30",
+    "teal": "#1f7487",
+    "rose": "#b5447f",
 }
-_TEXT, _DEBATE, _MAJORITY, _SINGLE, _RIGHT, _COVERAGE = INK
+"""Colours on white; the page has its own, under the same names."""
+PAGE = {name: f"#{number:02x}{number:02x}{number:02x}" for number, name in enumerate(PAPER, 1)}
+"""What matplotlib draws with for the page, which puts its own colours in their place."""
+
+APART = 4.5
+"""Points of a picture by which neighbouring curves stand apart, so that none hides another's interval."""
 
 
-class Point(NamedTuple):
-    """A share with its 95 % interval at an iteration."""
+def for_page(chart: Chart) -> str:
+    """Return a chart as SVG within a page.
 
-    iteration: int
-    share: float
-    low: float
-    high: float
-
-
-class Curve(NamedTuple):
-    """Points that are joined by a line."""
-
-    label: str
-    color: str
-    marker: str
-    points: Sequence[Point]
-
-
-def curve_of(method: str) -> str:
-    """Return the curve that a method's results belong to.
-
-    >>> [curve_of(method) for method in ("base", "maft_majority@3", "maft")]
-    ['single', 'majority', 'debate']
+    All curves are drawn, each in groups of the class `curve`; those that are not shown are hidden, and the page can
+    show them. The page also moves them apart, by `--slot` and `--slots`.
     """
-    if "majority" in method:
-        return "majority"
-    return "single" if method in ("base", "maft_single") else "debate"
+    out = io.StringIO()
+    figure = _draw(chart, PAGE, chart.curves, apart=False)
+    with _style():
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _within_page(out.getvalue(), chart)
 
 
-def accuracy_curves(results: Sequence[MethodResult]) -> str | None:
-    """Draw accuracy over iterations with 95 % intervals: debates, votes over first answers, single answers."""
-    points: dict[str, list[Point]] = {"debate": [], "majority": [], "single": []}
-    for result in results:
-        if result.accuracy is not None and result.ci_low is not None and result.ci_high is not None:
-            point = Point(result.iteration, result.accuracy, result.ci_low, result.ci_high)
-            points[curve_of(result.method)].append(point)
-    if not points["debate"]:
-        return None
-    curves = [
-        Curve("debate", _DEBATE, "o", points["debate"]),
-        Curve("majority", _MAJORITY, "s", points["majority"]),
-        Curve("single answer", _SINGLE, "^", points["single"]),
-    ]
-    names = {p.iteration: str(p.iteration) if p.iteration else "0\nuntrained" for p in points["debate"]}
-    return _draw("Accuracy on held-out questions over iterations", curves, names)
+def for_paper(chart: Chart, folder: Path) -> list[Path]:
+    """Write a chart as PNG and SVG, with a legend, and return the files; curves that are not shown are left out."""
+    figure = _draw(chart, PAPER, [curve for curve in chart.curves if curve.shown], apart=True)
+    figure.axes[0].legend(
+        loc="lower left", bbox_to_anchor=(-0.12, 1.02), ncols=2, frameon=False, handlelength=1.6, fontsize=8
+    )
+    return save(figure, folder / chart.name)
 
 
-def label_curves(found: Sequence[Labels]) -> str | None:
-    """Draw how often pseudo-labels were right, and on what share of the questions they were trained on."""
-    accuracy = [
-        Point(labels.quality.iteration, labels.quality.accuracy, *labels.accuracy_interval)
-        for labels in found
-        if labels.quality.accuracy is not None and labels.accuracy_interval is not None
-    ]
-    coverage = [Point(labels.quality.iteration, labels.quality.coverage, *labels.coverage_interval) for labels in found]
-    if not coverage:
-        return None
-    curves = [
-        Curve("right, of those trained on", _RIGHT, "o", accuracy),
-        Curve("trained on, of all", _COVERAGE, "s", coverage),
-    ]
-    names = {labels.quality.iteration: str(labels.quality.iteration) for labels in found}
-    return _draw("Pseudo-labels over iterations", [curve for curve in curves if curve.points], names)
+def save(figure: Any, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes."""
+    files = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    with _style():
+        figure.savefig(files[0], dpi=300, metadata={"Software": None})
+        figure.savefig(files[1], metadata={"Date": None, "Creator": None})
+    return files
 
 
-def _draw(title: str, curves: Sequence[Curve], names: Mapping[int, str]) -> str:
-    """Draw shares from 0 to 100 %; no point hides another's interval, for the curves stand a little apart."""
+def _style() -> Any:
     import matplotlib
-    from matplotlib.figure import Figure
 
     # Text stays text, and names inside the SVG come from a fixed salt: the same numbers give the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "maft", "svg.fonttype": "none", "font.size": 9.5}):
-        figure = Figure(figsize=(4.5, 3.1), layout="constrained")
+    return matplotlib.rc_context({"svg.hashsalt": "maft", "svg.fonttype": "none", "font.size": 9.5})
+
+
+def _draw(chart: Chart, paint: Mapping[str, str], curves: Sequence[Curve], *, apart: bool) -> Any:
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=(4.5, 2.9), layout="constrained")
         axes = figure.add_subplot()
-        step = 0.035 * max(1, len(names) - 1)
+        _dress(axes, chart, paint["ink"])
+        width = max(chart.ticks) - min(chart.ticks) or 1.0
         for place, curve in enumerate(curves):
-            _add(axes, curve, step * (place - (len(curves) - 1) / 2))
-        _dress(axes, names)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(out.getvalue(), title)
+            shift = APART / 250 * width * (place - (len(curves) - 1) / 2) if apart else 0.0
+            _add(axes, curve, place, paint[curve.color], shift)
+    return figure
 
 
-def _add(axes: Any, curve: Curve, shift: float) -> None:
-    axes.errorbar(
-        [point.iteration + shift for point in curve.points],
-        [point.share for point in curve.points],
-        [
-            # At 0 and 100 % an end of the interval can be a rounding error on the wrong side of the point.
-            [max(0.0, point.share - point.low) for point in curve.points],
-            [max(0.0, point.high - point.share) for point in curve.points],
-        ],
-        color=curve.color,
+def _add(axes: Any, curve: Curve, place: int, color: str, shift: float) -> None:
+    points = curve.points
+    # At 0 and 100 % an end of the interval can be a rounding error on the wrong side of the point.
+    below = [0.0 if point.low is None else max(0.0, point.y - point.low) for point in points]
+    above = [0.0 if point.high is None else max(0.0, point.high - point.y) for point in points]
+    has_interval = any(point.low is not None for point in points)
+    line, caps, bars = axes.errorbar(
+        [point.x + shift for point in points],
+        [point.y for point in points],
+        [below, above] if has_interval else None,
+        color=color,
         marker=curve.marker,
+        linestyle="--" if curve.dashed else "-",
         markersize=5,
         lw=1.8,
         elinewidth=1.1,
-        capsize=3,
+        capsize=2.5,
         clip_on=False,
         label=curve.label,
     )
+    for artist in (line, *caps, *bars):
+        artist.set_gid(f"curve-{place}")
 
 
-def _dress(axes: Any, names: Mapping[int, str]) -> None:
-    axes.set_ylim(0, 1)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100 %"])
-    axes.set_xlim(min(names) - 0.3, max(names) + 0.3)
-    axes.set_xticks(list(names), list(names.values()))
-    axes.set_xlabel("iteration", color=_TEXT)
-    axes.tick_params(colors=_TEXT, length=0, pad=6)
-    axes.grid(axis="y", color=_TEXT, alpha=0.13, lw=0.8)
+def _dress(axes: Any, chart: Chart, ink: str) -> None:
+    low, high = min(chart.ticks), max(chart.ticks)
+    room = 0.12 * (high - low) or 0.3
+    axes.set_xlim(low - room, high + room)
+    axes.set_xticks(list(chart.ticks), list(chart.ticks.values()))
+    axes.set_xlabel(chart.x_label, color=ink)
+    if chart.unit == "share":
+        axes.set_ylim(0, 1)
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1], ["0", "20", "40", "60", "80", "100 %"])
+    else:
+        top = max(point.y for curve in chart.curves for point in curve.points)
+        axes.set_ylim(0, 1.08 * top or 1)
+        axes.set_ylabel(chart.unit, color=ink)
+    if chart.diagonal:
+        axes.plot([low, high], [low, high], color=ink, alpha=0.35, lw=1, linestyle=":")
+    axes.tick_params(colors=ink, length=0, pad=6)
+    axes.grid(axis="y", color=ink, alpha=0.13, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set(color=_TEXT, alpha=0.4)
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.12, 1.02),
-        ncols=3,
-        frameon=False,
-        labelcolor=_TEXT,
-        columnspacing=1.2,
-        handlelength=1.6,
-        handletextpad=0.5,
-    )
+    axes.spines["bottom"].set(color=ink, alpha=0.4)
 
 
-def _for_page(svg: str, title: str) -> str:
+def _within_page(svg: str, chart: Chart) -> str:
     """Make a file of SVG a part of a page: no addresses, no styles, no names that two pictures would share."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
+    svg = re.sub(r' id="curve-(\d+)"', lambda match: _group(chart, int(match[1])), svg)
     used = set(re.findall(r"#([\w-]+)[\")]", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg)
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
     svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
-    for ink, color in INK.items():
-        svg = svg.replace(ink, color)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    for name, color in PAGE.items():
+        svg = svg.replace(color, "currentColor" if name == "ink" else f"var(--{name})")
+    slots = sum(curve.shown for curve in chart.curves)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{chart.title}" style="--slots: {slots}"', 1)
+
+
+def _group(chart: Chart, place: int) -> str:
+    slot = sum(curve.shown for curve in chart.curves[:place])
+    hidden = "" if chart.curves[place].shown else " hidden"
+    return f' class="curve" data-curve="{place}" style="--slot: {slot}"{hidden}'

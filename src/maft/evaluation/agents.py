@@ -1,0 +1,55 @@
+"""How often single agents are right: generators in the first round, critics in the last."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from maft.evaluation.metrics import wilson
+from maft.records import Debate, Problem, Turn
+from maft.tasks.base import Grade
+
+
+class AgentAccuracy(NamedTuple):
+    """One agent of one iteration on the held-out questions, or the mean of all that have its role."""
+
+    iteration: int
+    role: Literal["generator", "critic"]
+    agent: int | None
+    """None is the mean over agents."""
+    n: int
+    """Questions."""
+    accuracy: float
+    low: float
+    high: float
+    """Bounds of the 95 % interval; for the mean over agents it is wider than need be, never narrower."""
+
+
+def agent_accuracies(
+    debates: Sequence[Debate], problems: Mapping[str, Problem], iteration: int, num_agents: int, grade: Grade
+) -> list[AgentAccuracy]:
+    """Return the mean of the generators and each of them, then the same of the critics, if there are any.
+
+    Questions without a known answer are left out. An answer that could not be read, or that a failed debate never had,
+    is wrong.
+    """
+    graded = [debate for debate in debates if grade(problems[debate.problem_id], None) is not None]
+    last = max((turn.round for debate in graded for turn in debate.turns), default=0)
+    rounds: list[tuple[Literal["generator", "critic"], int]] = [("generator", 1), ("critic", last)]
+    found = []
+    for role, number in rounds if last > 1 else rounds[:last]:
+        right = [_right(debate.round(number), problems[debate.problem_id], grade) for debate in graded]
+        by_agent = [[agent in of_question for of_question in right] for agent in range(num_agents)]
+        mean = [len(of_question) / num_agents for of_question in right]
+        found.append(_accuracy(iteration, role, None, mean))
+        found += [_accuracy(iteration, role, agent, of_agent) for agent, of_agent in enumerate(by_agent)]
+    return found
+
+
+def _right(turns: Sequence[Turn], problem: Problem, grade: Grade) -> set[int]:
+    return {turn.agent for turn in turns if grade(problem, turn.answer)}
+
+
+def _accuracy(
+    iteration: int, role: Literal["generator", "critic"], agent: int | None, right: Sequence[float]
+) -> AgentAccuracy:
+    accuracy = sum(right) / len(right)
+    return AgentAccuracy(iteration, role, agent, len(right), accuracy, *wilson(accuracy, len(right)))

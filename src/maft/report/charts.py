@@ -1,0 +1,264 @@
+"""Which curves the pages and the papers show, as numbers; `plots` draws them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from math import log10
+from typing import Literal, NamedTuple
+
+from maft.comparison import Result
+from maft.evaluation.agents import AgentAccuracy
+from maft.evaluation.diversity import Diversity
+from maft.evaluation.metrics import MethodResult, wilson
+from maft.evaluation.reliability import Level
+from maft.report.data import Labels
+
+COLORS = ("blue", "orange", "grey", "green", "purple", "red", "teal", "rose")
+MARKERS: Mapping[str, str] = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖"}
+"""What a point is drawn with, and the same as a character."""
+
+
+class Point(NamedTuple):
+    """A value, with its 95 % interval where there is one."""
+
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    """Questions, where they differ from point to point."""
+
+
+class Curve(NamedTuple):
+    """Points that are joined by a line."""
+
+    label: str
+    color: str
+    marker: str
+    points: Sequence[Point]
+    shown: bool = True
+    """Whether it is drawn without being asked for."""
+    dashed: bool = False
+
+    @property
+    def sign(self) -> str:
+        """Return its marker as a character."""
+        return MARKERS[self.marker]
+
+
+class Chart(NamedTuple):
+    """A picture of curves."""
+
+    name: str
+    """Of its files, and in the page."""
+    title: str
+    curves: Sequence[Curve]
+    ticks: Mapping[float, str]
+    """Values on the horizontal axis, and what is written below them."""
+    x_label: str = "iteration"
+    unit: Literal["share", "nats"] = "share"
+    diagonal: bool = False
+    """Whether a line shows where y is x."""
+
+
+def accuracy(results: Sequence[MethodResult]) -> Chart | None:
+    """Return accuracy over iterations of debates, votes and single answers; None where it is not known."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    for result in results:
+        if result.accuracy is not None:
+            point = Point(result.iteration, result.accuracy, result.ci_low, result.ci_high)
+            points[curve_of(result.method)].append(point)
+    looks = {
+        "debate": ("blue", "o"),
+        "vote at the debate's tokens": ("purple", "D"),
+        "vote over first answers": ("orange", "s"),
+        "single answer": ("grey", "^"),
+    }
+    curves = [Curve(label, *look, points[label]) for label, look in looks.items() if points[label]]
+    title = "Accuracy on held-out questions over iterations"
+    return Chart("accuracy", title, curves, _iterations(curves)) if curves else None
+
+
+def curve_of(method: str) -> str:
+    """Return the curve that a method's results belong to.
+
+    >>> [curve_of(method) for method in ("base", "maft_majority@3", "majority@budget", "maft")]
+    ['single answer', 'vote over first answers', "vote at the debate's tokens", 'debate']
+    """
+    if "majority@budget" in method:
+        return "vote at the debate's tokens"
+    if "majority" in method:
+        return "vote over first answers"
+    return "single answer" if method in ("base", "maft_single") else "debate"
+
+
+def agents(found: Sequence[AgentAccuracy]) -> Chart | None:
+    """Return the accuracy of single generators and critics over iterations, their means shown first."""
+    points: dict[tuple[str, int | None], list[Point]] = defaultdict(list)
+    for one in found:
+        points[one.role, one.agent].append(Point(one.iteration, one.accuracy, one.low, one.high))
+    means = {"generator": ("orange", "s"), "critic": ("blue", "o")}
+    signs = list(MARKERS)
+    curves = []
+    for (role, agent), of_agent in sorted(
+        points.items(), key=lambda item: (item[0][1] is not None, item[0][0] != "generator")
+    ):
+        if agent is None:
+            curves.append(Curve(f"mean of the {role}s", *means[role], of_agent))
+        else:
+            look = (means[role][0], signs[agent % len(signs)])
+            curves.append(Curve(f"{role} {agent}", *look, of_agent, shown=False, dashed=True))
+    title = "Accuracy of single generators and critics over iterations"
+    return Chart("agents", title, curves, _iterations(curves)) if curves else None
+
+
+def labels(found: Sequence[Labels]) -> Chart | None:
+    """Return how often pseudo-labels are right, and on what share of the questions agents are trained."""
+    right = [
+        Point(one.quality.iteration, one.quality.accuracy, *one.accuracy_interval)
+        for one in found
+        if one.quality.accuracy is not None and one.accuracy_interval is not None
+    ]
+    used = [Point(one.quality.iteration, one.quality.coverage, *one.coverage_interval) for one in found]
+    curves = [
+        Curve("right, of those trained on", "green", "o", right),
+        Curve("trained on, of all", "purple", "s", used),
+    ]
+    curves = [curve for curve in curves if curve.points]
+    return Chart("labels", "Pseudo-labels over iterations", curves, _iterations(curves)) if curves else None
+
+
+def votes(found: Sequence[Labels]) -> Chart | None:
+    """Return how close the votes on training questions are.
+
+    Every value is the mean of one share per question, so that Wilson's interval is never too narrow.
+    """
+    looks = {
+        "unanimity": ("all agree", "blue", "o"),
+        "mean_margin": ("margin of the winner", "orange", "s"),
+        "abstention": ("could not be read", "red", "v"),
+    }
+    curves = [
+        Curve(
+            label,
+            color,
+            marker,
+            [_share(one.quality.iteration, getattr(one.quality, name), one.quality.num_problems) for one in found],
+        )
+        for name, (label, color, marker) in looks.items()
+    ]
+    return Chart("votes", "Votes on training questions over iterations", curves, _iterations(curves)) if found else None
+
+
+def reliability(levels: Mapping[int, Sequence[Level]]) -> Chart | None:
+    """Return how often held-out answers are right by their share of the votes, for each iteration."""
+    shown = {min(levels), max(levels)} if levels else set()
+    most = max((level.votes for of_iteration in levels.values() for level in of_iteration), default=0)
+    curves = []
+    for place, (iteration, of_iteration) in enumerate(levels.items()):
+        points = [
+            _share(level.votes / most, level.right / level.graded, level.graded)
+            for level in reversed(of_iteration)
+            if level.votes and level.graded
+        ]
+        if points:
+            label = f"iteration {iteration}" if iteration else "untrained"
+            look = ("grey", "^") if iteration == 0 else _look(place - 1)
+            curves.append(Curve(label, *look, points, shown=iteration in shown))
+    ticks = {votes / most: f"{votes} of {most}" for votes in _few(most)}
+    title = "How often the answer of a held-out debate is right, by its votes"
+    return Chart("reliability", title, curves, ticks, "votes for the answer", diagonal=True) if curves else None
+
+
+def diversity(measured: Sequence[Diversity]) -> list[Chart]:
+    """Return the measures of `maft diversity`: those that are shares, and those in nats."""
+    shares = [
+        Curve(
+            "disagreement",
+            "blue",
+            "o",
+            [_share(one.iteration, one.disagreement, one.num_questions) for one in measured if one.num_questions],
+        ),
+        Curve("dissimilarity", "orange", "s", [Point(one.iteration, one.dissimilarity) for one in measured]),
+    ]
+    measures = {"likelihood": "likelihood", "kl": "KL between agents", "kl_to_base": "KL to the base"}
+    nats = [
+        Curve(
+            label,
+            *_look(place),
+            [Point(one.iteration, y) for one in measured if (y := getattr(one, name)) is not None],
+        )
+        for place, (name, label) in enumerate(measures.items())
+    ]
+    drawn: list[tuple[str, str, list[Curve], Literal["share", "nats"]]] = [
+        ("diversity", "Disagreement and dissimilarity of the agents over iterations", shares, "share"),
+        ("diversity_nats", "Likelihood and KL of the agents over iterations", nats, "nats"),
+    ]
+    return [
+        Chart(name, title, there, _iterations(there), unit=unit)
+        for name, title, curves, unit in drawn
+        if (there := [curve for curve in curves if curve.points])
+    ]
+
+
+def methods(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
+    """Return the accuracy of compared methods over iterations, those that are shown first."""
+    curves = _of_methods(found, shown, lambda row: row.iteration)
+    title = "Accuracy of the methods on held-out questions over iterations"
+    return Chart("methods", title, curves, _iterations(curves)) if curves else None
+
+
+def budget(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
+    """Return the accuracy of compared methods after the last iteration against the tokens that an answer takes."""
+    last = max((rows[-1].iteration for rows in found.values()), default=0)
+    rows = {name: [of[-1]] for name, of in found.items() if of[-1].iteration == last}
+    curves = _of_methods(rows, shown, lambda row: log10(max(1.0, row.tokens / row.n)))
+    if not curves:
+        return None
+    reach = [point.x for curve in curves for point in curve.points]
+    sizes = [digit * 10**power for power in range(7) for digit in (1, 2, 5)]
+    low = max(size for size in sizes if log10(size) <= min(reach))
+    high = next((size for size in sizes if log10(size) >= max(reach)), sizes[-1])
+    ticks = {log10(size): f"{size:,}" for size in sizes if low <= size <= max(high, 2 * low)}
+    title = f"Accuracy of the methods after iteration {last} against tokens per question"
+    return Chart("budget", title, curves, ticks, "prompt and generated tokens per question")
+
+
+def _of_methods(
+    found: Mapping[str, Sequence[Result]], shown: Sequence[str], x: Callable[[Result], float]
+) -> list[Curve]:
+    first = [name for name in shown if name in found]
+    names = [*first, *(name for name in found if name not in first)]
+    return [
+        Curve(
+            name,
+            *_look(place),
+            [Point(x(row), row.accuracy, row.ci_low, row.ci_high) for row in found[name] if row.accuracy is not None],
+            shown=name in first,
+            dashed=place >= len(COLORS),
+        )
+        for place, name in enumerate(names)
+        if any(row.accuracy is not None for row in found[name])
+    ]
+
+
+def _look(place: int) -> tuple[str, str]:
+    return COLORS[place % len(COLORS)], list(MARKERS)[place % len(MARKERS)]
+
+
+def _share(x: float, y: float, n: int) -> Point:
+    return Point(x, y, *wilson(y, n), n)
+
+
+def _iterations(curves: Sequence[Curve]) -> dict[float, str]:
+    numbers = sorted({int(point.x) for curve in curves for point in curve.points})
+    return {number: str(number) if number else "0\nuntrained" for number in numbers}
+
+
+def _few(most: int) -> list[int]:
+    """Return not more than about six numbers from 1 to `most`.
+
+    >>> _few(3), _few(15)
+    ([1, 2, 3], [3, 6, 9, 12, 15])
+    """
+    step = -(-most // 6)
+    return [number for number in range(1, most + 1) if (most - number) % step == 0]

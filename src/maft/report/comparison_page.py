@@ -1,0 +1,143 @@
+"""report.html of a comparison."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maft import comparison as comparison_
+from maft import pipeline
+from maft.comparison import ARMS, Comparison, Result
+from maft.evaluation.paired import Difference
+from maft.report import charts, page
+from maft.report.charts import Chart
+
+UNTRAINED = {
+    "base": "one answer of the untrained model",
+    "majority": "vote over first answers, untrained",
+    "majority@budget": "vote at the tokens of the debate, untrained",
+    "debate": "all rounds, untrained",
+}
+PARTS = {
+    "_single": "its generators, one answer each",
+    "_majority@budget": "vote over its first answers, at the tokens of maft's debate",
+    "_majority": "vote over its first answers",
+    "_debate": "as every agent of a debate",
+}
+
+
+class Line(NamedTuple):
+    """A row of the table as the page shows it."""
+
+    row: Result
+    what: str
+    """In a few words."""
+    is_part: bool
+    """Whether it is shown only if asked for."""
+
+    @property
+    def verdict(self) -> str:
+        """`more`, `less`, or `unclear` where the interval of the difference to maft holds 0."""
+        gap = self.row.to_maft
+        return "" if gap is None else "more" if gap.low > 0 else "less" if gap.high < 0 else "unclear"
+
+
+class Card(NamedTuple):
+    """By how much maft is better than another method after the last iteration."""
+
+    over: str
+    gap: Difference
+
+    @property
+    def verdict(self) -> str:
+        """`more`, `less`, or `unclear` where the interval holds 0."""
+        return "more" if self.gap.low > 0 else "less" if self.gap.high < 0 else "unclear"
+
+
+def write_page(comparison: Comparison, found: Sequence[Result]) -> Path:
+    """Write report.html and return its path.
+
+    Args:
+        comparison: finished or not.
+        found: its rows.
+    """
+    return page.write(comparison.path / "report.html", "comparison.html.j2", _content(comparison, found))
+
+
+def all_charts(comparison: Comparison, found: Sequence[Result]) -> list[Chart]:
+    """Return accuracy over iterations, and against tokens."""
+    curves, n = comparison_.over_iterations(comparison, found), comparison.config.debate.num_agents
+    shown = [
+        "maft",
+        f"maft_majority@{n}",
+        "maft_single",
+        "single_agent_ft",
+        "maft_majority@budget",
+        "single_agent_ft_debate",
+    ]
+    drawn = [charts.methods(curves, shown), charts.budget(curves, [*shown, "single_agent_ft_majority@budget"])]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
+    last = max((row.iteration for row in found), default=0)
+    gaps = [row.to_maft for row in found if row.to_maft is not None]
+    return {
+        "config": comparison.config,
+        "comparison": comparison,
+        "found": found,
+        "last": last,
+        "lines": _by_iteration([_line(row) for row in found]),
+        "reach": max((max(abs(gap.low), abs(gap.high)) for gap in gaps), default=0.1),
+        "ours": next((row for row in found if row.iteration == last > 0 and row.method == "maft"), None),
+        "cards": _cards({row.method: row for row in found if row.iteration == last}),
+        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, found)}),
+        "unfinished": _unfinished(comparison),
+        "changed": page.changed_settings(comparison.config),
+    }
+
+
+def _line(row: Result) -> Line:
+    if row.iteration == 0:
+        return Line(row, UNTRAINED.get(row.method, UNTRAINED["majority"]), False)
+    if row.method in ARMS:
+        return Line(row, ARMS[row.method].what, False)
+    what = next(words for part, words in PARTS.items() if part in row.method)
+    is_main = row.method.startswith(tuple(f"maft{part}" for part in PARTS)) or row.method in (
+        "single_agent_ft_debate",
+        "single_agent_ft_majority@budget",
+    )
+    return Line(row, what, not is_main)
+
+
+def _by_iteration(lines: Sequence[Line]) -> dict[int, list[Line]]:
+    grouped: dict[int, list[Line]] = {}
+    for line in lines:
+        grouped.setdefault(line.row.iteration, []).append(line)
+    return grouped
+
+
+def _cards(rows: Mapping[str, Result]) -> list[Card]:
+    """Return what maft must beat to be worth its price, as far as it was compared."""
+    others = {
+        "a vote of its own generators at the same tokens": "maft_majority@budget",
+        "a vote of one finetuned model at the same tokens": "single_agent_ft_majority@budget",
+        "one finetuned model alone": "single_agent_ft",
+        "one finetuned model that debates with itself": "single_agent_ft_debate",
+    }
+    found = [(over, rows[name].to_maft) for over, name in others.items() if name in rows]
+    return [Card(over, _turned(gap)) for over, gap in found if gap is not None]
+
+
+def _turned(gap: Difference) -> Difference:
+    return gap.model_copy(update={"mean": -gap.mean, "low": -gap.high, "high": -gap.low})
+
+
+def _unfinished(comparison: Comparison) -> list[str]:
+    """Return the methods that are not finished for every seed."""
+
+    def finished(name: str, seed: int) -> bool:
+        there = (comparison.path / f"seed_{seed}" / name).exists()
+        return there and pipeline.complete(comparison.folder(ARMS[name], seed))
+
+    return [name for name in comparison.methods if not all(finished(name, seed) for seed in comparison.seeds)]

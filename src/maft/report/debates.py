@@ -1,0 +1,282 @@
+"""The debates of a run, packed for the page's browser: every text once, everything else as numbers that point to it.
+
+All text is made safe here (control characters are spelt out) and is only ever shown as text by the page.
+"""
+
+import base64
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from random import Random
+from typing import Any, NamedTuple
+
+from maft import store, transcript
+from maft.consensus import tally
+from maft.records import Call, Debate, Example, Problem, Turn, Vote
+from maft.report.held_out import Evaluation, remembered
+from maft.store import RunFolder
+from maft.tasks.base import Grade
+from maft.transcript import Fate
+
+MAX_CHARACTERS = 4_000
+"""How much of one reply the page holds."""
+MAX_TOTAL = 24_000_000
+"""How many characters of replies it holds; compressed, a fifth of that or less."""
+PLAIN = 1_500_000
+"""Characters of packed debates above which they are compressed."""
+
+KINDS = {
+    "corrected": "the vote over first answers is wrong, the final answer right",
+    "spoiled": "the vote over first answers is right, the final answer wrong",
+    "wrong": "the final answer is wrong",
+    "split": "not all agents agree at the end",
+    "unparsable": "an answer could not be read",
+    "not used": "nobody learns from it",
+    "failed": "a call failed, and the debate ended",
+}
+"""What can be said of a debate; several may hold."""
+
+
+class Shown(NamedTuple):
+    """A debate with what the page says of it."""
+
+    debate: Debate
+    vote: Vote | None
+    first: str | None
+    """The vote over first answers."""
+    fates: tuple[Fate, ...]
+
+
+class Set(NamedTuple):
+    """The debates of one iteration on one side of the split."""
+
+    key: str
+    title: str
+    is_training: bool
+    grade: Grade
+    problems: Mapping[str, Problem]
+    debates: Sequence[Shown]
+
+    @property
+    def size(self) -> int:
+        """Return about how many characters it adds to the page."""
+        calls = (call for shown in self.debates for call in shown.debate.calls(samples=False))
+        return sum(min(len(call.reply.text), MAX_CHARACTERS) for call in calls)
+
+
+class Packed(NamedTuple):
+    """What the page holds of the debates."""
+
+    text: str
+    """JSON, or deflated and in base64; neither can end the element it stands in."""
+    is_deflated: bool
+    left_out: tuple[str, ...]
+    """Titles of sets that would make the page too large."""
+
+
+def pack(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Packed | None:
+    """Pack as many sets as the page has room for: held-out questions first; None if there is no debate yet."""
+    sets = [*_held_out(evaluations), *_training(folder)]
+    chosen, room = [], MAX_TOTAL
+    for one in sets:
+        if not chosen or one.size <= room:
+            chosen.append(one)
+            room -= one.size
+    if not chosen:
+        return None
+    left_out = tuple(one.title for one in sets if one not in chosen)
+    text = json.dumps(_tree(chosen), ensure_ascii=False, separators=(",", ":"))
+    if len(text) <= PLAIN:
+        return Packed(text.replace("<", "\\u003c"), False, left_out)
+    return Packed(base64.b64encode(zlib.compress(text.encode(), 9)).decode(), True, left_out)
+
+
+def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
+    """Yield what can be said of a debate, see `KINDS`."""
+    debate, vote = shown.debate, shown.vote
+    if debate.error is not None:
+        yield "failed"
+        return
+    label = vote.label if vote else None
+    if vote is not None and grade(problem, None) is not None:
+        before, after = grade(problem, shown.first), grade(problem, label)
+        if debate.turns[-1].round > 1 and before != after:
+            yield "corrected" if after else "spoiled"
+        if not after:
+            yield "wrong"
+    if not _unanimous([turn.answer for turn in debate.round(-1)]):
+        yield "split"
+    if any(turn.answer is None for turn in debate.turns):
+        yield "unparsable"
+    if vote is not None and vote.dropped is not None:
+        yield "not used"
+
+
+def _unanimous(answers: Sequence[str | None]) -> bool:
+    if len(set(answers)) == 1:
+        return answers[0] is not None
+    counts = tally(answers, Random(0)).counts
+    return bool(counts) and counts[0][1] == len(answers)
+
+
+def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
+    """Yield the last evaluation first, then the untrained society's, then the others."""
+    *others, last = evaluations or [None]
+    order = [last, *others[:1], *reversed(others[1:])]
+    for one in order:
+        if one is not None:
+            title = f"iteration {one.iteration}" if one.iteration else "untrained"
+            debates = [
+                Shown(debate, one.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
+                for debate in one.debates
+            ]
+            yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.grade, one.problems, debates)
+
+
+def _training(folder: RunFolder) -> Iterator[Set]:
+    """Yield the debates on training questions of every vote that is finished, the last one first."""
+    numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
+    if not numbers:
+        return
+    problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
+    grade = remembered(folder)
+    for number in numbers:
+        votes = {vote.problem_id: vote for vote in store.read_records(folder.votes(number), Vote)}
+        examples = _examples(folder, number)
+        debates = [
+            _trained(debate, votes[debate.problem_id], examples)
+            for debate in store.read_records(folder.debates(number), Debate)
+        ]
+        yield Set(f"train-{number}", f"Training, iteration {number}", True, grade, problems, debates)
+
+
+def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]] | None:
+    """Return the examples of an iteration by question; None before they are made."""
+    if not folder.examples_summary(number).exists():
+        return None
+    found: dict[str, list[Example]] = defaultdict(list)
+    for file in sorted(folder.examples_summary(number).parent.glob("*.jsonl")):
+        for example in store.read_records(file, Example):
+            found[example.problem_id].append(example)
+    return found
+
+
+def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None) -> Shown:
+    first = tally([turn.answer for turn in debate.round(1)], Random(0)).winner
+    if examples is None or vote.dropped is not None:
+        return Shown(debate, vote, first, ())
+    return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ())))
+
+
+class _Texts:
+    """Texts by number; the same text has the same number."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, int] = {}
+
+    def add(self, text: str | None) -> int:
+        """Return the number of a text; -1 is none."""
+        return -1 if text is None else self.numbers.setdefault(text, len(self.numbers))
+
+
+def _tree(sets: Sequence[Set]) -> dict[str, Any]:
+    """Return what the page reads; see `debates.js`, which says what the numbers are."""
+    texts = _Texts()
+    problems = {(one.is_training, problem.id): problem for one in sets for problem in one.problems.values()}
+    places = {key: place for place, key in enumerate(problems)}
+    packed: dict[str, dict[str, Any]] = {one.key: {} for one in sets}
+    by_id = [(one, {shown.debate.problem_id: shown for shown in one.debates}) for one in sets]
+    # Question by question: what is said of one question is alike, and compresses well where it stands close together.
+    for (is_training, name), problem in problems.items():
+        for one, shown in by_id:
+            if one.is_training == is_training and name in shown:
+                packed[one.key][name] = _debate(shown[name], problem, places[is_training, name], one.grade, texts)
+    return {
+        "kinds": list(KINDS.items()),
+        "questions": [
+            [transcript.line(p.id), texts.add(_cut(p.question)), texts.add(None if p.gold is None else _answer(p.gold))]
+            for p in problems.values()
+        ],
+        "sets": [
+            {
+                "key": one.key,
+                "title": one.title,
+                "training": one.is_training,
+                "debates": [packed[one.key][shown.debate.problem_id] for shown in one.debates],
+            }
+            for one in sets
+        ],
+        "texts": list(texts.numbers),
+    }
+
+
+def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Texts) -> list[Any]:
+    debate, vote = shown.debate, shown.vote
+    fates = {fate.agent: fate for fate in shown.fates}
+    numbers = sorted({turn.round for turn in debate.turns})
+    held = set(kinds(shown, problem, grade))
+    return [
+        place,
+        [number for number, kind in enumerate(KINDS) if kind in held],
+        [
+            [
+                texts.add(transcript.title_of_round(debate, number)),
+                [_turn(turn, number == numbers[-1], fates, problem, grade, texts) for turn in debate.round(number)],
+            ]
+            for number in numbers
+        ],
+        None if vote is None else _vote(vote, problem, grade, texts),
+        [texts.add(_answer(shown.first)), _verdict(grade(problem, shown.first))],
+        [texts.add(_answer(turn.answer)) for turn in debate.samples],
+        texts.add(None if debate.error is None else transcript.line(debate.error[:500])),
+    ]
+
+
+def _turn(
+    turn: Turn, is_last: bool, fates: Mapping[str, Fate], problem: Problem, grade: Grade, texts: _Texts
+) -> list[Any]:
+    learner = f"generator_{turn.agent}" if turn.round == 1 else f"critic_{turn.agent}" if is_last else ""
+    fate = fates.get(learner)
+    return [
+        texts.add(turn.call.agent),
+        texts.add(_answer(turn.answer)),
+        _verdict(grade(problem, turn.answer)),
+        *_said(turn.call, texts),
+        *((-1, 0) if turn.summary is None else _said(turn.summary, texts)),
+        texts.add(fate and f"{'Learns from it' if fate.kind else 'Not used'}: {fate.why}."),
+        int(fate is not None and fate.kind is not None),
+    ]
+
+
+def _vote(vote: Vote, problem: Problem, grade: Grade, texts: _Texts) -> list[Any]:
+    return [
+        [[texts.add(_answer(answer)), votes] for answer, votes in vote.counts],
+        vote.abstained,
+        texts.add(_answer(vote.label)),
+        _verdict(grade(problem, vote.label)),
+        int(vote.tied and vote.label is not None),
+        texts.add(None if vote.dropped is None else transcript.why_dropped(vote)),
+    ]
+
+
+def _said(call: Call, texts: _Texts) -> tuple[int, int]:
+    """Return the number of a reply's text, and how many characters are not shown: -1 if the model was stopped."""
+    text = call.reply.text.strip()
+    left_out = max(0, len(text) - MAX_CHARACTERS)
+    return texts.add(_cut(text)), left_out or -int(call.reply.finish_reason == "length")
+
+
+def _verdict(right: bool | None) -> int:
+    return -1 if right is None else int(right)
+
+
+def _cut(text: str) -> str:
+    return transcript.safe(text[:MAX_CHARACTERS])
+
+
+def _answer(answer: str | None) -> str | None:
+    if answer is None:
+        return None
+    text = transcript.line(answer[:160])
+    return text if len(text) <= 80 else f"{text[:79]}…"

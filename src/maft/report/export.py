@@ -1,0 +1,94 @@
+"""The numbers of a report as CSV and JSON, and its pictures as PNG and SVG."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maft import diversity, store
+from maft.comparison import Comparison, Result
+from maft.errors import DataError
+from maft.report import comparison_page, data, gains, held_out, plots, run_page
+from maft.report.charts import Chart
+from maft.store import RunFolder
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def export_run(folder: RunFolder, target: Path) -> list[Path]:
+    """Write tables and pictures of a run, and return the files."""
+    evaluations = held_out.evaluations(folder)
+    tables: dict[str, Rows] = {
+        "results": [{**row.model_dump(), "tokens": row.tokens} for row in data.results(folder)],
+        "gains": _rows(gains.gains(folder)),
+        "agents": _rows(held_out.agents(evaluations)),
+        "flow": _rows(held_out.flows(evaluations)),
+        "reliability": [
+            {"iteration": iteration, **level._asdict()}
+            for iteration, levels in held_out.levels(evaluations).items()
+            for level in levels
+        ],
+        "labels": [found.quality.model_dump() for found in data.labels(folder)],
+        "examples": [
+            {"iteration": iteration, "agent": agent, **counts.model_dump()}
+            for iteration, agents in data.examples(folder).items()
+            for agent, counts in agents.items()
+        ],
+        "diversity": [measured.model_dump() for measured in diversity.measured(folder)],
+        "costs": _rows(data.costs(folder)),
+    }
+    return _write(tables, run_page.all_charts(folder, evaluations), target)
+
+
+def export_comparison(comparison: Comparison, found: Sequence[Result], target: Path) -> list[Path]:
+    """Write tables and pictures of a comparison, and return the files."""
+    tables = {"methods": [{**row.model_dump(), "parsed": 1 - row.unparsed / row.n} for row in found]}
+    return _write(tables, comparison_page.all_charts(comparison, found), target)
+
+
+def _rows(tuples: Iterable[Any]) -> Rows:
+    return [one._asdict() for one in tuples]
+
+
+def _write(tables: Mapping[str, Rows], charts: Sequence[Chart], target: Path) -> list[Path]:
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target} is a file. Give --export the name of a folder; it is made if it is not there.")
+    target.mkdir(parents=True, exist_ok=True)
+    curves = [
+        {"chart": chart.name, "curve": curve.label, "unit": chart.unit, **point._asdict()}
+        for chart in charts
+        for curve in chart.curves
+        for point in curve.points
+    ]
+    written = []
+    for name, rows in {**tables, "curves": curves}.items():
+        if rows:
+            written += [target / f"{name}.csv", target / f"{name}.json"]
+            store.write_text(written[-2], _csv([_flat(row) for row in rows]))
+            store.write_json(written[-1], rows)
+    return written + [file for chart in charts for file in plots.for_paper(chart, target)]
+
+
+def _csv(rows: Rows) -> str:
+    names = dict.fromkeys(name for row in rows for name in row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row without rows in it.
+
+    >>> _flat({"a": 1, "b": {"c": 2, "d": None}})
+    {'a': 1, 'b.c': 2, 'b.d': None}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": one for inner, one in value.items()}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,86 @@
+"""report.html of a run."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maft import diversity, store
+from maft.evaluation.diversity import collapsed
+from maft.evaluation.metrics import MethodResult
+from maft.report import bars, charts, data, debates, gains, held_out, page
+from maft.report.charts import Chart
+from maft.report.held_out import Evaluation
+from maft.store import RunFolder
+
+METHODS = {
+    "base": "one answer of one untrained agent",
+    "majority": "vote over the first answers of untrained agents",
+    "majority@budget": "vote over so many first answers that they cost the tokens of the debate",
+    "debate": "all rounds, untrained agents, vote",
+    "maft_single": "one answer of one finetuned generator",
+    "maft_majority": "vote over the first answers of finetuned generators",
+    "maft_majority@budget": "vote over so many first answers that they cost the tokens of the debate",
+    "maft": "all rounds, finetuned agents, vote",
+}
+
+
+def write_page(folder: RunFolder) -> Path:
+    """Write report.html and return its path; what an unfinished run does not have yet is left out."""
+    return page.write(folder.path / "report.html", "run.html.j2", _content(folder))
+
+
+def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Chart]:
+    """Return every picture of a run for which there is something to draw."""
+    labels = data.labels(folder)
+    drawn = [
+        charts.accuracy(data.results(folder)),
+        charts.agents(held_out.agents(evaluations)),
+        charts.reliability(held_out.levels(evaluations)),
+        charts.labels(labels),
+        charts.votes(labels),
+        *charts.diversity(diversity.measured(folder)),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _content(folder: RunFolder) -> dict[str, Any]:
+    found, labels, evaluations = data.results(folder), data.labels(folder), held_out.evaluations(folder)
+    examples, costs = data.examples(folder), data.costs(folder)
+    measured = diversity.measured(folder)
+    manifest = folder.path / "manifest.json"
+    last = max((result.iteration for result in found), default=0)
+    return {
+        "config": folder.config,
+        "owed": data.owed(folder),
+        "methods": METHODS,
+        "last": last,
+        "ours": next((result for result in found if result.iteration == last > 0 and result.method == "maft"), None),
+        "gains": gains.gains(folder),
+        "results": _by_iteration(found),
+        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(folder, evaluations)}),
+        "labels": labels,
+        "agreement": [bars.level_bar(f"Iteration {one.quality.iteration}", one.levels) for one in labels],
+        "examples": {number: list(map(bars.example_bar, of, of.values())) for number, of in examples.items()},
+        "counts": examples,
+        "reasons": bars.reasons(examples.values()),
+        "level_part": bars.level_part,
+        "flows": [(flow, bars.flow_bar(flow)) for flow in held_out.flows(evaluations)],
+        "flow_words": bars.FLOW,
+        "measured": measured,
+        "collapsed": collapsed(measured),
+        "costs": costs,
+        "cost_bars": bars.cost_bars(costs),
+        "stages": bars.STAGES,
+        "debates": debates.pack(folder, evaluations),
+        "split": data.split(folder),
+        "changed": page.changed_settings(folder.config),
+        "manifest": store.read_json(manifest) if manifest.exists() else None,
+    }
+
+
+def _by_iteration(found: Sequence[MethodResult]) -> dict[int, list[MethodResult]]:
+    grouped: dict[int, list[MethodResult]] = {}
+    for result in found:
+        grouped.setdefault(result.iteration, []).append(result)
+    return grouped
