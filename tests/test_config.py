@@ -68,7 +68,7 @@ def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
         ("train.learning_rate=0", "a number above 0, or a list of these, got 0"),
         ("train.learning_rate=.nan", "a number above 0, or a list of these, got nan"),
         ("train.learning_rate=.inf", "a number above 0, or a list of these, got inf"),
-        ("train.lora.target_modules=[q_proj, 3]", "text, or a list of text, got ['q_proj', 3]"),
+        ("train.lora.target_modules=[q_proj, 3]", "text, or a list of these, got ['q_proj', 3]"),
         ("prompts=none", "a section of texts by name, got 'none'"),
         ("prompts.solve=3", "text, got 3"),
         ("debate=3", "a section with settings such as num_agents, num_rounds, summarizer, got 3"),
