@@ -97,7 +97,7 @@ def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
     report.write_metrics(copy)
     assert (copy.path / "metrics.jsonl").read_bytes() == first
     lines = [json.loads(line) for line in first.splitlines()]
-    assert Counter(line["kind"] for line in lines) == {"method": 9, "pseudo_labels": 2}
+    assert Counter(line["kind"] for line in lines) == {"method": 9, "agent": 24, "held_out_votes": 3, "pseudo_labels": 2}
     for line in lines[-2:]:
         assert line["coverage"] == line["used"] / line["num_problems"]
         assert line["ci_low"] <= line["pseudo_label_accuracy"] <= line["ci_high"]

@@ -21,7 +21,7 @@ LEVELS = {
     "nouns": ["records", "errors", "seeds"],
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
     "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress"],
-    "stages": ["debate", "rollouts", "finetune", "evaluation"],
+    "stages": ["debate", "rollouts", "finetune", "evaluation", "metrics"],
     "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "transcript"],
     "command line": ["cli"],
 }

@@ -5,7 +5,7 @@
       manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
       problems/{train,eval}.jsonl the questions of this run
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
-      metrics.jsonl               one line for each evaluated method and each iteration's labels
+      metrics.jsonl               methods, single agents and votes over iterations, see maft.metrics
       report.html
       iter_00/eval/               the untrained society on held-out questions
       iter_01/debates.jsonl       one Debate a line

@@ -1,8 +1,9 @@
 """A run or a comparison as a table, as rows for other programs, as a page, and as files for papers."""
 
+from maft.metrics import write as write_metrics
 from maft.report import runs
 from maft.report.comparison_page import write_page as write_comparison_page
-from maft.report.data import results, rows, write_metrics
+from maft.report.data import results, rows
 from maft.report.export import export_comparison, export_run
 from maft.report.run_page import write_page
 from maft.report.table import diversity_table, table

@@ -1,6 +1,5 @@
 """The numbers of a run, read off its folder."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,6 +10,7 @@ from maft import store, tasks
 from maft.curate import CurateCounts
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
+from maft.evaluation.over_iterations import accuracy_interval
 from maft.evaluation.reliability import Level, levels, most_ballots
 from maft.records import Problem, Vote
 from maft.store import RunFolder
@@ -86,11 +86,9 @@ def labels(folder: RunFolder) -> list[Labels]:
 
 def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> Labels:
     quality = label_quality(votes, problems, grade)
-    used = [problems[vote.problem_id] for vote in votes if vote.dropped is None]
-    graded = sum(grade(problem, None) is not None for problem in used)
     return Labels(
         quality=quality,
-        accuracy_interval=None if quality.accuracy is None else wilson(quality.accuracy, graded),
+        accuracy_interval=accuracy_interval(quality, votes, problems, grade),
         coverage_interval=wilson(quality.coverage, quality.num_problems),
         levels=levels(votes, problems, grade, most),
     )
@@ -174,21 +172,3 @@ def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int])
 
 def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def write_metrics(folder: RunFolder) -> None:
-    """Write metrics.jsonl: a line for each evaluated method, then one for each iteration's pseudo-labels."""
-    lines: list[dict[str, Any]] = [{"kind": "method"} | result.model_dump() for result in results(folder)]
-    for found in labels(folder):
-        quality = found.quality.model_dump()
-        low, high = found.accuracy_interval or (None, None)
-        named = {
-            "kind": "pseudo_labels",
-            "iteration": quality.pop("iteration"),
-            "pseudo_label_accuracy": quality.pop("accuracy"),
-            "ci_low": low,
-            "ci_high": high,
-            "pseudo_label_accuracy_all": quality.pop("accuracy_all"),
-        }
-        lines.append(named | quality)
-    store.write_text(folder.path / "metrics.jsonl", "".join(f"{json.dumps(entry)}\n" for entry in lines))

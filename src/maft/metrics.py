@@ -1,0 +1,63 @@
+"""Every number of a run over its iterations, as lines: what metrics.jsonl holds and what trackers are told.
+
+    kind            for each                        numbers
+    method          method and society              accuracy, ci_low, ci_high, n, unparsed, calls, tokens ...
+    agent           agent or role, and society      accuracy, ci_low, ci_high, n
+    held_out_votes  society                         as pseudo_labels, for its debates on held-out questions
+    pseudo_labels   iteration                       pseudo_label_accuracy, coverage, mean_margin, unanimity ...
+
+Society 0 is untrained; the labels of iteration l are made by society l - 1.
+"""
+
+import json
+from functools import cache
+
+from maft import store, tasks
+from maft.evaluation.agents import agent_accuracies
+from maft.evaluation.metrics import MethodResult
+from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
+from maft.records import Debate, Problem, Vote
+from maft.store import RunFolder
+
+
+def write(folder: RunFolder) -> None:
+    """Write metrics.jsonl, of as much of the run as there is."""
+    text = "".join(f"{json.dumps(line)}\n" for line in lines(folder))
+    store.write_text(folder.path / "metrics.jsonl", text)
+
+
+def lines(folder: RunFolder) -> list[Line]:
+    """Return all lines, kind by kind in the order above, iteration by iteration."""
+    numbers = range(folder.config.num_iterations + 1)
+    found = [line for number in numbers for line in of_society(folder, number) + of_labels(folder, number)]
+    kinds = ("method", "agent", "held_out_votes", "pseudo_labels")
+    return sorted(found, key=lambda line: kinds.index(line["kind"]))
+
+
+def of_society(folder: RunFolder, number: int) -> list[Line]:
+    """Return the lines of one society on the held-out questions; none before it is evaluated."""
+    home, config = folder.evaluation(number), folder.config
+    if not (home / "summary.json").exists():
+        return []
+    results = [MethodResult.model_validate(row) for row in store.read_json(home / "summary.json")]
+    debates = store.read_records(home / "debates.jsonl", Debate)
+    problems, grade = _problems(folder, "eval"), cache(tasks.make(config.task).grade)
+    agents = agent_accuracies(debates, problems, number, config.debate.num_agents, grade)
+    votes = held_out_votes(debates, config.vote, config.seed)
+    return [
+        *map(method_line, results),
+        *map(agent_line, agents),
+        label_line("held_out_votes", votes, problems, grade),
+    ]
+
+
+def of_labels(folder: RunFolder, number: int) -> list[Line]:
+    """Return the line of one iteration's pseudo-labels; none before the vote."""
+    if number == 0 or not folder.votes(number).exists():
+        return []
+    votes, grade = store.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
+    return [label_line("pseudo_labels", votes, _problems(folder, "train"), grade)]
+
+
+def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:
+    return {problem.id: problem for problem in store.read_records(folder.problems(side), Problem)}
