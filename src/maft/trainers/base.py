@@ -40,6 +40,8 @@ class TrainProgress(Record):
     loss: float | None
     tokens: int
     """Tokens trained on so far in this job, padding excluded."""
+    learning_rate: float | None = None
+    """Of this step; None if the trainer does not say."""
 
 
 class Trainer(Protocol):

@@ -145,7 +145,7 @@ def fast_trainer_class() -> Any:
 
         def _all(self, holds: bool) -> bool:
             """Say whether it holds in all processes."""
-            count = int(self.accelerator.reduce(torch.tensor(int(holds))))
+            count = int(self.accelerator.reduce(torch.tensor(int(holds), device=self.accelerator.device)))
             return count == int(self.accelerator.num_processes)
 
         def _refuse_mixing(self, model: Any, inputs: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def command(engine: EngineConfig, folder: Path) -> list[str]:
         return [*WORKER, jobs]
     file = folder / "accelerate.json"
     if engine.train_sharding == "deepspeed":
-        (folder / "deepspeed.json").write_text(json.dumps(deepspeed_config(engine), indent=2), encoding="utf-8")
+        (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=2), encoding="utf-8")
     file.write_text(json.dumps(accelerate_config(engine, folder), indent=2), encoding="utf-8")
     start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
     return [*start, "-m", "maft.trainers.sft_worker", jobs]
@@ -101,21 +101,20 @@ FSDP2: Mapping[str, Any] = {
 """FSDP2: weights, gradients and optimiser states divided. Checkpointing of activations is the trainer's business."""
 
 
-def deepspeed_config(engine: EngineConfig) -> dict[str, Any]:
-    """Return DeepSpeed's config: ZeRO-3; `auto` is filled in by transformers from each job's own settings."""
-    return {
-        "zero_optimization": {
-            "stage": 3,
-            "overlap_comm": True,
-            "contiguous_gradients": True,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
-        "bf16": {"enabled": engine.dtype == "bfloat16"},
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-    }
+DEEPSPEED: Mapping[str, Any] = {
+    "zero_optimization": {
+        "stage": 3,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    },
+    "bf16": {"enabled": "auto"},
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+}
+"""DeepSpeed's own config: ZeRO-3; `auto` is filled in by transformers from each job's settings."""
 
 
 def environment(engine: EngineConfig) -> dict[str, str]:

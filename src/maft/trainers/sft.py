@@ -27,8 +27,8 @@ from maft.trainers.folder import partial
 
 LOG_LINES = 15
 LESS_MEMORY = (
-    "The same run goes on with train.gradient_checkpointing=true, or on several GPUs with engine.num_train_processes and "
-    "engine.train_sharding. A new one (name=...) may have a smaller train.batch_size and as many times more "
+    "The same run goes on with train.gradient_checkpointing=true, or on several GPUs with engine.num_train_processes "
+    "and engine.train_sharding. A new one (name=...) may have a smaller train.batch_size and as many times more "
     "train.gradient_accumulation, a smaller train.max_length, or train.method=qlora."
 )
 SECONDS_TO_END = 30

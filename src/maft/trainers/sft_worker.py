@@ -121,7 +121,8 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
                 base.save(model, folder, state)
             (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(_model_card(job, training, summary), encoding="utf-8")
-    base.restore(model)
+    if not sharded():  # divided weights stay divided, and this process ends
+        base.restore(model)
     if not kept:
         report(TrainProgress(agent=job.agent, step=0, num_steps=0, loss=None, tokens=0))
 
@@ -199,6 +200,7 @@ def _reporter(job: TrainJob, report: Report) -> Any:
                     num_steps=state.max_steps,
                     loss=logs["loss"],
                     tokens=int(logs["num_tokens"]),
+                    learning_rate=logs.get("learning_rate"),
                 )
             )
 
