@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -162,12 +161,15 @@ def test_a_debate_of_two_agents_with_two_adapters(vllm, reference, adapters):
 
 def test_another_adapter_under_the_same_path_is_not_taken_for_the_first(vllm, adapters, tmp_path):
     one, two = adapters
-    fresh = {adapter: texts(vllm, [ask(q, adapter) for q in QUESTIONS[:4]]) for adapter in adapters}
     place = tmp_path / "generator_0"
+    # Longer than a block of the prefix cache, which has 128 tokens on a CPU.
+    question = "Here is a list of words. " + "apple, pear, plum, cherry, " * 30 + "What is 3 + 4?"
     for adapter in (one, two, one):
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(adapter, place)
-        assert texts(vllm, [ask(q, place) for q in QUESTIONS[:4]]) == fresh[adapter]
+        for _ in range(2):
+            reply = vllm.sample([ask(question, place)])[0]
+            assert reply.prompt_tokens > 128 and reply.text.startswith(adapter.name)
 
 
 def test_seeds_make_samples(vllm, adapters):
@@ -181,7 +183,7 @@ def test_seeds_make_samples(vllm, adapters):
 def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, reference, adapters):
     import torch
 
-    number, first = 400, SamplingParams(temperature=1.0, max_new_tokens=1)
+    number, first = 150, SamplingParams(temperature=1.0, max_new_tokens=1)
     requests = [ask(QUESTIONS[0], adapters[1], first, 977 * seed) for seed in range(number)]
     drawn = Counter(texts(vllm, requests))
     chat = reference._ready(MODEL)
@@ -263,36 +265,47 @@ def server(vllm, tmp_path):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    command = [Path(sys.executable).with_name("vllm"), "serve", models.resolve(MODEL), "--served-model-name", MODEL]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
+    # `vllm serve`, whose start looks for a package called vllm, which the CPU build is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.resolve(MODEL)]
+    command += [
+        "--served-model-name",
+        MODEL,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "2048",
+    ]
     command += ["--enable-lora", "--max-loras", "2", "--max-lora-rank", "8", "--generation-config", "vllm"]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192", "--max-num-seqs", "32"]
-    log = (tmp_path / "server.log").open("w")
-    process = subprocess.Popen(command, env=settings, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(1)
-        yield f"{address}/v1"
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen(command, env=settings, stdout=log, stderr=log)
         try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        log.close()
+            for _ in range(400):
+                assert process.poll() is None, (tmp_path / "server.log").read_text()[-3000:]
+                try:
+                    urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(1)
+            yield f"{address}/v1"
+        finally:
+            process.terminate()
+            try:
+                process.wait(90)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def test_a_server_elsewhere_is_given_the_adapters_while_it_runs(server, reference, adapters, tmp_path):
     from maft.samplers.openai import OpenAi
 
     ours = OpenAi(OpenAiConfig(base_url=server, load_adapters=True), tmp_path)
-    requests = [ask(question, adapter) for question in QUESTIONS[:8] for adapter in (None, *adapters)]
+    requests = [ask(question, adapter) for question in QUESTIONS[:4] for adapter in (None, *adapters)]
     replies = ours.sample(requests)
     assert [reply.error for reply in replies] == [None] * len(requests)
     theirs = texts(reference, requests)
