@@ -22,7 +22,7 @@ LEVELS = {
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
     "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress"],
     "stages": ["debate", "rollouts", "finetune", "evaluation", "metrics"],
-    "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "transcript"],
+    "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "tracking", "transcript"],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}
@@ -31,7 +31,7 @@ ENGINES = {
     *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf"),
     *("openvino", "openvino_genai", "optimum", "vllm", "ray", "openai", "pyarrow", "reasoning_gym"),
 }
-HEAVY = ENGINES | {"numpy", "matplotlib", "pandas", "scipy", "sklearn"}
+HEAVY = ENGINES | {"numpy", "matplotlib", "pandas", "scipy", "sklearn", "tensorboard", "trackio", "wandb"}
 
 
 def module_of(path: Path) -> str:

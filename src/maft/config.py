@@ -430,6 +430,27 @@ class OpenAiConfig(Section):
         return self
 
 
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+class TrackingConfig(Section):
+    """Programs that show a run while it goes, beside `maft report`."""
+
+    to: Annotated[
+        tuple[Literal["tensorboard", "trackio", "wandb"], ...],
+        BeforeValidator(_one_or_more),
+        AfterValidator(_without_repeats),
+    ] = ()
+    """`tensorboard`, `trackio`, `wandb`, or several; wandb is offline where this machine has no account."""
+    project: Annotated[str, Field(min_length=1)] = "maft"
+    """trackio and wandb: the project that the run stands in."""
+
+
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
 
@@ -455,6 +476,7 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     vllm: VllmConfig = VllmConfig()
     openai: OpenAiConfig = OpenAiConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -577,6 +599,7 @@ def resolved(config: RunConfig) -> str:
 _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
+    "tracking": True,
     "train": {"gradient_checkpointing"},
     "engine": {
         *("batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"),
@@ -588,7 +611,7 @@ _NOT_IDENTITY: Any = {
         *("prompt_price", "completion_price", "training_price", "spending_limit"),
     },
 }
-"""Where a run is kept and how much memory it may take: a run that ran out of it goes on with less."""
+"""Where a run is kept and shown, and how much memory it may take: a run that ran out of it goes on with less."""
 
 
 def digest(config: RunConfig) -> str:

@@ -120,6 +120,7 @@ def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[s
     if not path.exists():
         votes = [consensus.vote(debate, folder.config.vote, folder.config.seed) for debate in debates]
         store.write_records(path, votes)
+        folder.log("voted", iteration=iteration)
     return {vote.problem_id: vote for vote in store.read_records(path, Vote)}
 
 
@@ -139,6 +140,7 @@ def make_examples(
         for agent, made in sets.items():
             store.write_records(folder.examples(iteration, agent), made.examples)
         store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
+        folder.log("curated", iteration=iteration)
     return num_examples(folder, iteration)
 
 
@@ -189,6 +191,7 @@ def evaluate(
     for method, of_method in scores.items():
         store.write_records(home / f"{method}.jsonl", of_method)
     store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
+    folder.log("evaluated", iteration=iteration)
 
 
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
@@ -253,7 +256,7 @@ def _collect(
 def _training_reporter(
     folder: RunFolder, iteration: int, work: Mapping[str, int], bar: Bar
 ) -> Callable[[TrainProgress], None]:
-    """Return a function that moves the bar with every step and logs every finished agent."""
+    """Return a function that moves the bar, and logs every step and every finished agent."""
     shown: dict[str, float] = dict.fromkeys(work, 0.0)
     started = time.monotonic()
 
@@ -264,6 +267,8 @@ def _training_reporter(
         so_far = share * work[step.agent]
         bar.advance(so_far - shown[step.agent])
         shown[step.agent] = so_far
+        if step.loss is not None:
+            folder.log("step", iteration=iteration, **step.model_dump(exclude={"tokens"}, exclude_none=True))
         if step.step == step.num_steps:
             now = time.monotonic()
             seconds = round(now - started, 3)

@@ -7,6 +7,7 @@
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
       metrics.jsonl               methods, single agents and votes over iterations, see maft.metrics
       report.html
+      tracking.json, tensorboard/, wandb/   where tracking.to asks for it
       iter_00/eval/               the untrained society on held-out questions
       iter_01/debates.jsonl       one Debate a line
       iter_01/votes.jsonl         one Vote a line
@@ -22,7 +23,7 @@ as after a mistake in the task's settings, the folder takes other settings.
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ from maft.errors import ConfigError, DataError
 from maft.records import Record
 
 R = TypeVar("R", bound=Record)
+Event = dict[str, Any]
+"""A line of events.jsonl: `time`, `event` and what belongs to it."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -136,6 +139,8 @@ class RunFolder:
         """Use `open` or `existing` instead."""
         self.path = path
         self.config = config
+        self.listeners: list[Callable[[Event], None]] = []
+        """Are told of every event that is logged."""
 
     @classmethod
     @contextmanager
@@ -225,12 +230,14 @@ class RunFolder:
         return self.iteration(number) / "eval"
 
     def log(self, event: str, **fields: Any) -> None:
-        """Append a line to events.jsonl."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields})
+        """Append a line to events.jsonl, and tell it to whoever listens."""
+        said: Event = {"time": round(time.time(), 3), "event": event, **fields}
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(json.dumps(said) + "\n")
+        for listener in self.listeners:
+            listener(said)
 
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[Event]:
         """Read events.jsonl; a torn last line is left out."""
         path = self.path / "events.jsonl"
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []

@@ -74,14 +74,15 @@ def log_to_stderr(*, quiet: bool) -> None:
 @contextmanager
 def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder", "Progress"]]:
     """Open the folder of a run for work on it, with progress and messages on stderr."""
-    from maft import manifest
+    from maft import manifest, tracking
     from maft.progress import Progress
     from maft.store import RunFolder
 
     log_to_stderr(quiet=quiet)
     with RunFolder.open(settings) as folder:
         manifest.write(folder)
-        yield folder, Progress(quiet=quiet)
+        with tracking.following(folder):
+            yield folder, Progress(quiet=quiet)
 
 
 def describe(settings: "RunConfig") -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
-from maft import manifest, pipeline, store
+from maft import manifest, pipeline, store, tracking
 from maft.comparison import star
 from maft.comparison.arms import ARMS, Arm
 from maft.config import RunConfig
@@ -33,10 +33,14 @@ class Comparison(NamedTuple):
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
 
+    def begun(self, arm: Arm, seed: int) -> bool:
+        """Say whether the run of an arm is there, finished or not."""
+        return (self.path / f"seed_{seed}" / arm.name / "config.json").exists()
+
     def folder(self, arm: Arm, seed: int) -> RunFolder:
         """Return the run folder of an arm, which may not be there yet."""
         path = self.path / f"seed_{seed}" / arm.name
-        return RunFolder.existing(path) if path.exists() else RunFolder(path, arm_config(self, arm, seed))
+        return RunFolder.existing(path) if self.begun(arm, seed) else RunFolder(path, arm_config(self, arm, seed))
 
 
 def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
@@ -118,7 +122,8 @@ def _examples_of_maft(comparison: Comparison, seed: int, budget: str) -> list[in
 
 
 def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
-    with RunFolder.open(arm_config(comparison, arm, seed)) as folder:
+    config = arm_config(comparison, arm, seed)
+    with RunFolder.open(config) as folder, tracking.following(folder, comparison.config.name):
         if pipeline.complete(folder):
             return
         manifest.write(folder)

@@ -105,6 +105,7 @@ def _make_examples(
         made = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
         store.write_records(folder.examples(iteration, agent), made.examples)
         store.write_json(summary, {agent: made.counts.model_dump()})
+        folder.log("curated", iteration=iteration)
     return pipeline.num_examples(folder, iteration)
 
 
