@@ -74,7 +74,7 @@ class Page:
             self.send("Input.dispatchMouseEvent", type=kind, x=where[0], y=where[1], button="left", clickCount=1)
 
     def press(self, key: str) -> None:
-        code, text = KEYS.get(key, (ord(key.upper()), key))
+        code, text = KEYS[key] if key in KEYS else (ord(key.upper()), key)
         for kind in ("keyDown", "keyUp"):
             about = {"key": key, "windowsVirtualKeyCode": code, "text": text if kind == "keyDown" else ""}
             self.send("Input.dispatchKeyEvent", type=kind, **about)

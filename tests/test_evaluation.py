@@ -5,6 +5,8 @@ from helpers import debate, problem, run, settings
 
 from maft import consensus, report, store
 from maft.config import VoteConfig
+from maft.evaluation import reliability
+from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import Scoring, names, score_all, votes_at_budget
@@ -118,6 +120,8 @@ def test_labels_are_graded_where_they_are_used_and_where_they_are_not():
     assert (made.num_problems, made.used, made.coverage) == (4, 2, 0.5)
     assert (made.accuracy, made.accuracy_all) == (0.5, 0.5)
     assert made.mean_agreement == pytest.approx((1 + 2 / 3 + 1 / 3 + 0) / 4)
+    assert made.mean_margin == pytest.approx((1 + 1 / 3 + 1 / 3 + 0) / 4)
+    assert made.unanimity == 1 / 4 and made.abstention == pytest.approx((0 + 0 + 2 / 3 + 1) / 4)
     assert made.dropped == {"low_agreement": 1, "no_answer": 1} and made.tied == 0
 
 
@@ -169,3 +173,48 @@ def test_flows_count_what_becomes_of_each_agents_answer():
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "unknown" else "2") for d in held}
     found = flows(held, problems, 1, by_equality)
     assert [tuple(flow)[1:] for flow in found] == [(0, 1, 0, 1, 0), (1, 0, 1, 0, 1), (2, 0, 1, 0, 1)]
+
+
+def test_levels_count_questions_and_right_winners_by_votes():
+    held = [
+        debate(["2", "2", "2"], problem_id="all"),
+        debate(["1", "1", "2"], problem_id="two"),
+        debate(["2", "2", "1"], problem_id="two, right"),
+        debate([None, None, None], problem_id="silent"),
+        debate(["1", "1", "1"], problem_id="not known"),
+    ]
+    votes = [consensus.vote(d, VoteConfig(), 0) for d in held]
+    problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
+    assert reliability.most_ballots(votes) == 3 and reliability.most_ballots([]) == 0
+    assert reliability.levels(votes, problems, by_equality, 3) == (
+        (3, 2, 1, 1),
+        (2, 2, 2, 1),
+        (1, 0, 0, 0),
+        (0, 1, 1, 0),
+    )
+
+
+def test_single_agents_are_graded_in_the_first_round_and_in_the_last():
+    held = [
+        debate(["2", "2", "1"], ["2", "2", "2"], problem_id="a"),
+        debate(["1", None, "2"], ["2", "1", "1"], problem_id="b"),
+        debate(["2", "2", "2"], ["2", "2", "2"], problem_id="not known"),
+        debate(error="generator_0, round 1: timeout", problem_id="failed"),
+    ]
+    problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
+    found = {(one.role, one.agent): one for one in agent_accuracies(held, problems, 1, 3, by_equality)}
+    right = {key: one.accuracy * 3 for key, one in found.items()}
+    assert right == pytest.approx(
+        {
+            ("generator", None): 1, ("generator", 0): 1, ("generator", 1): 1, ("generator", 2): 1,
+            ("critic", None): 4 / 3, ("critic", 0): 2, ("critic", 1): 1, ("critic", 2): 1,
+        }
+    )  # fmt: skip
+    assert all(one.n == 3 and one.low <= one.accuracy <= one.high for one in found.values())
+
+
+def test_a_society_of_one_round_has_no_critics_and_without_gold_there_is_nothing():
+    held = [debate(["2", "2"])]
+    found = agent_accuracies(held, {"7*8": problem(gold="2")}, 0, 2, by_equality)
+    assert {one.role for one in found} == {"generator"} and len(found) == 3
+    assert agent_accuracies(held, {"7*8": problem(gold=None)}, 0, 2, by_equality) == []

@@ -97,7 +97,12 @@ def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
     report.write_metrics(copy)
     assert (copy.path / "metrics.jsonl").read_bytes() == first
     lines = [json.loads(line) for line in first.splitlines()]
-    assert Counter(line["kind"] for line in lines) == {"method": 9, "agent": 24, "held_out_votes": 3, "pseudo_labels": 2}
+    assert Counter(line["kind"] for line in lines) == {
+        "method": 9,
+        "agent": 24,
+        "held_out_votes": 3,
+        "pseudo_labels": 2,
+    }
     for line in lines[-2:]:
         assert line["coverage"] == line["used"] / line["num_problems"]
         assert line["ci_low"] <= line["pseudo_label_accuracy"] <= line["ci_high"]
@@ -131,6 +136,32 @@ def test_a_run_that_has_hardly_begun_is_reported(tmp_path):
         assert report.rows(folder) == []
         report.write_metrics(folder)
         assert "How it was made" in report.write_page(folder).read_text(encoding="utf-8")
+
+
+def test_accuracy_of_every_iteration_can_be_counted_from_the_raw_debates(tmp_path):
+    """Nothing of maft but its names for seeds is used to count again, from the lines of the files."""
+    size = ("num_iterations=2", "task.num_eval=30", "task.high=9", "debate.num_agents=4")
+    folder = run(settings(tmp_path, *size), Scripted(hostile_guess))
+    gold = {p["id"]: p["gold"] for p in map(json.loads, folder.problems("eval").read_text().splitlines())}
+    reported = {(row["iteration"], row["method"]): row["accuracy"] for row in report.rows(folder)}
+    for n, (single, first, last) in {
+        0: ("base", "majority@4", "debate"),
+        1: ("maft_single", "maft_majority@4", "maft"),
+        2: ("maft_single", "maft_majority@4", "maft"),
+    }.items():
+        debates = [json.loads(line) for line in (folder.evaluation(n) / "debates.jsonl").read_bytes().splitlines()]
+        assert {debate["problem_id"] for debate in debates} == set(gold)
+        alone = [turn["answer"] == gold[d["problem_id"]] for d in debates for turn in d["turns"] if turn["round"] == 1]
+        assert reported[n, single] == pytest.approx(sum(alone) / len(alone))
+        for number, method in ((1, first), (2, last)):
+            right = 0
+            for debate in debates:
+                answers = [turn["answer"] for turn in debate["turns"] if turn["round"] == number]
+                counts = Counter(answer for answer in answers if answer is not None)
+                leaders = sorted(answer for answer in counts if counts[answer] == max(counts.values()))
+                draw = seeds.rng(0, "tie", method, n, debate["problem_id"])
+                right += bool(leaders) and draw.choice(leaders) == gold[debate["problem_id"]]
+            assert reported[n, method] == pytest.approx(right / len(gold)), method
 
 
 def test_something_else_than_a_run_is_one_clean_line(tmp_path):

@@ -92,21 +92,27 @@ def _maft(iteration: int, cells: Sequence[Mapping[tuple[int, str], _Cell]]) -> l
 def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
     """Return the scores of every row of one seed."""
     found: dict[tuple[int, str], _Cell] = {}
-    for name in comparison.methods:
+    budgets: dict[int, int] = {}
+    for name in _begun(comparison, seed):
         folder = comparison.folder(ARMS[name], seed)
         for iteration in range(comparison.config.num_iterations + 1):
             if (folder.evaluation(iteration) / "summary.json").exists() and (iteration > 0 or name == "maft"):
-                budget = _budget(comparison, seed, iteration)
-                for row, scores in _scores(folder, iteration, budget).items():
+                if iteration not in budgets:
+                    budgets[iteration] = _budget(comparison, seed, iteration)
+                for row, scores in _scores(folder, iteration, budgets[iteration]).items():
                     found[iteration, _row_name(ARMS[name], iteration, row)] = _Cell(scores, folder)
     return found
+
+
+def _begun(comparison: Comparison, seed: int) -> list[str]:
+    return [name for name in comparison.methods if comparison.begun(ARMS[name], seed)]
 
 
 def _untrained(comparison: Comparison) -> dict[str, Result]:
     """Return what each method's agents answer before any finetuning, by the name that the row has after it."""
     cells: list[dict[str, _Cell]] = []
     for seed in comparison.seeds:
-        folders = [(ARMS[name], comparison.folder(ARMS[name], seed)) for name in comparison.methods]
+        folders = [(ARMS[name], comparison.folder(ARMS[name], seed)) for name in _begun(comparison, seed)]
         done = [(arm, folder) for arm, folder in folders if (folder.evaluation(0) / "summary.json").exists()]
         budget = _budget(comparison, seed, 0) if done else 0
         cells.append(

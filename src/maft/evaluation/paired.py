@@ -6,7 +6,9 @@ exact test for one seed and answers that are right or wrong.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import comb
+from typing import Any
 
 from maft.evaluation.metrics import wilson
 from maft.records import Record
@@ -51,10 +53,7 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies], seed: in
         return None
     gaps = np.array([[a[q] - b[q] for q in shared] for a, b in zip(mine, other, strict=True)])
     num_seeds, n = gaps.shape
-    rng = np.random.default_rng(seed)
-    # How often each seed and each question is drawn; the mean of a resample is then a product.
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES) / num_seeds
-    questions = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    seeds, questions = _drawn(num_seeds, n, seed)
     means = ((seeds @ gaps) * questions).sum(axis=1)
     # A difference of nothing must come out as nothing, whatever the order of summation.
     means[np.abs(means) < 1e-12] = 0.0
@@ -64,6 +63,19 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies], seed: in
     return Difference(
         mean=float(gaps.mean()), low=float(low), high=float(high), p_value=float(p_value), n=n, num_seeds=num_seeds
     )
+
+
+@lru_cache(maxsize=2)
+def _drawn(num_seeds: int, n: int, seed: int) -> tuple[Any, Any]:
+    """Return how often each seed and each question is drawn, as shares; the mean of a resample is then a product.
+
+    A table of methods compares all of them by the same draws.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES) / num_seeds
+    return seeds, rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 def accuracy_over(answers: Sequence[Accuracies]) -> Difference | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import log10
 from typing import Literal, NamedTuple
 
-from maft.comparison import Result
+from maft.comparison import ARMS, Result
 from maft.evaluation.agents import AgentAccuracy
 from maft.evaluation.diversity import Diversity
 from maft.evaluation.metrics import MethodResult, wilson
@@ -37,6 +37,8 @@ class Curve(NamedTuple):
     points: Sequence[Point]
     shown: bool = True
     """Whether it is drawn without being asked for."""
+    offered: bool = True
+    """Whether it can be chosen without opening the list of all."""
     dashed: bool = False
 
     @property
@@ -58,6 +60,8 @@ class Chart(NamedTuple):
     unit: Literal["share", "nats"] = "share"
     diagonal: bool = False
     """Whether a line shows where y is x."""
+    apart: bool = True
+    """Whether curves may stand beside the place where they belong, so that none hides another's intervals."""
 
 
 def accuracy(results: Sequence[MethodResult]) -> Chart | None:
@@ -220,7 +224,7 @@ def budget(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart
     high = next((size for size in sizes if log10(size) >= max(reach)), sizes[-1])
     ticks = {log10(size): f"{size:,}" for size in sizes if low <= size <= max(high, 2 * low)}
     title = f"Accuracy of the methods after iteration {last} against tokens per question"
-    return Chart("budget", title, curves, ticks, "prompt and generated tokens per question")
+    return Chart("budget", title, curves, ticks, "prompt and generated tokens per question", apart=False)
 
 
 def _of_methods(
@@ -234,6 +238,7 @@ def _of_methods(
             *_look(place),
             [Point(x(row), row.accuracy, row.ci_low, row.ci_high) for row in found[name] if row.accuracy is not None],
             shown=name in first,
+            offered=name in first or name in ARMS,
             dashed=place >= len(COLORS),
         )
         for place, name in enumerate(names)

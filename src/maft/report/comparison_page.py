@@ -137,7 +137,6 @@ def _unfinished(comparison: Comparison) -> list[str]:
     """Return the methods that are not finished for every seed."""
 
     def finished(name: str, seed: int) -> bool:
-        there = (comparison.path / f"seed_{seed}" / name).exists()
-        return there and pipeline.complete(comparison.folder(ARMS[name], seed))
+        return comparison.begun(ARMS[name], seed) and pipeline.complete(comparison.folder(ARMS[name], seed))
 
     return [name for name in comparison.methods if not all(finished(name, seed) for seed in comparison.seeds)]

@@ -78,7 +78,8 @@ class Packed(NamedTuple):
 def pack(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Packed | None:
     """Pack as many sets as the page has room for: held-out questions first; None if there is no debate yet."""
     sets = [*_held_out(evaluations), *_training(folder)]
-    chosen, room = [], MAX_TOTAL
+    chosen: list[Set] = []
+    room = MAX_TOTAL
     for one in sets:
         if not chosen or one.size <= room:
             chosen.append(one)
@@ -122,16 +123,13 @@ def _unanimous(answers: Sequence[str | None]) -> bool:
 
 def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
     """Yield the last evaluation first, then the untrained society's, then the others."""
-    *others, last = evaluations or [None]
-    order = [last, *others[:1], *reversed(others[1:])]
-    for one in order:
-        if one is not None:
-            title = f"iteration {one.iteration}" if one.iteration else "untrained"
-            debates = [
-                Shown(debate, one.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
-                for debate in one.debates
-            ]
-            yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.grade, one.problems, debates)
+    for one in (*evaluations[:0:-1][:1], *evaluations[:1], *evaluations[-2:0:-1]):
+        title = f"iteration {one.iteration}" if one.iteration else "untrained"
+        debates = [
+            Shown(debate, one.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
+            for debate in one.debates
+        ]
+        yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.grade, one.problems, debates)
 
 
 def _training(folder: RunFolder) -> Iterator[Set]:

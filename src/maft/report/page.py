@@ -33,6 +33,7 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
         "number": lambda value: f"{value:,.0f}",
         "duration": duration,
         "value": lambda y, unit: percent(y) if unit == "share" else f"{y:.3f}",
+        "p": lambda value: "p < 0.001" if value < 0.001 else f"p = {value:.3f}",
         "raw": Markup,
         "svg": lambda chart: Markup(plots.for_page(chart)),
     }

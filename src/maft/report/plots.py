@@ -74,7 +74,7 @@ def _draw(chart: Chart, paint: Mapping[str, str], curves: Sequence[Curve], *, ap
         _dress(axes, chart, paint["ink"])
         width = max(chart.ticks) - min(chart.ticks) or 1.0
         for place, curve in enumerate(curves):
-            shift = APART / 250 * width * (place - (len(curves) - 1) / 2) if apart else 0.0
+            shift = APART / 250 * width * (place - (len(curves) - 1) / 2) if apart and chart.apart else 0.0
             _add(axes, curve, place, paint[curve.color], shift)
     return figure
 
@@ -137,11 +137,11 @@ def _within_page(svg: str, chart: Chart) -> str:
     svg = re.sub(r' width="[\d.]+pt" height="[\d.]+pt"', "", svg, count=1)
     for name, color in PAGE.items():
         svg = svg.replace(color, "currentColor" if name == "ink" else f"var(--{name})")
-    slots = sum(curve.shown for curve in chart.curves)
+    slots = max(1, sum(curve.shown for curve in chart.curves)) if chart.apart else 1
     return svg.replace("<svg", f'<svg role="img" aria-label="{chart.title}" style="--slots: {slots}"', 1)
 
 
 def _group(chart: Chart, place: int) -> str:
-    slot = sum(curve.shown for curve in chart.curves[:place])
+    slot = sum(curve.shown for curve in chart.curves[:place]) if chart.apart else 0
     hidden = "" if chart.curves[place].shown else " hidden"
     return f' class="curve" data-curve="{place}" style="--slot: {slot}"{hidden}'

@@ -6,11 +6,12 @@ for (const chart of document.querySelectorAll(".chart")) {
   const svg = chart.querySelector("svg");
   const arrange = () => {
     const shown = boxes.filter((box) => box.checked);
-    svg.style.setProperty("--slots", Math.max(1, shown.length));
+    const fixed = "fixed" in chart.dataset; // places mean something: nothing is moved
+    svg.style.setProperty("--slots", fixed ? 1 : Math.max(1, shown.length));
     for (const box of boxes) {
       for (const part of svg.querySelectorAll(`[data-curve="${box.dataset.curve}"]`)) {
         part.toggleAttribute("hidden", !box.checked);
-        part.style.setProperty("--slot", shown.indexOf(box));
+        part.style.setProperty("--slot", fixed ? 0 : shown.indexOf(box));
       }
     }
   };
