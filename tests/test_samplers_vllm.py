@@ -152,6 +152,22 @@ def test_requests_of_all_agents_go_into_one_batch_and_come_back_in_order(machine
     assert [reply.text for reply in heard] == [reply.text for reply in reversed(replies)], "each when it is there"
 
 
+def test_on_a_cpu_the_bare_base_is_in_no_batch_with_adapters(machine, monkeypatch, tmp_path):
+    machine.num_gpus, machine.cpu = 0, True
+    together: list[set[bool]] = []
+    step = FakeEngine.step
+
+    def watched(self):
+        together.append({self.asked[name]["lora"] is None for name in self.waiting})
+        return step(self)
+
+    monkeypatch.setattr(FakeEngine, "step", watched)
+    one = adapter(tmp_path / "one")
+    replies = engine().sample([ask("q", weights) for weights in (one, None, one, None)])
+    assert [reply.text == "0" for reply in replies] == [False, True, False, True]
+    assert together == [{True}, {True}, {False}, {False}]
+
+
 def test_a_request_means_what_it_means_elsewhere(machine):
     engine(max_model_len=10).sample(
         [ask("abc", temperature=0.5, top_p=0.9, top_k=7, max_new_tokens=50, seed=2**63 - 1)]

@@ -1,9 +1,10 @@
-"""The GPU engine: vLLM in this process's care, all agents of a base in one batch, each request with its own adapter.
+"""The GPU engine: vLLM in processes of ours, all agents of a base in one batch, each request with its own adapter.
 
-Two traps of vLLM are kept away. Its prefix cache knows an adapter by its name alone, so that other weights under a
+Three traps of vLLM are kept away. Its prefix cache knows an adapter by its name alone, so that other weights under a
 known name would meet the keys and values of the old ones: here a name and id stand for one content, and are never used
-again. On a CPU, a request with a seed whose prompt is read in parts ends the engine ("CPU Generator does not use
-offset"): there, prompts are read whole.
+again. Its CPU build (0.32.0) gives a request without an adapter the adapter in the last slot, if others in the batch
+have one: there, the bare base speaks alone. And it ends where a request has a seed and a prompt that is read in parts
+("CPU Generator does not use offset"): there, prompts are read whole.
 """
 
 import itertools
@@ -98,22 +99,9 @@ class Vllm:
             models.check_adapter(Path(folder), base)
         chat = self._ready(base, max(ranks, default=0))
         named = {folder: self._adapter(Path(folder)) for folder in folders}
-        prompts: dict[int, Encoded] = {}
         try:
-            for number, request in requests.items():
-                made = chat.encode(request)
-                if isinstance(made, Reply):
-                    answer(number, made)
-                    continue
-                prompts[number] = made
-                adapter = named[request.agent.adapter] if request.agent.adapter else None
-                text = {"prompt_token_ids": made.token_ids}
-                self._vllm.add_request(str(number), text, self._params(made, request), lora_request=adapter)
-            while self._vllm.has_unfinished_requests():
-                for output in self._vllm.step():
-                    if output.finished:
-                        number = int(output.request_id)
-                        answer(number, chat.reply(prompts[number].token_ids, output.outputs[0].token_ids))
+            for batch in self._batches(requests):
+                self._generate(batch, chat, named, answer)
         except BaseException as error:
             self.release()  # it holds requests that nobody waits for any more
             if type(error).__name__ == "EngineDeadError":
@@ -123,6 +111,36 @@ class Vllm:
                     "vllm.gpu_memory_utilization."
                 ) from None
             raise
+
+    def _batches(self, requests: Mapping[int, Request]) -> list[dict[int, Request]]:
+        """Return what may share a batch: everything, but on a CPU the bare base speaks alone."""
+        if not self._on_cpu:
+            return [dict(requests)]
+        bare = {number: request for number, request in requests.items() if request.agent.adapter is None}
+        return [bare, {number: request for number, request in requests.items() if number not in bare}]
+
+    def _generate(
+        self,
+        requests: Mapping[int, Request],
+        chat: Chat,
+        named: Mapping[str, Any],
+        answer: Callable[[int, Reply], None],
+    ) -> None:
+        prompts: dict[int, Encoded] = {}
+        for number, request in requests.items():
+            made = chat.encode(request)
+            if isinstance(made, Reply):
+                answer(number, made)
+                continue
+            prompts[number] = made
+            adapter = named[request.agent.adapter] if request.agent.adapter else None
+            text = {"prompt_token_ids": made.token_ids}
+            self._vllm.add_request(str(number), text, self._params(made, request), lora_request=adapter)
+        while self._vllm.has_unfinished_requests():
+            for output in self._vllm.step():
+                if output.finished:
+                    number = int(output.request_id)
+                    answer(number, chat.reply(prompts[number].token_ids, output.outputs[0].token_ids))
 
     def _params(self, prompt: Encoded, request: Request) -> Any:
         from vllm import SamplingParams
@@ -157,7 +175,7 @@ class Vllm:
             from vllm.platforms import current_platform as platform
         except ImportError:
             raise MissingExtra("the vllm sampler", "vllm") from None
-        on_cpu = platform.is_cpu()
+        self._on_cpu = on_cpu = platform.is_cpu()
         check_gpus(self.settings, 0 if on_cpu or platform.is_unspecified() else platform.device_count(), on_cpu=on_cpu)
         chat.context = min(chat.context, self.settings.max_model_len or chat.context)
         gpu_bytes = 0 if on_cpu else platform.get_device_total_memory()
