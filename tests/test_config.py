@@ -305,7 +305,9 @@ def test_finetuning_that_is_asked_for_wrongly_is_refused(override, said):
 
 def test_processes_have_equal_shares_of_every_batch():
     said = refusal("engine.num_train_processes=4", train={"batch_size": [8, 6]}, num_iterations=2)
-    assert "train.batch_size = 6 (generator, iteration 2) cannot be divided among engine.num_train_processes = 4" in said
+    assert (
+        "train.batch_size = 6 (generator, iteration 2) cannot be divided among engine.num_train_processes = 4" in said
+    )
     assert "Choose a multiple of 4" in said
     assert parse(MINIMAL | {"train": {"batch_size": [8, 6]}}, ["engine.num_train_processes=4"])  # one iteration
 
