@@ -10,6 +10,7 @@ from test_comparison import sums
 
 from maft import comparison, report, store
 from maft.samplers import Scripted
+from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
 
 
@@ -89,3 +90,15 @@ def test_an_unfinished_comparison_has_a_page(tmp_path, call):
     assert code == 0, err
     html = (made.path / "report.html").read_text(encoding="utf-8")
     assert "This comparison is not finished." in html and "maft, star" in html
+
+
+def test_without_known_answers_the_page_has_the_costs(tmp_path):
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps({"question": f"What is {n} + 1?"}) + "\n" for n in range(8)))
+    task = {"name": "jsonl", "train_file": str(questions), "gold_field": None, "num_train": 4, "num_eval": 4}
+    made = comparison.begin(settings(tmp_path, "name=c", task=task), ["single_agent_ft"], [0])
+    comparison.compare(made, Scripted(guess), NullTrainer(), Quiet())
+    found = comparison.results(made)
+    html = report.write_comparison_page(made, found).read_text(encoding="utf-8")
+    assert html.count('<tr data-place="') == len(found) and "<svg" not in html and 'class="card' not in html
+    assert {path.name for path in report.export_comparison(made, found, tmp_path)} == {"methods.csv", "methods.json"}

@@ -55,13 +55,14 @@ class Chart(NamedTuple):
     title: str
     curves: Sequence[Curve]
     ticks: Mapping[float, str]
-    """Values on the horizontal axis, and what is written below them."""
+    """Values on the horizontal axis, and what is written below them; where they are many, below some."""
     x_label: str = "iteration"
     unit: Literal["share", "nats"] = "share"
     diagonal: bool = False
     """Whether a line shows where y is x."""
     apart: bool = True
-    """Whether curves may stand beside the place where they belong, so that none hides another's intervals."""
+    """Whether curves may stand a little beside their place, so that none hides another's intervals. Otherwise the
+    axis is logarithmic, and x the decimal logarithm."""
 
 
 def accuracy(results: Sequence[MethodResult]) -> Chart | None:
@@ -168,7 +169,7 @@ def reliability(levels: Mapping[int, Sequence[Level]]) -> Chart | None:
             label = f"iteration {iteration}" if iteration else "untrained"
             look = ("grey", "^") if iteration == 0 else _look(place - 1)
             curves.append(Curve(label, *look, points, shown=iteration in shown))
-    ticks = {votes / most: f"{votes} of {most}" for votes in _few(most)}
+    ticks = {votes / most: f"{votes} of {most}" for votes in range(1, most + 1)}
     title = "How often the answer of a held-out debate is right, by its votes"
     return Chart("reliability", title, curves, ticks, "votes for the answer", diagonal=True) if curves else None
 
@@ -257,13 +258,3 @@ def _share(x: float, y: float, n: int) -> Point:
 def _iterations(curves: Sequence[Curve]) -> dict[float, str]:
     numbers = sorted({int(point.x) for curve in curves for point in curve.points})
     return {number: str(number) if number else "0\nuntrained" for number in numbers}
-
-
-def _few(most: int) -> list[int]:
-    """Return not more than about six numbers from 1 to `most`.
-
-    >>> _few(3), _few(15)
-    ([1, 2, 3], [3, 6, 9, 12, 15])
-    """
-    step = -(-most // 6)
-    return [number for number in range(1, most + 1) if (most - number) % step == 0]

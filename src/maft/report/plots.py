@@ -107,7 +107,8 @@ def _dress(axes: Any, chart: Chart, ink: str) -> None:
     low, high = min(chart.ticks), max(chart.ticks)
     room = 0.12 * (high - low) or 0.3
     axes.set_xlim(low - room, high + room)
-    axes.set_xticks(list(chart.ticks), list(chart.ticks.values()))
+    places = _few(sorted(chart.ticks))
+    axes.set_xticks(places, [chart.ticks[place] for place in places])
     axes.set_xlabel(chart.x_label, color=ink)
     if chart.unit == "share":
         axes.set_ylim(0, 1)
@@ -145,3 +146,13 @@ def _group(chart: Chart, place: int) -> str:
     slot = sum(curve.shown for curve in chart.curves[:place]) if chart.apart else 0
     hidden = "" if chart.curves[place].shown else " hidden"
     return f' class="curve" data-curve="{place}" style="--slot: {slot}"{hidden}'
+
+
+def _few(places: Sequence[float]) -> list[float]:
+    """Return not more than seven of many places, evenly, with the last one.
+
+    >>> _few([1, 2, 3]), _few(range(1, 16))
+    ([1, 2, 3], [3, 6, 9, 12, 15])
+    """
+    step = -(-len(places) // 7)
+    return list(places[(len(places) - 1) % step :: step])
