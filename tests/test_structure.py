@@ -20,7 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     "nouns": ["records", "errors", "seeds"],
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
-    "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress"],
+    "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress", "cluster"],
     "stages": ["debate", "rollouts", "finetune", "evaluation", "metrics"],
     "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "tracking", "transcript"],
     "command line": ["cli"],
@@ -110,7 +110,7 @@ def at_module_level(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_engines_are_imported_only_in_the_files_that_are_engines(module):
-    if module.split(".")[0] not in ("samplers", "trainers", "hosted", "models", "tasks"):
+    if module.split(".")[0] not in ("samplers", "trainers", "cluster", "hosted", "models", "tasks"):
         assert not imports_of(MODULES[module]) & ENGINES
     assert not at_module_level(MODULES[module]) & HEAVY
 

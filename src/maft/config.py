@@ -451,6 +451,27 @@ class TrackingConfig(Section):
     """trackio and wandb: the project that the run stands in."""
 
 
+class ClusterConfig(Section):
+    """Many machines by Ray: see docs/cluster.md. A run may go on with other settings here, or on another cluster."""
+
+    ray: str | None = None
+    """`auto` (the cluster that this machine is part of), an address such as `10.0.0.1:6379`, or `local` (all of this
+    machine, as a cluster of one node); null is this process alone."""
+    num_workers: Positive | None = None
+    """Most workers at a time, each with a model of its own; null is as many as there is room for."""
+    cpus_per_worker: Positive | None = None
+    """CPUs and threads of a worker; null is 1 where it has GPUs, and else all of the smallest node."""
+    gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
+    """Null is, where the cluster has GPUs, `vllm.tensor_parallel_size` for sampling and `engine.num_train_processes`
+    for finetuning."""
+    memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
+    """Main memory that Ray sets aside for a worker, so that a node gets no more of them than it can feed; null sets
+    none aside."""
+    storage: str | None = None
+    """Where run folders are kept, as a URL that fsspec knows, such as `s3://bucket/runs`; `runs_dir` is then a copy on
+    the machine that maft is started on. Null is a `runs_dir` that all nodes see at the same path."""
+
+
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
 
@@ -476,6 +497,7 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     vllm: VllmConfig = VllmConfig()
     openai: OpenAiConfig = OpenAiConfig()
+    cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     @property
@@ -599,6 +621,7 @@ def resolved(config: RunConfig) -> str:
 _NOT_IDENTITY: Any = {
     "name": True,
     "runs_dir": True,
+    "cluster": True,
     "tracking": True,
     "train": {"gradient_checkpointing"},
     "engine": {

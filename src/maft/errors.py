@@ -40,9 +40,14 @@ class MissingExtra(UserError, ImportError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
+        self._given = (what, extra)
         super().__init__(
             f'{what} needs packages that are not installed. Install them with: pip install "maft[{extra}]"'
         )
+
+    def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
+        """Travel between processes."""
+        return type(self), self._given
 
 
 class StageFailed(MaftError, RuntimeError):

@@ -13,11 +13,15 @@ __all__ = ["Sampler", "Scripted", "choose", "make", "opened"]
 
 
 def make(config: RunConfig) -> Sampler:
-    """Return the engine that the config names; it loads its model at the first request.
+    """Return the engine that the config names, or as many as a cluster has room for; models are loaded at first use.
 
     Raises:
         MissingExtra: the engine's packages are not installed.
     """
+    if config.cluster.ray is not None and config.engine.sampler != "openai":
+        from maft.samplers.ray import RaySampler
+
+        return RaySampler(config, make)
     settings = config.engine
     name = choose(installed, _device) if settings.sampler == "auto" else settings.sampler
     if name == "scripted":

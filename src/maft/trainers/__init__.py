@@ -11,12 +11,16 @@ __all__ = ["NullTrainer", "TrainJob", "TrainProgress", "Trainer", "make"]
 
 
 def make(config: RunConfig) -> Trainer:
-    """Return the trainer that the config names.
+    """Return the trainer that the config names, or one that gives each job to a worker of a cluster.
 
     Raises:
         MissingExtra: the trainer's packages are not installed.
         ConfigError: this machine has not the GPUs that are asked for.
     """
+    if config.cluster.ray is not None and config.engine.trainer != "openai":
+        from maft.trainers.ray import RayTrainer
+
+        return RayTrainer(config, make)
     if config.engine.trainer == "null":
         return NullTrainer()
     if config.engine.trainer == "openai":

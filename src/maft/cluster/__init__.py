@@ -1,0 +1,1 @@
+"""Many machines: the Ray cluster (`connection`), its workers (`pool`), and what all of them see (`storage`)."""
