@@ -211,7 +211,7 @@ class Vllm:
         if not on_cpu:
             return shared | slots | {"gpu_memory_utilization": self.settings.gpu_memory_utilization}
         batch = max(BATCH_TOKENS, context)
-        cache = {"kv_cache_memory_bytes": self.engine.cache_gb << 30}
+        cache = {"kv_cache_memory_bytes": self.engine.cache_gb << 30, "enforce_eager": True}  # compiling takes minutes
         return shared | slots | cache | {"enable_chunked_prefill": False, "max_num_batched_tokens": batch}
 
     def check_fit(self, model: str, context: int, room: int, gpu_bytes: int) -> None:
