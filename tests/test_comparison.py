@@ -144,11 +144,24 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
 
 def test_a_difference_is_to_maft_on_the_same_questions(done):
     rows = found(done)
-    assert rows[1, "maft"].to_maft is None
+    assert rows[1, "maft"].difference is None
     for iteration in (1, 2):
         maft, single = rows[iteration, "maft"], rows[iteration, "single_agent_ft"]
-        assert single.to_maft.mean == pytest.approx(single.accuracy - maft.accuracy)
-        assert single.to_maft.low <= single.to_maft.mean <= single.to_maft.high and single.to_maft.num_seeds == 2
+        assert single.difference.mean == pytest.approx(single.accuracy - maft.accuracy)
+        assert single.difference.low <= single.difference.mean <= single.difference.high
+        assert single.difference.num_seeds == 2
+
+
+def test_a_difference_may_be_to_another_row(done):
+    plain = found(done)
+    rows = {(row.iteration, row.method): row for row in comparison.results(done[0], "star_majority@budget")}
+    assert {row.against for row in rows.values()} == {"star_majority@budget"}
+    assert rows[2, "star_majority@budget"].difference is None
+    assert rows[0, "base"].difference is None
+    gap = plain[2, "maft"].accuracy - plain[2, "star_majority@budget"].accuracy
+    assert rows[2, "maft"].difference.mean == pytest.approx(gap)
+    with pytest.raises(ConfigError, match="nobody is not a row of this comparison. The rows are: base, majority@3"):
+        comparison.results(done[0], "nobody")
 
 
 def test_every_method_has_its_vote_at_the_tokens_of_mafts_debate(done):

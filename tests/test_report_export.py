@@ -50,8 +50,8 @@ def test_a_comparison_as_files(compared, tmp_path, call):
     found = comparison.results(compared)
     rows = table(tmp_path / "methods.csv")
     assert [(int(row["iteration"]), row["method"]) for row in rows] == [(row.iteration, row.method) for row in found]
-    gaps = [(row["to_maft.mean"], row["to_maft.p_value"]) for row in rows if row["method"] == "single_agent_ft"]
-    assert gaps == [(str(r.to_maft.mean), str(r.to_maft.p_value)) for r in found if r.method == "single_agent_ft"]
+    gaps = [(row["difference.mean"], row["difference.p_value"]) for row in rows if row["method"] == "single_agent_ft"]
+    assert gaps == [(str(r.difference.mean), str(r.difference.p_value)) for r in found if r.method == "single_agent_ft"]
     assert {"methods.png", "methods.svg", "budget.png", "budget.svg"} <= {path.name for path in tmp_path.iterdir()}
 
 

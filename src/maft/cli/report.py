@@ -8,7 +8,8 @@ import click
 
 @click.command(
     epilog="Examples:\n\n  maft report runs/arithmetic_cpu\n\n  maft report runs/arithmetic_cpu --json\n\n"
-    "  maft report runs/seed0 runs/seed1 runs/seed2\n\n  maft report runs/arithmetic_cpu --export figures"
+    "  maft report runs/seed0 runs/seed1 runs/seed2\n\n  maft report runs/arithmetic_cpu --export figures\n\n"
+    "  maft report runs/compared --against majority_ft_majority@budget"
 )
 @click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
@@ -19,7 +20,8 @@ import click
     type=click.Path(path_type=Path),
     help="Also write tables as CSV and JSON, and pictures as PNG and SVG, into FOLDER.",
 )
-def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None) -> None:
+@click.option("--against", metavar="METHOD", help="Of a comparison: the row that all others are compared with.")
+def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None, against: str | None) -> None:
     """Print the results of the run in folder RUN and write its page, report.html; an unfinished run will do.
 
     RUN may be the folder of a comparison, too. Several runs, such as of several seeds, are shown side by side, with
@@ -29,14 +31,14 @@ def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None) -> 
     from maft.store import RunFolder
 
     if len(folders) == 1 and (folders[0] / "compare.json").is_file():
-        _report_comparison(folders[0], as_json, target)
+        _report_comparison(folders[0], as_json, target, against)
         return
+    if against is not None:
+        raise click.UsageError("--against needs the folder of a comparison, as `maft compare` makes it.")
     opened = [RunFolder.existing(folder) for folder in folders]
     if len(opened) > 1:
         if target is not None:
-            raise click.UsageError(
-                "--export takes one run or one comparison. Export each run by itself."
-            )
+            raise click.UsageError("--export takes one run or one comparison. Export each run by itself.")
         click.echo(json.dumps(report_.runs.as_rows(opened), indent=2) if as_json else report_.runs.table(opened))
         return
     written = report_.export_run(opened[0], target) if target is not None else []
@@ -48,17 +50,19 @@ def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None) -> 
     _say(report_.write_page(opened[0]), written, target)
 
 
-def _report_comparison(folder: Path, as_json: bool, target: Path | None) -> None:
+def _report_comparison(folder: Path, as_json: bool, target: Path | None, against: str | None) -> None:
     from maft import comparison
     from maft import report as report_
 
     opened = comparison.existing(folder)
-    found = comparison.results(opened)
+    found = comparison.results(opened, against or "maft")
     written = report_.export_comparison(opened, found, target) if target is not None else []
     if as_json:
         click.echo(comparison.as_json(found))
         return
     click.echo(comparison.table(found))
+    if against:
+        return  # the page compares with maft
     _say(report_.write_comparison_page(opened, found), written, target)
 
 

@@ -12,7 +12,7 @@ from maft import prompts, tasks
 from maft.config import RunConfig
 
 Budget = Literal["one", "all"]
-Row = Literal["single", "majority@N", "majority@budget", "debate"]
+Row = Literal["single", "debate"]
 
 
 class Arm(NamedTuple):

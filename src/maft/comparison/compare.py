@@ -99,6 +99,8 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
     """Return the config of one arm: the common one, the arm's own settings, and its share of examples."""
     tree = comparison.config.model_dump(mode="json")
     settings = {"name": arm.name, "runs_dir": str(comparison.path / f"seed_{seed}"), "seed": seed}
+    if comparison.config.cluster.storage is not None:
+        settings["cluster.storage"] = f"{comparison.config.cluster.storage}/{comparison.path.name}/seed_{seed}"
     settings |= arm.settings(comparison.config)
     if arm.budget:
         settings["curate.max_examples"] = _examples_of_maft(comparison, seed, arm.budget)

@@ -5,12 +5,13 @@ budget: the tokens of maft's debate for the same seed and iteration.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from maft import store, tasks
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
+from maft.errors import ConfigError
 from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
@@ -40,8 +41,10 @@ class Result(Record):
     """Up to this iteration, of all agents together, every epoch counted."""
     seconds: float
     """Sampling and finetuning of the arm up to this iteration, without what was looked up."""
-    to_maft: Difference | None
-    """This method minus maft, on the same questions; None for maft itself."""
+    against: str
+    """The method that this one is compared with: maft, or what was asked for."""
+    difference: Difference | None
+    """This method minus that one after the same iteration, on the same questions; None for that one itself."""
 
 
 class _Cell(NamedTuple):
@@ -51,12 +54,24 @@ class _Cell(NamedTuple):
     folder: RunFolder
 
 
-def results(comparison: Comparison) -> list[Result]:
-    """Return all rows for which every seed has been evaluated."""
+def results(comparison: Comparison, against: str = "maft") -> list[Result]:
+    """Return all rows for which every seed has been evaluated, each beside the row `against` of the same iteration.
+
+    Raises:
+        ConfigError: `against` is no row of the table.
+    """
     cells = [_cells(comparison, seed) for seed in comparison.seeds]
-    shared = [key for key in cells[0] if all(key in of_seed for of_seed in cells)]
+    shared = sorted((key for key in cells[0] if all(key in of_seed for of_seed in cells)), key=_place)
+    names = dict.fromkeys(method for _, method in shared)
+    if against not in names and against != "maft":
+        raise ConfigError(f"{against} is not a row of this comparison. The rows are: {', '.join(names)}.")
+
+    def of(key: tuple[int, str]) -> list[_Cell]:
+        return [of_seed[key] for of_seed in cells]
+
     return [
-        _result(key, [of_seed[key] for of_seed in cells], _maft(key[0], cells)) for key in sorted(shared, key=_place)
+        _result(key, of(key), against, of(beside) if (beside := (key[0], against)) in shared else None)
+        for key in shared
     ]
 
 
@@ -82,11 +97,6 @@ def _place(key: tuple[int, str]) -> tuple[int, int]:
     names = ["base", "majority", "debate", *ARMS]
     known = [n for n, name in enumerate(names) if method == name or method.startswith((f"{name}_", f"{name}@"))]
     return iteration, known[-1] if known else len(names)
-
-
-def _maft(iteration: int, cells: Sequence[Mapping[tuple[int, str], _Cell]]) -> list[_Cell] | None:
-    key = (iteration, "maft")
-    return [of_seed[key] for of_seed in cells] if all(key in of_seed for of_seed in cells) else None
 
 
 def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
@@ -123,7 +133,7 @@ def _untrained(comparison: Comparison) -> dict[str, Result]:
             }
         )
     shared = [name for name in cells[0] if all(name in of_seed for of_seed in cells)]
-    rows = (_result((0, name), [of_seed[name] for of_seed in cells], None) for name in shared)
+    rows = (_result((0, name), [of_seed[name] for of_seed in cells], "maft", None) for name in shared)
     return {row.method: row for row in rows}
 
 
@@ -143,7 +153,7 @@ def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Sc
     how = Scoring(problems, iteration, folder.config.vote, folder.config.seed, grade)
     scored = score_all(_debates(folder, iteration), folder.config.debate.num_agents, how, budget=budget)
     single, majority, *rest = scored
-    rows = {"single": scored[single], "majority@N": scored[majority]}
+    rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
     if len(rest) > 1:
         rows["majority@budget"] = scored[rest[0]]
     if folder.config.debate.num_rounds > 1:
@@ -162,7 +172,7 @@ def _row_name(arm: Arm, iteration: int, row: str) -> str:
     return arm.name if row == arm.row else f"{arm.name}_{row}"
 
 
-def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] | None) -> Result:
+def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, beside: Sequence[_Cell] | None) -> Result:
     iteration, method = key
     sums = [summarize(cell.scores) for cell in cells]
     accuracies = [_accuracies(cell.scores) for cell in cells]
@@ -175,7 +185,7 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] 
 
     return Result(
         iteration=iteration,
-        method=method.replace("@N", f"@{cells[0].folder.config.debate.num_agents}"),
+        method=method,
         accuracy=found.mean if found else None,
         ci_low=found.low if found else None,
         ci_high=found.high if found else None,
@@ -189,9 +199,10 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], maft: Sequence[_Cell] 
         training_examples=mean([cost.examples for cost in costs]),
         training_tokens=mean([cost.tokens for cost in costs]),
         seconds=mean([cost.seconds for cost in costs]),
-        to_maft=None
-        if method == "maft" or maft is None or not graded
-        else difference(accuracies, [_accuracies(cell.scores) for cell in maft]),
+        against=against,
+        difference=None
+        if method == against or beside is None or not graded
+        else difference(accuracies, [_accuracies(cell.scores) for cell in beside]),
     )
 
 

@@ -30,15 +30,16 @@ def table(found: Sequence[Result]) -> str:
     from rich.table import Table
     from rich.text import Text
 
+    against = found[0].against if found else "maft"
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column, side in COLUMNS.items():
-        drawn.add_column(column, justify=side, no_wrap=True)
+        drawn.add_column(column.replace("maft", against), justify=side, no_wrap=True)
     last = max((row.iteration for row in found), default=0)
-    shown = [row for row in found if row.iteration in (0, last) or row.method in ARMS]
+    shown = [row for row in found if row.iteration in (0, last) or row.method in (*ARMS, against)]
     for number, row in enumerate(shown):
         if number and shown[number - 1].iteration != row.iteration:
             drawn.add_row()
-        drawn.add_row(*_cells(row), style="bold" if row.method in ("debate", "maft") else None)
+        drawn.add_row(*_cells(row), style="bold" if row.method in ("debate", against) else None)
     console = Console(width=240, highlight=False)
     with console.capture() as captured:
         console.print(drawn if found else Text("No method has been evaluated for every seed yet."))
@@ -49,7 +50,7 @@ def table(found: Sequence[Result]) -> str:
 
 
 def _cells(row: Result) -> list[str]:
-    gap = row.to_maft
+    gap = row.difference
     return [
         str(row.iteration),
         row.method,

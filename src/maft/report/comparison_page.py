@@ -38,7 +38,7 @@ class Line(NamedTuple):
     @property
     def verdict(self) -> str:
         """`more`, `less`, or `unclear` where the interval of the difference to maft holds 0."""
-        gap = self.row.to_maft
+        gap = self.row.difference
         return "" if gap is None else "more" if gap.low > 0 else "less" if gap.high < 0 else "unclear"
 
 
@@ -81,7 +81,7 @@ def all_charts(comparison: Comparison, found: Sequence[Result]) -> list[Chart]:
 
 def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
     last = max((row.iteration for row in found), default=0)
-    gaps = [row.to_maft for row in found if row.to_maft is not None]
+    gaps = [row.difference for row in found if row.difference is not None]
     return {
         "config": comparison.config,
         "comparison": comparison,
@@ -125,7 +125,7 @@ def _cards(rows: Mapping[str, Result]) -> list[Card]:
         "one finetuned model alone": "single_agent_ft",
         "one finetuned model that debates with itself": "single_agent_ft_debate",
     }
-    found = [(over, rows[name].to_maft) for over, name in others.items() if name in rows]
+    found = [(over, rows[name].difference) for over, name in others.items() if name in rows]
     return [Card(over, _turned(gap)) for over, gap in found if gap is not None]
 
 
