@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from maft import config as config_
+from maft.cluster import mirror
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError
 from maft.records import Record
@@ -172,14 +173,22 @@ class RunFolder:
         try:
             for torn in path.rglob(".*.tmp"):
                 torn.unlink()
-            if (path / "problems" / "eval.jsonl").exists():
-                _refuse_other(config, cls.existing(path).config, path)
-            else:
-                write_text(path / "config.json", config_.resolved(config))
-            drop_torn_line(path / "events.jsonl")
-            yield cls(path, config)
+            with mirror.mirrored(config, path) as store_news:
+                folder = cls._begun(config, path)
+                store_news()
+                folder.listeners.append(lambda _: store_news())
+                yield folder
         finally:
             lock.release()
+
+    @classmethod
+    def _begun(cls, config: RunConfig, path: Path) -> "RunFolder":
+        if (path / "problems" / "eval.jsonl").exists():
+            _refuse_other(config, cls.existing(path).config, path)
+        else:
+            write_text(path / "config.json", config_.resolved(config))
+        drop_torn_line(path / "events.jsonl")
+        return cls(path, config)
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":

@@ -21,6 +21,7 @@ from maft.records import AgentRef
 from maft.trainers.folder import appearing_whole
 
 WHOLE = ".whole"
+PART = ".part"
 APPEAR_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
 """Protocols of stores whose objects are there only once they are written to the end."""
 
@@ -32,15 +33,18 @@ class Storage(NamedTuple):
 
     def put_file(self, file: Path, key: str) -> None:
         """Store a file, whole or not at all."""
+        with self._whole(key) as (system, path):
+            system.put_file(str(file), path)
+
+    def write(self, data: bytes, key: str) -> None:
+        """Store bytes, whole or not at all."""
+        with self._whole(key) as (system, path):
+            system.pipe_file(path, data)
+
+    def read(self, key: str) -> bytes:
+        """Return what is stored in a file."""
         with self._opened(key) as (system, path):
-            system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
-            if protocols & APPEAR_WHOLE:
-                system.put_file(str(file), path)
-            else:
-                part = f"{path}.{socket.gethostname()}.{os.getpid()}.part"
-                system.put_file(str(file), part)
-                system.mv(part, path)
+            return bytes(system.cat_file(path))
 
     def get_file(self, key: str, file: Path) -> None:
         """Fetch a file, whole or not at all."""
@@ -59,11 +63,12 @@ class Storage(NamedTuple):
             system.rm_file(path)
 
     def keys(self, key: str) -> list[str]:
-        """Return the keys of all files below a key, in order."""
+        """Return the keys of all files below a key, relative to it, in order."""
         with self._opened(key) as (system, path):
-            top = path.rstrip("/")
-            found = system.find(top) if system.exists(top) else []
-            return sorted(f"{key}/{one[len(top) :].lstrip('/')}" for one in found if not one.endswith(".part"))
+            found = system.find(path) if system.exists(path) else []
+            # some protocols give paths with a leading slash for one without, and the other way round
+            names = [one.lstrip("/").removeprefix(path.lstrip("/")).lstrip("/") for one in found]
+            return sorted(name for name in names if name and not name.endswith(PART))
 
     def put_folder(self, folder: Path, key: str) -> None:
         """Store a folder that is finished, unless it is there."""
@@ -72,10 +77,8 @@ class Storage(NamedTuple):
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
         for name, file in files.items():
             self.put_file(file, f"{key}/{name}")
-        with tempfile.TemporaryDirectory() as scratch:
-            marker = Path(scratch) / WHOLE
-            marker.write_text(json.dumps({name: _digest(file) for name, file in files.items()}), encoding="utf-8")
-            self.put_file(marker, f"{key}/{WHOLE}")
+        listed = json.dumps({name: _digest(file) for name, file in files.items()})
+        self.write(listed.encode(), f"{key}/{WHOLE}")
 
     def list_of_files(self, key: str) -> bytes | None:
         """Return the list of files of a folder that is there, whole: names and digests as JSON; else None."""
@@ -92,6 +95,17 @@ class Storage(NamedTuple):
                 self.get_file(f"{key}/{name}", unfinished / name)
 
     @contextmanager
+    def _whole(self, key: str) -> Iterator[tuple[Any, str]]:
+        """Give a path to write to, which becomes that of the key when it is written."""
+        with self._opened(key) as (system, path):
+            system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
+            part = path if protocols & APPEAR_WHOLE else f"{path}.{socket.gethostname()}.{os.getpid()}{PART}"
+            yield system, part
+            if part != path:
+                system.mv(part, path)
+
+    @contextmanager
     def _opened(self, key: str) -> Iterator[tuple[Any, str]]:
         """Give fsspec's file system and the path in it; what goes wrong there names the URL."""
         try:
@@ -105,8 +119,6 @@ class Storage(NamedTuple):
             raise ConfigError(f"cluster.storage = {self.url} cannot be used: {error}") from None
         try:
             yield system, path
-        except FileNotFoundError:
-            raise DataError(f"{where} is not there. Was it removed? Remove what was made from it as well.") from None
         except Exception as error:  # of whichever library serves this protocol
             raise ConfigError(
                 f"{where} cannot be read or written: {type(error).__name__}: {error}. Check the address and the "

@@ -20,7 +20,7 @@ from typing import Any
 
 from maft import config as config_
 from maft import curate, finetune, manifest, models, pipeline, samplers, seeds, store, trainers
-from maft.config import RunConfig
+from maft.config import ClusterConfig, RunConfig
 from maft.errors import UserError
 from maft.planning.forecast import Behaviour, Texts
 from maft.progress import Progress
@@ -93,6 +93,7 @@ def calibrate(
     """
     if "openai" in (config.engine.sampler, config.engine.trainer):
         raise UserError("a calibration would pay for hosted models. `maft plan` without --calibrate tells the money.")
+    config = config.model_copy(update={"cluster": ClusterConfig()})  # one engine is measured, that of this machine
     sampler, trainer = sampler or samplers.make(config), trainer or trainers.make(config)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="maft-calibration-") as scratch:

@@ -1,0 +1,166 @@
+"""A run folder kept at a URL: what is finished is stored there, and fetched on a machine that has not got it.
+
+Only whole things go there, in the order in which they were made, so that what is stored is at any moment a run folder
+that was interrupted. A file that grows by lines is stored in pieces, each named after the byte at which it begins.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from maft.cluster.storage import WHOLE, Storage
+from maft.config import RunConfig
+from maft.errors import DataError, MaftError, StageFailed
+
+GROWING = {"debates.jsonl", "events.jsonl"}
+STATE = ".mirror.json"
+OWNER = ".owner"
+"""Tells which copy of the folder was stored last."""
+
+
+@contextmanager
+def mirrored(config: RunConfig, folder: Path) -> Iterator[Callable[[], None]]:
+    """Fetch a run folder from `cluster.storage`, if there is one; give what stores its news, and store them at the end.
+
+    Raises:
+        DataError: the folder has a copy of the run which is not the one that was stored last.
+    """
+    if config.cluster.storage is None:
+        yield lambda: None
+        return
+    mirror = Mirror(folder, Storage(config.cluster.storage), config.name)
+    mirror.restore()
+    try:
+        yield mirror.push
+    except BaseException:
+        with suppress(MaftError):  # the error that ended the run is the one to be told
+            if mirror.owns:
+                mirror.push()
+        raise
+    mirror.push()
+
+
+class Mirror:
+    """One run folder and its place at a URL."""
+
+    def __init__(self, folder: Path, storage: Storage, key: str) -> None:
+        """Read what was stored from this copy of the folder, if any was."""
+        self.folder, self.storage, self.key = folder, storage, key
+        file = folder / STATE
+        state: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.owner: str = state.get("owner") or uuid.uuid4().hex
+        self.half_fetched: bool = state.get("half_fetched", False)
+        self.stored: dict[str, list[int]] = state.get("stored", {})
+        """What was stored last, by path: its size and time, or for a file that grows its size and inode."""
+        self.owns = False
+
+    def restore(self) -> None:
+        """Fetch the folder, unless this copy is the one that was stored last.
+
+        Raises:
+            DataError: this copy is another one, and may lack what the stored one has.
+        """
+        keys = self.storage.keys(self.key)
+        if OWNER in keys and self._owner() != self.owner:
+            ours = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+            if ours and not self.half_fetched:
+                raise DataError(
+                    f"{self.folder} is not the copy of {self.storage.url}/{self.key} that was stored last: the run "
+                    "went on elsewhere. Move this folder away, and the same command fetches the newer one."
+                )
+            for path in ours:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._remember(half_fetched=True)
+            self._fetch([key for key in keys if key != OWNER])
+
+    def push(self) -> None:
+        """Store what is new; from the first time on, this copy is the one that counts.
+
+        Raises:
+            StageFailed: the run goes on elsewhere.
+        """
+        if not self.owns:
+            self.storage.write(self.owner.encode(), f"{self.key}/{OWNER}")
+            self._remember()
+            self.owns = True
+        news = [(path, name, now) for path, name, now in self._finished() if self.stored.get(name) != now]
+        if news and self._owner() != self.owner:
+            raise StageFailed(
+                f"{self.storage.url}/{self.key} was taken over by another process with the same command; this one "
+                "stops."
+            )
+        for path, name, now in news:
+            if path.is_dir():
+                self.storage.put_folder(path, f"{self.key}/{name}")
+            elif path.name in GROWING:
+                self._store_lines(path, name, now)
+            else:
+                self.storage.put_file(path, f"{self.key}/{name}")
+            self.stored[name] = now
+        if news:
+            self._remember()
+
+    def _owner(self) -> str:
+        return self.storage.read(f"{self.key}/{OWNER}").decode()
+
+    def _finished(self) -> list[tuple[Path, str, list[int]]]:
+        """Return files and finished agents, the oldest first, with their names and what tells whether they are new."""
+        found: list[Path] = []
+        for top, folders, files in os.walk(self.folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [Path(top) / name for name in files if not name.startswith(".")]
+            if Path(top).name == "agents":
+                found += [Path(top) / name for name in folders]
+                folders.clear()
+        states = {path: path.stat() for path in found}
+        return [
+            (
+                path,
+                path.relative_to(self.folder).as_posix(),
+                [state.st_size, state.st_ino if path.name in GROWING else state.st_mtime_ns],
+            )
+            for path, state in sorted(states.items(), key=lambda one: (one[1].st_mtime_ns, one[0]))
+        ]
+
+    def _store_lines(self, path: Path, name: str, now: list[int]) -> None:
+        """Store what was added to a file, or all of it if it was written anew."""
+        size, inode = self.stored.get(name, (0, now[1]))
+        begin = size if inode == now[1] and size <= now[0] else 0
+        if begin == 0:
+            for piece in reversed(self.storage.keys(f"{self.key}/{name}")):
+                self.storage.remove(f"{self.key}/{name}/{piece}")
+        with path.open("rb") as file:
+            file.seek(begin)
+            self.storage.write(file.read(now[0] - begin), f"{self.key}/{name}/{begin:015d}")
+
+    def _fetch(self, names: list[str]) -> None:
+        pieces: dict[str, dict[int, str]] = defaultdict(dict)
+        for name in names:
+            path = Path(name)
+            if path.name == WHOLE:
+                folder = path.parent.as_posix()
+                self.storage.get_folder(f"{self.key}/{folder}", self.folder / folder)
+            elif path.parent.name in GROWING:
+                pieces[path.parent.as_posix()][int(path.name)] = name
+            elif path.parent.parent.name != "agents":
+                self.storage.get_file(f"{self.key}/{name}", self.folder / name)
+        for name, by_offset in pieces.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with (self.folder / name).open("wb") as file:
+                while (piece := by_offset.get(file.tell())) is not None and (
+                    data := self.storage.read(f"{self.key}/{piece}")
+                ):
+                    file.write(data)
+        self.stored = {name: now for _, name, now in self._finished()}
+
+    def _remember(self, *, half_fetched: bool = False) -> None:
+        state = {"owner": self.owner, "half_fetched": half_fetched, "stored": self.stored}
+        part = self.folder / f"{STATE}.tmp"
+        part.write_text(json.dumps(state), encoding="utf-8")
+        part.replace(self.folder / STATE)

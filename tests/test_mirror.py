@@ -1,0 +1,189 @@
+"""A run folder kept at a URL: torn, moved and rewritten, it is always a run that can go on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import files, run, settings
+
+from maft import store
+from maft.cluster.mirror import Mirror
+from maft.cluster.storage import Storage
+from maft.errors import ConfigError, DataError, StageFailed
+from maft.records import Debate
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+from maft.store import RunFolder
+from maft.trainers import NullTrainer
+
+PUSH = Mirror.push
+NOT_OURS = ("config.json", ".mirror.json")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in files(folder).items() if name not in NOT_OURS}
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request, tmp_path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/store"
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+    return "memory://bucket/runs"
+
+
+@pytest.fixture(autouse=True)
+def _machines_work_at_first(monkeypatch):
+    monkeypatch.setattr(Mirror, "push", PUSH)
+
+
+class Dies(Exception):
+    """The end of a machine."""
+
+
+class Mortal(Scripted):
+    """Answers until its machine is lost."""
+
+    def __init__(self, calls: int):
+        super().__init__(guess)
+        self.left = calls
+
+    def sample(self, requests, on_reply=None):
+        if self.left == 0:
+            Mirror.push = lambda self: None  # a machine that is lost says no last word
+            raise Dies
+        self.left -= 1
+        return super().sample(requests, on_reply)
+
+
+def test_a_run_goes_on_on_another_machine_from_what_is_stored(tmp_path, url):
+    wanted = content(run(settings(tmp_path / "local", "num_iterations=2")).path)
+    asked = 0
+    for machine in range(100):
+        config = settings(tmp_path / str(machine), "num_iterations=2", cluster={"storage": url})
+        sampler = Mortal(9)
+        try:
+            folder = run(config, sampler)
+        except Dies:
+            Mirror.push = PUSH
+            asked += len(sampler.history)
+            continue
+        break
+    asked += len(sampler.history)
+    assert content(folder.path) == wanted
+    assert machine >= 3
+    once = sum(len(d.calls()) for p in folder.path.rglob("debates.jsonl") for d in store.read_records(p, Debate))
+    assert asked < 1.5 * once, "only the batch in flight is lost"
+
+
+def test_the_same_machine_goes_on_without_fetching(tmp_path, url, monkeypatch):
+    config = settings(tmp_path / "a", cluster={"storage": url})
+    with pytest.raises(Dies):
+        run(config, Mortal(8))
+    Mirror.push = PUSH
+    monkeypatch.setattr(Mirror, "_fetch", lambda *_: pytest.fail("fetched"))
+    assert content(run(config).path) == content(run(settings(tmp_path / "local")).path)
+
+
+def test_an_older_copy_is_not_mistaken_for_the_run(tmp_path, url):
+    a, b = (settings(tmp_path / name, cluster={"storage": url}) for name in "ab")
+    with pytest.raises(Dies):
+        run(a, Mortal(8))
+    Mirror.push = PUSH
+    run(b)
+    with pytest.raises(DataError, match="not the copy .* stored last.*Move this folder away"):
+        run(a)
+    shutil.rmtree(tmp_path / "a")
+    assert content(run(a).path) == content(tmp_path / "b" / "run")
+
+
+def test_a_process_that_another_one_replaced_stops(tmp_path, url):
+    a, b = (settings(tmp_path / name, cluster={"storage": url}) for name in "ab")
+
+    class Replaced(Mortal):
+        def sample(self, requests, on_reply=None):
+            if self.left == 15:
+                with RunFolder.open(b):
+                    pass
+            return super().sample(requests, on_reply)
+
+    with pytest.raises(StageFailed, match="taken over by another process"):
+        run(a, Replaced(20))
+
+
+def test_a_run_with_other_settings_is_refused_and_takes_nothing_over(tmp_path, url):
+    with pytest.raises(Dies):
+        run(settings(tmp_path / "a", cluster={"storage": url}), Mortal(8))
+    Mirror.push = PUSH
+    with pytest.raises(ConfigError, match="seed: 0 there, 1 asked for"):
+        run(settings(tmp_path / "b", "seed=1", cluster={"storage": url}))
+    run(settings(tmp_path / "a", cluster={"storage": url}))
+
+
+def test_a_fetch_that_was_killed_is_done_again(tmp_path, url, monkeypatch):
+    run(settings(tmp_path / "a", cluster={"storage": url}))
+    b = settings(tmp_path / "b", cluster={"storage": url})
+    fetched = []
+
+    def dying(self, key, file):
+        fetched.append(key)
+        if len(fetched) == 5:
+            raise Dies
+        return get_file(self, key, file)
+
+    get_file = Storage.get_file
+    with monkeypatch.context() as patch, pytest.raises(Dies):
+        patch.setattr(Storage, "get_file", dying)
+        run(b)
+    assert content(run(b).path) == content(tmp_path / "a" / "run")
+
+
+def test_files_that_grow_are_stored_in_pieces_and_anew_when_they_are_rewritten(tmp_path, url):
+    storage, folder = Storage(url), tmp_path / "run"
+    folder.mkdir()
+    mirror, path = Mirror(folder, storage, "run"), folder / "debates.jsonl"
+    path.write_text("one\n")
+    mirror.push()
+    with path.open("a") as file:
+        file.write("two\n")
+    mirror.push()
+    mirror.push()
+    assert storage.keys("run/debates.jsonl") == ["000000000000000", "000000000000004"]
+    assert storage.read("run/debates.jsonl/000000000000004") == b"two\n"
+    store.write_text(path, "ONE\nTWO\nTHREE\n")
+    mirror.push()
+    assert storage.keys("run/debates.jsonl") == ["000000000000000"]
+    other = Mirror(tmp_path / "other", storage, "run")
+    other.folder.mkdir()
+    other.restore()
+    assert (other.folder / "debates.jsonl").read_text() == "ONE\nTWO\nTHREE\n"
+
+
+def test_a_folder_that_was_stored_in_part_is_not_there(tmp_path, url, monkeypatch):
+    folder = tmp_path / "agents" / "critic_0"
+    folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    storage = Storage(url)
+    storage.put_file(folder / "a", "run/agents/critic_0/a")
+    assert storage.list_of_files("run/agents/critic_0") is None
+    with pytest.raises(DataError, match="is not there"):
+        storage.get_folder("run/agents/critic_0", tmp_path / "got")
+    assert not (tmp_path / "got").exists()
+    storage.put_folder(folder, "run/agents/critic_0")
+    storage.get_folder("run/agents/critic_0", tmp_path / "got")
+    assert files(tmp_path / "got") == files(folder)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nonsense://bucket", "cluster.storage = nonsense://bucket cannot be used: .*nonsense"),
+        ("file:///proc/none", "/proc/none/run.* cannot be read or written.*Nothing is lost"),
+    ],
+)
+def test_a_url_that_cannot_be_used_is_a_clean_error(tmp_path, url, message):
+    with pytest.raises(ConfigError, match=message):
+        run(settings(tmp_path, cluster={"storage": url}), Scripted(guess), NullTrainer())
