@@ -215,18 +215,19 @@ def test_a_reply_says_why_it_ended_and_what_it_cost(vllm):
     assert "<|im_end|>" not in whole.text and whole.prompt_tokens > 10
 
 
-def processes() -> list[str]:
-    """Return the names of our child processes that are alive."""
+def engines() -> int:
+    """Return how many processes of vLLM run."""
     import psutil
 
-    return [child.name() for child in psutil.Process().children(recursive=True) if child.status() != "zombie"]
+    children = psutil.Process().children(recursive=True)
+    return sum("VLLM" in child.name() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
 def test_release_ends_the_engine_and_the_next_request_starts_it_anew(vllm, adapters):
     before = texts(vllm, [ask(QUESTIONS[0], adapters[0])])
-    assert any("EngineCore" in name or "VLLM" in name or "python" in name for name in processes())
+    assert engines() > 0
     vllm.release()
-    assert [name for name in processes() if "resource_tracker" not in name and "python" not in name] == []
+    assert engines() == 0
     assert texts(vllm, [ask(QUESTIONS[0], adapters[0])]) == before
     vllm.release()
 
@@ -319,6 +320,6 @@ def test_a_server_elsewhere_is_given_the_adapters_while_it_runs(server, referenc
     def names() -> str:
         return urllib.request.urlopen(f"{server}/models").read().decode()
 
-    assert names().count("maft-adapter_") >= 2
+    assert all(f"maft-{name}-" in names() for name in NAMES)
     ours.release()
-    assert "maft-adapter_" not in names() and not (tmp_path / "served.json").exists()
+    assert not any(f"maft-{name}-" in names() for name in NAMES) and not (tmp_path / "served.json").exists()
