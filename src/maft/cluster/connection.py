@@ -76,6 +76,8 @@ def connect(address: str) -> None:
 
 def _reachable(address: str) -> str:
     """Return host:port, after making sure that somebody listens there."""
+    if "://" in address:
+        raise ConfigError(f"cluster.ray = {address} is no address of a node, on one of which maft must run. {_ALLOWED}")
     from ray._private import services
 
     try:

@@ -69,7 +69,15 @@ class Calibration(Record):
 def cache_file(config: RunConfig) -> Path:
     """Return where the calibration of such runs on this machine is kept, whether it is there or not."""
     tree = config.model_dump(
-        mode="json", exclude={"name": True, "runs_dir": True, "seed": True, "num_iterations": True, "task": _OF_THE_RUN}
+        mode="json",
+        exclude={
+            "name": True,
+            "runs_dir": True,
+            "seed": True,
+            "num_iterations": True,
+            "cluster": True,
+            "task": _OF_THE_RUN,
+        },
     )
     return models.cache_dir() / "calibration" / f"{config_.short_digest(tree | manifest.machine())}.json"
 

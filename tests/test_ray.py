@@ -1,0 +1,191 @@
+"""A real Ray cluster of two nodes on this machine: results as on one, and what is killed is made up for."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray_engines
+from helpers import ENVIRONMENT, files, run, settings
+
+from maft.errors import DataError, MissingExtra, StageFailed
+from maft.samplers.ray import RaySampler
+from maft.store import RunFolder
+from maft.trainers.ray import RayTrainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
+
+HERE = Path(__file__).parent
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def trouble(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trouble")
+
+
+@pytest.fixture(scope="module")
+def cluster(trouble) -> Iterator[Any]:
+    """Two nodes of one CPU each; the first also has the cluster's own services."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("MAFT_TROUBLE", str(trouble))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), ENVIRONMENT["PYTHONPATH"]]))
+        import ray
+        from ray.cluster_utils import Cluster
+
+        made = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        made.add_node(**NODE)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _no_trouble_at_first(trouble):
+    for file in trouble.iterdir():
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory) -> dict[str, bytes]:
+    return content(run(settings(tmp_path_factory.mktemp("local"))))
+
+
+def content(folder: RunFolder) -> dict[str, bytes]:
+    return {name: data for name, data in files(folder.path).items() if name not in ("config.json", ".mirror.json")}
+
+
+def on_cluster(cluster: Any, home: Path, *overrides: str, **section: Any) -> RunFolder:
+    """Carry out a run with the engines of `ray_engines` on the cluster."""
+    config = settings(home, *overrides, cluster={"ray": cluster.address, **section})
+    sampler = RaySampler(config, ray_engines.engine)
+    try:
+        return run(config, sampler, RayTrainer(config, ray_engines.trainer))
+    finally:
+        sampler.release()
+
+
+def traces(file: Path) -> list[list[str]]:
+    return [line.split() for line in file.read_text().splitlines()]
+
+
+def test_a_run_has_the_files_of_a_local_one_and_both_nodes_work(cluster, tmp_path, trouble):
+    wanted = content(run(settings(tmp_path / "local", "num_iterations=2")))
+    assert content(on_cluster(cluster, tmp_path / "cluster", "num_iterations=2")) == wanted
+    sampled, trained = traces(trouble / "workers"), traces(trouble / "trained")
+    by_worker = {pid: sum(int(count) for who, count in sampled if who == pid) for pid, _ in sampled}
+    assert len(by_worker) >= 2 and len({pid for _, pid in trained}) >= 2
+    assert len(trained) == 12
+
+
+@pytest.mark.parametrize("stage", ["sample", "train"])
+def test_the_task_of_a_worker_that_is_killed_goes_to_another_one(cluster, tmp_path, local, trouble, stage):
+    (trouble / f"{stage}-die-once").touch()
+    assert content(on_cluster(cluster, tmp_path)) == local
+    assert (trouble / f"done-{stage}-die-once").exists()
+
+
+def test_an_owed_training_that_fails_is_tried_elsewhere(cluster, tmp_path, local, trouble):
+    (trouble / "train-fail-once").write_text("critic_0")
+    assert content(on_cluster(cluster, tmp_path)) == local
+
+
+@pytest.mark.parametrize("stage", ["sample", "train"])
+def test_a_node_that_dies_in_the_middle_loses_nothing(cluster, tmp_path, local, trouble, stage):
+    victim = next(iter(cluster.worker_nodes))
+
+    def kill() -> None:
+        while not list(trouble.glob("hangs-*")):
+            time.sleep(0.05)
+        cluster.remove_node(victim, allow_graceful=False)
+
+    (trouble / f"{stage}-hang-once").write_text(victim.node_id)
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    assert content(on_cluster(cluster, tmp_path)) == local
+    thread.join(timeout=10)
+    assert victim not in cluster.worker_nodes
+    cluster.add_node(**NODE)
+
+
+@pytest.mark.parametrize("stage", ["sample", "train"])
+def test_workers_that_die_again_and_again_end_the_run_and_what_is_finished_is_kept(cluster, tmp_path, trouble, stage):
+    (trouble / f"{stage}-die-always").write_text("critic_0" if stage == "train" else "")
+    with pytest.raises(
+        StageFailed, match="3 workers died over the same task, the last one was pid .* on .*memory"
+    ) as end:
+        on_cluster(cluster, tmp_path)
+    advice = {"sample": "engine.cache_gb", "train": "gradient_checkpointing"}[stage]
+    assert advice in str(end.value) and "the same command goes on" in str(end.value)
+    agents = {path.name for path in tmp_path.glob("run/iter_01/agents/*")}
+    assert agents == (
+        {f"{role}_{n}" for role in ("generator", "critic") for n in range(3)} - {"critic_0"}
+        if stage == "train"
+        else set()
+    )
+    assert not list(tmp_path.glob("run/iter_01/agents/.*"))
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "said"), [("refuse", DataError, "model x does not exist"), ("lack", MissingExtra, "maft.x.")]
+)
+def test_an_error_of_a_worker_keeps_its_kind(cluster, tmp_path, trouble, what, kind, said):
+    (trouble / f"sample-{what}-always").touch()
+    with pytest.raises(kind, match=said):
+        on_cluster(cluster, tmp_path)
+
+
+def test_weights_go_by_way_of_the_storage(cluster, tmp_path, local, trouble):
+    url = f"file://{tmp_path}/store"
+    assert content(on_cluster(cluster, tmp_path / "a", storage=url)) == local
+    shutil.rmtree(tmp_path / "a")
+    (trouble / "workers").unlink()
+    assert content(on_cluster(cluster, tmp_path / "b", storage=url)) == local
+    assert not (trouble / "workers").exists()
+
+
+DRIVER = """
+import sys
+import ray_engines
+from maft import report, samplers, trainers
+from maft.cli import main
+from maft.samplers.ray import RaySampler
+from maft.trainers.ray import RayTrainer
+samplers.make = lambda config: RaySampler(config, ray_engines.engine)
+trainers.make = lambda config: RayTrainer(config, ray_engines.trainer)
+report.table = lambda *_: "a table"
+report.write_page = lambda folder: folder.path / "report.html"
+main()
+"""
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_driver_that_is_killed_resumes_with_what_the_workers_had_finished(cluster, tmp_path, local, trouble, stored):
+    file = tmp_path / "config.json"
+    file.write_text(settings(tmp_path / "lost").model_dump_json())
+    storage = [f"cluster.storage=file://{tmp_path}/store"] if stored else []
+    command = [sys.executable, "-c", DRIVER, "run", str(file), f"cluster.ray={cluster.address}", "--quiet", *storage]
+    (trouble / "sample-wait-0.3").touch()
+    killed = 0
+    for done in ("iter_01/debates.jsonl", "iter_01/agents/critic_0"):
+        driver = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True)
+        while not (tmp_path / "lost" / "run" / done).exists() and driver.poll() is None:
+            time.sleep(0.02)
+        killed += driver.poll() is None
+        driver.kill()
+        _, complaints = driver.communicate()
+        assert driver.returncode == -signal.SIGKILL, complaints
+        if stored:
+            shutil.rmtree(tmp_path / "lost")
+    (trouble / "sample-wait-0.3").unlink()
+    home = tmp_path / ("new" if stored else "lost")
+    assert content(on_cluster(cluster, home, **({"storage": f"file://{tmp_path}/store"} if stored else {}))) == local
+    assert killed == 2
