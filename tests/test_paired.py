@@ -1,4 +1,4 @@
-"""Differences between methods: intervals that hold the truth as often as they say, tests that are not too eager."""
+"""Differences between methods. That intervals hold the truth as often as they say is tested in test_measurement.py."""
 
 from random import Random
 
@@ -41,24 +41,8 @@ def test_a_difference_has_two_sides():
 def test_a_clear_difference_is_clear(num_seeds):
     mine, other = drawn(Random(2), 200, 0.5, 0.25, num_seeds)
     found = difference(mine, other)
-    assert found.low > 0.1 and found.p_value < 0.001 and found.num_seeds == num_seeds
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("num_seeds", "n"), [(1, 100), (3, 100)])
-def test_in_1000_simulations_the_interval_holds_the_truth_and_the_test_errs_as_often_as_it_says(
-    monkeypatch, num_seeds, n
-):
-    import maft.evaluation.paired as paired
-
-    monkeypatch.setattr(paired, "RESAMPLES", 400)
-    rng, held, false_alarms = Random(7), 0, 0
-    for k in range(1000):
-        found = difference(*drawn(rng, n, 0.6, 0.1, num_seeds), seed=k)
-        held += found.low <= 0.1 <= found.high
-        false_alarms += difference(*drawn(rng, n, 0.6, 0.0, num_seeds), seed=k).p_value <= 0.05
-    assert 0.93 <= held / 1000 <= (0.97 if num_seeds == 1 else 1.0)
-    assert false_alarms / 1000 <= 0.07
+    assert found.low > 0.1 and found.num_seeds == num_seeds
+    assert found.p_value < (0.001 if num_seeds == 1 else 0.05)  # three seeds say little of how much seeds differ
 
 
 def test_mcnemar_is_the_exact_binomial_test():

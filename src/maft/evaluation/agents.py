@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from maft.evaluation.metrics import wilson
+from maft.evaluation.metrics import interval
 from maft.records import Debate, Problem, Turn
 from maft.tasks.base import Grade
 
@@ -20,7 +20,7 @@ class AgentAccuracy(NamedTuple):
     accuracy: float
     low: float
     high: float
-    """Bounds of the 95 % interval; for the mean over agents it is wider than need be, never narrower."""
+    """Bounds of the 95 % interval."""
 
 
 def agent_accuracies(
@@ -52,4 +52,4 @@ def _accuracy(
     iteration: int, role: Literal["generator", "critic"], agent: int | None, right: Sequence[float]
 ) -> AgentAccuracy:
     accuracy = sum(right) / len(right)
-    return AgentAccuracy(iteration, role, agent, len(right), accuracy, *wilson(accuracy, len(right)))
+    return AgentAccuracy(iteration, role, agent, len(right), accuracy, *interval(right))

@@ -34,7 +34,7 @@ def summarize(scores: Sequence[Score]) -> MethodResult:
     """Sum up the scores of one method; needs at least one."""
     graded = [score.accuracy for score in scores if score.accuracy is not None]
     accuracy = sum(graded) / len(graded) if graded else None
-    low, high = wilson(accuracy, len(graded)) if accuracy is not None else (None, None)
+    low, high = interval(graded) if graded else (None, None)
     return MethodResult(
         iteration=scores[0].iteration,
         method=scores[0].method,
@@ -49,10 +49,26 @@ def summarize(scores: Sequence[Score]) -> MethodResult:
     )
 
 
-def wilson(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a share of n questions (95 % by default).
+def interval(accuracies: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over questions, of accuracies or other shares.
 
-    For the mean of several agents' answers to each question it is wider than need be, never narrower.
+    Where each question has one answer it is Wilson's. Where it has several, their mean varies less from question to
+    question, by as much as the answers differ: the interval is Wilson's for so many single answers as would vary so.
+
+    >>> interval([1, 0, 1, 0]) == wilson(0.5, 4)
+    True
+    >>> interval([0.6, 0.4, 0.6, 0.4])[0] > wilson(0.5, 4)[0]
+    True
+    """
+    n, mean = len(accuracies), sum(accuracies) / len(accuracies)
+    squares = sum((accuracy - mean) ** 2 for accuracy in accuracies)
+    if n == 1 or squares == 0:
+        return wilson(mean, n)
+    return wilson(mean, max(n, mean * (1 - mean) * n * (n - 1) / squares))
+
+
+def wilson(share: float, n: float, z: float = 1.959964) -> tuple[float, float]:
+    """Return the Wilson score interval of a share of n answers to different questions (95 % by default).
 
     >>> [round(bound, 3) for bound in wilson(0.5, 100)]
     [0.404, 0.596]

@@ -75,8 +75,12 @@ class LikelihoodReader:
                 logits = model(input_ids=ids.to(model.device), logits_to_keep=len(reply) + 1).logits
                 read.append(logits[0, :-1].float().log_softmax(-1))
             nll = [-float(rows.gather(-1, targets.to(rows.device)[:, None]).mean()) for rows in read]
-            kl = [[float((p.exp() * (p - q)).sum(-1).mean()) for q in read] for p in read]
-        return Reading(num_tokens=len(reply), nll=tuple(nll), kl=tuple(map(tuple, kl)))
+        return Reading(num_tokens=len(reply), nll=tuple(nll), kl=divergences(read))
+
+
+def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
+    """Return the KL divergence from each agent to each, mean over tokens, of tensors (tokens, vocabulary)."""
+    return tuple(tuple(float((p.exp() * (p - q)).sum(-1).mean()) for q in log_probs) for p in log_probs)
 
 
 def _tokens(chat: Chat, dialogue: Sequence[Message]) -> tuple[list[int], list[int]]:
