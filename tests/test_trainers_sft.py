@@ -275,6 +275,7 @@ def test_the_loss_goes_down_and_every_step_is_told(tiny, tmp_path):
     assert [(step.step, step.num_steps) for step in seen] == [(n, 20) for n in range(1, 21)]
     assert summary["steps"] == 20 and summary["num_examples"] == 8
     assert seen[-1].tokens == summary["tokens"]
+    assert seen[-1].learning_rate == pytest.approx(SETTINGS.learning_rate)
     assert 0 < summary["completion_tokens"] < summary["tokens"]
 
 

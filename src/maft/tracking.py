@@ -17,7 +17,7 @@ import secrets
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -126,7 +126,8 @@ class _Follower:
         for name in working:
             if all(self._trackers[name].log(one, self._number) for one in found):
                 self._told[name] = self._number
-        store.write_json(self._file, {"id": self._id, "told": self._told})
+        with suppress(OSError):  # the next event writes it again
+            store.write_json(self._file, {"id": self._id, "told": self._told})
 
     def close(self) -> None:
         for tracker in self._trackers.values():
