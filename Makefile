@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm test-sky check bench bench-plan docs clean
+.PHONY: help setup run test test-vllm test-sky check bench bench-plan bench-ray docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ bench: setup  ## measure sampling and training beside other ways to do them
 
 bench-plan: setup  ## hold maft plan against two real runs, about twenty minutes
 	$(BIN)/python -m bench.plan
+
+bench-ray: setup  ## measure two workers of a Ray cluster against one, of one core each
+	$(BIN)/python -m bench.ray_cluster
 
 docs: setup  ## write the generated parts of docs/ anew
 	$(BIN)/python docs/generate.py
