@@ -42,7 +42,9 @@ def test_yaml_in_the_readme_is_a_valid_config():
         config.parse(yaml.safe_load(block))
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/**/config*.yaml")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("recipes/**/config*.yaml")), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_every_recipe_loads(path):
     assert config.load(path).num_iterations >= 1
 

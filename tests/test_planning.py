@@ -181,7 +181,10 @@ def test_a_model_is_spread_over_as_many_gpus_as_it_needs(tmp_path):
     large = shapes.known("llama-3-70b")
     assert costs.hours(settled, large, made, hardware.gpu("H100"), 1, "lora") is None
     found = costs.hours(settled, large, made, hardware.gpu("H100"), 8, "lora")
-    assert (found.gpus_per_engine, found.gpus_per_training) == (4, 8)  # 141 GB do not fit twice 72; a training takes a machine
+    assert (found.gpus_per_engine, found.gpus_per_training) == (
+        4,
+        8,
+    )  # 141 GB do not fit twice 72; a training takes a machine
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_figures(tmp_path):

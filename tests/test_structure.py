@@ -20,9 +20,31 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LEVELS = {
     "nouns": ["records", "errors", "seeds"],
     "rules": ["config", "prompts", "answers", "consensus", "curate", "formats"],
-    "seams": ["tasks", "samplers", "trainers", "hosted", "models", "shapes", "hardware", "store", "manifest", "progress", "cluster"],
+    "seams": [
+        "tasks",
+        "samplers",
+        "trainers",
+        "hosted",
+        "models",
+        "shapes",
+        "hardware",
+        "store",
+        "manifest",
+        "progress",
+        "cluster",
+    ],
     "stages": ["debate", "rollouts", "finetune", "evaluation", "metrics"],
-    "story": ["pipeline", "plan", "planning", "comparison", "diversity", "exchange", "report", "tracking", "transcript"],
+    "story": [
+        "pipeline",
+        "plan",
+        "planning",
+        "comparison",
+        "diversity",
+        "exchange",
+        "report",
+        "tracking",
+        "transcript",
+    ],
     "command line": ["cli"],
 }
 LEVEL = {module: number for number, modules in enumerate(LEVELS.values()) for module in modules}
