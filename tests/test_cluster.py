@@ -87,6 +87,13 @@ def test_every_error_keeps_its_kind_between_processes(kind):
             "killed for want of memory.",
         ),
         (
+            "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 57) was "
+            "13.84GB used / 23.54GB limit (0.587853)\nOOM kill reason: Memory usage 14859014144B exceeded threshold of "
+            "7582950912B (30.0% of 25276502016B limit)\nSelected to kill: (Task: job ID=1, required resources={CPU: 1}, "
+            "pid=9865, actual memory used=2.04GB, worker ID=b7)",
+            "its node ran low on memory (13.84 of 23.54 GB in use, 2.04 GB of it by the worker), and Ray ended it.",
+        ),
+        (
             "The actor 12 is unavailable: The actor is temporarily unavailable: RpcError: Socket closed. The task may",
             "The actor 12 is unavailable: The actor is temporarily unavailable: RpcError: Socket closed.",
         ),

@@ -13,15 +13,20 @@ from typing import Any
 
 import pytest
 import ray_engines
-from helpers import ENVIRONMENT, files, run, settings
+from helpers import ENVIRONMENT, ROOT, files, run, settings
 
+from maft import config as config_
+from maft import debate, finetune, pipeline, rollouts, samplers, store, trainers
+from maft.config import ClusterConfig
 from maft.errors import DataError, MissingExtra, StageFailed
+from maft.records import Debate
 from maft.samplers.ray import RaySampler
 from maft.store import RunFolder
 from maft.trainers.ray import RayTrainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
 
+RECIPE = ROOT / "recipes" / "arithmetic_cpu" / "config.yaml"
 HERE = Path(__file__).parent
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
@@ -189,3 +194,22 @@ def test_a_driver_that_is_killed_resumes_with_what_the_workers_had_finished(clus
     home = tmp_path / ("new" if stored else "lost")
     assert content(on_cluster(cluster, home, **({"storage": f"file://{tmp_path}/store"} if stored else {}))) == local
     assert killed == 2
+
+
+def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path):
+    small = ["num_iterations=1", "task.num_train=6", "task.num_eval=4", "train.num_epochs=1", "engine.num_threads=1"]
+    small += ["debate.num_agents=2", "curate.short_side=use_all", "vote.min_agreement=plurality"]
+    config = config_.load(RECIPE, [*small, f"runs_dir={tmp_path}", f"cluster.ray={cluster.address}"])
+    with samplers.opened(config) as sampler:
+        folder = run(config, sampler, trainers.make(config))
+    assert pipeline.complete(folder)
+    for agent in config.learners:
+        trained = store.read_json(folder.agent(1, agent) / "training.json")
+        assert trained["num_examples"] == pipeline.num_examples(folder, 1)[agent]
+        assert (folder.agent(1, agent) / "adapter_model.safetensors").exists()
+    alone = config.model_copy(update={"cluster": ClusterConfig()})
+    problems = pipeline.questions(folder).eval
+    rules = pipeline.debate_rules(folder, 0, finetune.untrained(config), "eval")
+    with samplers.opened(alone) as sampler:
+        held = rollouts.play_all([debate.play(problem, rules) for problem in problems], sampler)
+    assert held == store.read_records(folder.evaluation(0) / "debates.jsonl", Debate)

@@ -155,6 +155,7 @@ class Pool:
         """End all workers."""
         for worker in list(self._workers):
             self.dismiss(worker)
+        self.needs = None  # the cluster may be another one when it is needed again
 
     @property
     def workers(self) -> Sequence[_Worker]:
@@ -301,8 +302,10 @@ def cause_of_death(error: Exception) -> str:
     'its node has died.'
     """
     text = " ".join(str(error).split())
-    if used := re.search(r"running low on memory.*?([\d.]+ ?GB) / ([\d.]+ ?GB)", text):
-        return f"its node ran low on memory ({used[1]} of {used[2]} in use), and Ray ended it."
+    if used := re.search(r"low on memory.*? was ([\d.]+) ?GB used / ([\d.]+) ?GB", text):
+        own = re.search(r"actual memory used=([\d.]+) ?GB", text)
+        share = f", {own[1]} GB of it by the worker" if own else ""
+        return f"its node ran low on memory ({used[1]} of {used[2]} GB in use{share}), and Ray ended it."
     reason = text.partition("dead because ")[2] or text
     ended = re.search(r"Worker exit type: \w+ Worker exit detail: (.*?)\. ", reason)
     if ended:
