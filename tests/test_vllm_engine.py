@@ -188,8 +188,9 @@ def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, ref
     drawn = Counter(texts(vllm, requests))
     chat = reference._ready(MODEL)
     made = chat.encode(requests[0])
+    model = reference.speaking(adapters[1])
     with torch.inference_mode():
-        logits = reference.speaking(adapters[1])(input_ids=torch.tensor([made.token_ids])).logits[0, -1]
+        logits = model(input_ids=torch.tensor([made.token_ids])).logits[0, -1]
     likely = logits.softmax(-1).topk(8)
     for probability, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
         expected, seen = number * probability, drawn[chat.tokenizer.decode([token])]
