@@ -41,6 +41,7 @@ def cluster(trouble) -> Iterator[Any]:
     """Two nodes of one CPU each; the first also has the cluster's own services."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else they stand back behind everything on a busy machine
         patch.setenv("MAFT_TROUBLE", str(trouble))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), ENVIRONMENT["PYTHONPATH"]]))
         import ray
