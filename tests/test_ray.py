@@ -117,7 +117,7 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(cluster, tmp_path, local, 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     assert content(on_cluster(cluster, tmp_path)) == local
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert victim not in cluster.worker_nodes
     cluster.add_node(**NODE)
 
