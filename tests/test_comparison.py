@@ -207,7 +207,8 @@ def test_on_the_command_line(tmp_path, monkeypatch, call):
         "compare", "s.yaml", "--methods", "star", "unique_id", "--seeds", "0", "1", "name=c", "--quiet"
     )
     assert code == 0, err
-    assert "star" in out and out.strip().endswith("runs/c/results.json") and err == ""
+    assert "star" in out and "Rows: runs/c/results.json\n" in out and err == ""
+    assert out.endswith("Report: runs/c/report.html\n") and (tmp_path / "runs/c/report.html").exists()
     code, out, _ = call("report", "runs/c", "--json")
     assert code == 0 and {"base", "star", "unique_id", "maft"} <= {row["method"] for row in json.loads(out)}
     code, _, err = call("run", "s.yaml", "name=c")

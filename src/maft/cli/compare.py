@@ -34,7 +34,7 @@ def compare(
     The untrained model gives the rows base, majority, debate. What two methods have in common is computed once. Set
     debate.num_eval_samples so high that a plain vote can use up the tokens of a debate (majority@budget).
     """
-    from maft import comparison, samplers, trainers
+    from maft import comparison, report, samplers, trainers
     from maft import config as config_
     from maft.plan import plan
     from maft.progress import Progress
@@ -57,3 +57,4 @@ def compare(
     (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
     click.echo(comparison.table(found))
     click.echo(f"Rows: {made.path / 'results.json'}")
+    click.echo(f"Report: {report.write_comparison_page(made, found)}")
