@@ -6,6 +6,7 @@ import pytest
 from helpers import run, settings
 
 from maft import hardware, planning, shapes, trainers
+from maft.config import ClusterConfig
 from maft.errors import UserError
 from maft.planning import calibration, costs
 from maft.planning.forecast import Behaviour, Texts, calls, forecast
@@ -257,6 +258,8 @@ def test_a_calibrated_plan_tells_the_tokens_of_the_run(tmp_path, cache):
     assert plan.generated_tokens == sum(event["completion_tokens"] for event in events)
     assert plan.measured == 4
     assert "4 questions" in plan.assumptions[0]
+    shared = settled.model_copy(update={"cluster": ClusterConfig(ray="auto")})
+    assert "this machine alone" in planning.make(shared, calibration=measured).assumptions[-1]
 
 
 def test_a_calibration_is_kept_for_runs_of_other_sizes_only(tmp_path, cache):

@@ -226,6 +226,8 @@ def _assumptions(
         )
         if config.num_iterations > 2:
             yield "Societies do not change any more after the second finetuning."
+        if config.cluster.ray is not None:
+            yield "The time is that of this machine alone; the workers of a cluster share it."
         return
     replies = f"{reply_tokens:g} tokens" if reply_tokens else "half as long as allowed"
     asked = "given" if question_tokens else "estimated from their characters"
