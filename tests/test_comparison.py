@@ -134,6 +134,8 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         "maft_wo_summary": {"debate.summarizer"},
         "maft_wo_critic": {"train.critics"},
         "cooperative": {"prompts.critic_summary", "prompts.critic_full"},
+        "maft_wo_debate": {"debate.num_rounds"},
+        "maft_wo_debate_samples": {"debate.num_rounds", "debate.num_samples", "vote.label_from"},
         "vote_over_all": {"vote.over"},
         "label_first_then_last": {"vote.label_from"},
     }.items():
