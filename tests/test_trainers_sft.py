@@ -19,7 +19,7 @@ from maft.config import LoraConfig, TrainConfig
 from maft.errors import DataError, StageFailed
 from maft.trainers.base import TrainJob
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
-from maft.trainers.fast_sft import lengths_to_parts
+from maft.trainers.parts import lengths_to_parts
 from maft.trainers.sft import SftTrainer
 from maft.trainers.sft_worker import _is_out_of_memory
 
@@ -438,7 +438,7 @@ def test_our_loss_and_gradient_are_those_of_plain_trl(tiny, tmp_path, monkeypatc
     from maft.trainers import fast_sft
 
     monkeypatch.setattr(fast_sft, "PART_TOKENS", 300)
-    ours = fast_sft.fast_trainer_class()
+    ours = fast_sft.FastSFTTrainer
     ours.narrow = None
     theirs = one_step(make_trainer(SFTTrainer, tiny, dtype, tmp_path, MIXED))
     assert one_step(make_trainer(ours, tiny, dtype, tmp_path, MIXED)) == pytest.approx(theirs, rel=tolerance)
@@ -472,7 +472,7 @@ def test_a_model_that_caps_its_logits_keeps_its_loss(tiny, tmp_path):
     folder = tmp_path / "gemma2"
     tokenizer.save_pretrained(folder)
     Gemma2ForCausalLM(config).save_pretrained(folder)
-    ours = fast_sft.fast_trainer_class()
+    ours = fast_sft.FastSFTTrainer
     ours.narrow = None
     theirs = one_step(make_trainer(SFTTrainer, str(folder), "float32", tmp_path, MIXED))
     assert one_step(make_trainer(ours, str(folder), "float32", tmp_path, MIXED)) == pytest.approx(theirs, rel=1e-5)
@@ -485,7 +485,7 @@ def test_a_model_for_which_the_quick_loss_is_wrong_is_trained_the_ordinary_way(t
 
     from maft.trainers import fast_sft
 
-    ours = fast_sft.fast_trainer_class()
+    ours = fast_sft.FastSFTTrainer
     ours.narrow = None
     right = ours._narrowed_loss
     monkeypatch.setattr(ours, "_narrowed_loss", lambda *arguments: 2 * right(*arguments))

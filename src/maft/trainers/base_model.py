@@ -43,9 +43,9 @@ class BaseModel:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from maft.trainers.fast_sft import fast_trainer_class
+        from maft.trainers.fast_sft import FastSFTTrainer
 
-        fast_trainer_class().forget_model()
+        FastSFTTrainer.forget_model()
         self.name, self.method = name, method
         self.on_cpu = not torch.accelerator.is_available()
         self.dtype = usable(dtype)

@@ -27,7 +27,6 @@ from maft.records import Example
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded, usable
 from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
-from maft.trainers.fast_sft import fast_trainer_class
 from maft.trainers.folder import appearing_whole
 
 Report = Callable[[TrainProgress], None]
@@ -133,9 +132,11 @@ def _fit(
     """Run the optimiser; return the loss of each step and, where weights are divided, the whole of them."""
     from datasets import Dataset
 
+    from maft.trainers.fast_sft import FastSFTTrainer
+
     dataset = Dataset.from_list([row._asdict() for row in rows])
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = fast_trainer_class()(
+        trainer = FastSFTTrainer(
             model=model,
             args=_arguments(job, training, base.dtype, scratch),
             train_dataset=dataset,
