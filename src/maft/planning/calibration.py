@@ -3,9 +3,11 @@
 A scratch run of one batch of questions, with the real engine and trainer:
 
     1. the untrained society debates the batch                      lengths, examples, tokens per second
-    2. a generator and a critic are finetuned on what the agents    seconds of a training, tokens per second by role
-       of their role would learn, no more than one of them will
-    3. 2N copies of these two debate the batch again                lengths after finetuning, time to change agents
+    2. up to three generators and critics are finetuned, each on    seconds of a training, tokens per second by role
+       as many examples as it will have, its own and others'
+    3. 2N copies of these debate the batch again                    lengths after finetuning, time to change agents
+
+One agent of a role would be quicker and is not enough: replies of finetuned agents differ by a quarter in length.
 
 What follows for later societies: the second finetuning makes replies as long as the examples of step 3 are, and nothing
 changes after that. Seeds are the run's own, so step 1 holds the debates that the run begins with.
@@ -31,6 +33,8 @@ from maft.trainers import Trainer, TrainJob, TrainProgress
 
 log = logging.getLogger(__name__)
 
+MOST_AGENTS = 3
+"""Most agents of a role that are finetuned."""
 _OF_THE_RUN = {"num_train", "num_eval"}
 """Settings of the task that say how much there is to do, not what it takes."""
 
@@ -94,7 +98,7 @@ def calibrate(
     trainer: Trainer | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Play one batch, train one agent of each role, play the batch again; keep what was measured.
+    """Play one batch, train a few agents of each role, play the batch again; keep what was measured.
 
     Raises:
         UserError: the run uses a hosted service, where this would cost money.
@@ -118,7 +122,11 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     manifest.write(folder)
     split = pipeline.questions(folder)
     batch = split.train[: config.engine.batch_size]
-    log.info("Calibrating with %d questions: debate, finetune one agent of each role, debate again.", len(batch))
+    log.info(
+        "Calibrating with %d questions: debate, finetune up to %d agents of each role, debate again.",
+        len(batch),
+        MOST_AGENTS,
+    )
     society = finetune.untrained(config)
 
     start = _seconds_of_one_reply(sampler, society)
@@ -200,37 +208,39 @@ def _examples(
 def _jobs(
     folder: RunFolder, society: Society, examples: Mapping[Role, list[tuple[Example, ...]]], scale: float
 ) -> list[TrainJob]:
-    """Write the examples of one agent of each role: those of all, but no more than one will have in the run."""
+    """Write the examples of the first agents of each role: its own, and, as far as it will have more, of the others."""
     jobs = []
+    one_model = folder.config.society.one_model
     for role, sets in examples.items():
-        all_of_them = [example for one in sets for example in one]
-        expected = round(scale * len(all_of_them) / len(sets))
-        agent = (society.generators if role == "generator" else society.critics)[0]
-        rng = seeds.rng(folder.config.seed, "calibration", role)
-        chosen = rng.sample(all_of_them, min(expected, len(all_of_them)))
-        store.write_records(folder.examples(1, agent.name), chosen)
-        jobs.append(
-            TrainJob(
-                agent=agent.name,
-                role=role,
-                iteration=1,
-                examples=folder.examples(1, agent.name),
-                num_examples=len(chosen),
-                base_model=agent.model,
-                init_adapter=Path(agent.adapter) if agent.adapter else None,
-                output=folder.agent(1, agent.name),
-                seed=seeds.seed(folder.config.seed, "train", 1, agent.name),
+        agents = (society.generators if role == "generator" else society.critics)[: 1 if one_model else MOST_AGENTS]
+        expected = round(scale * sum(map(len, sets)) / len(sets))
+        for place, agent in enumerate(agents):
+            others = [example for n, one in enumerate(sets) if n != place for example in one]
+            more = min(max(0, expected - len(sets[place])), len(others)) if scale > 1 else 0
+            chosen = [*sets[place], *seeds.rng(folder.config.seed, "calibration", agent.name).sample(others, more)]
+            store.write_records(folder.examples(1, agent.name), chosen)
+            jobs.append(
+                TrainJob(
+                    agent=agent.name,
+                    role=role,
+                    iteration=1,
+                    examples=folder.examples(1, agent.name),
+                    num_examples=len(chosen),
+                    base_model=agent.model,
+                    init_adapter=Path(agent.adapter) if agent.adapter else None,
+                    output=folder.agent(1, agent.name),
+                    seed=seeds.seed(folder.config.seed, "train", 1, agent.name),
+                )
             )
-        )
     return jobs
 
 
 def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
-    """Return a society of the two trained agents under 2N names, for engines take time to change agents."""
-    made = {job.role: job.output for job in jobs}
+    """Return a society of 2N names for the agents that were trained, for engines take time to change agents."""
     for agent in society.agents:
-        if not folder.agent(1, agent.name).exists() and agent.role in made:
-            folder.agent(1, agent.name).symlink_to(made[agent.role].absolute(), target_is_directory=True)
+        made = [job.output for job in jobs if job.role == agent.role]
+        if made and not folder.agent(1, agent.name).exists():
+            folder.agent(1, agent.name).symlink_to(made[agent.index % len(made)].absolute(), target_is_directory=True)
     return finetune.after(folder, 1)
 
 
@@ -249,17 +259,20 @@ class _Watch:
 
         The first job's rate is that of its steps after the first; the others begin when the one before them ends.
         """
-        rates: dict[str, float] = {}
+        spent: dict[str, list[tuple[int, float]]] = {}
         start, began = 0.0, self.began
         for number, (agent, steps) in enumerate(self.steps.items()):
             (first, first_tokens), (last, tokens) = steps[0], steps[-1]
             if number == 0 and len(steps) > 1 and last > first:
-                rate = (tokens - first_tokens) / (last - first)
-                start = max(0.0, last - began - tokens / rate) if rate else 0.0
+                took = (tokens - first_tokens, last - first)
+                start = max(0.0, last - began - tokens * took[1] / took[0]) if took[0] else 0.0
             else:
-                rate = tokens / max(1e-9, last - began)
-            rates[agent.partition("_")[0]] = rate
+                took = (tokens, max(1e-9, last - began))
+            spent.setdefault(agent.partition("_")[0], []).append(took)
             began = last
+        rates = {
+            role: sum(tokens for tokens, _ in of) / sum(seconds for _, seconds in of) for role, of in spent.items()
+        }
         return {"train_start": start, "training": rates}
 
 
