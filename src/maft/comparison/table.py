@@ -58,7 +58,7 @@ def _cells(row: Result) -> list[str]:
         _interval(row.ci_low, row.ci_high),
         "" if gap is None else f"{100 * gap.mean:+.1f}",
         "" if gap is None else _interval(gap.low, gap.high, "+"),
-        "" if gap is None else f"{gap.p_value:.3f}",
+        "" if gap is None else "< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}",
         f"{row.unparsed:.0f}",
         f"{row.calls:,.0f}",
         f"{row.completion_tokens:,.0f}",
