@@ -26,6 +26,7 @@ LEVELS = {
         "trainers",
         "hosted",
         "models",
+        "cards",
         "shapes",
         "hardware",
         "store",
@@ -42,6 +43,7 @@ LEVELS = {
         "diversity",
         "exchange",
         "report",
+        "sharing",
         "tracking",
         "transcript",
     ],
@@ -53,7 +55,11 @@ ENGINES = {
     *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf"),
     *("openvino", "openvino_genai", "optimum", "vllm", "ray", "openai", "pyarrow", "reasoning_gym"),
 }
-HEAVY = ENGINES | {"numpy", "matplotlib", "pandas", "scipy", "sklearn", "tensorboard", "trackio", "wandb"}
+HEAVY = (
+    ENGINES
+    | {"numpy", "matplotlib", "pandas", "scipy", "sklearn", "tensorboard", "trackio", "wandb"}
+    | {"huggingface_hub"}
+)
 
 LATE = {"trainers.fast_sft"}
 """Files that import engines at once, and are imported inside functions only."""

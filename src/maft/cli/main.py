@@ -24,6 +24,8 @@ VERBS = {
     "report": "Print the results of a run and write its page.",
     "diversity": "Measure how different the agents of a run still are.",
     "show": "Print one debate as a transcript.",
+    "merge": "Write a finetuned agent as a whole model.",
+    "push": "Send finetuned agents to the Hugging Face hub, with model cards.",
     "validate": "Grade the known answers of a task with its own grader.",
 }
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import maft
-from maft import models, store
+from maft import cards, store
 from maft.config import TrainConfig, Training
 from maft.errors import DataError
 from maft.records import Example
@@ -119,7 +119,7 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
             else:
                 base.save(model, folder, state)
             (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            (folder / "README.md").write_text(_model_card(job, training, summary), encoding="utf-8")
+            (folder / "README.md").write_text(_card(job, training, summary), encoding="utf-8")
     if not sharded():  # divided weights stay divided, and this process ends
         base.restore(model)
     if not kept:
@@ -238,72 +238,9 @@ def _summary(
     }
 
 
-_CARD = """\
----
-base_model: {base}
-library_name: {library}
-pipeline_tag: text-generation
-tags:
-- maft
-- {method}
-- multiagent-finetuning
----
-
-# {agent}, iteration {iteration}
-
-{what} `{base}`, made with `maft` by multiagent finetuning
-([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from its own debate responses that agree with
-the majority vote. No ground truth was used.
-
-| | |
-|---|---|
-| Role | {role} |
-| Started from | {start} |
-| Data | {data} |
-| Result | {result} |
-| Hyperparameters | {hyperparameters} |
-| Versions | {versions} |
-"""
-
-
-_WHAT = {
-    "lora": "A LoRA adapter of",
-    "qlora": "A LoRA adapter, trained on a base in 4 bits (NF4), of",
-    "full": "All weights, finetuned, of",
-}
-
-
-def _model_card(job: TrainJob, training: Training, summary: dict[str, Any]) -> str:
-    """Return the agent's README.md."""
-    losses = summary["losses"]
-    dropped = summary["num_dropped_too_long"]
-    chosen = training.model_dump(mode="json")
-    method, lora = chosen.pop("method"), chosen.pop("lora")
-    shape = {} if method == "full" else {f"lora.{key}": value for key, value in lora.items()}
-    return _CARD.format(
-        library="transformers" if method == "full" else "peft",
-        method=method,
-        what=_WHAT[method],
-        base=_public_name(job.base_model),
-        agent=job.agent,
-        role=job.role,
-        iteration=job.iteration,
-        start="the base model" if job.init_adapter is None else f"the adapter `{job.init_adapter.name}`",
-        data=f"{summary['num_examples']} examples, {dropped} dropped as longer than {training.max_length} tokens; "
-        f"{summary['tokens']} tokens over all epochs, {summary['completion_tokens']} of them with loss",
-        result=f"loss {losses[0]:.4f} at the first of {len(losses)} steps, {losses[-1]:.4f} at the last"
-        if losses
-        else "not trained, for there was no example: the weights are those that it started from",
-        hyperparameters=", ".join(f"{key} {value}" for key, value in (shape | chosen).items()),
-        versions=", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
-    )
-
-
-def _public_name(model: str) -> str:
-    """Return a name that means something elsewhere: the hub's, or that of the folder without its path."""
-    if model.lower() == models.PACKAGED:
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    return Path(model).name if Path(model).is_dir() else model
+def _card(job: TrainJob, training: Training, summary: dict[str, Any]) -> str:
+    base = cards.public_name(job.base_model)
+    return cards.card(cards.Finetuned(job.agent, job.role, job.iteration, base, training, summary))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""`maft merge`: finetuned agents as ordinary models."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(
+    epilog="Examples:\n\n  maft merge runs/arithmetic_cpu --agent critic_2 --output critic\n\n"
+    "  maft merge runs/arithmetic_cpu --agent all --iteration 1 --output models"
+)
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The folder to make.")
+@click.option(
+    "--agent", metavar="NAME", help="Such as critic_2, or all: FOLDER/critic_2 and so on. Not needed for one."
+)
+@click.option("--iteration", type=int, help="Which iteration; the newest finished one if left out.")
+@click.option("--quiet", is_flag=True, help="Show no messages.")
+def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, quiet: bool) -> None:
+    """Write an agent of the run in folder RUN as a whole model, with its adapter merged into the base.
+
+    The model has the base's dtype and tokenizer, and a model card. transformers and maft (model=FOLDER) load it as any
+    other. An agent whose weights were all finetuned is copied.
+    """
+    from maft.sharing import agents, merge
+    from maft.store import RunFolder
+
+    stage.log_to_stderr(quiet=quiet)
+    folder = RunFolder.existing(run)
+    chosen = agents.choose(folder, agent, iteration)
+    merge.write(folder, chosen, output, each_in_its_own=agent == "all")
+    click.echo(f"Iteration {chosen[0].iteration}: {', '.join(one.name for one in chosen)} in {output}")

@@ -1,0 +1,67 @@
+"""`maft push`: finetuned agents to the Hugging Face hub."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from maft.cli import stage
+
+
+@click.command(
+    epilog="Examples:\n\n  maft push runs/arithmetic_cpu me/sums-society --dry-run\n\n"
+    "  maft push runs/arithmetic_cpu me/sums-critic --agent critic_2 --merged --private\n\n"
+    "  maft push runs/mine me/mine --base-model HuggingFaceTB/SmolLM2-360M-Instruct --branch iteration-1 --iteration 1"
+)
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("repo_id")
+@click.option("--agent", metavar="NAME", default="all", help="Such as critic_2; all agents if left out.")
+@click.option("--iteration", type=int, help="Which iteration; the newest finished one if left out.")
+@click.option("--merged", is_flag=True, help="Send whole models, with the adapters merged into their base.")
+@click.option("--private", is_flag=True, help="Make the repository private.")
+@click.option("--branch", help="Send to this branch, which is made if need be; main if left out.")
+@click.option("--license", metavar="ID", help="The license to declare, such as apache-2.0.")
+@click.option("--base-model", metavar="ORG/NAME", help="The hub's name of a base that is a local folder here.")
+@click.option("--dry-run", is_flag=True, help="Print the files and the card, send nothing and ask nobody.")
+@click.option("--quiet", is_flag=True, help="Show no messages and no bars.")
+def push(
+    run: Path,
+    repo_id: str,
+    *,
+    agent: str,
+    iteration: int | None,
+    merged: bool,
+    private: bool,
+    branch: str | None,
+    license: str | None,
+    base_model: str | None,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Send finetuned agents of the run in folder RUN to the repository REPO_ID of the Hugging Face hub.
+
+    All agents of an iteration lie in a folder each, below a card of their society; with --agent NAME, one lies at the
+    root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
+    sent. Files of the same name are replaced, others stay.
+    """
+    from maft.sharing import agents
+    from maft.sharing import push as push_
+    from maft.store import RunFolder
+
+    stage.log_to_stderr(quiet=quiet)
+    repo = push_.Repo(repo_id, private, branch, license, base_model, merged)
+    push_.check(repo)
+    folder = RunFolder.existing(run)
+    chosen = agents.choose(folder, agent, iteration)
+    names = ", ".join(one.name for one in chosen)
+    message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {names}"
+    with tempfile.TemporaryDirectory(prefix="maft-push-") as scratch:
+        root = Path(scratch)
+        push_.lay_out(folder, chosen, repo, root, one=agent != "all")
+        if dry_run:
+            click.echo(push_.plan(root, repo, message))
+            return
+        if quiet or not sys.stderr.isatty():
+            push_.show_no_bars()
+        click.echo(f"{message}: {push_.upload(root, repo, message)}")

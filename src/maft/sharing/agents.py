@@ -1,0 +1,97 @@
+"""Which finetuned agents of a run are meant, and what is known of them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from maft import cards, finetune, pipeline, store
+from maft.errors import DataError, UserError
+from maft.records import AgentRef
+from maft.store import RunFolder
+
+
+class Agent(NamedTuple):
+    """A finetuned agent of a run."""
+
+    ref: AgentRef
+    """Its weights: an adapter on a model, or a whole model."""
+    base: str
+    """The model that it came from, as the config names it."""
+    folder: Path
+    iteration: int
+
+    @property
+    def name(self) -> str:
+        """Such as `critic_2`."""
+        return self.ref.name
+
+
+def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agent]:
+    """Return the agents that are asked for.
+
+    Args:
+        run: where they were finetuned.
+        name: such as `critic_2`; `all`; None is the only one.
+        iteration: None is the newest that is finished.
+
+    Raises:
+        UserError: there is no such agent or iteration, or several where none was named.
+        DataError: an agent is a hosted model, or has no weights.
+    """
+    number = _iteration(run, iteration)
+    learners = run.config.learners
+    if name is None and len(learners) > 1:
+        raise UserError(
+            f"{run.path} has {len(learners)} finetuned agents: {', '.join(learners)}. "
+            "Say which one with --agent NAME, or --agent all."
+        )
+    if name not in (None, "all", *learners):
+        raise UserError(f"--agent must be one of {', '.join(learners)} or all; got {name}.")
+    first = {agent.name: agent.model for agent in finetune.untrained(run.config).agents}
+    after = {agent.name: agent for agent in finetune.after(run, number).agents}
+    wanted = learners if name in (None, "all") else (name,)
+    found = [Agent(after[one], first[one], run.agent(number, one), number) for one in wanted]
+    for agent in found:
+        _check(agent)
+    return found
+
+
+def described(run: RunFolder, agent: Agent, base: str, *, merged: bool) -> cards.Finetuned:
+    """Return what a card says of an agent; `base` is a name that means something elsewhere."""
+    return cards.Finetuned(
+        agent=agent.name,
+        role=agent.ref.role,
+        iteration=agent.iteration,
+        base=base,
+        training=run.config.train.of(agent.ref.role, agent.iteration),
+        summary=store.read_json(agent.folder / "training.json"),
+        merged=merged and agent.ref.adapter is not None,
+    )
+
+
+def _iteration(run: RunFolder, asked: int | None) -> int:
+    last = run.config.num_iterations
+    if asked is not None and not 1 <= asked <= last:
+        raise UserError(f"--iteration must be 1 to num_iterations = {last}, got {asked}.")
+    number = pipeline.newest(run) if asked is None else asked
+    if number == 0:
+        raise UserError(
+            f"{run.path} has no finished iteration yet. Finetune its agents first, with `maft run` or `maft finetune`."
+        )
+    return number
+
+
+def _check(agent: Agent) -> None:
+    if not agent.folder.is_dir():
+        raise UserError(
+            f"{agent.name} of iteration {agent.iteration} is not finetuned yet: there is no {agent.folder}."
+        )
+    if (agent.folder / "hosted.json").is_file():
+        raise DataError(
+            f"{agent.name} is the hosted model {agent.ref.model}: its weights stay with the service, and can be "
+            "neither merged nor pushed. Only agents finetuned with engine.trainer=sft have weights here."
+        )
+    if not any((agent.folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise DataError(
+            f"{agent.folder} holds no weights: it has neither adapter_config.json nor config.json. "
+            "Only agents finetuned with engine.trainer=sft have weights."
+        )

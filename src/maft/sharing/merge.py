@@ -1,0 +1,62 @@
+"""Finetuned agents as ordinary models, in folders."""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from maft import cards
+from maft.errors import UserError
+from maft.sharing import sections
+from maft.sharing.agents import Agent, described
+from maft.sharing.sections import Held
+from maft.store import RunFolder
+from maft.trainers import merge as merge_
+from maft.trainers.folder import appearing_whole
+
+log = logging.getLogger(__name__)
+
+
+def write(run: RunFolder, agents: Sequence[Agent], output: Path, *, each_in_its_own: bool) -> None:
+    """Make the folder of a model, or a folder with one for each agent; it is there whole or not at all.
+
+    Raises:
+        UserError: the folder has something in it.
+        DataError: an adapter does not fit its base, or the base cannot be loaded.
+    """
+    if output.is_dir() and not any(output.iterdir()):
+        output.rmdir()
+    elif output.exists():
+        raise UserError(f"{output} exists and is not empty. Give another --output, or move it away.")
+    held = Held(run, agents[0].iteration)
+    with appearing_whole(output) as scratch:
+        for agent in agents:
+            folder = scratch / agent.name if each_in_its_own else scratch
+            folder.mkdir(exist_ok=True)
+            model(agent, folder)
+            name = agent.name if each_in_its_own else output.resolve().name
+            (folder / "README.md").write_text(_card(run, held, agent, name), encoding="utf-8")
+
+
+def model(agent: Agent, folder: Path) -> None:
+    """Write an agent as a whole model into an empty folder, without a card: merged, or a copy if it is one already."""
+    if agent.ref.adapter is None:
+        log.info("Copying %s.", agent.name)
+        shutil.copytree(agent.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
+        return
+    log.info("Merging %s into %s.", agent.name, agent.ref.model)
+    merge_.merge(agent.ref, folder)
+    shutil.copy(agent.folder / "training.json", folder)
+
+
+def _card(run: RunFolder, held: Held, agent: Agent, name: str) -> str:
+    base = cards.public_name(agent.base)
+    return cards.card(
+        described(run, agent, base, merged=True),
+        [
+            sections.numbers(held, [agent.name]),
+            sections.data(run, agent.iteration),
+            sections.use(run, base, name, adapter=False),
+        ],
+        **sections.results(held, held.of_agent(agent.name), name),
+    )

@@ -1,0 +1,139 @@
+"""What a run knows for the card of an agent or of all of them: numbers, data, and how to load it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maft import metrics, models, prompts, store, tasks
+from maft.evaluation.methods import names
+from maft.evaluation.over_iterations import Line
+from maft.records import Problem
+from maft.store import RunFolder
+
+
+class Held:
+    """The numbers of a run before finetuning and after an iteration; empty where it is not evaluated."""
+
+    def __init__(self, run: RunFolder, iteration: int) -> None:
+        self.run = run
+        self.iteration = iteration
+        self.before = _by_name(metrics.of_society(run, 0))
+        self.after = _by_name(metrics.of_society(run, iteration))
+
+    def of_agent(self, agent: str) -> Line | None:
+        """Return an agent's own numbers after the iteration."""
+        return self.after.get(agent)
+
+    def of_society(self) -> Line | None:
+        """Return the numbers of the debate after the iteration."""
+        return self.after.get(names(self.iteration, self.run.config.debate.num_agents)[2])
+
+
+def numbers(held: Held, agents: Sequence[str]) -> str:
+    """Return the accuracy of agents and of their society, before and after, with intervals."""
+    if not held.after:
+        return "## Numbers\n\nThis iteration has not been evaluated.\n"
+    if not any(line.get("accuracy") is not None for line in held.after.values()):
+        return "## Numbers\n\nThe answers to the held-out questions are not known; nothing was measured.\n"
+    size, run = held.run.config.debate.num_agents, held.run
+    rows = [(f"{agent} alone, {_when(agent)}", agent, agent) for agent in agents]
+    labels = ("single answer of a generator, mean", f"vote of {size} first answers", "debate")
+    rows += list(zip(labels, names(0, size), names(held.iteration, size), strict=True))
+    lines = [f"| accuracy, 95 % interval | untrained | after iteration {held.iteration} |", "|---|---|---|"]
+    lines += [f"| {label} | {_cell(held.before.get(a))} | {_cell(held.after.get(b))} |" for label, a, b in rows]
+    return (
+        f"## Numbers\n\n{chr(10).join(lines)}\n\n"
+        f"On {len(_problems(run, 'eval'))} held-out questions, which are none of the training ones; one run, seed "
+        f"{run.config.seed}. Answers that could not be read count as wrong.\n"
+    )
+
+
+def data(run: RunFolder, iteration: int) -> str:
+    """Return what the agents were trained on, and how good the labels were."""
+    debate, task = run.config.debate, run.config.task
+    label = next(iter(metrics.of_labels(run, iteration)), None)
+    source = f", from the data set {task.dataset}" if _on_hub(task.dataset) else ""
+    critics = f" and {debate.num_agents} critics" if debate.num_rounds > 1 else ""
+    text = (
+        f"Task `{task.name}`{source}: {len(_problems(run, 'train'))} training questions, debated by "
+        f"{debate.num_agents} generators{critics} in {debate.num_rounds} rounds. The labels are the agents' majority "
+        "votes, not known answers."
+    )
+    if label is not None:
+        text += f" In iteration {iteration}, {label['used']} of {label['num_problems']} questions were trained on"
+        right = label["pseudo_label_accuracy"]
+        text += "." if right is None else f"; {_cell(label | {'accuracy': right})} of their labels are right."
+    if run.config.society.one_model:
+        text += " One model learnt from all agents' examples and speaks for every agent."
+    return f"## Data\n\n{text}\n"
+
+
+def use(run: RunFolder, base: str, where: str, *, adapter: bool, subfolder: str = "", branch: str | None = None) -> str:
+    """Return code that loads an agent and asks it a question as it was asked in training."""
+    texts = prompts.build(tasks.make(run.config.task).prompts, run.config.prompts)
+    question = prompts.fill(texts.solve, question="What is 7 * 8?")
+    system = [] if texts.system is None else [{"role": "system", "content": texts.system}]
+    messages = [*system, {"role": "user", "content": question}]
+    more = {"subfolder": subfolder, "revision": branch}
+    place = ", ".join([json.dumps(where), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)])
+    if adapter:
+        loaded = (
+            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(base)})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base)})\n"
+            f"model = PeftModel.from_pretrained(model, {place})\n"
+        )
+    else:
+        loaded = (
+            f"tokenizer = AutoTokenizer.from_pretrained({place})\n"
+            f"model = AutoModelForCausalLM.from_pretrained({place})\n"
+        )
+    return (
+        "## Use\n\n```python\n"
+        f"{'from peft import PeftModel' + chr(10) if adapter else ''}"
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer\n\n{loaded}\n"
+        f"messages = {messages!r}\n"
+        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+        "return_dict=True)\n"
+        'reply = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]\n'
+        "print(tokenizer.decode(reply, skip_special_tokens=True))\n```\n"
+    )
+
+
+def results(held: Held, line: Line | None, name: str) -> dict[str, Any]:
+    """Return the fields of a card's metadata that hold a measured accuracy; none where there is none."""
+    from huggingface_hub import EvalResult
+
+    if line is None or line.get("accuracy") is None:
+        return {}
+    task = held.run.config.task
+    one = EvalResult(
+        task_type="text-generation",
+        dataset_type=task.dataset if _on_hub(task.dataset) else task.name,
+        dataset_name=f"{task.name}, {line['n']} held-out questions",
+        metric_type="accuracy",
+        metric_value=round(line["accuracy"], 4),
+        metric_name=f"accuracy (95 % interval {line['ci_low']:.4f} to {line['ci_high']:.4f})",
+    )
+    return {"model_name": name, "eval_results": [one]}
+
+
+def _on_hub(dataset: str | None) -> bool:
+    return dataset is not None and models.is_hub_name(dataset)
+
+
+def _by_name(lines: Sequence[Line]) -> Mapping[str, Line]:
+    return {line[line["kind"]]: line for line in lines if line["kind"] in ("method", "agent")}
+
+
+def _when(agent: str) -> str:
+    return "first answer" if agent.startswith("generator") else "last round of a debate"
+
+
+def _cell(line: Line | None) -> str:
+    if line is None or line.get("accuracy") is None:
+        return "-"
+    return f"{line['accuracy']:.1%} ({100 * line['ci_low']:.1f} - {100 * line['ci_high']:.1f})"
+
+
+def _problems(run: RunFolder, side: str) -> list[Problem]:
+    return store.read_records(run.problems(side), Problem)
