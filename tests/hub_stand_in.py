@@ -55,9 +55,9 @@ class Repo:
 
 
 class HttpError(Exception):
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(self, status: int, message: str, code: str = "", name: str = "") -> None:
         super().__init__(message)
-        self.status, self.message, self.code = status, message, code
+        self.status, self.message, self.code, self.name = status, message, code, name
 
 
 class Hub:
@@ -73,6 +73,7 @@ class Hub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def answer(self) -> None:
                 outer.handle(self)
@@ -124,7 +125,7 @@ class Hub:
                     raise HttpError(fault.status, fault.message)
                 status, content, headers = 200, *self.answer(http, path, body)
             except HttpError as error:
-                status, content = error.status, {"error": error.message}
+                status, content = error.status, {"error": error.message, "url": f"{self.url}/{error.name}"}
                 headers = {"X-Error-Message": error.message, "X-Error-Code": error.code}
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         http.send_response(status)
@@ -194,7 +195,7 @@ class Hub:
         name = f"{asked['organization']}/{asked['name']}"
         self.may_write(token, name)
         if name in self.repos:
-            raise HttpError(409, "You already created this model repo")
+            raise HttpError(409, "You already created this model repo", name=name)
         self.repos[name] = Repo(private=asked.get("visibility") == "private")
         return {"url": f"{self.url}/{name}"}
 

@@ -1,16 +1,22 @@
 """Finetuned agents merged into their base, and pushed to a stand-in of the hub."""
 
+import hashlib
 import json
 import os
+import platform
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import run, settings
-from hub_stand_in import WRITER, Hub
+from hub_stand_in import READER, WRITER, Fault, Hub
+from huggingface_hub import ModelCard
 from safetensors.numpy import save
 
-from maft import models
+from maft import metrics, models
 from maft.trainers.folder import appearing_whole
 
 # What huggingface_hub gives to httpx.
@@ -90,3 +96,212 @@ def test_a_society_is_pushed_with_a_folder_for_each_agent_below_one_card(society
         assert agent in sent[f"{agent}/README.md"].decode()
     assert hub.repos["me/sums"].messages == ["Iteration 2 of run: generator_0, generator_1, critic_0, critic_1"]
     assert not hub.repos["me/sums"].private
+
+
+def test_one_agent_is_pushed_to_the_root_with_a_card_that_tells_how_it_came_about(society, hub, call):
+    assert call("push", str(society.path), "me/critic", "--agent", "critic_1", "--iteration", "1")[0] == 0
+    sent = hub.files("me/critic")
+    assert set(sent) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "training.json"}
+    card = ModelCard(sent["README.md"].decode())
+    assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct" and card.data.library_name == "peft"
+    assert {"maft", "multiagent-finetuning", "lora"} <= set(card.data.tags) and card.data.license == "apache-2.0"
+    line = next(one for one in metrics.of_society(society, 1) if one.get("agent") == "critic_1")
+    assert [one.metric_value for one in card.data.eval_results] == [round(line["accuracy"], 4)]
+    assert "# critic_1, iteration 1" in card.text and "arxiv.org/abs/2501.05707" in card.text
+    assert "7 examples, 1 dropped" in card.text and "maft 0.1.0" in card.text
+    assert "Task `arithmetic`: 10 training questions, debated by 2 generators and 2 critics" in card.text
+    accuracy, bounds = line["accuracy"], (100 * line["ci_low"], 100 * line["ci_high"])
+    assert f"{accuracy:.1%} ({bounds[0]:.1f} - {bounds[1]:.1f}) |" in card.text
+    assert "On 6 held-out questions" in card.text and "seed 0" in card.text
+    assert 'PeftModel.from_pretrained(model, "me/critic")' in card.text
+
+
+def test_nothing_that_is_sent_names_this_machine(society, hub, call):
+    assert call("push", str(society.path), "me/sums")[0] == 0
+    secrets = {WRITER, str(Path.home()), str(society.path.parent), os.getcwd(), platform.node(), "/tmp"}
+    for name, data in hub.files("me/sums").items():
+        assert not [secret for secret in secrets if secret.encode() in data], name
+    config = json.loads(hub.files("me/sums")["critic_0/adapter_config.json"])
+    assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert Path(
+        json.loads((society.agent(2, "critic_0") / "adapter_config.json").read_text())["base_model_name_or_path"]
+    ).is_absolute()
+
+
+def test_a_dry_run_shows_files_and_card_and_asks_nobody(society, hub, call, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    code, out, _ = call("push", str(society.path), "me/sums", "--dry-run", "--private", "--branch", "two")
+    assert code == 0 and not hub.asked
+    size = (society.agent(2, "critic_0") / "adapter_model.safetensors").stat().st_size
+    assert re.search(rf"^ +{size:,}  critic_0/adapter_model.safetensors$", out, re.M)
+    assert "Repository: me/sums, branch two, private" in out and "base_model:" in out
+    assert out.endswith("Nothing was sent.\n")
+
+
+def test_pushing_again_sends_no_weights_again(society, hub, call):
+    for _ in range(2):
+        assert call("push", str(society.path), "me/sums", "--quiet")[0] == 0
+    assert [count for asked, count in hub.asked.items() if asked.startswith("PUT")] == [1, 1, 1, 1]
+    assert len(hub.repos["me/sums"].messages) == 1
+
+
+def test_an_iteration_can_have_a_branch_of_its_own(society, hub, call):
+    assert call("push", str(society.path), "me/sums")[0] == 0
+    code, out, _ = call(
+        "push", str(society.path), "me/sums", "--iteration", "1", "--branch", "one", "--agent", "critic_0"
+    )
+    assert code == 0 and "/me/sums/tree/one" in out
+    ours = (society.agent(1, "critic_0") / "adapter_model.safetensors").read_bytes()
+    assert hub.files("me/sums", "one")["adapter_model.safetensors"] == ours
+    assert "adapter_model.safetensors" not in hub.files("me/sums")
+    assert 'revision="one"' in hub.files("me/sums", "one")["README.md"].decode()
+
+
+def test_private_is_private_or_nothing_is_sent(society, hub, call):
+    assert call("push", str(society.path), "me/secret", "--private")[0] == 0
+    assert hub.repos["me/secret"].private
+    hub.put("me/open", {})
+    code, _, err = call("push", str(society.path), "me/open", "--private")
+    assert code == 2 and "it is public" in err and not hub.files("me/open")
+
+
+def test_a_model_of_somebody_else_is_not_replaced(society, hub, call):
+    hub.put("me/base", {"model.safetensors": b"weights", "config.json": b"{}"})
+    code, _, err = call("push", str(society.path), "me/base", "--agent", "critic_0")
+    assert code == 2 and "did not send: model.safetensors" in err
+    assert set(hub.files("me/base")) == {"model.safetensors", "config.json"}
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "said"),
+    [
+        ("me/sums", None, "Run `hf auth login`, or set HF_TOKEN"),
+        (
+            "me/sums",
+            "hf_expired",
+            "answers 401 (Invalid credentials in Authorization header): it does not know the token",
+        ),
+        ("me/sums", READER, "may not write to me/sums"),
+        ("them/sums", WRITER, "may not write to them/sums"),
+        ("sums", WRITER, "must be USER/NAME"),
+        ("me/sums/critics", WRITER, "is no name of a repository"),
+        ("me/a--b", WRITER, "is no name of a repository"),
+        ("../runs", WRITER, "is no name of a repository"),
+    ],
+)
+def test_a_user_who_may_not_push_is_told_what_to_do(society, hub, call, monkeypatch, repo, token, said):
+    monkeypatch.delenv("HF_TOKEN") if token is None else monkeypatch.setenv("HF_TOKEN", token)
+    code, out, err = call("push", str(society.path), repo)
+    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1
+    assert not hub.repos
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (Fault("POST", "/api/repos/create", 500, "hub is ill"), "answers 500 (hub is ill). Wait a while."),
+        (Fault("POST", "/api/repos/create", 400, "no such owner"), "answers 400 (no such owner)"),
+        (Fault("POST", "/api/repos/create", 0), "cannot be reached, or the upload broke off"),
+        (Fault("POST", "/api/models/me/sums/commit", 404, "gone"), "there is no me/sums that this token can see"),
+        (Fault("POST", "/api/models/me/sums/commit", 502, "down"), "answers 502 (down). Wait a while."),
+        (Fault("POST", "/api/models/me/sums/commit", 0), "the same command goes on from there"),
+    ],
+)
+def test_a_hub_that_fails_is_one_clean_line_and_the_same_command_goes_on(society, hub, call, fault, said):
+    hub.faults.append(fault)
+    code, out, err = call("push", str(society.path), "me/sums", "--quiet")
+    assert (code, out) == (2, "") and said in err and "Traceback" not in err
+    assert call("push", str(society.path), "me/sums", "--quiet")[0] == 0
+    assert len(hub.files("me/sums")) == 17
+
+
+def test_an_upload_that_breaks_off_goes_on_with_what_is_owed(society, hub, call):
+    weights = (society.agent(2, "critic_1") / "adapter_model.safetensors").read_bytes()
+    path = f"/lfs/{hashlib.sha256(weights).hexdigest()}"
+    hub.faults += [Fault("PUT", path, 0)] * 6  # the client asks six times
+    code, _, err = call("push", str(society.path), "me/sums", "--quiet")
+    assert code == 2 and "broke off" in err and "goes on from there" in err
+    there = set(hub.stored)
+    assert there and path.removeprefix("/lfs/") not in there and not hub.files("me/sums")
+    hub.asked.clear()
+    assert call("push", str(society.path), "me/sums", "--quiet")[0] == 0
+    assert not [oid for oid in there if hub.asked[f"PUT /lfs/{oid}"]]
+    assert len(hub.files("me/sums")) == 17
+
+
+def test_without_a_network_nothing_is_lost(society, call, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    code, _, err = call("push", str(society.path), "me/sums")
+    assert code == 2 and "the hub cannot be reached" in err and len(err.splitlines()) == 1
+
+
+def test_without_the_hubs_client_the_install_line_is_told(society, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", None)
+    code, _, err = call("push", str(society.path), "me/sums")
+    assert code == 2 and 'pip install "maft[hub]"' in err
+
+
+def test_a_base_that_nobody_else_has_needs_its_name_on_the_hub(tmp_path, hub, call):
+    base = tmp_path / "my_model"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    path = str(finished(tmp_path / "runs", model=str(base)).path)
+    code, _, err = call("push", path, "me/sums", "--dry-run")
+    assert code == 2 and str(base) in err and "--base-model ORG/NAME" in err
+    code, _, err = call("push", path, "me/sums", "--base-model", "mine")
+    assert code == 2 and "--base-model must be USER/NAME" in err
+    assert call("push", path, "me/sums", "--base-model", "org/my-model")[0] == 0
+    sent = hub.files("me/sums")
+    assert ModelCard(sent["critic_0/README.md"].decode()).data.base_model == "org/my-model"
+    assert not [name for name, data in sent.items() if b"my_model" in data]
+
+
+def test_a_path_in_a_file_that_would_be_sent_is_refused(tmp_path, hub, call):
+    folder = finished(tmp_path, model="org/base")
+    file = folder.agent(1, "critic_1") / "training.json"
+    file.write_text(json.dumps(SUMMARY | {"note": [str(tmp_path)]}))
+    code, _, err = call("push", str(folder.path), "me/sums")
+    assert code == 2 and f"{file} names {tmp_path}" in err and not hub.repos
+
+
+# Which agents
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--agent", "critic_9"), "must be one of generator_0, generator_1, critic_0, critic_1 or all; got critic_9"),
+        (("--agent", "critic_0", "--iteration", "3"), "--iteration must be 1 to num_iterations = 2, got 3"),
+        ((), "Say which one with --agent NAME, or --agent all"),
+    ],
+)
+def test_an_agent_that_is_not_there_is_refused_with_those_that_are(society, call, tmp_path, arguments, said):
+    code, _, err = call("merge", str(society.path), "--output", str(tmp_path / "out"), *arguments)
+    assert code == 2 and said in err and not (tmp_path / "out").exists()
+
+
+def test_agents_without_weights_are_refused(tmp_path, call):
+    nothing = run(settings(tmp_path, "name=nothing"))
+    code, _, err = call("merge", str(nothing.path), "--output", str(tmp_path / "out"), "--agent", "critic_0")
+    assert code == 2 and "holds no weights" in err
+    hosted = finished(tmp_path, "name=hosted")
+    (hosted.agent(1, "critic_0") / "hosted.json").write_text('{"model": "ft:gpt:1"}')
+    code, _, err = call("push", str(hosted.path), "me/sums", "--agent", "critic_0")
+    assert code == 2 and "critic_0 is the hosted model ft:gpt:1" in err
+
+
+def test_an_unfinished_run_has_nothing_to_give(tmp_path, call):
+    folder = finished(tmp_path)
+    shutil.rmtree(folder.agent(1, "critic_1"))
+    code, _, err = call("merge", str(folder.path), "--output", str(tmp_path / "out"), "--agent", "critic_0")
+    assert code == 2 and "no finished iteration yet" in err
+    asked = ("--agent", "critic_1", "--iteration", "1")
+    code, _, err = call("merge", str(folder.path), "--output", str(tmp_path / "out"), *asked)
+    assert code == 2 and "critic_1 of iteration 1 is not finetuned yet" in err
+
+
+def test_a_folder_with_something_in_it_is_not_merged_into(society, call, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    code, _, err = call("merge", str(society.path), "--agent", "critic_0", "--output", str(tmp_path))
+    assert code == 2 and "exists and is not empty" in err and [p.name for p in tmp_path.iterdir()] == ["file"]

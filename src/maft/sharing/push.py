@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,12 @@ WEIGHTS = (
     "model.safetensors*",
     "model-*.safetensors",
 )
-"""What is removed from the place of an agent if it is not sent anew: no model lies beside the adapter it once was."""
+"""What of an earlier push is removed where an agent goes: no adapter stays beside the model it was merged into."""
 VOCABULARY = ("tokenizer.json", "vocab.json")
 _SOCIETY = """\
 # {name}
 
-Agents that debate with one another, made with `maft` by multiagent finetuning
+Agents that debate with one another, made with `maft` {version} by multiagent finetuning
 ([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)), iteration {iteration}. Generators give first answers, critics
 answer again after they were shown what others answered. Each learnt from its own debate responses that agree with the
 majority vote. No ground truth was used.
@@ -151,7 +152,7 @@ def upload(root: Path, repo: Repo, message: str) -> str:
             "nobody is logged in to the hub. Run `hf auth login`, or set HF_TOKEN to a token that may write."
         )
     api = HfApi(library_name="maft", library_version=__version__)
-    places = [path.parent.relative_to(root).as_posix() for path in root.rglob("training.json")]
+    places = [path.parent.relative_to(root) for path in root.rglob("training.json")]
     with _explained(repo):
         url = api.create_repo(repo.id, private=repo.private or None, exist_ok=True)
         if repo.private and not api.model_info(repo.id).private:
@@ -161,14 +162,25 @@ def upload(root: Path, repo: Repo, message: str) -> str:
             )
         if repo.branch is not None:
             api.create_branch(repo.id, branch=repo.branch, exist_ok=True)
+        _refuse_to_replace(api.list_repo_files(repo.id, revision=repo.branch), places, repo)
         api.upload_folder(
             repo_id=repo.id,
             folder_path=root,
             revision=repo.branch,
             commit_message=message,
-            delete_patterns=[name if place == "." else f"{place}/{name}" for place in places for name in WEIGHTS],
+            delete_patterns=[(place / name).as_posix() for place in places for name in WEIGHTS],
         )
     return str(url) if repo.branch is None else f"{url}/tree/{repo.branch}"
+
+
+def _refuse_to_replace(there: Sequence[str], places: Sequence[Path], repo: Repo) -> None:
+    """Leave weights alone that are none of ours; what maft sends has a training.json beside it."""
+    for place in places:
+        weights = [name for name in there for pattern in WEIGHTS if fnmatch(name, (place / pattern).as_posix())]
+        if weights and (place / "training.json").as_posix() not in there:
+            raise UserError(
+                f"{repo.id} has a model that maft did not send: {weights[0]}. Choose another REPO_ID or --branch."
+            )
 
 
 def show_no_bars() -> None:
@@ -290,7 +302,7 @@ def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Rep
         license=_license(repo, of_hub[0]),
         **sections.results(held, held.of_society(), name),
     )
-    about = _SOCIETY.format(name=name, iteration=number, rows="\n".join(rows))
+    about = _SOCIETY.format(name=name, version=__version__, iteration=number, rows="\n".join(rows))
     first, adapter = told[0], told[0].library == "peft"
     use = sections.use(run, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
     numbers = sections.numbers(held, [agent.name for agent in agents])
