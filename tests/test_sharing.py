@@ -6,17 +6,21 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import run, settings
+from helpers import ENVIRONMENT, run, settings
 from hub_stand_in import READER, WRITER, Fault, Hub
 from huggingface_hub import ModelCard
+from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save
+from tiny import dialogue, slow
 
-from maft import metrics, models
+from maft import finetune, metrics, models
+from maft.store import RunFolder
 from maft.trainers.folder import appearing_whole
 
 # What huggingface_hub gives to httpx.
@@ -114,6 +118,16 @@ def test_one_agent_is_pushed_to_the_root_with_a_card_that_tells_how_it_came_abou
     assert f"{accuracy:.1%} ({bounds[0]:.1f} - {bounds[1]:.1f}) |" in card.text
     assert "On 6 held-out questions" in card.text and "seed 0" in card.text
     assert 'PeftModel.from_pretrained(model, "me/critic")' in card.text
+
+
+def test_one_model_for_all_is_one_agent_that_speaks_for_all(tmp_path, hub, call):
+    path = str(finished(tmp_path, "society.one_model=true", model=models.PACKAGED).path)
+    assert call("push", path, "me/one")[0] == 0
+    sent = hub.files("me/one")
+    assert {name.partition("/")[0] for name in sent} == {"README.md", "generator_0"}
+    everybody = "society/generator_0 society/generator_0"
+    assert f"--generators {everybody} --critics {everybody}\n" in sent["README.md"].decode()
+    assert "One model learnt from all agents' examples" in sent["generator_0/README.md"].decode()
 
 
 def test_nothing_that_is_sent_names_this_machine(society, hub, call):
@@ -305,3 +319,180 @@ def test_a_folder_with_something_in_it_is_not_merged_into(society, call, tmp_pat
     (tmp_path / "file").write_text("mine")
     code, _, err = call("merge", str(society.path), "--agent", "critic_0", "--output", str(tmp_path))
     assert code == 2 and "exists and is not empty" in err and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+# Merged models
+
+
+def tensors(folder: Path) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+@slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_merged_model_is_the_base_with_the_adapter_added_and_rounded_once(tiny, tmp_path, call, dtype):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    AutoModelForCausalLM.from_pretrained(tiny, dtype=getattr(torch, dtype)).save_pretrained(base)
+    folder, out = finished(tmp_path / "runs", model=str(base)), tmp_path / "merged"
+    out.mkdir()  # an empty folder may be there
+    code, said, _ = call("merge", str(folder.path), "--agent", "critic_1", "--output", str(out), "--quiet")
+    assert code == 0 and said == f"Iteration 1: critic_1 in {out}\n"
+
+    adapter = folder.agent(1, "critic_1")
+    drawn = load_numpy(adapter / "adapter_model.safetensors")
+    before, after = tensors(base), tensors(out)
+    assert before.keys() == after.keys() and {t.dtype for t in after.values()} == {getattr(torch, dtype)}
+    for name, tensor in before.items():
+        key = f"base_model.model.{name.removesuffix('.weight')}"
+        update = 0
+        if f"{key}.lora_A.weight" in drawn:
+            update = torch.from_numpy(8 / RANK * drawn[f"{key}.lora_B.weight"] @ drawn[f"{key}.lora_A.weight"])
+        expected = (tensor.float() + update).to(tensor.dtype)
+        torch.testing.assert_close(after[name], expected)
+
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        untrained = model(ids).logits
+        wanted = PeftModel.from_pretrained(model, adapter)(ids).logits
+        got = AutoModelForCausalLM.from_pretrained(out)(ids).logits.float()
+    error = ((got - wanted).norm() / wanted.norm()).item()
+    assert error < (1e-5 if dtype == "float32" else 0.05) and (untrained - wanted).norm() > 0.5 * wanted.norm()
+
+    whole = {"README.md", "training.json", "config.json", "generation_config.json", "model.safetensors"}
+    assert {p.name for p in out.iterdir()} >= whole | {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert (out / "chat_template.jinja").read_bytes() == (base / "chat_template.jinja").read_bytes()
+    card = ModelCard((out / "README.md").read_text())
+    assert card.data.library_name == "transformers" and "merged" in card.data.tags and str(tmp_path) not in card.content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "merged", "runs"]
+
+
+@slow
+def test_maft_answers_from_a_merged_model_as_from_base_and_adapter(tiny, tmp_path, call):
+    from maft.config import EngineConfig
+    from maft.records import AgentRef, Request, SamplingParams
+    from maft.samplers.transformers import Transformers
+
+    folder = finished(tmp_path / "runs", model=tiny)
+    assert call("merge", str(folder.path), "--agent", "all", "--output", str(tmp_path / "merged"), "--quiet")[0] == 0
+    assert {p.name for p in (tmp_path / "merged").iterdir()} == {"generator_0", "generator_1", "critic_0", "critic_1"}
+    greedy = SamplingParams(temperature=0, max_new_tokens=20)
+    requests = [
+        Request(agent=agent, messages=dialogue("What is 3 + 4?"), sampling=greedy, seed=0)
+        for adapted in finetune.after(folder, 1).agents
+        for agent in (adapted, AgentRef(role=adapted.role, index=0, model=str(tmp_path / "merged" / adapted.name)))
+    ]
+    texts = [reply.text for reply in Transformers(EngineConfig(dtype="float32")).sample(requests)]
+    assert texts[::2] == texts[1::2] and len(set(texts)) == 4
+
+
+@slow
+def test_an_agent_that_is_a_whole_model_is_copied(tiny, tmp_path, call, hub):
+    class Whole(Adapters):
+        def train(self, jobs, settings, on_progress):
+            super().train(jobs, settings, on_progress)
+            for job in jobs:
+                for name in ("adapter_config.json", "adapter_model.safetensors"):
+                    (job.output / name).unlink()
+                shutil.copytree(tiny, job.output, dirs_exist_ok=True)
+
+    config = settings(tmp_path / "runs", "debate.num_agents=2", model=tiny, train={"method": "full"})
+    folder, out = run(config, trainer=Whole()), tmp_path / "out"
+    assert call("merge", str(folder.path), "--agent", "critic_0", "--output", str(out), "--quiet")[0] == 0
+    assert tensors(out).keys() == tensors(Path(tiny)).keys()
+    assert "All weights, finetuned, of" in (out / "README.md").read_text()
+    asked = ("--agent", "critic_0", "--base-model", "org/tiny")
+    assert call("push", str(folder.path), "me/full", *asked)[0] == 0
+    sent = hub.files("me/full")
+    assert set(sent) == {p.name for p in out.iterdir()} - {"notes.log"}
+    assert json.loads(sent["config.json"]) == json.loads((Path(tiny) / "config.json").read_text())
+    assert ModelCard(sent["README.md"].decode()).data.library_name == "transformers"
+
+
+# From the hub again
+
+
+@pytest.fixture
+def elsewhere(hub, tmp_path):
+    """Run a script or `maft` where nothing is known but the hub."""
+
+    def elsewhere(*command: str) -> str:
+        home = tmp_path / "elsewhere"
+        home.mkdir(exist_ok=True)
+        names = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home / "hf"), "HF_TOKEN": READER}
+        done = subprocess.run(
+            [sys.executable, "-c", *command],
+            cwd=home,
+            env=ENVIRONMENT | names,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return elsewhere
+
+
+def code_of(card: bytes) -> str:
+    return re.findall(r"```python\n(.*?)```", card.decode(), re.S)[0].replace(
+        "max_new_tokens=256", "max_new_tokens=9, do_sample=False"
+    )
+
+
+@slow
+def test_what_was_pushed_is_loaded_by_the_code_of_its_card(tiny, tmp_path, call, hub, elsewhere):
+    hub.put("org/tiny", {p.name: p.read_bytes() for p in Path(tiny).iterdir()})
+    path = str(finished(tmp_path / "runs", model=tiny).path)
+    base = ("--base-model", "org/tiny", "--quiet")
+    one = ("--agent", "generator_0")
+    assert call("push", path, "me/sums", *base)[0] == 0
+    assert call("push", path, "me/first", *one, *base)[0] == 0
+    assert call("push", path, "me/sums-merged", "--merged", *base)[0] == 0
+    assert call("push", path, "me/first", *one, "--merged", "--branch", "merged", *base)[0] == 0
+    assert "adapter_config.json" not in hub.files("me/first", "merged")
+    cards = [
+        hub.files("me/sums")["generator_0/README.md"],
+        hub.files("me/sums")["README.md"],
+        hub.files("me/first")["README.md"],
+        hub.files("me/sums-merged")["generator_0/README.md"],
+        hub.files("me/first", "merged")["README.md"],
+        hub.files("me/sums")["critic_1/README.md"],
+    ]
+    said = elsewhere("print('reply:')\n".join(["print('reply:')\n", *map(code_of, cards)])).split("reply:\n")[1:]
+    assert len(said) == 6 and said[0] and len(set(said[:5])) == 1 and said[5] != said[0]
+
+
+@slow
+def test_maft_runs_from_the_hub_what_it_pushed_there(tiny, tmp_path, call, hub, elsewhere):
+    hub.put("org/tiny", {p.name: p.read_bytes() for p in Path(tiny).iterdir()})
+    path = str(finished(tmp_path / "runs", model=tiny).path)
+    base = ("--base-model", "org/tiny", "--quiet")
+    assert call("push", path, "me/sums", *base)[0] == 0
+    assert call("push", path, "me/first", "--agent", "generator_0", "--merged", *base)[0] == 0
+    small = ("task.name=arithmetic", "task.num_train=2", "task.num_eval=2", "engine.sampler=transformers", "engine.trainer=null",
+             "sampling.train.generator.max_new_tokens=4", "sampling.train.critic.max_new_tokens=4", "debate.summarizer=none")  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/mine.yaml").write_text("num_iterations: 1\n")
+    maft = "from maft.cli import main; main()"
+    out = elsewhere(maft, "run", "mine.yaml", "model=me/first", "name=by_name", "debate.num_agents=1", *small)
+    assert "maft_single" in out
+
+    download, *debate = re.findall(r"```sh\n(.*?)```", hub.files("me/sums")["README.md"].decode(), re.S)[0].splitlines()
+    assert download == "hf download me/sums --local-dir society"
+    elsewhere("import huggingface_hub; huggingface_hub.snapshot_download('me/sums', local_dir='society')")
+    elsewhere(maft, *debate[0].split()[1:], "name=downloaded", *small)
+    debates = (tmp_path / "elsewhere/runs/downloaded/iter_01/debates.jsonl").read_text().splitlines()
+    assert len(debates) == 2
+    config = RunFolder.existing(tmp_path / "elsewhere/runs/downloaded").config
+    assert config.model == "org/tiny" and [Path(str(one)).name for one in config.society.critics] == [
+        "critic_0",
+        "critic_1",
+    ]

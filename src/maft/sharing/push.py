@@ -286,9 +286,9 @@ def _hub_name(agent: Agent, agents: Sequence[Agent], repo: Repo) -> str:
     return repo.base_model
 
 
-def _license(repo: Repo, base: str) -> str | None:
+def _license(repo: Repo, *bases: str) -> str | None:
     """Return the license that is declared: the one given, or that of the packaged model."""
-    return repo.license or ("apache-2.0" if base == models.PACKAGED_ON_HUB else None)
+    return repo.license or ("apache-2.0" if set(bases) == {models.PACKAGED_ON_HUB} else None)
 
 
 def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Repo, bases: dict[str, str]) -> str:
@@ -296,30 +296,29 @@ def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Rep
     told = [described(run, agent, bases[agent.base], merged=repo.merged) for agent in agents]
     rows = [f"| [{one.agent}]({one.agent}) | {one.role} | {one.base} | {one.summary['num_examples']} |" for one in told]
     head = cards.front_matter(
-        tags=sorted({one.training.method for one in told}),
+        tags=sorted({one.training.method for one in told}) + ["merged"] * repo.merged,
         base_model=of_hub[0] if len(of_hub) == 1 else of_hub,
         library_name=told[0].library,
-        license=_license(repo, of_hub[0]),
+        license=_license(repo, *of_hub),
         **sections.results(held, held.of_society(), name),
     )
     about = _SOCIETY.format(name=name, version=__version__, iteration=number, rows="\n".join(rows))
     first, adapter = told[0], told[0].library == "peft"
     use = sections.use(run, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
     numbers = sections.numbers(held, [agent.name for agent in agents])
-    again = [_debate_again(repo, of_hub[0], agents)] if len(of_hub) == 1 else []
+    again = [_debate_again(run, repo, of_hub[0], agents)] if len(of_hub) == 1 else []
     return "\n".join([head, about, numbers, sections.data(run, number), use, *again, cards.CITATION])
 
 
-def _debate_again(repo: Repo, base: str, agents: Sequence[Agent]) -> str:
+def _debate_again(run: RunFolder, repo: Repo, base: str, agents: Sequence[Agent]) -> str:
     revision = f" --revision {repo.branch}" if repo.branch else ""
-    lists = [
-        f"--{role}s {' '.join(f'society/{agent.name}' for agent in agents if agent.ref.role == role)}"
-        for role in ("generator", "critic")
-        if any(agent.ref.role == role for agent in agents)
-    ]
+    names = {role: [one.name for one in agents if one.ref.role == role] for role in ("generator", "critic")}
+    if run.config.society.one_model:  # it speaks for all
+        everybody = names["generator"] * run.config.debate.num_agents
+        names = {"generator": everybody, "critic": everybody if run.config.debate.num_rounds > 1 else []}
+    options = " ".join(f"--{role}s society/{' society/'.join(some)}" for role, some in names.items() if some)
     return (
         "With `maft`, they debate questions of your own:\n\n```sh\n"
         f"hf download {repo.id}{revision} --local-dir society\n"
-        f"maft debate mine.yaml model={base} debate.num_agents={max(agent.ref.index for agent in agents) + 1} "
-        f"{' '.join(lists)}\n```\n"
+        f"maft debate mine.yaml model={base} {options}\n```\n"
     )
