@@ -125,7 +125,8 @@ class Hub:
                     raise HttpError(fault.status, fault.message)
                 status, content, headers = 200, *self.answer(http, path, body)
             except HttpError as error:
-                status, content = error.status, {"error": error.message, "url": f"{self.url}/{error.name}"}
+                status, content = error.status, {"error": error.message, "errors": [{"message": error.message}]}
+                content["url"] = f"{self.url}/{error.name}"
                 headers = {"X-Error-Message": error.message, "X-Error-Code": error.code}
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         http.send_response(status)
@@ -144,6 +145,8 @@ class Hub:
             self.stored[found[1]] = body
             return {}, {}
         if path == "/api/validate-yaml":
+            if "license: nonsense" in json.loads(body)["content"]:
+                raise HttpError(400, '"license" must be one of [apache-2.0, mit]')
             return {"errors": [], "warnings": []}, {}
         if path == "/api/repos/create":
             return self.create(token, json.loads(body)), {}

@@ -243,6 +243,15 @@ def test_an_upload_that_breaks_off_goes_on_with_what_is_owed(society, hub, call)
     assert len(hub.files("me/sums")) == 17
 
 
+def test_a_card_that_the_hub_refuses_is_told(society, hub, call):
+    code, out, err = call("push", str(society.path), "me/sums", "--license", "nonsense")
+    assert (
+        (code, out) == (2, "") and "refuses the card" in err and "must be one of" in err and len(err.splitlines()) == 1
+    )
+    assert call("push", str(society.path), "me/sums", "--license", "mit")[0] == 0
+    assert ModelCard(hub.files("me/sums")["README.md"].decode()).data.license == "mit"
+
+
 def test_without_a_network_nothing_is_lost(society, call, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("HF_TOKEN", WRITER)
@@ -301,7 +310,7 @@ def test_agents_without_weights_are_refused(tmp_path, call):
     assert code == 2 and "holds no weights" in err
     hosted = finished(tmp_path, "name=hosted")
     (hosted.agent(1, "critic_0") / "hosted.json").write_text('{"model": "ft:gpt:1"}')
-    code, _, err = call("push", str(hosted.path), "me/sums", "--agent", "critic_0")
+    code, _, err = call("push", str(hosted.path), "me/sums", "--agent", "critic_0", "--dry-run")
     assert code == 2 and "critic_0 is the hosted model ft:gpt:1" in err
 
 

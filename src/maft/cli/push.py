@@ -45,20 +45,20 @@ def push(
     root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
     sent. Files of the same name are replaced, others stay.
     """
-    from maft.sharing import agents
+    from maft.sharing import agents, layout
     from maft.sharing import push as push_
     from maft.store import RunFolder
 
     stage.log_to_stderr(quiet=quiet)
-    repo = push_.Repo(repo_id, private, branch, license, base_model, merged)
-    push_.check(repo)
+    repo = layout.Repo(repo_id, private, branch, license, base_model, merged)
+    push_.check(repo, login=not dry_run)
     folder = RunFolder.existing(run)
     chosen = agents.choose(folder, agent, iteration)
     names = ", ".join(one.name for one in chosen)
     message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {names}"
     with tempfile.TemporaryDirectory(prefix="maft-push-") as scratch:
         root = Path(scratch)
-        push_.lay_out(folder, chosen, repo, root, one=agent != "all")
+        layout.lay_out(folder, chosen, repo, root, one=agent != "all")
         if dry_run:
             click.echo(push_.plan(root, repo, message))
             return

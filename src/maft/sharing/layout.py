@@ -1,0 +1,181 @@
+"""The files of finetuned agents as they will lie in a repository of the Hugging Face hub, with their cards.
+
+One agent lies at the root, as PEFT and transformers look for it. Several lie in a folder each, which both find with
+`subfolder="critic_2"`, under a card of their society.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maft import __version__, cards, models
+from maft.errors import DataError
+from maft.sharing import merge, sections
+from maft.sharing.agents import Agent, described
+from maft.sharing.sections import Held
+from maft.store import RunFolder
+
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
+MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")
+"""Endings of what belongs to a whole model; other files are not sent."""
+VOCABULARY = ("tokenizer.json", "vocab.json")
+_SOCIETY = """\
+# {name}
+
+Agents that debate with one another, made with `maft` {version} by multiagent finetuning
+([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)), iteration {iteration}. Generators give first answers, critics
+answer again after they were shown what others answered. Each learnt from its own debate responses that agree with the
+majority vote. No ground truth was used.
+
+| folder | role | base | examples |
+|---|---|---|---|
+{rows}
+"""
+
+
+class Repo(NamedTuple):
+    """Where agents go, and what their owner says of them."""
+
+    id: str
+    """`USER/NAME` or `ORG/NAME`."""
+    private: bool = False
+    branch: str | None = None
+    """None is main."""
+    license: str | None = None
+    base_model: str | None = None
+    """The hub's name of a base that is a local folder here."""
+    merged: bool = False
+    """Whether agents are sent as whole models."""
+
+
+def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, one: bool) -> None:
+    """Fill an empty folder with what the repository will hold; nothing in it names a path of this machine.
+
+    Args:
+        run: where the agents come from.
+        agents: of one iteration.
+        repo: where they go.
+        root: the folder; weights in it are links.
+        one: put the only agent at the root.
+
+    Raises:
+        DataError: nobody else could have an agent's base, or a file names a path of this machine.
+    """
+    held = Held(run, agents[0].iteration)
+    bases = {agent.base: _hub_name(agent, agents, repo) for agent in agents}
+    for agent in agents:
+        folder = root if one else root / agent.name
+        folder.mkdir(exist_ok=True)
+        _files(agent, bases[agent.base], folder, merged=repo.merged)
+        subfolder = "" if one else agent.name
+        adapter = agent.ref.adapter is not None and not repo.merged
+        card = cards.card(
+            described(run, agent, bases[agent.base], merged=repo.merged),
+            [
+                sections.numbers(held, [agent.name]),
+                sections.data(run, agent.iteration),
+                sections.use(run, bases[agent.base], repo.id, adapter=adapter, subfolder=subfolder, branch=repo.branch),
+            ],
+            license=_license(repo, bases[agent.base]),
+            **sections.results(held, held.of_agent(agent.name), repo.id.rpartition("/")[2]),
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    if not one:
+        (root / "README.md").write_text(_society_card(run, agents, held, repo, bases), encoding="utf-8")
+
+
+def _files(agent: Agent, base: str, folder: Path, *, merged: bool) -> None:
+    """Put an agent's files into a folder, weights as links, everything else cleaned of this machine."""
+    source = agent.folder
+    if merged and agent.ref.adapter is not None:
+        merge.model(agent, folder)
+        source = folder
+    for path in sorted(source.iterdir()):
+        if agent.ref.adapter is not None and not merged and path.name not in ADAPTER:
+            continue
+        if path.suffix not in MODEL or path.name.startswith("."):
+            continue
+        if path.suffix == ".json" and path.name not in VOCABULARY:
+            _clean(path, folder / path.name, base)
+        elif source != folder and path.suffix == ".safetensors":
+            (folder / path.name).symlink_to(path.resolve())
+        elif source != folder:
+            shutil.copy(path, folder / path.name)
+
+
+def _clean(source: Path, target: Path, base: str) -> None:
+    """Copy a JSON file, with the base's name on the hub in place of the folder it was loaded from."""
+    content = json.loads(source.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        if "base_model_name_or_path" in content:
+            content["base_model_name_or_path"] = base
+        content.pop("_name_or_path", None)  # where older versions of transformers loaded a model from
+    for value in _strings(content):
+        if value.startswith(("/", "~/")) and Path(value).expanduser().exists():
+            raise DataError(
+                f"{source} names {value}, a path of this machine, and would be sent. Take it out of the file."
+            )
+    target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
+
+
+def _hub_name(agent: Agent, agents: Sequence[Agent], repo: Repo) -> str:
+    """Return the name under which anybody has an agent's base."""
+    name = cards.public_name(agent.base)
+    if models.is_hub_name(name):
+        return name
+    local = {one.base for one in agents if not models.is_hub_name(cards.public_name(one.base))}
+    if repo.base_model is None or len(local) > 1:
+        each = " These agents have several such bases: push them one by one, with --agent." if len(local) > 1 else ""
+        raise DataError(
+            f"{agent.name} was finetuned from {agent.base}, a folder of this machine, which nobody else has. "
+            f"Say which model of the hub it is with --base-model ORG/NAME.{each}"
+        )
+    return repo.base_model
+
+
+def _license(repo: Repo, *bases: str) -> str | None:
+    """Return the license that is declared: the one given, or that of the packaged model."""
+    return repo.license or ("apache-2.0" if set(bases) == {models.PACKAGED_ON_HUB} else None)
+
+
+def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Repo, bases: dict[str, str]) -> str:
+    number, name, of_hub = agents[0].iteration, repo.id.rpartition("/")[2], sorted(set(bases.values()))
+    told = [described(run, agent, bases[agent.base], merged=repo.merged) for agent in agents]
+    rows = [f"| [{one.agent}]({one.agent}) | {one.role} | {one.base} | {one.summary['num_examples']} |" for one in told]
+    head = cards.front_matter(
+        tags=sorted({one.training.method for one in told}) + ["merged"] * repo.merged,
+        base_model=of_hub[0] if len(of_hub) == 1 else of_hub,
+        library_name=told[0].library,
+        license=_license(repo, *of_hub),
+        **sections.results(held, held.of_society(), name),
+    )
+    about = _SOCIETY.format(name=name, version=__version__, iteration=number, rows="\n".join(rows))
+    first, adapter = told[0], told[0].library == "peft"
+    use = sections.use(run, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
+    numbers = sections.numbers(held, [agent.name for agent in agents])
+    again = [_debate_again(run, repo, of_hub[0], agents)] if len(of_hub) == 1 else []
+    return "\n".join([head, about, numbers, sections.data(run, number), use, *again, cards.CITATION])
+
+
+def _debate_again(run: RunFolder, repo: Repo, base: str, agents: Sequence[Agent]) -> str:
+    revision = f" --revision {repo.branch}" if repo.branch else ""
+    names = {role: [one.name for one in agents if one.ref.role == role] for role in ("generator", "critic")}
+    if run.config.society.one_model:  # it speaks for all
+        everybody = names["generator"] * run.config.debate.num_agents
+        names = {"generator": everybody, "critic": everybody if run.config.debate.num_rounds > 1 else []}
+    options = " ".join(f"--{role}s society/{' society/'.join(some)}" for role, some in names.items() if some)
+    return (
+        "With `maft`, they debate questions of your own:\n\n```sh\n"
+        f"hf download {repo.id}{revision} --local-dir society\n"
+        f"maft debate mine.yaml model={base} {options}\n```\n"
+    )
