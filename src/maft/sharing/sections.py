@@ -10,6 +10,34 @@ from maft.evaluation.over_iterations import Line
 from maft.records import Problem
 from maft.store import RunFolder
 
+_ADAPTER = """\
+## Use
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({base})
+model = AutoModelForCausalLM.from_pretrained({base})
+model = PeftModel.from_pretrained(model, {place})
+"""
+_MODEL = """\
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({place})
+model = AutoModelForCausalLM.from_pretrained({place})
+"""
+_ASK = """
+messages = {messages}
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(reply, skip_special_tokens=True))
+```
+"""
+
 
 class Held:
     """The numbers of a run before finetuning and after an iteration; empty where it is not evaluated."""
@@ -41,8 +69,9 @@ def numbers(held: Held, agents: Sequence[str]) -> str:
     rows += list(zip(labels, names(0, size), names(held.iteration, size), strict=True))
     lines = [f"| accuracy, 95 % interval | untrained | after iteration {held.iteration} |", "|---|---|---|"]
     lines += [f"| {label} | {_cell(held.before.get(a))} | {_cell(held.after.get(b))} |" for label, a, b in rows]
+    table = "\n".join(lines)
     return (
-        f"## Numbers\n\n{chr(10).join(lines)}\n\n"
+        f"## Numbers\n\n{table}\n\n"
         f"On {len(_problems(run, 'eval'))} held-out questions, which are none of the training ones; one run, seed "
         f"{run.config.seed}. Answers that could not be read count as wrong.\n"
     )
@@ -71,32 +100,12 @@ def data(run: RunFolder, iteration: int) -> str:
 def use(run: RunFolder, base: str, where: str, *, adapter: bool, subfolder: str = "", branch: str | None = None) -> str:
     """Return code that loads an agent and asks it a question as it was asked in training."""
     texts = prompts.build(tasks.make(run.config.task).prompts, run.config.prompts)
-    question = prompts.fill(texts.solve, question="What is 7 * 8?")
     system = [] if texts.system is None else [{"role": "system", "content": texts.system}]
-    messages = [*system, {"role": "user", "content": question}]
+    question = {"role": "user", "content": prompts.fill(texts.solve, question="What is 7 * 8?")}
     more = {"subfolder": subfolder, "revision": branch}
     place = ", ".join([json.dumps(where), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)])
-    if adapter:
-        loaded = (
-            f"tokenizer = AutoTokenizer.from_pretrained({json.dumps(base)})\n"
-            f"model = AutoModelForCausalLM.from_pretrained({json.dumps(base)})\n"
-            f"model = PeftModel.from_pretrained(model, {place})\n"
-        )
-    else:
-        loaded = (
-            f"tokenizer = AutoTokenizer.from_pretrained({place})\n"
-            f"model = AutoModelForCausalLM.from_pretrained({place})\n"
-        )
-    return (
-        "## Use\n\n```python\n"
-        f"{'from peft import PeftModel' + chr(10) if adapter else ''}"
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer\n\n{loaded}\n"
-        f"messages = {messages!r}\n"
-        'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
-        "return_dict=True)\n"
-        'reply = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]\n'
-        "print(tokenizer.decode(reply, skip_special_tokens=True))\n```\n"
-    )
+    code = _ADAPTER if adapter else _MODEL
+    return code.format(base=json.dumps(base), place=place) + _ASK.format(messages=[*system, question])
 
 
 def results(held: Held, line: Line | None, name: str) -> dict[str, Any]:
