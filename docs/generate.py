@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 def config_page() -> str:
     """Return every setting with its default and its sentence."""
-    lines = ["# Settings", "", "Made by `make docs` from `src/maft/config.py`.", "", "| key | default | what it does |"]
+    lines = ["# Settings", "", "Made by `make docs` from `src/maft/config/`.", "", "| key | default | what it does |"]
     lines.append("|---|---|---|")
     for key, field in config.known_keys().items():
         default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"

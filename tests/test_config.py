@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from maft import config as config_
-from maft.config import RunConfig, SamplingParams, differences, digest, load, parse, resolved
+from maft.config import RunConfig, differences, digest, load, parse, resolved
 from maft.errors import ConfigError
+from maft.records import SamplingParams
 
 MINIMAL = {"task": {"name": "arithmetic"}}
 

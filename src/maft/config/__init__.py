@@ -1,0 +1,58 @@
+"""Every setting of a run, in one validated tree.
+
+YAML goes in, `section.key=value` overrides go on top, a resolved JSON comes out, and that JSON can go in again. A key
+that does not exist is refused with the nearest one that does. The digest of the tree is the identity of a run.
+"""
+
+from maft.config.base import PerIteration, Section, of_iteration
+from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
+from maft.config.method import (
+    TASK_SETTINGS,
+    Ballots,
+    CurateConfig,
+    DebateConfig,
+    RoleSampling,
+    Sampling,
+    SamplingConfig,
+    SocietyConfig,
+    TaskConfig,
+    VoteConfig,
+)
+from maft.config.run import RunConfig, check_loop
+from maft.config.training import LoraConfig, RoleTraining, TrainConfig, Training
+from maft.config.tree import differences, digest, load, parse, resolved, short_digest
+from maft.config.words import known_keys
+
+__all__ = [
+    "TASK_SETTINGS",
+    "Ballots",
+    "ClusterConfig",
+    "CurateConfig",
+    "DebateConfig",
+    "EngineConfig",
+    "LoraConfig",
+    "OpenAiConfig",
+    "PerIteration",
+    "RoleSampling",
+    "RoleTraining",
+    "RunConfig",
+    "Sampling",
+    "SamplingConfig",
+    "Section",
+    "SocietyConfig",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "Training",
+    "VllmConfig",
+    "VoteConfig",
+    "check_loop",
+    "differences",
+    "digest",
+    "known_keys",
+    "load",
+    "of_iteration",
+    "parse",
+    "resolved",
+    "short_digest",
+]

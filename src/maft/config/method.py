@@ -1,0 +1,199 @@
+"""Settings of the method: questions, debates, who takes part, votes, examples."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, model_validator
+
+from maft import prompts as prompts_
+from maft.config.base import PerIteration, Positive, Section, Share
+from maft.records import SamplingParams
+
+
+def _drawable(how: SamplingParams) -> SamplingParams:
+    """Refuse what no engine can draw by."""
+    if not 0 <= how.temperature < float("inf"):
+        raise ValueError(f"temperature must be a number of at least 0, got {how.temperature}.")
+    if not 0 < how.top_p <= 1:
+        raise ValueError(f"top_p must be a number above 0 and at most 1, got {how.top_p}.")
+    if how.top_k < 0:
+        raise ValueError(f"top_k must be a whole number of at least 0, got {how.top_k}.")
+    if how.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be a whole number of at least 1, got {how.max_new_tokens}.")
+    return how
+
+
+def known_prompts(texts: dict[str, str]) -> dict[str, str]:
+    """Refuse names that no prompt has, and texts that lack what must be filled in."""
+    prompts_.build(texts)
+    return texts
+
+
+Sampling = Annotated[SamplingParams, AfterValidator(_drawable)]
+_FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
+TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
+    "gsm8k": _FILES,
+    "math": (*_FILES, "levels", "types"),
+    "mmlu": (*_FILES, "types"),
+    "dataset": (*_FILES, "question_field", "gold_field"),
+    "jsonl": (*_FILES, "question_field", "gold_field"),
+    "reasoning_gym": ("size", "threshold", "options"),
+}
+"""The tasks, and the settings that each has beside those which all have."""
+
+
+def _known_task(name: str) -> str:
+    kind, colon, inner = name.partition(":")
+    if kind in TASK_SETTINGS and (kind == "reasoning_gym") == bool(colon and inner):
+        return name
+    named = [task if task != "reasoning_gym" else "reasoning_gym:<name>" for task in TASK_SETTINGS]
+    near = difflib.get_close_matches(kind, TASK_SETTINGS, n=1, cutoff=0.5)
+    hint = f" Did you mean {named[list(TASK_SETTINGS).index(near[0])]}?" if near else ""
+    raise ValueError(f"{name!r} is not a task.{hint} The tasks are: {', '.join(named)}.")
+
+
+class TaskConfig(Section):
+    """Which questions, and how they are split."""
+
+    name: Annotated[str, AfterValidator(_known_task)]
+    """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same) or
+    `reasoning_gym:<name>`."""
+    num_train: Positive | None = None
+    """Questions to debate and finetune on; null takes all there are."""
+    num_eval: Positive | None = None
+    """Held-out questions; null takes all there are."""
+    split_seed: int = 0
+    """Draws which questions train and which are held out, and the questions themselves where they are made."""
+    operators: str = "+-*"
+    """arithmetic: operators between two numbers."""
+    low: int = 0
+    """arithmetic: smallest number."""
+    high: int = 9
+    """arithmetic: largest number."""
+    negative: bool = True
+    """arithmetic: keep results below zero."""
+    shape: str | None = None
+    """arithmetic: a sum with a letter for each number to draw, such as `a+b*c+d-e*f`, in place of all sums of two."""
+    size: Positive | None = None
+    """arithmetic with a shape, reasoning_gym: questions to make; null is num_train + num_eval, or 1000."""
+    train_file: Path | None = None
+    """gsm8k, math, mmlu, dataset: a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of .json files."""
+    eval_file: Path | None = None
+    """The same for held-out questions; null takes them from `train_file`."""
+    dataset: str | None = None
+    """gsm8k, math, mmlu, dataset: a hub name or a local folder, in place of files; null is the task's own, if any."""
+    subset: str | None = None
+    """The configuration of the data set, where it has several."""
+    train_split: str | None = None
+    """The split to train on; null is the task's own, or `train`."""
+    eval_split: str | None = None
+    """The split to hold out; null is the task's own, or else a part of `train_split`, as when both are the same."""
+    question_field: str = "question"
+    """dataset: the column with the question."""
+    gold_field: str | None = "answer"
+    """dataset: the column with the known answer, used for reporting only; null when there is none."""
+    levels: tuple[int | str, ...] = ()
+    """math: only these levels, such as 3 or `Level 3`."""
+    types: tuple[str, ...] = ()
+    """math: only these types, such as `Algebra`; mmlu: only these subjects."""
+    threshold: Share = 1.0
+    """reasoning_gym: the score from which on an answer counts as right."""
+    options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
+    """reasoning_gym: settings of the data set, by its own names."""
+
+    @model_validator(mode="after")
+    def _has_settings_of_its_own_task_only(self) -> Self:
+        own = TASK_SETTINGS[self.name.partition(":")[0]]
+        for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
+            if other not in own and getattr(self, other) != type(self).model_fields[other].default:
+                raise ValueError(
+                    f"task.{other} is not a setting of task {self.name}, which has: "
+                    f"num_train, num_eval, split_seed, {', '.join(own)}."
+                )
+        return self
+
+
+class DebateConfig(Section):
+    """Who argues, for how long, and what they are shown."""
+
+    num_agents: Positive = 3
+    """N: generators, and critics as well."""
+    num_rounds: Positive = 2
+    """M: one round of generators, then M - 1 rounds of critics."""
+    summarizer: str = "base"
+    """Who condenses the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (the answers
+    are quoted in full) or the name or folder of another model."""
+    max_others: Positive = 5
+    """At most this many other agents' answers are shown."""
+    num_samples: Positive = 1
+    """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
+    num_eval_samples: Positive | None = None
+    """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
+
+
+class SocietyConfig(Section):
+    """Whose weights the agents start from, where that is not the base model."""
+
+    generators: tuple[str, ...] = ()
+    """One entry for each agent: an adapter folder, a model folder, a hub name or the id of a hosted model; none is the
+    base model for all."""
+    critics: tuple[str, ...] = ()
+    """The same for the critics."""
+    one_model: bool = False
+    """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""
+
+
+class RoleSampling(Section):
+    """How the replies of each role are drawn."""
+
+    generator: Sampling = SamplingParams()
+    critic: Sampling = SamplingParams()
+    summarizer: Sampling = SamplingParams()
+
+
+class SamplingConfig(Section):
+    """Sampling parameters for each stage and role."""
+
+    train: RoleSampling = RoleSampling()
+    """Debates on the training questions."""
+    eval: RoleSampling | None = None
+    """Debates on held-out questions; null takes the same as `train`."""
+
+
+Ballots = Literal["last", "first", "all"]
+
+
+class VoteConfig(Section):
+    """How the pseudo-label is found, and the answer of a debate."""
+
+    label_from: PerIteration[Ballots] = "last"
+    """Which answers elect the label: of the `last` round (the paper), the `first` (all samples of it), or `all`. A list
+    has an entry for each iteration, the last entry for all further ones."""
+    over: Ballots = "last"
+    """The same for the answer of a debate on a held-out question."""
+    min_agreement: Literal["majority", "plurality"] | Share = "majority"
+    """Share of the answers that the winner needs for the question to be trained on: `majority` is more than half,
+    `plurality` is any (the paper's letter), a number is at least that share."""
+    ties: Literal["random", "abstain"] = "random"
+    """Several answers with the most votes: draw one by seed (the paper), or call it no answer."""
+
+
+class CurateConfig(Section):
+    """Which responses an agent learns from."""
+
+    critic_mix: Share = 0.5
+    """w: share of a critic's examples that correct a wrong first answer (D-); the rest keep a right one (D+)."""
+    short_side: Literal["cut", "repeat", "use_all"] = "cut"
+    """When D- or D+ is too short for w: `cut` the longer side, `repeat` the shorter one, or `use_all` there is without
+    regard to w. An empty side never empties the set."""
+    examples_per_question: Positive = 1
+    """Most first answers of a generator to one question that it learns from; more need `debate.num_samples`."""
+    weight_by: Literal["none", "margin"] = "none"
+    """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
+    those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
+    max_examples: PerIteration[Positive] | None = None
+    """Most examples of one agent in an iteration, drawn by seed; null is no limit. A list has an entry for each
+    iteration, the last entry for all further ones."""

@@ -1,0 +1,104 @@
+"""The whole tree."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from maft.config.base import Positive, Section
+from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
+from maft.config.method import (
+    CurateConfig,
+    DebateConfig,
+    SamplingConfig,
+    SocietyConfig,
+    TaskConfig,
+    VoteConfig,
+    known_prompts,
+)
+from maft.config.training import TrainConfig
+from maft.errors import ConfigError
+
+
+class RunConfig(Section):
+    """A whole run. See `recipes/` for complete ones."""
+
+    name: Annotated[str, Field(min_length=1)] = "run"
+    """The run folder is `<runs_dir>/<name>`."""
+    runs_dir: Path = Path("runs")
+    """Where run folders are made."""
+    seed: int = 0
+    """Draws everything but the split of the questions."""
+    model: str = "smollm2-135m-instruct"
+    """The base model: a Hugging Face folder, a hub name, or the packaged `smollm2-135m-instruct`."""
+    num_iterations: Positive = 1
+    """L: rounds of debate, vote, curate, finetune, evaluate."""
+    task: TaskConfig
+    debate: DebateConfig = DebateConfig()
+    society: SocietyConfig = SocietyConfig()
+    prompts: Annotated[dict[str, str], AfterValidator(known_prompts)] = {}  # noqa: RUF012  # pydantic copies it
+    """Wording of single prompts, by name, in place of the ones in `maft.prompts`."""
+    sampling: SamplingConfig = SamplingConfig()
+    vote: VoteConfig = VoteConfig()
+    curate: CurateConfig = CurateConfig()
+    train: TrainConfig = TrainConfig()
+    engine: EngineConfig = EngineConfig()
+    vllm: VllmConfig = VllmConfig()
+    openai: OpenAiConfig = OpenAiConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the agents that are finetuned, each for itself, or one for all of them."""
+        if self.society.one_model:
+            return ("generator_0",)
+        roles = ("generator", "critic") if self.debate.num_rounds > 1 and self.train.critics else ("generator",)
+        return tuple(f"{role}_{n}" for role in roles for n in range(self.debate.num_agents))
+
+    @model_validator(mode="after")
+    def _one_entry_for_each_agent(self) -> Self:
+        for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
+            if given and len(given) != self.debate.num_agents:
+                raise ValueError(
+                    f"society.{role} names {len(given)} agents, debate.num_agents is {self.debate.num_agents}. "
+                    "Name one for each agent, or none."
+                )
+        if self.society.one_model and len({*self.society.generators, *self.society.critics}) > 1:
+            raise ValueError("society.one_model is one model for all agents, and society names several.")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_have_equal_shares(self) -> Self:
+        engine, processes = self.engine, self.engine.num_train_processes
+        if engine.train_sharding != "none" and processes == 1:
+            raise ValueError(
+                f"engine.train_sharding = {engine.train_sharding} divides a model among processes, and "
+                "engine.num_train_processes is 1. Set it to the number of GPUs, or engine.train_sharding to none."
+            )
+        for iteration in range(1, self.num_iterations + 1):
+            for role in ("generator", "critic"):
+                size = self.train.of(role, iteration).batch_size
+                if size % processes:
+                    raise ValueError(
+                        f"train.batch_size = {size} ({role}, iteration {iteration}) cannot be divided among "
+                        f"engine.num_train_processes = {processes}. Choose a multiple of {processes}."
+                    )
+        return self
+
+
+def check_loop(config: RunConfig) -> None:
+    """Refuse engines that cannot take turns: what one finetunes, the other must be able to sample from.
+
+    Raises:
+        ConfigError: only one of the two engines is a hosted service.
+    """
+    engine = config.engine
+    if engine.sampler == "openai" and engine.trainer == "sft" and config.openai.load_adapters:
+        return
+    if (engine.sampler == "openai") != (engine.trainer == "openai"):
+        raise ConfigError(
+            f"engine.sampler = {engine.sampler} cannot sample from what engine.trainer = {engine.trainer} finetunes. "
+            "Set both to openai or neither, or openai.load_adapters for a vLLM server, or do single stages with "
+            "`maft debate`, `maft finetune` and `maft eval`."
+        )

@@ -1,0 +1,105 @@
+"""Settings of finetuning."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from maft.config.base import PerIteration, Positive, Section, Share, of_iteration
+
+
+class LoraConfig(Section):
+    """The shape of the adapters."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of the layers to adapt, or `all-linear`."""
+
+
+Rate = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class _Training(Section):
+    """What does not change from one agent to the next."""
+
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """`lora` trains adapters; `qlora` the same on a base in 4 bits, on CUDA only; `full` trains and keeps all weights.
+    """
+    max_length: Positive = 2048
+    """Tokens; a longer example is dropped and counted, never cut, for the answer stands at its end."""
+    packing: bool = False
+    """Lay examples end to end in rows of up to `max_length` tokens, none of which sees another; `batch_size` counts
+    rows then. Saves padding on GPUs; on a CPU examples of like length go together anyway, which is quicker."""
+    gradient_checkpointing: bool | None = None
+    """Compute activations twice in place of keeping them: less memory, about a third more time. Null is yes on GPUs
+    and no on a CPU."""
+    loss_turns: Literal["last", "all"] = "last"
+    """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
+    critics: bool = True
+    """Finetune the critics; without it they stay as they were (the paper's ablation without critics)."""
+    start_from: Literal["previous", "base"] = "previous"
+    """Weights that an iteration starts from: the agent's own of the iteration before, or the base model's."""
+    lora: LoraConfig = LoraConfig()
+    """Of `lora` and `qlora`."""
+
+
+class Training(_Training):
+    """How one agent is finetuned in one iteration: what `TrainConfig.of` returns."""
+
+    num_epochs: Positive = 2
+    learning_rate: Rate = 3e-4
+    lr_schedule: Schedule = "cosine"
+    warmup_ratio: Share = 0.03
+    batch_size: Positive = 16
+    gradient_accumulation: Positive = 1
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Rate = 1.0
+
+
+class RoleTraining(Section):
+    """What is different for the agents of one role; null is as `train` has it."""
+
+    num_epochs: PerIteration[Positive] | None = None
+    learning_rate: PerIteration[Rate] | None = None
+    lr_schedule: PerIteration[Schedule] | None = None
+    warmup_ratio: PerIteration[Share] | None = None
+    batch_size: PerIteration[Positive] | None = None
+    gradient_accumulation: PerIteration[Positive] | None = None
+    weight_decay: PerIteration[NotNegative] | None = None
+    max_grad_norm: PerIteration[Rate] | None = None
+
+
+class TrainConfig(_Training):
+    """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
+
+    num_epochs: PerIteration[Positive] = 2
+    """This and the seven settings below may be lists: an entry for each iteration, the last one for all further ones.
+    """
+    learning_rate: PerIteration[Rate] = 3e-4
+    """Full finetuning needs a smaller one, such as 1e-5."""
+    lr_schedule: PerIteration[Schedule] = "cosine"
+    """`constant`, `linear` or `cosine`."""
+    warmup_ratio: PerIteration[Share] = 0.03
+    """Share of the steps in which the learning rate rises."""
+    batch_size: PerIteration[Positive] = 16
+    """Examples in one forward and backward pass, over all of `engine.num_train_processes`."""
+    gradient_accumulation: PerIteration[Positive] = 1
+    """Batches in one step of the optimiser; 8 of one example are the same as one of 8, in less memory."""
+    weight_decay: PerIteration[NotNegative] = 0.0
+    max_grad_norm: PerIteration[Rate] = 1.0
+    generator: RoleTraining = RoleTraining()
+    critic: RoleTraining = RoleTraining()
+
+    def of(self, role: str, iteration: int) -> Training:
+        """Return what holds for the agents of a role in an iteration (from 1).
+
+        >>> TrainConfig(learning_rate=(3e-4, 1e-4), critic=RoleTraining(num_epochs=5)).of("critic", 2).learning_rate
+        0.0001
+        """
+        values = {name: getattr(self, name) for name in Training.model_fields}
+        changes: Section = {"generator": self.generator, "critic": self.critic}.get(role, RoleTraining())
+        values |= {name: value for name, value in changes if value is not None}
+        return Training.model_construct(**{name: of_iteration(value, iteration) for name, value in values.items()})
