@@ -58,8 +58,8 @@ def lora(rng) -> dict:
     def pair(module: str, width: int, layer: int) -> dict:
         name = f"base_model.model.model.layers.{layer}.{module}"
         return {
-            f"{name}.lora_A.weight": rng.normal(size=(RANK, 16)).astype("float32"),
-            f"{name}.lora_B.weight": rng.normal(size=(width, RANK)).astype("float32"),
+            f"{name}.lora_A.weight": rng.normal(0, 0.4, size=(RANK, 16)).astype("float32"),
+            f"{name}.lora_B.weight": rng.normal(0, 0.4, size=(width, RANK)).astype("float32"),
         }
 
     return {k: v for n in range(2) for k, v in (pair("self_attn.q_proj", 16, n) | pair("mlp.up_proj", 32, n)).items()}
@@ -133,8 +133,9 @@ def test_one_model_for_all_is_one_agent_that_speaks_for_all(tmp_path, hub, call)
 def test_nothing_that_is_sent_names_this_machine(society, hub, call):
     assert call("push", str(society.path), "me/sums")[0] == 0
     secrets = {WRITER, str(Path.home()), str(society.path.parent), os.getcwd(), platform.node(), "/tmp"}
-    for name, data in hub.files("me/sums").items():
-        assert not [secret for secret in secrets if secret.encode() in data], name
+    texts = {name: data.decode() for name, data in hub.files("me/sums").items() if not name.endswith(".safetensors")}
+    for name, text in texts.items():
+        assert not [secret for secret in secrets if re.search(rf"(?<!\w){re.escape(secret)}\b", text)], name
     config = json.loads(hub.files("me/sums")["critic_0/adapter_config.json"])
     assert config["base_model_name_or_path"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert Path(
@@ -184,6 +185,19 @@ def test_a_model_of_somebody_else_is_not_replaced(society, hub, call):
     code, _, err = call("push", str(society.path), "me/base", "--agent", "critic_0")
     assert code == 2 and "did not send: model.safetensors" in err
     assert set(hub.files("me/base")) == {"model.safetensors", "config.json"}
+
+
+def test_a_whole_model_is_not_put_where_an_adapter_would_be_loaded_in_its_place(tmp_path, hub, call):
+    folder = finished(tmp_path, model="org/base")
+    assert call("push", str(folder.path), "me/mixed", "--agent", "critic_0")[0] == 0
+    whole = folder.agent(1, "critic_0")
+    (whole / "adapter_config.json").rename(whole / "config.json")
+    (whole / "adapter_model.safetensors").rename(whole / "model.safetensors")
+    for asked in (("--agent", "critic_0", "--branch", "whole"), ("--branch", "other")):
+        code, _, err = call("push", str(folder.path), "me/mixed", *asked)
+        assert code == 2 and "has an adapter at its root" in err
+    assert call("push", str(folder.path), "me/mixed", "--agent", "critic_0")[0] == 0
+    assert set(hub.files("me/mixed")) == {"README.md", "config.json", "model.safetensors", "training.json"}
 
 
 @pytest.mark.parametrize(
@@ -465,18 +479,28 @@ def test_what_was_pushed_is_loaded_by_the_code_of_its_card(tiny, tmp_path, call,
     assert call("push", path, "me/sums", *base)[0] == 0
     assert call("push", path, "me/first", *one, *base)[0] == 0
     assert call("push", path, "me/sums-merged", "--merged", *base)[0] == 0
-    assert call("push", path, "me/first", *one, "--merged", "--branch", "merged", *base)[0] == 0
-    assert "adapter_config.json" not in hub.files("me/first", "merged")
+    assert call("push", path, "me/first-merged", *one, *base)[0] == 0
+    assert call("push", path, "me/first-merged", *one, "--merged", *base)[0] == 0
+    assert "adapter_config.json" not in hub.files("me/first-merged")
     cards = [
         hub.files("me/sums")["generator_0/README.md"],
         hub.files("me/sums")["README.md"],
         hub.files("me/first")["README.md"],
         hub.files("me/sums-merged")["generator_0/README.md"],
-        hub.files("me/first", "merged")["README.md"],
+        hub.files("me/first-merged")["README.md"],
         hub.files("me/sums")["critic_1/README.md"],
     ]
-    said = elsewhere("print('reply:')\n".join(["print('reply:')\n", *map(code_of, cards)])).split("reply:\n")[1:]
+    said = elsewhere("".join(f"print('reply:')\n{code_of(card)}" for card in cards)).split("reply:\n")[1:]
     assert len(said) == 6 and said[0] and len(set(said[:5])) == 1 and said[5] != said[0]
+
+
+SMALL = """
+num_iterations: 1
+task: {name: arithmetic, num_train: 2, num_eval: 2}
+debate: {num_agents: 2, summarizer: none}
+engine: {sampler: transformers, dtype: float32}
+sampling: {train: {generator: {max_new_tokens: 4}, critic: {max_new_tokens: 4}}}
+"""
 
 
 @slow
@@ -486,18 +510,16 @@ def test_maft_runs_from_the_hub_what_it_pushed_there(tiny, tmp_path, call, hub, 
     base = ("--base-model", "org/tiny", "--quiet")
     assert call("push", path, "me/sums", *base)[0] == 0
     assert call("push", path, "me/first", "--agent", "generator_0", "--merged", *base)[0] == 0
-    small = ("task.name=arithmetic", "task.num_train=2", "task.num_eval=2", "engine.sampler=transformers", "engine.trainer=null",
-             "sampling.train.generator.max_new_tokens=4", "sampling.train.critic.max_new_tokens=4", "debate.summarizer=none")  # fmt: skip
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere/mine.yaml").write_text("num_iterations: 1\n")
+    (tmp_path / "elsewhere/mine.yaml").write_text(SMALL)
     maft = "from maft.cli import main; main()"
-    out = elsewhere(maft, "run", "mine.yaml", "model=me/first", "name=by_name", "debate.num_agents=1", *small)
-    assert "maft_single" in out
+    elsewhere(maft, "debate", "mine.yaml", "model=me/first", "name=by_name")
+    assert [asked for asked in hub.asked if asked.startswith("GET /me/first/resolve/") and "model.safetensors" in asked]
 
     download, *debate = re.findall(r"```sh\n(.*?)```", hub.files("me/sums")["README.md"].decode(), re.S)[0].splitlines()
     assert download == "hf download me/sums --local-dir society"
     elsewhere("import huggingface_hub; huggingface_hub.snapshot_download('me/sums', local_dir='society')")
-    elsewhere(maft, *debate[0].split()[1:], "name=downloaded", *small)
+    elsewhere(maft, *debate[0].split()[1:], "name=downloaded")
     debates = (tmp_path / "elsewhere/runs/downloaded/iter_01/debates.jsonl").read_text().splitlines()
     assert len(debates) == 2
     config = RunFolder.existing(tmp_path / "elsewhere/runs/downloaded").config

@@ -91,6 +91,8 @@ def upload(root: Path, repo: Repo, message: str) -> str:
         if repo.branch is not None:
             api.create_branch(repo.id, branch=repo.branch, exist_ok=True)
         _refuse_to_replace(api.list_repo_files(repo.id, revision=repo.branch), places, repo)
+        if any(root.rglob("config.json")) and (repo.branch is not None or Path() not in places):
+            _refuse_beside_an_adapter(api.list_repo_files(repo.id), repo)
         api.upload_folder(
             repo_id=repo.id,
             folder_path=root,
@@ -109,6 +111,15 @@ def _refuse_to_replace(there: Sequence[str], places: Sequence[Path], repo: Repo)
             raise UserError(
                 f"{repo.id} has a model that maft did not send: {weights[0]}. Choose another REPO_ID or --branch."
             )
+
+
+def _refuse_beside_an_adapter(there: Sequence[str], repo: Repo) -> None:
+    # transformers 5.5 looks for an adapter at the root of main, whatever subfolder and revision it is asked for.
+    if "adapter_config.json" in there:
+        raise UserError(
+            f"{repo.id} has an adapter at its root, which transformers would load in place of whole models in "
+            "folders or on branches. Choose another REPO_ID for these."
+        )
 
 
 def show_no_bars() -> None:
