@@ -36,6 +36,7 @@ SUMMARY = {
     "versions": {"maft": "0.1.0", "peft": "0.21.2"},
 }
 RANK = 2
+NAMES = ("generator_0", "generator_1", "critic_0", "critic_1")
 
 
 class Adapters:
@@ -92,9 +93,8 @@ def test_a_society_is_pushed_with_a_folder_for_each_agent_below_one_card(society
     assert (code, err) == (0, "") and f"{hub.url}/me/sums" in out
     sent = hub.files("me/sums")
     mine = ("README.md", "adapter_config.json", "adapter_model.safetensors", "training.json")
-    names = ("generator_0", "generator_1", "critic_0", "critic_1")
-    assert set(sent) == {"README.md", *(f"{agent}/{file}" for agent in names for file in mine)}
-    for agent in names:
+    assert set(sent) == {"README.md", *(f"{agent}/{file}" for agent in NAMES for file in mine)}
+    for agent in NAMES:
         weights = society.agent(2, agent) / "adapter_model.safetensors"
         assert sent[f"{agent}/adapter_model.safetensors"] == weights.read_bytes()
         assert agent in sent[f"{agent}/README.md"].decode()
@@ -294,6 +294,31 @@ def test_a_base_that_nobody_else_has_needs_its_name_on_the_hub(tmp_path, hub, ca
     assert not [name for name, data in sent.items() if b"my_model" in data]
 
 
+def test_agents_of_several_bases_each_name_their_own(tmp_path, hub, call):
+    society = {"generators": ["org/a", "org/b"], "critics": ["org/a", "org/a"]}
+    path = str(finished(tmp_path / "runs", society=society).path)
+    assert call("push", path, "me/mixed")[0] == 0
+    sent = hub.files("me/mixed")
+    bases = {agent: json.loads(sent[f"{agent}/adapter_config.json"])["base_model_name_or_path"] for agent in NAMES}
+    assert list(bases.values()) == ["org/a", "org/b", "org/a", "org/a"]
+    assert [ModelCard(sent[f"{agent}/README.md"].decode()).data.base_model for agent in NAMES] == list(bases.values())
+    card = ModelCard(sent["README.md"].decode())
+    assert card.data.base_model == ["org/a", "org/b"] and "| generator | org/b |" in card.text
+    assert "maft debate" not in card.text  # one command line has one base
+
+
+def test_agents_of_several_folders_are_pushed_one_by_one(tmp_path, hub, call):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    society = {"generators": [str(tmp_path / "a"), str(tmp_path / "b")]}
+    path = str(finished(tmp_path / "runs", society=society, model="org/c").path)
+    code, _, err = call("push", path, "me/mixed", "--base-model", "org/a")
+    assert code == 2 and "push them one by one, with --agent" in err
+    assert call("push", path, "me/first", "--agent", "generator_0", "--base-model", "org/a")[0] == 0
+    assert json.loads(hub.files("me/first")["adapter_config.json"])["base_model_name_or_path"] == "org/a"
+
+
 def test_a_path_in_a_file_that_would_be_sent_is_refused(tmp_path, hub, call):
     folder = finished(tmp_path, model="org/base")
     file = folder.agent(1, "critic_1") / "training.json"
@@ -345,6 +370,21 @@ def test_a_folder_with_something_in_it_is_not_merged_into(society, call, tmp_pat
 
 
 # Merged models
+
+
+def test_without_torch_the_install_line_is_told_and_nothing_is_left(society, call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, _, err = call("merge", str(society.path), "--agent", "critic_0", "--output", str(tmp_path / "out"), "--quiet")
+    assert code == 2 and 'pip install "maft[hf]"' in err and not any(tmp_path.iterdir())
+
+
+@slow
+def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_left(tiny, tmp_path, call):
+    folder = finished(tmp_path / "runs", model=tiny)
+    weights = folder.agent(1, "critic_1") / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    code, _, err = call("merge", str(folder.path), "--agent", "all", "--output", str(tmp_path / "out"), "--quiet")
+    assert code == 2 and "is damaged: it is cut short" in err and [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
 def tensors(folder: Path) -> dict:
