@@ -5,6 +5,7 @@ One agent lies at the root, as PEFT and transformers look for it. Several lie in
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def _clean(source: Path, target: Path, base: str) -> None:
             content["base_model_name_or_path"] = base
         content.pop("_name_or_path", None)  # where older versions of transformers loaded a model from
     for value in _strings(content):
-        if value.startswith(("/", "~/")) and Path(value).expanduser().exists():
+        if value.startswith(("/", "~/")) and value.count("/") > 1 and os.path.exists(os.path.expanduser(value)):
             raise DataError(
                 f"{source} names {value}, a path of this machine, and would be sent. Take it out of the file."
             )
