@@ -4,13 +4,14 @@ A debate is a generator in Python's sense: it yields the requests that can be an
 replies, and returns a `Debate`. It knows no engine; `rollouts` plays many of them side by side.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from maft import prompts as prompts_
 from maft import seeds
 from maft.answers import extract_answer
-from maft.config import DebateConfig, RoleSampling
+from maft.config import AgentSampling, DebateConfig, RoleSampling
 from maft.prompts import Prompts
 from maft.records import AgentRef, Call, Debate, Message, Problem, Reply, Request, SamplingParams, Society, Turn
 
@@ -28,6 +29,8 @@ class Rules(NamedTuple):
     iteration: int
     stage: str = "train"
     """Part of every seed: debates on training and on held-out questions draw different streams."""
+    own_sampling: Mapping[str, AgentSampling] = MappingProxyType({})
+    """What is different for the answers of single agents, by name."""
     extract: Callable[[str], str | None] = extract_answer
     """Reads the answer out of a reply, as the task wants it."""
 
@@ -74,7 +77,7 @@ def _answer_alone(
             n,
             prompts_.fill(rules.prompts.solve, question=problem.question, agent=f"{n + 1}"),
             _system(rules),
-            rules.sampling.generator,
+            _drawn(rules, agent, rules.sampling.generator),
             purpose,
         )
         for purpose in purposes
@@ -111,7 +114,7 @@ def critic_round(
             n,
             _critic_prompt(problem, rules, n, others[n], summaries[n].reply.text if summaries else None),
             so_far.dialogue(n),
-            rules.sampling.critic,
+            _drawn(rules, critic, rules.sampling.critic),
             "answer",
         )
         for n, critic in enumerate(rules.society.critics)
@@ -171,6 +174,10 @@ def _critic_prompt(problem: Problem, rules: Rules, agent: int, others: Sequence[
 
 def _summarizer(rules: Rules, agent: int) -> AgentRef:
     return rules.society.summarizer or rules.society.critics[agent]
+
+
+def _drawn(rules: Rules, agent: AgentRef, how: SamplingParams) -> SamplingParams:
+    return rules.own_sampling[agent.name].over(how) if agent.name in rules.own_sampling else how
 
 
 def _system(rules: Rules) -> tuple[Message, ...]:

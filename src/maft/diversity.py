@@ -1,5 +1,6 @@
 """The diversity of every society of a run, read off its debates on the held-out questions."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from maft.records import AgentRef, Debate
 from maft.samplers.embedding import embedder
 from maft.samplers.likelihood import LikelihoodReader
 from maft.store import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
@@ -60,6 +63,13 @@ def _read(
     """Add what needs the agents themselves: those who spoke last, and the untrained model."""
     society = finetune.after(folder, found.iteration)
     speakers = society.critics or society.generators
+    if len({speaker.model for speaker in speakers}) > 1:
+        log.warning(
+            "Likelihood and KL are left out in iteration %d: they compare agents token by token, and these agents are "
+            "models of their own.",
+            found.iteration,
+        )
+        return found
     base = AgentRef(role="generator", index=0, model=speakers[0].model)
     dialogues = [dialogue for debate in debates for dialogue in last_dialogues(debate)]
     with progress.stage(f"iteration {found.iteration}: diversity", len(dialogues), "reply") as bar:

@@ -4,6 +4,7 @@
     ├── UserError        asked wrongly: one clean line, exit code 2
     │   ├── ConfigError      a setting is unknown, of a wrong type or out of range
     │   ├── DataError        a question set, a record file or a model folder cannot be used
+    │   │   └── TooLarge         a model does not fit into memory
     │   └── MissingExtra     an optional dependency is not installed
     └── StageFailed      asked rightly, but a stage could not finish: one clean line, exit code 1
 
@@ -30,6 +31,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A question set, a record file, a model or an adapter cannot be used."""
+
+
+class TooLarge(DataError):
+    """A model does not fit into memory; told before it is loaded."""
 
 
 class MissingExtra(UserError, ImportError):

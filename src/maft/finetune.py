@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from maft import seeds, store
-from maft.config import RunConfig
+from maft.config import AgentConfig, RunConfig
 from maft.records import AgentRef, Role, Society
 from maft.store import RunFolder
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
@@ -32,6 +32,7 @@ def finetune(
     owed = [agent for agent in learners if not folder.agent(iteration, agent.name).exists()]
     if owed:
         jobs = [_job(folder, iteration, agent, num_examples[agent.name]) for agent in owed]
+        jobs.sort(key=lambda job: job.base_model)  # each base is loaded once
         trainer.train(jobs, folder.config.train, on_progress)
     return after(folder, iteration)
 
@@ -42,9 +43,9 @@ def untrained(config: RunConfig) -> Society:
     All are the base model where the config names no other weights. Debates of one round have no critics.
     """
 
-    def agents(role: Role, weights: Sequence[str]) -> tuple[AgentRef, ...]:
-        chosen = weights or [config.model] * config.debate.num_agents
-        return tuple(agent(role, n, one, config.model) for n, one in enumerate(chosen))
+    def agents(role: Role, entries: Sequence[str | AgentConfig]) -> tuple[AgentRef, ...]:
+        chosen = entries or [config.model] * config.debate.num_agents
+        return tuple(_first(role, n, entry, config.model) for n, entry in enumerate(chosen))
 
     critics = agents("critic", config.society.critics) if config.debate.num_rounds > 1 else ()
     return Society(
@@ -104,6 +105,16 @@ def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
     return AgentRef(role=role, index=index, model=base, adapter=str(folder.resolve()))
 
 
+def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> AgentRef:
+    """Return the agent that an entry of the config describes."""
+    if isinstance(entry, str):
+        return agent(role, index, entry, base)
+    model = entry.model or base
+    if entry.adapter is None:
+        return agent(role, index, model, base)
+    return AgentRef(role=role, index=index, model=model, adapter=str(Path(entry.adapter).expanduser().resolve()))
+
+
 def _summarizer(config: RunConfig) -> AgentRef | None:
     who = config.debate.summarizer
     if who in ("none", "self"):
@@ -124,4 +135,5 @@ def _job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) 
         init_adapter=Path(start.adapter) if start.adapter else None,
         output=folder.agent(iteration, agent.name),
         seed=seeds.seed(folder.config.seed, "train", iteration, agent.name),
+        lora=folder.config.lora_of(agent.role, agent.index),
     )

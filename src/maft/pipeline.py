@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from maft import consensus, curate, finetune, manifest, prompts, rollouts, store, tasks
+from maft.config import AgentSampling
 from maft.curate import CurateCounts
 from maft.debate import Rules
 from maft.evaluation.methods import Scoring, score_all
@@ -205,6 +206,11 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
         prompts=prompts.build(task.prompts, config.prompts),
         extract=task.extract,
         sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
+        own_sampling={
+            agent.name: own
+            for agent in society.agents
+            if (own := config.own(agent.role, agent.index).sampling) != AgentSampling()
+        },
         run_seed=config.seed,
         iteration=iteration,
         stage=stage,

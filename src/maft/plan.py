@@ -28,8 +28,8 @@ def plan(config: RunConfig) -> str:
     calls += held_out * (config.num_iterations + 1) * calls_per_debate(_evaluated(config))
     longest = max(
         how.max_new_tokens
-        for role in filter(None, (config.sampling.train, config.sampling.eval))
-        for how in (role.generator, role.critic, role.summarizer)
+        for widest in (_widest(config, role) for role in (config.sampling.train, config.sampling.eval) if role)
+        for how in (widest.generator, widest.critic, widest.summarizer)
     )
     text = (
         f"Plan: {config.num_iterations} iterations of {train} debates, {config.num_iterations + 1} evaluations of "
@@ -37,6 +37,18 @@ def plan(config: RunConfig) -> str:
         f"{config.num_iterations * len(config.learners)} finetunings."
     )
     return f"{text}\n{_money(config)}" if "openai" in (config.engine.sampler, config.engine.trainer) else text
+
+
+def _widest(config: RunConfig, sampling: RoleSampling) -> RoleSampling:
+    """Return the sampling of each role with the longest replies that one of its agents may give."""
+    agents = range(config.debate.num_agents)
+    longest = {
+        role: how.model_copy(
+            update={"max_new_tokens": max(config.own(role, n).sampling.over(how).max_new_tokens for n in agents)}
+        )
+        for role, how in (("generator", sampling.generator), ("critic", sampling.critic))
+    }
+    return sampling.model_copy(update=longest)
 
 
 class Tokens(NamedTuple):
@@ -55,8 +67,9 @@ def most_tokens(config: RunConfig) -> Tokens:
     task = tasks.make(config.task)
     split = prepare(task)
     texts = prompts.build(task.prompts, config.prompts)
-    held = _debates(split.train, config.debate, config.sampling.train, texts)
-    evaluated = _debates(split.eval, _evaluated(config), config.sampling.eval or config.sampling.train, texts)
+    held = _debates(split.train, config.debate, _widest(config, config.sampling.train), texts)
+    sampling = _widest(config, config.sampling.eval or config.sampling.train)
+    evaluated = _debates(split.eval, _evaluated(config), sampling, texts)
     rounds, evaluations = config.num_iterations, config.num_iterations + 1
     return Tokens(
         prompt=rounds * held.prompt + evaluations * evaluated.prompt,

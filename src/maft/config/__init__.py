@@ -14,17 +14,19 @@ from maft.config.method import (
     RoleSampling,
     Sampling,
     SamplingConfig,
-    SocietyConfig,
     TaskConfig,
     VoteConfig,
 )
 from maft.config.run import RunConfig, check_loop
+from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
 from maft.config.training import LoraConfig, RoleTraining, TrainConfig, Training
 from maft.config.tree import differences, digest, load, parse, resolved, short_digest
 from maft.config.words import known_keys
 
 __all__ = [
     "TASK_SETTINGS",
+    "AgentConfig",
+    "AgentSampling",
     "Ballots",
     "ClusterConfig",
     "CurateConfig",

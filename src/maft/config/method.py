@@ -134,18 +134,6 @@ class DebateConfig(Section):
     """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
 
 
-class SocietyConfig(Section):
-    """Whose weights the agents start from, where that is not the base model."""
-
-    generators: tuple[str, ...] = ()
-    """One entry for each agent: an adapter folder, a model folder, a hub name or the id of a hosted model; none is the
-    base model for all."""
-    critics: tuple[str, ...] = ()
-    """The same for the critics."""
-    one_model: bool = False
-    """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""
-
-
 class RoleSampling(Section):
     """How the replies of each role are drawn."""
 

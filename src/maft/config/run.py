@@ -11,12 +11,12 @@ from maft.config.method import (
     CurateConfig,
     DebateConfig,
     SamplingConfig,
-    SocietyConfig,
     TaskConfig,
     VoteConfig,
     known_prompts,
 )
-from maft.config.training import TrainConfig
+from maft.config.society import AgentConfig, SocietyConfig
+from maft.config.training import LoraConfig, TrainConfig
 from maft.errors import ConfigError
 
 
@@ -55,6 +55,26 @@ class RunConfig(Section):
             return ("generator_0",)
         roles = ("generator", "critic") if self.debate.num_rounds > 1 and self.train.critics else ("generator",)
         return tuple(f"{role}_{n}" for role in roles for n in range(self.debate.num_agents))
+
+    def own(self, role: str, index: int) -> AgentConfig:
+        """Return what is set for one agent, such as critic 2, alone."""
+        entries = {"generator": self.society.generators, "critic": self.society.critics}.get(role, ())
+        entry = entries[index] if entries else None
+        return entry if isinstance(entry, AgentConfig) else AgentConfig()
+
+    def lora_of(self, role: str, index: int) -> LoraConfig:
+        """Return the shape of an agent's adapter."""
+        return self.own(role, index).lora.over(self.train.lora)
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """What the agents and the summariser begin with, by name: one base model where all are alike."""
+        critics = self.society.critics if self.debate.num_rounds > 1 else self.society.generators
+        roles = (self.society.generators or (self.model,), critics or (self.model,))
+        entries = (entry for entries in roles for entry in entries)
+        named = [entry.model or self.model if isinstance(entry, AgentConfig) else entry for entry in entries]
+        summarizer = [] if self.debate.summarizer in ("self", "none") else [self.debate.summarizer]
+        return tuple(dict.fromkeys([*named, *(self.model if name == "base" else name for name in summarizer)]))
 
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:

@@ -57,7 +57,8 @@ def explain(tree: object, error: ErrorDetails) -> str:
         return f"{key} is missing."
     if error["type"] == "value_error":
         said = error["msg"].removeprefix("Value error, ")
-        return f"{key}: {said}" if key and not said.startswith(f"{key}.") else said
+        place = next((f"[{part}]" for part in error["loc"] if isinstance(part, int)), "")
+        return f"{key}{place}: {said}" if key and not said.startswith(f"{key}.") else said
     return f"{key} must be {allowed}, got {tree!r}."
 
 

@@ -34,7 +34,7 @@ from maft.trainers import Trainer, TrainJob, TrainProgress
 log = logging.getLogger(__name__)
 
 MOST_AGENTS = 3
-"""Most agents of a role that are finetuned."""
+"""Most agents of a role, and of a base model, that are finetuned."""
 _OF_THE_RUN = {"num_train", "num_eval"}
 """Settings of the task that say how much there is to do, not what it takes."""
 
@@ -208,13 +208,15 @@ def _examples(
 def _jobs(
     folder: RunFolder, society: Society, examples: Mapping[Role, list[tuple[Example, ...]]], scale: float
 ) -> list[TrainJob]:
-    """Write the examples of the first agents of each role: its own, and, as far as it will have more, of the others."""
-    jobs = []
-    one_model = folder.config.society.one_model
+    """Write the examples of the first agents of each role and base: as many as it will have, its own before others'."""
+    jobs: list[TrainJob] = []
+    most = 1 if folder.config.society.one_model else MOST_AGENTS
     for role, sets in examples.items():
-        agents = (society.generators if role == "generator" else society.critics)[: 1 if one_model else MOST_AGENTS]
+        agents = society.generators if role == "generator" else society.critics
         expected = round(scale * sum(map(len, sets)) / len(sets))
         for place, agent in enumerate(agents):
+            if sum(one.base_model == agent.model for one in jobs if one.role == role) == most:
+                continue
             others = [example for n, one in enumerate(sets) if n != place for example in one]
             more = min(max(0, expected - len(sets[place])), len(others)) if scale > 1 else 0
             chosen = [*sets[place], *seeds.rng(folder.config.seed, "calibration", agent.name).sample(others, more)]
@@ -230,6 +232,7 @@ def _jobs(
                     init_adapter=Path(agent.adapter) if agent.adapter else None,
                     output=folder.agent(1, agent.name),
                     seed=seeds.seed(folder.config.seed, "train", 1, agent.name),
+                    lora=folder.config.lora_of(role, agent.index),
                 )
             )
     return jobs
@@ -238,7 +241,7 @@ def _jobs(
 def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
     """Return a society of 2N names for the agents that were trained, for engines take time to change agents."""
     for agent in society.agents:
-        made = [job.output for job in jobs if job.role == agent.role]
+        made = [job.output for job in jobs if (job.role, job.base_model) == (agent.role, agent.model)]
         if made and not folder.agent(1, agent.name).exists():
             folder.agent(1, agent.name).symlink_to(made[agent.index % len(made)].absolute(), target_is_directory=True)
     return finetune.after(folder, 1)

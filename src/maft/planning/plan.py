@@ -217,8 +217,8 @@ def _assumptions(
 ) -> Iterator[str]:
     if config.train.method == "full":
         yield "Fully finetuned agents are models of their own, loaded in turn; the time of that is not counted."
-    if {config.model, *config.society.generators, *config.society.critics} != {config.model}:
-        yield f"All agents are taken to be as large as {config.model}."
+    if config.bases != (config.model,):
+        yield f"All agents are taken to be as large as {config.model}, and of one base model."
     if calibration is not None:
         yield (
             f"Lengths and shares are those of {calibration.questions} questions of this run, before and after one "

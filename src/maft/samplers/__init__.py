@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 
 from maft.config import RunConfig
@@ -32,23 +33,39 @@ def make(config: RunConfig) -> Sampler:
         from maft.samplers.openai import OpenAi
 
         return OpenAi(config.openai, config.runs_dir / config.name)
+    most = len(config.bases)
+    engine = _local(name, config, most)
+    if most == 1:
+        return engine()
+    from maft.samplers.bases import Bases
+
+    return Bases(engine, most)
+
+
+def _local(name: str, config: RunConfig, num_bases: int) -> Callable[[], Sampler]:
+    """Return what makes an engine for one base model."""
+    settings = config.engine
     if name == "vllm":
         if not installed("vllm"):
             raise MissingExtra("engine.sampler=vllm", "vllm")
         from maft.samplers.vllm import Vllm
 
-        return Vllm(settings, config.vllm, len(config.learners), config.train.lora.rank)
+        rank = max(
+            config.lora_of(role, n).rank for role in ("generator", "critic") for n in range(config.debate.num_agents)
+        )
+        share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_bases}
+        return partial(Vllm, settings, config.vllm.model_copy(update=share), len(config.learners), rank)
     if name == "openvino":
         if not installed("openvino_genai"):
             raise MissingExtra("engine.sampler=openvino", "openvino")
         from maft.samplers.openvino import OpenVino
 
-        return OpenVino(settings)
+        return partial(OpenVino, settings)
     if not installed("transformers") or not installed("torch"):
         raise MissingExtra("engine.sampler=transformers", "hf")
     from maft.samplers.transformers import Transformers
 
-    return Transformers(settings)
+    return partial(Transformers, settings)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from maft.errors import DataError
+from maft.errors import TooLarge
 
 GB = 1e9
 
@@ -19,12 +19,12 @@ def check(model: str, parts: Mapping[str, float], room: float, where: str, advic
         advice: what to do.
 
     Raises:
-        DataError: the parts need more than there is.
+        TooLarge: the parts need more than there is.
     """
     needed = sum(parts.values())
     if needed > room:
         figures = ", ".join(f"{size / GB:.1f} GB {what}" for what, size in parts.items())
-        raise DataError(
+        raise TooLarge(
             f"model {model} does not fit into {where}: {needed / GB:.1f} GB are needed ({figures}), "
             f"{room / GB:.1f} GB are there. {advice}"
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from maft.config import TrainConfig, Training
+from maft.config import LoraConfig, TrainConfig, Training
 from maft.records import Record
 
 
@@ -25,10 +25,13 @@ class TrainJob(Record):
     output: Path
     """Folder to make: it appears whole, by a rename, or not at all."""
     seed: int
+    lora: LoraConfig | None = None
+    """Shape of its adapter, where that is not `train.lora`."""
 
     def training(self, settings: TrainConfig) -> Training:
-        """Return the settings that hold for this job's role and iteration."""
-        return settings.of(self.role, self.iteration)
+        """Return the settings that hold for this job's role, iteration and agent."""
+        found = settings.of(self.role, self.iteration)
+        return found if self.lora is None else found.model_copy(update={"lora": self.lora})
 
 
 class TrainProgress(Record):

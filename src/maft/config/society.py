@@ -1,0 +1,96 @@
+"""Settings of the agents that take part, where they are not all alike."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from maft.config.base import Positive, Section, Share
+from maft.config.training import LoraConfig
+from maft.records import SamplingParams
+
+
+class AgentSampling(Section):
+    """How one agent's answers are drawn; null is as its role has it."""
+
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0)] | None = None
+    max_new_tokens: Positive | None = None
+
+    def over(self, how: SamplingParams) -> SamplingParams:
+        """Return the parameters of the role with the agent's own on top.
+
+        >>> AgentSampling(top_k=5).over(SamplingParams(temperature=0.8)).temperature
+        0.8
+        """
+        return how.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class AgentLora(Section):
+    """The shape of one agent's adapter; null is as `train.lora` has it."""
+
+    rank: Positive | None = None
+    alpha: Positive | None = None
+    dropout: Share | None = None
+    target_modules: str | tuple[str, ...] | None = None
+
+    def over(self, shape: LoraConfig) -> LoraConfig:
+        """Return the shape of all adapters with the agent's own settings on top."""
+        return shape.model_copy(update=self.model_dump(exclude_none=True))
+
+
+class AgentConfig(Section):
+    """What is different for one agent."""
+
+    model: str | None = None
+    """Its base model: a Hugging Face folder or a hub name; null is `model`."""
+    adapter: str | None = None
+    """A PEFT folder on that model to begin with; null begins with the model itself."""
+    sampling: AgentSampling = AgentSampling()
+    lora: AgentLora = AgentLora()
+
+
+def _read(entry: object) -> object:
+    """Take a section for an agent, and say in one line what is wrong with it."""
+    if isinstance(entry, str | AgentConfig):
+        return entry
+    if not isinstance(entry, dict):
+        raise ValueError(f"an agent is a name, or a section with {_settings()}, got {entry!r}.")
+    try:
+        return AgentConfig.model_validate(entry)
+    except ValidationError as errors:
+        raise ValueError(" ".join(dict.fromkeys(_explain(error) for error in errors.errors()))) from None
+
+
+def _explain(error: ErrorDetails) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"{'.'.join(map(str, error['loc']))} is not a setting of an agent, which has {_settings()}."
+    key = ".".join(str(part) for part in error["loc"] if part in _NAMES)
+    said = error["msg"].removeprefix("Input ").replace("valid integer", "whole number").partition(",")[0]
+    return f"{key} {said}, got {error['input']!r}."
+
+
+def _settings() -> str:
+    return ", ".join(_KEYS)
+
+
+_SECTIONS: Mapping[str, type[Section]] = {"sampling": AgentSampling, "lora": AgentLora}
+_NAMES = {*AgentConfig.model_fields, *(key for section in _SECTIONS.values() for key in section.model_fields)}
+_KEYS = ("model", "adapter", *(f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields))
+
+Agent = Annotated[str | AgentConfig, BeforeValidator(_read)]
+
+
+class SocietyConfig(Section):
+    """Whose weights the agents start from, and what else is different for some of them."""
+
+    generators: tuple[Agent, ...] = ()
+    """One entry for each agent; none is the base model for all. An entry is an adapter folder, a model folder, a hub
+    name or the id of a hosted model; or a section with any of `model`, `adapter`, `sampling` (`temperature`, `top_p`,
+    `top_k`, `max_new_tokens`) and `lora` (`rank`, `alpha`, `dropout`, `target_modules`), see docs/society.md."""
+    critics: tuple[Agent, ...] = ()
+    """The same for the critics."""
+    one_model: bool = False
+    """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""
