@@ -307,6 +307,15 @@ def test_agents_of_several_bases_each_name_their_own(tmp_path, hub, call):
     assert "maft debate" not in card.text  # one command line has one base
 
 
+def test_a_card_tells_the_shape_of_the_agents_own_adapter(tmp_path, hub, call):
+    society = {"generators": [{"lora": {"rank": 3}}, {"model": "org/b"}]}
+    path = str(finished(tmp_path / "runs", society=society, model="org/a").path)
+    assert call("push", path, "me/mixed")[0] == 0
+    cards = [hub.files("me/mixed")[f"{agent}/README.md"].decode() for agent in NAMES[:2]]
+    assert "lora.rank 3," in cards[0] and "lora.rank 16," in cards[1]
+    assert ["base_model: org/a" in cards[0], "base_model: org/b" in cards[1]] == [True, True]
+
+
 def test_agents_of_several_folders_are_pushed_one_by_one(tmp_path, hub, call):
     for name in "ab":
         (tmp_path / name).mkdir()

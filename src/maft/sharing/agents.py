@@ -57,12 +57,13 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
 
 def described(run: RunFolder, agent: Agent, base: str, *, merged: bool) -> cards.Finetuned:
     """Return what a card says of an agent; `base` is a name that means something elsewhere."""
+    role, lora = agent.ref.role, run.config.lora_of(agent.ref.role, agent.ref.index)
     return cards.Finetuned(
         agent=agent.name,
-        role=agent.ref.role,
+        role=role,
         iteration=agent.iteration,
         base=base,
-        training=run.config.train.of(agent.ref.role, agent.iteration),
+        training=run.config.train.of(role, agent.iteration).model_copy(update={"lora": lora}),
         summary=store.read_json(agent.folder / "training.json"),
         merged=merged and agent.ref.adapter is not None,
     )

@@ -114,7 +114,8 @@ def _clean(source: Path, target: Path, base: str) -> None:
             content["base_model_name_or_path"] = base
         content.pop("_name_or_path", None)  # where older versions of transformers loaded a model from
     for value in _strings(content):
-        if value.startswith(("/", "~/")) and value.count("/") > 1 and os.path.exists(os.path.expanduser(value)):
+        path = os.path.expanduser(value)
+        if path.startswith("/") and path.count("/") > 1 and os.path.exists(path):
             raise DataError(
                 f"{source} names {value}, a path of this machine, and would be sent. Take it out of the file."
             )
