@@ -57,13 +57,14 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Co
     """Make the folder of a comparison, or go on in it; methods and seeds may be added.
 
     Raises:
-        ConfigError: a method that does not exist, engines that do not fit together, or the folder holds a comparison
-            with other settings.
+        ConfigError: a method that does not exist, or is one model where society names several; engines that do not
+            fit together; or the folder holds a comparison with other settings.
     """
     config_.check_loop(config)
     unknown = [name for name in methods if name not in ARMS]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")
+    _refuse_one_for_several(config, methods)
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
@@ -82,6 +83,21 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Co
     content = {"config": config.model_dump(mode="json"), "methods": made.methods, "seeds": made.seeds}
     store.write_json(path / "compare.json", content)
     return made
+
+
+def _refuse_one_for_several(config: RunConfig, methods: Sequence[str]) -> None:
+    """Say before any work that no one model can stand for agents that begin as several."""
+    apart = [name for name, arm in ARMS.items() if "society.one_model" not in arm.settings(config)]
+    of_one = [name for name in methods if name not in apart]
+    if not of_one:
+        return
+    try:
+        config_.parse(config.model_dump(mode="json"), ["society.one_model=true"])
+    except ConfigError:
+        raise ConfigError(
+            f"method {of_one[0]} is one model in the place of all agents, and society names several. Choose methods "
+            f"that keep agents apart, with --methods: {', '.join(apart)}."
+        ) from None
 
 
 def existing(path: Path) -> Comparison:

@@ -15,7 +15,7 @@ from maft.config.method import (
     VoteConfig,
     known_prompts,
 )
-from maft.config.society import AgentConfig, SocietyConfig
+from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
 from maft.config.training import LoraConfig, TrainConfig
 from maft.errors import ConfigError
 
@@ -72,9 +72,16 @@ class RunConfig(Section):
         critics = self.society.critics if self.debate.num_rounds > 1 else self.society.generators
         roles = (self.society.generators or (self.model,), critics or (self.model,))
         entries = (entry for entries in roles for entry in entries)
-        named = [entry.model or self.model if isinstance(entry, AgentConfig) else entry for entry in entries]
+        named = [
+            entry.model or self.model if isinstance(entry, AgentConfig) else self._base(entry) for entry in entries
+        ]
         summarizer = [] if self.debate.summarizer in ("self", "none") else [self.debate.summarizer]
         return tuple(dict.fromkeys([*named, *(self.model if name == "base" else name for name in summarizer)]))
+
+    def _base(self, weights: str) -> str:
+        """Return the model of an agent that is a name alone: itself, or `model` where it is an adapter's folder."""
+        folder = Path(weights).expanduser()
+        return self.model if folder.is_dir() and not (folder / "config.json").is_file() else weights
 
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:
@@ -84,7 +91,11 @@ class RunConfig(Section):
                     f"society.{role} names {len(given)} agents, debate.num_agents is {self.debate.num_agents}. "
                     "Name one for each agent, or none."
                 )
-        if self.society.one_model and len({*self.society.generators, *self.society.critics}) > 1:
+        alike = {
+            entry if isinstance(entry, str) else entry.model_copy(update={"sampling": AgentSampling()})
+            for entry in (*self.society.generators, *self.society.critics)
+        }
+        if self.society.one_model and len(alike) > 1:
             raise ValueError("society.one_model is one model for all agents, and society names several.")
         return self
 

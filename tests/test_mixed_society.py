@@ -1,0 +1,161 @@
+"""Societies whose agents are not alike: what can be said of each, and two real base models with other vocabularies."""
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny as tiny_
+from helpers import boxed, run, settings
+
+from maft import comparison, finetune, models, pipeline, samplers, trainers
+from maft.errors import ConfigError, DataError
+from maft.records import Message, Request, SamplingParams
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+
+GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
+
+
+def mixed(runs: Path, *overrides: str, **sections):
+    """Return a run of three agents, two of model a and one of model b, with settings of their own."""
+    society = {
+        "generators": ["a", {"model": "a", "sampling": {"temperature": 0.3}}, {"model": "b", "lora": {"rank": 64}}],
+        "critics": ["a", {"model": "a"}, {"model": "b", "sampling": {"max_new_tokens": 99, "top_p": 0.5}}],
+    }
+    return settings(runs, *overrides, **{"society": society, "model": "base"} | sections)
+
+
+def test_each_agents_own_sampling_reaches_its_answers_and_no_summary(tmp_path):
+    sampler = Scripted(guess)
+    sampling = {"train": {"generator": {"temperature": 0.9}, "critic": {"top_k": 7}, "summarizer": {"top_k": 3}}}
+    run(mixed(tmp_path, sampling=sampling), sampler)
+    drawn = {request.agent.name: request.sampling for request in sampler.history}
+    assert drawn == {
+        "generator_0": SamplingParams(temperature=0.9),
+        "generator_1": SamplingParams(temperature=0.3),
+        "generator_2": SamplingParams(temperature=0.9),
+        "critic_0": SamplingParams(top_k=7),
+        "critic_1": SamplingParams(top_k=7),
+        "critic_2": SamplingParams(top_k=7, top_p=0.5, max_new_tokens=99),
+        "summarizer_0": SamplingParams(top_k=3),
+    }
+    assert {request.agent.model for request in sampler.history} == {"a", "b", "base"}
+
+
+def test_jobs_have_their_own_base_and_adapter_and_bases_come_one_after_the_other(tmp_path):
+    given = []
+
+    class Trainer(trainers.NullTrainer):
+        def train(self, jobs, settings, on_progress):
+            given.extend((job.agent, job.base_model, job.training(settings).lora.rank) for job in jobs)
+            super().train(jobs, settings, on_progress)
+
+    run(mixed(tmp_path, "train.lora.rank=8"), trainer=Trainer())
+    assert given == [
+        *(("generator_0", "a", 8), ("generator_1", "a", 8), ("critic_0", "a", 8), ("critic_1", "a", 8)),
+        *(("generator_2", "b", 64), ("critic_2", "b", 8)),
+    ]
+
+
+def test_an_adapter_is_no_base_of_its_own(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    begun = {"generators": [str(tmp_path / "first"), str(tmp_path / "second"), {"adapter": str(tmp_path / "first")}]}
+    assert mixed(tmp_path, society=begun).bases == ("base",)
+    assert mixed(tmp_path).bases == ("a", "b", "base")
+    assert mixed(tmp_path, "debate.summarizer=self").bases == ("a", "b")
+
+
+def test_one_model_may_answer_in_several_ways_and_not_be_several_models(tmp_path):
+    ways = {"one_model": True, "generators": [{"sampling": {"temperature": t}} for t in (0.2, 0.6, 1.0)]}
+    assert mixed(tmp_path, society=ways).learners == ("generator_0",)
+    with pytest.raises(ConfigError, match="one model for all agents, and society names several"):
+        mixed(tmp_path, "society.one_model=true")
+
+
+def test_a_comparison_with_one_model_is_refused_before_any_work(tmp_path):
+    with pytest.raises(ConfigError, match="method single_agent_ft is one model .* maft, maft_wo_summary"):
+        comparison.begin(mixed(tmp_path), ("maft", "single_agent_ft"), (0,))
+    assert not (tmp_path / "run").exists()
+    comparison.begin(mixed(tmp_path), ("maft", "maft_wo_critic"), (0,))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one iteration, its debates scripted: a generator and a critic of each base are finetuned for real."""
+    home = tmp_path_factory.mktemp("mixed")
+    small = tiny_.build(home / "small")
+    society = {
+        "generators": [{"lora": {"rank": 4}}, {"model": small}],
+        "critics": [{}, {"model": small, "lora": {"rank": 2, "alpha": 8}}],
+    }
+    few = ["debate.num_agents=2", "task.num_train=4", "task.num_eval=2", "train.num_epochs=1"]
+    config = settings(home / "runs", "engine.trainer=sft", *few, society=society)
+    return run(config, Scripted(lambda request: boxed(0)), trainers.make(config)), small
+
+
+@pytest.fixture(params=["transformers", "openvino"])
+def config(request, trained):
+    """The same run, to be sampled for real."""
+    engine = trained[0].config.engine.model_copy(update={"sampler": request.param, "dtype": "float32"})
+    return trained[0].config.model_copy(update={"engine": engine})
+
+
+@tiny_.slow
+def test_each_agents_adapter_is_of_its_own_base_and_shape(trained):
+    folder, small = trained
+    shapes = {}
+    for agent in finetune.after(folder, 1).agents:
+        home = Path(agent.adapter)
+        assert json.loads((home / "training.json").read_text())["trained"]
+        models.check_adapter(home, models.resolve(agent.model))
+        with pytest.raises(DataError, match="is for"):
+            models.check_adapter(home, models.resolve(small if agent.model == models.PACKAGED else models.PACKAGED))
+        told = json.loads((home / "adapter_config.json").read_text())
+        shapes[agent.name] = (agent.model, told["r"], told["lora_alpha"])
+    assert shapes == {
+        "generator_0": (models.PACKAGED, 4, 32),
+        "generator_1": (small, 16, 32),
+        "critic_0": (models.PACKAGED, 16, 32),
+        "critic_1": (small, 2, 8),
+    }
+
+
+@tiny_.slow
+def test_replies_come_from_the_right_base_and_each_base_is_loaded_once(config, trained, monkeypatch):
+    from maft.samplers.openvino import OpenVino
+    from maft.samplers.transformers import Transformers
+
+    kind = {"transformers": Transformers, "openvino": OpenVino}[config.engine.sampler]
+    loads: list[str] = []
+    load = kind.load
+    monkeypatch.setattr(kind, "load", lambda self, model, chat: (loads.append(model), load(self, model, chat)))
+    society = finetune.after(trained[0], 1)
+    speakers = (*society.agents, society.summarizer)
+    requests = [
+        Request(agent=agent, messages=(Message(role="user", content=f"What is {n} + 3?"),), sampling=GREEDY, seed=0)
+        for n in range(2)
+        for agent in speakers
+    ]
+    with samplers.opened(config) as sampler:
+        replies, again = sampler.sample(requests), sampler.sample(requests)
+    assert replies == again and not any(reply.error for reply in replies)
+    assert sorted(loads) == sorted(models.resolve(agent.model) for agent in society.generators)
+    alone = kind(config.engine)
+    for agent in speakers:
+        own = [n for n, request in enumerate(requests) if request.agent == agent]
+        assert alone.sample([requests[n] for n in own]) == [replies[n] for n in own]
+    alone.release()
+
+
+@tiny_.slow
+def test_a_whole_run_of_two_bases(config, tmp_path):
+    short = {role: SamplingParams(max_new_tokens=12) for role in ("generator", "critic", "summarizer")}
+    sampling = config.sampling.model_copy(update={"train": config.sampling.train.model_copy(update=short)})
+    update = {"runs_dir": tmp_path, "name": "whole", "sampling": sampling}
+    whole = config.model_copy(update=update)
+    with samplers.opened(whole) as sampler:
+        folder = run(whole, sampler, trainers.make(whole))
+    assert pipeline.complete(folder)
+    for agent in finetune.after(folder, 1).agents:
+        models.check_adapter(Path(agent.adapter), models.resolve(agent.model))
