@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny as tiny_
 from helpers import boxed, run, settings
+from test_models import write_adapter
 
 from maft import comparison, finetune, models, pipeline, samplers, trainers
 from maft.errors import ConfigError, DataError
@@ -78,6 +79,36 @@ def test_a_comparison_with_one_model_is_refused_before_any_work(tmp_path):
         comparison.begin(mixed(tmp_path), ("maft", "single_agent_ft"), (0,))
     assert not (tmp_path / "run").exists()
     comparison.begin(mixed(tmp_path), ("maft", "maft_wo_critic"), (0,))
+
+
+@pytest.mark.parametrize("verb", ["run", "debate", "compare"])
+def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, call, monkeypatch, verb):
+    def no_engine(config):
+        raise AssertionError("an engine was asked for")
+
+    monkeypatch.setattr(samplers, "make", no_engine)
+    (home / "base").mkdir()
+    (home / "base" / "config.json").write_text(json.dumps({"hidden_size": 16}))
+    write_adapter(home / "own", hidden=16)
+    write_adapter(home / "other", hidden=8)
+    more = ["--methods", "maft"] if verb == "compare" else []
+
+    def begin(adapter: str) -> tuple[int, str, str]:
+        entries = f"[base, base, {{model: base, adapter: {adapter}}}]"
+        engine = ["engine.sampler=transformers", "name=mixed", "debate.num_rounds=1"]
+        return call(verb, "sums.yaml", *engine, f"society.generators={entries}", "--quiet", *more)
+
+    code, _, said = begin("other")
+    assert code == 2 and "other is for hidden size 8, model " in said and "has 16" in said
+    assert begin("missing")[0] == 2 and not list(home.rglob("debates.jsonl"))
+    with pytest.raises(AssertionError, match="an engine was asked for"):
+        begin("own")
+
+
+def test_a_model_that_is_an_adapter_is_refused(tmp_path):
+    folder = str(write_adapter(tmp_path / "adapter"))
+    with pytest.raises(DataError, match="is the folder of an adapter"):
+        finetune.untrained(mixed(tmp_path, society={"generators": [{"model": folder}, "a", "b"]}))
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,16 @@ def test_an_adapter_without_its_files_is_refused_by_name(tmp_path, model):
         models.check_adapter(tmp_path / "nowhere", model)
 
 
+def test_an_adapter_of_a_base_with_another_vocabulary_is_refused(tmp_path):
+    for name, size in (("ours", 100), ("theirs", 300)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"hidden_size": 8, "vocab_size": size}))
+    folder = write_adapter(tmp_path / "a", base_model_name_or_path=str(tmp_path / "theirs"))
+    models.check_adapter(folder, str(tmp_path / "theirs"))
+    with pytest.raises(DataError, match=r"is for a vocabulary of 300, that of .*theirs; .*ours has 100"):
+        models.check_adapter(folder, str(tmp_path / "ours"))
+
+
 @pytest.mark.parametrize("keep", [0, 4, 30, 300])
 def test_a_torn_adapter_is_refused_at_any_length(tmp_path, model, keep):
     folder = write_adapter(tmp_path / "a")

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maft import seeds, store
+from maft import models, seeds, store
 from maft.config import AgentConfig, RunConfig
+from maft.errors import DataError
 from maft.records import AgentRef, Role, Society
 from maft.store import RunFolder
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
@@ -51,6 +52,19 @@ def untrained(config: RunConfig) -> Society:
     return Society(
         generators=agents("generator", config.society.generators), critics=critics, summarizer=_summarizer(config)
     )
+
+
+def check(config: RunConfig) -> None:
+    """Make sure, before any model is loaded, that the adapters which agents begin with fit their base models.
+
+    Raises:
+        DataError: one does not fit, or is no adapter.
+    """
+    if config.engine.sampler in ("scripted", "openai"):  # the model is not here
+        return
+    for agent in untrained(config).agents:
+        if agent.adapter is not None:
+            models.check_adapter(Path(agent.adapter), models.resolve(agent.model))
 
 
 def after(folder: RunFolder, iteration: int) -> Society:
@@ -111,7 +125,12 @@ def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> Agent
         return agent(role, index, entry, base)
     model = entry.model or base
     if entry.adapter is None:
-        return agent(role, index, model, base)
+        found = agent(role, index, model, base)
+        if found.adapter is not None:
+            raise DataError(
+                f"model {model} is the folder of an adapter. Set it as adapter, beside the model it is for."
+            )
+        return found
     return AgentRef(role=role, index=index, model=model, adapter=str(Path(entry.adapter).expanduser().resolve()))
 
 

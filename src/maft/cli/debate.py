@@ -52,6 +52,8 @@ def debate(
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
         number = stage.iteration(folder, iteration)
+        if number == 1:
+            finetune.check(settings)
         if released:
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)

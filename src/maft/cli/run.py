@@ -22,7 +22,7 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """
     from maft import config as config_
-    from maft import hosted, pipeline, report, samplers, trainers
+    from maft import finetune, hosted, pipeline, report, samplers, trainers
 
     settings = config_.load(config, overrides)
     config_.check_loop(settings)
@@ -33,6 +33,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         click.echo(plan(settings), err=True)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
+        if pipeline.newest(folder) == 0:
+            finetune.check(settings)
         with samplers.opened(settings) as sampler:
             pipeline.run(folder, sampler, trainers.make(settings), progress)
         report.write_metrics(folder)

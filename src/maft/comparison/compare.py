@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
-from maft import manifest, pipeline, store, tracking
+from maft import finetune, manifest, pipeline, store, tracking
 from maft.comparison import star
 from maft.comparison.arms import ARMS, Arm
 from maft.config import RunConfig
@@ -65,6 +65,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Co
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")
     _refuse_one_for_several(config, methods)
+    finetune.check(config)
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
