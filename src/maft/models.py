@@ -82,11 +82,9 @@ def check_adapter(folder: Path, model: str) -> float:
     base = str(adapter.get("base_model_name_or_path") or "")
     if is_hub_name(base) and is_hub_name(model) and base.lower() != model.lower():
         raise DataError(f"adapter {folder} is for {base}, not for model {model}. {again}")
-    theirs, ours = (_config(name).get("vocab_size") if name else None for name in (base, model))
-    if theirs is not None and ours is not None and theirs != ours:  # two models may have layers of the same sizes
-        raise DataError(
-            f"adapter {folder} is for a vocabulary of {theirs}, that of {base}; {model} has {ours}. {again}"
-        )
+    there, here = (_config(name).get("vocab_size") if name else None for name in (base, model))
+    if there is not None and here is not None and there != here:  # two models may have layers of the same sizes
+        raise DataError(f"adapter {folder} is for a vocabulary of {there}, that of {base}; {model} has {here}. {again}")
     rank = float(adapter["r"])
     return float(adapter["lora_alpha"]) / (rank**0.5 if adapter.get("use_rslora") else rank)
 
