@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import tiny as tiny_
-from helpers import boxed, run, settings
+import yaml
+from helpers import ROOT, boxed, run, settings
 from test_models import write_adapter
 
 from maft import comparison, finetune, models, pipeline, samplers, trainers
+from maft import config as config_
 from maft.errors import ConfigError, DataError
 from maft.records import Message, Request, SamplingParams
 from maft.samplers import Scripted
@@ -24,6 +26,31 @@ def mixed(runs: Path, *overrides: str, **sections):
         "critics": ["a", {"model": "a"}, {"model": "b", "sampling": {"max_new_tokens": 99, "top_p": 0.5}}],
     }
     return settings(runs, *overrides, **{"society": society, "model": "base"} | sections)
+
+
+def test_the_config_in_the_docs_is_of_two_models_and_loads_again():
+    text = (ROOT / "docs/society.md").read_text().partition("```yaml\n")[2].partition("```")[0]
+    config = config_.parse(yaml.safe_load(text))
+    assert config.bases == (config.model, "Qwen/Qwen2.5-0.5B-Instruct")
+    assert [config.lora_of(role, 3).rank for role in ("generator", "critic")] == [32, 32]
+    assert config.lora_of("generator", 2) == config.train.lora
+    again = config_.parse(json.loads(config_.resolved(config)))
+    assert again == config and not config_.differences(again, config)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("{modle: x}", r"society.generators\[0\]: modle is not a setting of an agent, which has model, adapter, samp"),
+        ("{lora: {rnk: 3}}", r"society.generators\[0\]: lora.rnk is not a setting of an agent"),
+        ("{lora: {rank: 0}}", r"society.generators\[0\]: lora.rank should be greater than or equal to 1, got 0"),
+        ("{sampling: {temperature: -1}}", r"society.generators\[0\]: sampling.temperature should be .* 0, got -1"),
+        ("5", r"society.generators\[0\]: an agent is a name, or a section with model, adapter, .*, got 5"),
+    ],
+)
+def test_a_wrong_entry_is_named_with_its_place_and_what_is_allowed(tmp_path, entry, said):
+    with pytest.raises(ConfigError, match=said):
+        settings(tmp_path, f"society.generators=[{entry}, a, b]")
 
 
 def test_each_agents_own_sampling_reaches_its_answers_and_no_summary(tmp_path):
