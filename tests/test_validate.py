@@ -8,8 +8,6 @@ import pytest
 from helpers import maft
 from test_tasks_table import DATA, needs_data
 
-from maft import config
-
 
 def jsonl(path: Path, *rows: object) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -72,7 +70,7 @@ def test_gsm8k_and_math_500_pass_from_the_command_line(home, call):
 @needs_data
 @pytest.mark.parametrize("task", ["gsm8k", "math"])
 def test_the_recipes_validate_on_local_files(home, call, task):
-    root = Path(config.__file__).parents[2]
+    root = Path(__file__).parent.parent
     shutil.copy(root / f"recipes/{task}/config.yaml", home / "config.yaml")
     if task == "gsm8k":
         files = [f"task.train_file={DATA / 'gsm8k/train.jsonl'}", f"task.eval_file={DATA / 'gsm8k/test.jsonl'}"]
