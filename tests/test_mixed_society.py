@@ -9,10 +9,11 @@ import yaml
 from helpers import ROOT, boxed, run, settings
 from test_models import write_adapter
 
-from maft import comparison, finetune, models, pipeline, samplers, trainers
+from maft import comparison, finetune, models, pipeline, samplers, trainers, transcript
 from maft import config as config_
 from maft.errors import ConfigError, DataError
 from maft.records import Message, Request, SamplingParams
+from maft.report import run_page
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 
@@ -68,6 +69,29 @@ def test_each_agents_own_sampling_reaches_its_answers_and_no_summary(tmp_path):
         "summarizer_0": SamplingParams(top_k=3),
     }
     assert {request.agent.model for request in sampler.history} == {"a", "b", "base"}
+
+
+def test_transcripts_and_the_report_name_the_models_where_there_are_several(tmp_path, finished_run):
+    folder = run(mixed(tmp_path))
+    name = pipeline.questions(folder).train[0].id
+    text = transcript.render(transcript.load(folder, name))
+    assert "generator_1 (a)  " in text and "generator_2 (b)  " in text and "critic_2 (b)  " in text
+    head = run_page.write_page(folder).read_text(encoding="utf-8")
+    models_ = "a (generator 0, generator 1, critic 0, critic 1), b (generator 2, critic 2)"
+    assert f"Multiagent finetuning of {models_} on arithmetic" in head
+    of_one = transcript.render(transcript.load(finished_run, pipeline.questions(finished_run).train[0].id))
+    assert "generator_1  " in of_one
+
+
+def test_two_folders_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / place / "model" for place in "xy"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    several = mixed(tmp_path, society={"generators": [str(folders[0]), str(folders[1]), str(folders[1])]})
+    assert list(finetune.speakers(several)) == [*map(str, folders), "base"]
+    one = mixed(tmp_path, "debate.num_rounds=1", society={"generators": [str(folders[0])] * 3})
+    assert finetune.speakers(one) == {"model": ["generator_0", "generator_1", "generator_2"]}
 
 
 def test_jobs_have_their_own_base_and_adapter_and_bases_come_one_after_the_other(tmp_path):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maft import models, seeds, store
+from maft import cards, models, seeds, store
 from maft.config import AgentConfig, RunConfig
 from maft.errors import DataError
 from maft.records import AgentRef, Role, Society
@@ -87,6 +87,15 @@ def after(folder: RunFolder, iteration: int) -> Society:
             "critics": tuple(map(trained, society.critics)),
         }
     )
+
+
+def speakers(config: RunConfig) -> dict[str, list[str]]:
+    """Return the names of the agents by the name of their base model; a folder is named without its path."""
+    found: dict[str, list[str]] = {}
+    for one in untrained(config).agents:
+        found.setdefault(one.model, []).append(one.name)
+    short = {model: cards.public_name(model) for model in found}
+    return {short[model] if len(set(short.values())) == len(short) else model: of for model, of in found.items()}
 
 
 def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:

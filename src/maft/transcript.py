@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from maft import store, tasks
+from maft import finetune, store, tasks
 from maft.answers import equivalent
 from maft.consensus import ballots, tally
 from maft.errors import DataError
@@ -56,6 +57,8 @@ class Told(NamedTuple):
     fates: tuple[Fate, ...]
     """Of a training question that is used, once the examples are made: generators, then critics."""
     grade: Grade = by_equality
+    models: Mapping[str, str] = MappingProxyType({})
+    """Base model of each agent by the agent's name, where there are several."""
 
     def right(self, answer: str | None) -> bool | None:
         """Say whether an answer to the question is right; None where nobody knows."""
@@ -89,19 +92,24 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
 
 def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> Told:
     """Put a debate together with its vote and with what was learned from it."""
-    grade = tasks.make(folder.config.task).grade
+    grade, models = tasks.make(folder.config.task).grade, _models(folder)
     if stage == "eval":
-        return Told(stage, problem, debate, _held_out_vote(folder, debate), (), grade)
+        return Told(stage, problem, debate, _held_out_vote(folder, debate), (), grade, models)
     path = folder.votes(debate.iteration)
     votes = store.read_records(path, Vote) if path.exists() else []
     vote = next((vote for vote in votes if vote.problem_id == problem.id), None)
     summary = folder.examples_summary(debate.iteration)
     if vote is None or vote.dropped is not None or not summary.exists():
-        return Told(stage, problem, debate, vote, (), grade)
+        return Told(stage, problem, debate, vote, (), grade, models)
     files = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
     examples = [example for file in files for example in store.read_records(file, Example)]
     learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id])
-    return Told(stage, problem, debate, vote, learned, grade)
+    return Told(stage, problem, debate, vote, learned, grade, models)
+
+
+def _models(folder: RunFolder) -> dict[str, str]:
+    by_model = finetune.speakers(folder.config)
+    return {agent: model for model, agents in by_model.items() for agent in agents} if len(by_model) > 1 else {}
 
 
 def fates(debate: Debate, vote: Vote, examples: Sequence[Example]) -> tuple[Fate, ...]:
@@ -216,7 +224,8 @@ def _heading(text: str, paint: Paint) -> str:
 
 def _turn(turn: Turn, told: Told, paint: Paint) -> list[str]:
     answer = "no answer that could be read" if turn.answer is None else line(turn.answer)
-    lines = [f"{paint(turn.call.agent, 'title')}  {answer}{_mark(turn.answer, told, paint)}"]
+    model = paint(f" ({line(told.models[turn.call.agent])})", "quiet") if turn.call.agent in told.models else ""
+    lines = [f"{paint(turn.call.agent, 'title')}{model}  {answer}{_mark(turn.answer, told, paint)}"]
     if turn.summary is not None:
         lines.append(paint(f"  has read this summary by {turn.summary.agent}:", "quiet"))
         lines += [paint(text, "quiet") for text in _said(turn.summary, "  | ")]

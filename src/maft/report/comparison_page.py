@@ -84,6 +84,7 @@ def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
     gaps = [row.difference for row in found if row.difference is not None]
     return {
         "config": comparison.config,
+        "models": page.models(comparison.config),
         "comparison": comparison,
         "found": found,
         "last": last,

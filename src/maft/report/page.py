@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import config as config_
-from maft import store, transcript
+from maft import finetune, store, transcript
 from maft.config import RunConfig, TaskConfig
 
 
@@ -50,6 +50,14 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 def _file(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
+
+
+def models(config: RunConfig) -> str:
+    """Return the base model, or, where there are several, each with its agents."""
+    by_model = finetune.speakers(config)
+    if len(by_model) == 1:
+        return next(iter(by_model))
+    return ", ".join(f"{model} ({', '.join(agents).replace('_', ' ')})" for model, agents in by_model.items())
 
 
 def changed_settings(config: RunConfig) -> dict[str, str]:

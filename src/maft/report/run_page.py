@@ -52,6 +52,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     last = max((result.iteration for result in found), default=0)
     return {
         "config": folder.config,
+        "models": page.models(folder.config),
         "owed": data.owed(folder),
         "methods": METHODS,
         "last": last,
