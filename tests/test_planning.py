@@ -109,6 +109,14 @@ def test_memory_of_sampling_by_hand(tmp_path):
     assert memory.adapters == 6 * LLAMA.lora_parameters(16) * 2
 
 
+def test_every_base_of_a_mixed_society_is_in_memory(tmp_path):
+    several = {"generators": ["smollm2-135m-instruct", "Qwen/Qwen2.5-0.5B-Instruct", "nobody/knows-this"]}
+    mixed = config(tmp_path, society=several)
+    small = shapes.of_model("Qwen/Qwen2.5-0.5B-Instruct")
+    found = costs.sampling_memory(mixed, LLAMA, 1000, 64)
+    assert found.weights == 2 * LLAMA.weight_bytes("bfloat16") + small.weight_bytes("bfloat16")
+
+
 def test_memory_of_training_by_hand(tmp_path):
     settled = config(tmp_path, "train.batch_size=4")
     full = costs.training_memory(settled, LLAMA, 500, "full")

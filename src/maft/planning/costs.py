@@ -4,7 +4,7 @@ import heapq
 import math
 from collections.abc import Iterator
 
-from maft import hardware
+from maft import hardware, shapes
 from maft.config import RunConfig
 from maft.hardware import Gpu
 from maft.planning.forecast import Forecast, Stage
@@ -83,12 +83,18 @@ def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) 
 
 
 def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
-    """Return what an engine needs that holds the base, the adapters of the society, and a cache for sequences."""
+    """Return what engines need that hold the bases and adapters of the society, and a cache for sequences."""
     dtype = config.engine.dtype
     held = 0 if config.train.method == "full" else config.vllm.max_loras or len(config.learners)
     adapters = held * lora_parameters(config, shape) * BYTES[dtype]
     cache = sequences * tokens * shape.kv_bytes_per_token(dtype)
-    return Memory(weights=shape.weight_bytes(dtype), adapters=adapters, cache=cache)
+    return Memory(weights=weights(config, shape), adapters=adapters, cache=cache)
+
+
+def weights(config: RunConfig, shape: Shape) -> float:
+    """Return the bytes of all base models; what is not known of another one is taken to be as of `model`."""
+    each = (shape if base == config.model else shapes.of_model(base) or shape for base in config.bases)
+    return float(sum(one.weight_bytes(config.engine.dtype) for one in each))
 
 
 def training_memory(config: RunConfig, shape: Shape, row: float, method: str) -> Memory:

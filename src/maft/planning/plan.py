@@ -218,7 +218,10 @@ def _assumptions(
     if config.train.method == "full":
         yield "Fully finetuned agents are models of their own, loaded in turn; the time of that is not counted."
     if config.bases != (config.model,):
-        yield f"All agents are taken to be as large as {config.model}, and of one base model."
+        yield (
+            f"The weights of all base models ({len(config.bases)}) are counted for sampling; otherwise all agents are "
+            f"taken to be as large as {config.model}."
+        )
     if calibration is not None:
         yield (
             f"Lengths and shares are those of {calibration.questions} questions of this run, before and after one "
