@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from maft.config import RunConfig
 from maft.errors import MissingExtra
 from maft.samplers.base import Sampler
+from maft.samplers.memory import Ledger
 from maft.samplers.scripted import Scripted, guess
 
 __all__ = ["Sampler", "Scripted", "choose", "make", "opened"]
@@ -60,12 +61,12 @@ def _local(name: str, config: RunConfig, num_bases: int) -> Callable[[], Sampler
             raise MissingExtra("engine.sampler=openvino", "openvino")
         from maft.samplers.openvino import OpenVino
 
-        return partial(OpenVino, settings)
+        return partial(OpenVino, settings, Ledger())
     if not installed("transformers") or not installed("torch"):
         raise MissingExtra("engine.sampler=transformers", "hf")
     from maft.samplers.transformers import Transformers
 
-    return partial(Transformers, settings)
+    return partial(Transformers, settings, Ledger())
 
 
 @contextmanager

@@ -26,9 +26,10 @@ class LocalSampler(ABC):
     continuous = False
     """Whether the engine starts the next request as soon as one ends; if so, it gets the whole group at once."""
 
-    def __init__(self, settings: EngineConfig) -> None:
-        """Load nothing yet."""
+    def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
+        """Load nothing yet; engines side by side have one ledger."""
         self.settings = settings
+        self._ledger = ledger or memory.Ledger()
         self.max_sequences = settings.max_sequences or self.default_sequences
         self._loaded: str | None = None
         self._chat: Chat | None = None
@@ -66,6 +67,7 @@ class LocalSampler(ABC):
     def release(self) -> None:
         """Free the model; the next `sample` loads it again."""
         self._loaded = self._chat = None
+        self._ledger.strike(self)
         self.unload()
 
     @abstractmethod
@@ -109,7 +111,9 @@ class LocalSampler(ABC):
                 "of weights": shape.weight_bytes(self.settings.dtype),
                 "of key-value cache": self.cache_bytes(shape, limits),
             }
-            memory.check(folder, parts, *self.room(), ADVICE)
+            free, where = self.room()
+            memory.check(folder, parts, self._ledger.room(free), where, ADVICE)
+            self._ledger.enter(self, sum(parts.values()))
 
     def _chunks(self, runnable: list[tuple[int, Encoded]]) -> list[list[tuple[int, Encoded]]]:
         # Like lengths together: a chunk lasts as long as its longest member.

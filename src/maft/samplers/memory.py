@@ -30,6 +30,29 @@ def check(model: str, parts: Mapping[str, float], room: float, where: str, advic
         )
 
 
+class Ledger:
+    """What engines that stand side by side may take, for a cache has its size and is filled only as it is used."""
+
+    def __init__(self) -> None:
+        """Begin with no engine."""
+        self._taken: dict[object, float] = {}
+        self._room = 0.0
+
+    def room(self, free: float) -> float:
+        """Return how many of the bytes that are free now none of the engines counts on."""
+        if not self._taken:
+            self._room = free
+        return min(free, self._room - sum(self._taken.values()))
+
+    def enter(self, engine: object, size: float) -> None:
+        """Note the bytes that an engine may take."""
+        self._taken[engine] = size
+
+    def strike(self, engine: object) -> None:
+        """Forget an engine, if it is known."""
+        self._taken.pop(engine, None)
+
+
 def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
     """Return the bytes of main memory that may be used, swap included; in a container, what its limit leaves."""
     import psutil
