@@ -44,7 +44,7 @@ def test_vectors_apart_are_dissimilar():
 
 def test_only_other_agents_and_other_pairs_count():
     assert others_nll([[1.0, 2.0, 6.0], [9.0, 0.0, 1.0]], [0, 1]) == pytest.approx((2 + 6 + 9 + 1) / 4)
-    assert mean_kl([[[0, 1, 7], [3, 0, 7], [7, 7, 0]]], 2) == 2
+    assert mean_kl([[[9, 1], [3, 9]], [[9, 2, 2], [2, 9, 2], [2, 2, 9]]]) == 2
 
 
 def test_a_collapse_is_said_and_a_decline_is_not():

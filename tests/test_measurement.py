@@ -232,7 +232,7 @@ def test_kl_of_known_distributions_is_the_mean_over_ordered_pairs():
     there = 0.5 * torch.log(torch.tensor(0.5 / 0.9)) + 0.5 * torch.log(torch.tensor(0.5 / 0.1))
     back = 0.9 * torch.log(torch.tensor(0.9 / 0.5)) + 0.1 * torch.log(torch.tensor(0.1 / 0.5))
     assert found[0][1] == pytest.approx(float(there)) and found[1][0] == pytest.approx(float(back))
-    assert mean_kl([found], 3) == pytest.approx(float(2 * there + 2 * back) / 6, abs=1e-6)
+    assert mean_kl([found]) == pytest.approx(float(2 * there + 2 * back) / 6, abs=1e-6)
 
 
 def test_votes_flow_between_rounds_as_they_were_made_to():

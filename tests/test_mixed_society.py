@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 import tiny as tiny_
 import yaml
-from helpers import ROOT, boxed, run, settings
+from helpers import ROOT, Quiet, boxed, run, settings
 from test_models import write_adapter
 
-from maft import comparison, finetune, models, pipeline, samplers, trainers, transcript
+from maft import comparison, diversity, finetune, models, pipeline, samplers, trainers, transcript
 from maft import config as config_
 from maft.errors import ConfigError, DataError
 from maft.records import Message, Request, SamplingParams
 from maft.report import run_page
+from maft.report.table import diversity_table
 from maft.samplers import Scripted
+from maft.samplers.embedding import trigrams
+from maft.samplers.likelihood import Reading
 from maft.samplers.scripted import guess
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
@@ -81,6 +84,55 @@ def test_transcripts_and_the_report_name_the_models_where_there_are_several(tmp_
     assert f"Multiagent finetuning of {models_} on arithmetic" in head
     of_one = transcript.render(transcript.load(finished_run, pipeline.questions(finished_run).train[0].id))
     assert "generator_1  " in of_one
+
+
+class Reader:
+    """Reads with numbers that tell who read: likelihood is the place of the reader, KL ten times more for model b."""
+
+    def __init__(self, settings):
+        pass
+
+    def read(self, agents, dialogues, on_read):
+        (model,) = {agent.model for agent in agents}
+        assert agents[-1].adapter is None and all(dialogue[-1].role == "assistant" for dialogue in dialogues)
+        places, scale = range(len(agents)), 10.0 if model == "b" else 1.0
+        kl = tuple(tuple(scale * (n != m) for m in places) for n in places)
+        return [Reading(num_tokens=1, nll=tuple(map(float, places)), kl=kl) for _ in dialogues]
+
+
+@pytest.mark.parametrize(
+    ("critics", "likelihood", "kl", "to_base"),
+    [
+        (["a", "a", "b"], 0.5, 1.0, 4.0),  # a pair of model a; each agent and its own base: 1, 1, 10
+        (["a", "c", "b"], None, None, 4.0),
+        (["b", "b", "b"], 1.0, 10.0, 10.0),
+    ],
+)
+def test_only_agents_of_one_model_are_compared_token_by_token(tmp_path, monkeypatch, critics, likelihood, kl, to_base):
+    monkeypatch.setattr(diversity, "embedder", lambda: ("character trigrams", trigrams))
+    monkeypatch.setattr(diversity, "LikelihoodReader", Reader)
+    folder = run(mixed(tmp_path, society={"critics": critics}))
+    found = diversity.measure(folder, 2, Quiet())
+    for one in found:
+        assert (one.likelihood, one.kl, one.kl_to_base) == (likelihood, kl, pytest.approx(to_base))
+        assert (one.num_read, one.num_models) == (2, len(set(critics)))
+    assert ("likelihood and KL are of pairs of one model" in diversity_table(found)) == (len(set(critics)) > 1)
+
+
+def test_agents_that_are_models_of_their_own_are_not_compared_token_by_token(tmp_path, monkeypatch):
+    monkeypatch.setattr(diversity, "embedder", lambda: ("character trigrams", trigrams))
+    monkeypatch.setattr(diversity, "LikelihoodReader", Reader)
+
+    class Whole(trainers.NullTrainer):
+        def train(self, jobs, settings, on_progress):
+            super().train(jobs, settings, on_progress)
+            for job in jobs:
+                (job.output / "config.json").write_text("{}")
+
+    before, after = diversity.measure(run(settings(tmp_path), trainer=Whole()), 2, Quiet())
+    assert (before.num_read, before.num_models, before.likelihood) == (2, 1, pytest.approx(1.0))
+    assert (after.num_read, after.num_models) == (0, 3)
+    assert (after.likelihood, after.kl, after.kl_to_base) == (None, None, None)
 
 
 def test_two_folders_of_one_name_are_told_apart(tmp_path):

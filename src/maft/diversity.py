@@ -1,6 +1,5 @@
 """The diversity of every society of a run, read off its debates on the held-out questions."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from maft.records import AgentRef, Debate
 from maft.samplers.embedding import embedder
 from maft.samplers.likelihood import LikelihoodReader
 from maft.store import RunFolder
-
-log = logging.getLogger(__name__)
 
 
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
@@ -60,27 +57,40 @@ def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
 def _read(
     folder: RunFolder, found: Diversity, debates: Sequence[Debate], reader: LikelihoodReader, progress: Progress
 ) -> Diversity:
-    """Add what needs the agents themselves: those who spoke last, and the untrained model."""
+    """Add what needs the agents themselves: those who spoke last, and the untrained model.
+
+    Tokens and their likelihoods can be compared within one model only, so agents are read by others of their model.
+    """
     society = finetune.after(folder, found.iteration)
     speakers = society.critics or society.generators
-    if len({speaker.model for speaker in speakers}) > 1:
-        log.warning(
-            "Likelihood and KL are left out in iteration %d: they compare agents token by token, and these agents are "
-            "models of their own.",
-            found.iteration,
-        )
-        return found
-    base = AgentRef(role="generator", index=0, model=speakers[0].model)
-    dialogues = [dialogue for debate in debates for dialogue in last_dialogues(debate)]
-    with progress.stage(f"iteration {found.iteration}: diversity", len(dialogues), "reply") as bar:
-        readings = reader.read((*speakers, base), dialogues, lambda: bar.advance())
-    n = len(speakers)
-    to_base = [reading.kl[agent][n] for reading in readings for agent in range(n)]
+    untrained = {agent.name: agent.model for agent in finetune.untrained(folder.config).agents}
+    by_model: dict[str, list[AgentRef]] = {}
+    for speaker in speakers:
+        by_model.setdefault(speaker.model, []).append(speaker)
+    nll: list[Sequence[float]] = []
+    who: list[int] = []
+    kl: list[list[Sequence[float]]] = []
+    to_base: list[float] = []
+    with progress.stage(f"iteration {found.iteration}: diversity", len(debates) * len(speakers), "reply") as bar:
+        for model, agents in by_model.items():
+            n, base = len(agents), AgentRef(role="generator", index=0, model=model)
+            has_base = all(untrained[agent.name] == model for agent in agents)  # not after full finetuning
+            if n == 1 and not has_base:
+                continue
+            said = [last_dialogues(debate)[agent.index] for debate in debates for agent in agents]
+            readings = reader.read((*agents, base), said, lambda: bar.advance())
+            if has_base and readings:  # every agent counts the same, however many have its model
+                to_base += [sum(reading.kl[agent][n] for reading in readings) / len(readings) for agent in range(n)]
+            if n > 1:
+                nll += [reading.nll[:n] for reading in readings]
+                who += [place % n for place in range(len(readings))]
+                kl += [[row[:n] for row in reading.kl[:n]] for reading in readings]
     return found.model_copy(
         update={
-            "num_read": len(debates),
-            "likelihood": others_nll([r.nll[:n] for r in readings], [k % n for k in range(len(readings))]),
-            "kl": mean_kl([reading.kl for reading in readings], n),
+            "num_read": len(debates) if nll or to_base else 0,
+            "num_models": len(by_model),
+            "likelihood": others_nll(nll, who) if nll else None,
+            "kl": mean_kl(kl) if kl else None,
             "kl_to_base": sum(to_base) / len(to_base) if to_base else None,
         }
     )

@@ -22,6 +22,8 @@ class Diversity(Record):
     embedder: str
     num_read: int = 0
     """Questions of the measures below; these need the model, and may be of fewer questions."""
+    num_models: int = 1
+    """Models of the agents that were read; with several, likelihood and KL are of pairs of agents with the same one."""
     likelihood: float | None = None
     """Mean negative log-likelihood of a token of another agent's last reply, in nats."""
     kl: float | None = None
@@ -62,13 +64,13 @@ def others_nll(nll: Sequence[Sequence[float]], speakers: Sequence[int]) -> float
     )
 
 
-def mean_kl(kl: Sequence[Sequence[Sequence[float]]], num_agents: int) -> float:
-    """Return the mean over replies and ordered pairs of the first `num_agents` agents.
+def mean_kl(kl: Sequence[Sequence[Sequence[float]]]) -> float:
+    """Return the mean over replies and ordered pairs of different agents.
 
-    >>> mean_kl([[[0, 1, 9], [3, 0, 9], [9, 9, 0]]], 2)
+    >>> mean_kl([[[0, 1], [3, 0]]])
     2.0
     """
-    return _mean([of[n][m] for of in kl for n in range(num_agents) for m in range(num_agents) if n != m])
+    return _mean([value for of in kl for n, row in enumerate(of) for m, value in enumerate(row) if n != m])
 
 
 def last_dialogues(debate: Debate) -> list[tuple[Message, ...]]:

@@ -48,6 +48,8 @@ def diversity_table(measured: Sequence[Diversity]) -> str:
     last = measured[-1]
     lines.append("")
     lines.append(f"{last.num_questions} held-out questions, {last.num_read} of them read; embedder: {last.embedder}.")
+    if last.num_models > 1:
+        lines.append(f"The agents are of {last.num_models} models: likelihood and KL are of pairs of one model.")
     return "\n".join(lines + collapsed(measured))
 
 
