@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from maft import finetune, store
 from maft.evaluation.diversity import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
 from maft.progress import Progress
 from maft.records import AgentRef, Debate
 from maft.samplers.embedding import embedder
-from maft.samplers.likelihood import LikelihoodReader
+from maft.samplers.likelihood import LikelihoodReader, Reading
 from maft.store import RunFolder
 
 
@@ -54,6 +55,22 @@ def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
     return store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
 
 
+class _Read(NamedTuple):
+    """The last replies of the agents of one model, read by each of them and by the model itself, which comes last."""
+
+    size: int
+    """Of the agents; their replies take turns."""
+    has_base: bool
+    """Whether the model is what the agents were before they were finetuned, and not what full finetuning made."""
+    readings: Sequence[Reading]
+
+    @property
+    def to_base(self) -> list[float]:
+        """Return the mean KL divergence from each agent to the model."""
+        count = len(self.readings) if self.has_base else 0
+        return [sum(one.kl[agent][-1] for one in self.readings) / count for agent in range(self.size) if count]
+
+
 def _read(
     folder: RunFolder, found: Diversity, debates: Sequence[Debate], reader: LikelihoodReader, progress: Progress
 ) -> Diversity:
@@ -62,35 +79,31 @@ def _read(
     Tokens and their likelihoods can be compared within one model only, so agents are read by others of their model.
     """
     society = finetune.after(folder, found.iteration)
-    speakers = society.critics or society.generators
-    untrained = {agent.name: agent.model for agent in finetune.untrained(folder.config).agents}
     by_model: dict[str, list[AgentRef]] = {}
-    for speaker in speakers:
+    for speaker in society.critics or society.generators:
         by_model.setdefault(speaker.model, []).append(speaker)
-    nll: list[Sequence[float]] = []
-    who: list[int] = []
-    kl: list[list[Sequence[float]]] = []
-    to_base: list[float] = []
-    with progress.stage(f"iteration {found.iteration}: diversity", len(debates) * len(speakers), "reply") as bar:
+    untrained = {agent.name: agent.model for agent in finetune.untrained(folder.config).agents}
+    num_replies = len(debates) * sum(map(len, by_model.values()))
+    read: list[_Read] = []
+    with progress.stage(f"iteration {found.iteration}: diversity", num_replies, "reply") as bar:
         for model, agents in by_model.items():
-            n, base = len(agents), AgentRef(role="generator", index=0, model=model)
-            has_base = all(untrained[agent.name] == model for agent in agents)  # not after full finetuning
-            if n == 1 and not has_base:
-                continue
-            said = [last_dialogues(debate)[agent.index] for debate in debates for agent in agents]
-            readings = reader.read((*agents, base), said, lambda: bar.advance())
-            if has_base and readings:  # every agent counts the same, however many have its model
-                to_base += [sum(reading.kl[agent][n] for reading in readings) / len(readings) for agent in range(n)]
-            if n > 1:
-                nll += [reading.nll[:n] for reading in readings]
-                who += [place % n for place in range(len(readings))]
-                kl += [[row[:n] for row in reading.kl[:n]] for reading in readings]
+            has_base = all(untrained[agent.name] == model for agent in agents)
+            if len(agents) > 1 or has_base:
+                base = AgentRef(role="generator", index=0, model=model)
+                said = [last_dialogues(debate)[agent.index] for debate in debates for agent in agents]
+                readings = reader.read((*agents, base), said, lambda: bar.advance())
+                read.append(_Read(len(agents), has_base, readings))
     return found.model_copy(
-        update={
-            "num_read": len(debates) if nll or to_base else 0,
-            "num_models": len(by_model),
-            "likelihood": others_nll(nll, who) if nll else None,
-            "kl": mean_kl(kl) if kl else None,
-            "kl_to_base": sum(to_base) / len(to_base) if to_base else None,
-        }
+        update=_measures(read) | {"num_models": len(by_model), "num_read": len(debates) * bool(read)}
     )
+
+
+def _measures(read: Sequence[_Read]) -> dict[str, float | None]:
+    """Return the means over pairs of agents of one model, and over agents; None where there are none."""
+    paired = [(one.size, place, reading) for one in read if one.size > 1 for place, reading in enumerate(one.readings)]
+    to_base = [value for one in read for value in one.to_base]
+    return {
+        "likelihood": others_nll([r.nll[:n] for n, _, r in paired], [k % n for n, k, _ in paired]) if paired else None,
+        "kl": mean_kl([[row[:n] for row in r.kl[:n]] for n, _, r in paired]) if paired else None,
+        "kl_to_base": sum(to_base) / len(to_base) if to_base else None,
+    }
