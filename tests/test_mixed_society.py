@@ -161,6 +161,16 @@ def test_jobs_have_their_own_base_and_adapter_and_bases_come_one_after_the_other
     ]
 
 
+def test_vllm_divides_the_gpu_among_the_bases_and_has_room_for_the_largest_adapter(tmp_path, monkeypatch):
+    monkeypatch.setattr(samplers, "installed", lambda package: True)
+    many = samplers.make(mixed(tmp_path, "engine.sampler=vllm", "vllm.gpu_memory_utilization=0.9"))
+    part, whole = many._make(3), many._make(1)
+    assert (part.settings.gpu_memory_utilization, whole.settings.gpu_memory_utilization) == (pytest.approx(0.3), 0.9)
+    assert part.rank == 64
+    one = samplers.make(mixed(tmp_path, "engine.sampler=vllm", society={}))
+    assert (one.settings.gpu_memory_utilization, one.rank) == (0.9, 16)
+
+
 def test_an_adapter_is_no_base_of_its_own(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()

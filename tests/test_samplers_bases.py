@@ -22,7 +22,7 @@ class Many:
         self.ledger = Ledger()
         self.sampler = Bases(self.make, most)
 
-    def make(self) -> Engine:
+    def make(self, num_engines: int) -> Engine:
         log, mine = self.log, self
 
         class Noting(Engine):
@@ -91,9 +91,32 @@ def test_replies_are_in_the_order_of_the_requests_and_told_at_once():
 
     told: list[str] = []
     requests = [request.model_copy(update={"seed": n}) for n, name in enumerate("bab") for request in ask(1, name)]
-    replies = Bases(Echo, 2).sample(requests, lambda reply: told.append(reply.text))
+    replies = Bases(lambda _: Echo(), 2).sample(requests, lambda reply: told.append(reply.text))
     assert [reply.text for reply in replies] == ["b 0", "a 1", "b 2"]
     assert told == ["a 1", "b 0", "b 2"]
+
+
+def test_a_base_too_large_for_its_part_of_the_memory_gets_all_of_it_in_turn():
+    log: list[str] = []
+
+    class Part:
+        def __init__(self, num_engines: int) -> None:
+            self.room = 24 / num_engines
+
+        def sample(self, requests, on_reply=None):
+            if self.room < 16:
+                raise TooLarge("more than a half")
+            log.append(requests[0].agent.model)
+            return [Reply(text="", finish_reason="stop") for _ in requests]
+
+        def release(self):
+            log.append("free")
+
+    sampler = Bases(Part, 2)
+    for _ in range(2):
+        sampler.sample([*ask(1, "a"), *ask(1, "b")])
+    assert [name for name in log if name != "free"] == ["a", "b", "b", "a"]
+    assert log[-2:] == ["free", "a"]
 
 
 def test_no_more_engines_than_the_society_has_bases(many):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib.util import find_spec
 
 from maft.config import RunConfig
@@ -35,17 +34,17 @@ def make(config: RunConfig) -> Sampler:
 
         return OpenAi(config.openai, config.runs_dir / config.name)
     most = len(config.bases)
-    engine = _local(name, config, most)
+    engine = _local(name, config)
     if most == 1:
-        return engine()
+        return engine(1)
     from maft.samplers.bases import Bases
 
     return Bases(engine, most)
 
 
-def _local(name: str, config: RunConfig, num_bases: int) -> Callable[[], Sampler]:
-    """Return what makes an engine for one base model."""
-    settings = config.engine
+def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
+    """Return what makes an engine for one base model, of so many that stand side by side."""
+    settings, ledger = config.engine, Ledger()
     if name == "vllm":
         if not installed("vllm"):
             raise MissingExtra("engine.sampler=vllm", "vllm")
@@ -54,19 +53,23 @@ def _local(name: str, config: RunConfig, num_bases: int) -> Callable[[], Sampler
         rank = max(
             config.lora_of(role, n).rank for role in ("generator", "critic") for n in range(config.debate.num_agents)
         )
-        share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_bases}
-        return partial(Vllm, settings, config.vllm.model_copy(update=share), len(config.learners), rank)
+
+        def make_vllm(num_engines: int) -> Vllm:
+            share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
+            return Vllm(settings, config.vllm.model_copy(update=share), len(config.learners), rank)
+
+        return make_vllm
     if name == "openvino":
         if not installed("openvino_genai"):
             raise MissingExtra("engine.sampler=openvino", "openvino")
         from maft.samplers.openvino import OpenVino
 
-        return partial(OpenVino, settings, Ledger())
+        return lambda _: OpenVino(settings, ledger)
     if not installed("transformers") or not installed("torch"):
         raise MissingExtra("engine.sampler=transformers", "hf")
     from maft.samplers.transformers import Transformers
 
-    return partial(Transformers, settings, Ledger())
+    return lambda _: Transformers(settings, ledger)
 
 
 @contextmanager

@@ -16,11 +16,11 @@ class Bases:
     freed; they are loaded again when their agents speak.
     """
 
-    def __init__(self, make: Callable[[], Sampler], most: int) -> None:
+    def __init__(self, make: Callable[[int], Sampler], most: int) -> None:
         """Load nothing yet.
 
         Args:
-            make: makes an engine.
+            make: makes an engine that stands beside others, so many in all.
             most: engines at a time.
         """
         self._make = make
@@ -44,17 +44,19 @@ class Bases:
         self._free(list(self._engines))
 
     def _answer(self, model: str, requests: Sequence[Request], on_reply: OnReply | None) -> list[Reply]:
-        engine = self._engines.pop(model, None) or self._make()
+        engine = self._engines.pop(model, None) or self._make(self._most)
         self._free(list(self._engines)[: max(0, len(self._engines) + 1 - self._most)])
         self._engines[model] = engine
         try:
             return engine.sample(requests, on_reply)
         except TooLarge:
-            others = [other for other in self._engines if other != model]
-            if not others:
-                raise
-            self._free(others)
+            self._free([other for other in self._engines if other != model])
+        try:
             return engine.sample(requests, on_reply)
+        except TooLarge:  # for its part of the memory, perhaps: from now on one base has all of it at a time
+            self._free([model])
+            self._most, self._engines[model] = 1, self._make(1)
+        return self._engines[model].sample(requests, on_reply)
 
     def _free(self, models: Sequence[str]) -> None:
         for model in models:
