@@ -43,7 +43,7 @@ test-sky: setup  ## have SkyPilot, in an environment of its own, read recipes/cl
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
 
-bench-plan: setup  ## hold maft plan against two real runs, about twenty minutes
+bench-plan: setup  ## hold maft plan against two real runs, about half an hour
 	$(BIN)/python -m bench.plan
 
 bench-ray: setup  ## measure two workers of a Ray cluster against one, of one core each
