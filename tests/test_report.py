@@ -356,3 +356,9 @@ def test_a_society_of_one_opinion_or_none_can_be_reported(tmp_path, answer):
     folder = run(settings(tmp_path), Scripted(lambda request: boxed(answer) if answer == 0 else str(answer)))
     assert report.write_page(folder).exists()
     assert f"{100 if answer == 0 else 0}.0%" in report.table(folder)
+
+
+def test_the_page_says_of_an_agent_only_what_the_config_says(tmp_path):
+    society = {"generators": [{}, {"model": "ORG/NAME"}, {"sampling": {"top_k": 5}}]}
+    changed = page.changed_settings(settings(tmp_path, society=society))
+    assert json.loads(changed["society.generators"]) == society["generators"]

@@ -64,7 +64,17 @@ def changed_settings(config: RunConfig) -> dict[str, str]:
     """Return the settings that are not the default, by dotted key, as they are written in a config."""
     default = RunConfig(task=TaskConfig(name=config.task.name))
     changed = {key: value for key, (_, value) in config_.differences(default, config).items()}
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in changed.items()}
+    return {key: value if isinstance(value, str) else json.dumps(_said(value)) for key, value in changed.items()}
+
+
+def _said(value: Any) -> Any:
+    """Leave out of the entries of a society what they do not say."""
+    if isinstance(value, list):
+        return [_said(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _said(inner) for key, inner in value.items()}
+    return {key: inner for key, inner in kept.items() if inner not in (None, {})}
 
 
 def percent(share: float | None) -> str:
