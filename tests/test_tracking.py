@@ -2,7 +2,6 @@
 
 import json
 import logging
-import logging
 import os
 import socket
 import struct
