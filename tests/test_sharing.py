@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from tiny import dialogue, slow
 
 from maft import finetune, metrics, models
+from maft.sharing import sections
 from maft.store import RunFolder
 from maft.trainers.folder import appearing_whole
 
@@ -100,6 +101,13 @@ def test_a_society_is_pushed_with_a_folder_for_each_agent_below_one_card(society
         assert agent in sent[f"{agent}/README.md"].decode()
     assert hub.repos["me/sums"].messages == ["Iteration 2 of run: generator_0, generator_1, critic_0, critic_1"]
     assert not hub.repos["me/sums"].private
+
+
+def test_a_card_claims_votes_only_where_there_were_some(society, tmp_path):
+    assert "no known answers were used" in sections.data(society, 2)
+    baseline = RunFolder(tmp_path, society.config)  # STaR writes no votes
+    shutil.copytree(society.path / "problems", tmp_path / "problems")
+    assert "STaR: known answers, or votes" in sections.data(baseline, 2)
 
 
 def test_one_agent_is_pushed_to_the_root_with_a_card_that_tells_how_it_came_about(society, hub, call):

@@ -44,8 +44,8 @@ _ABOUT = """\
 # {agent}, iteration {iteration}
 
 {what} `{base}`, made with `maft` by multiagent finetuning
-([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from its own debate responses that agree with
-the majority vote. No ground truth was used.
+([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from those of its own responses that
+agree with their label.
 
 | | |
 |---|---|

@@ -27,8 +27,8 @@ _SOCIETY = """\
 
 Agents that debate with one another, made with `maft` {version} by multiagent finetuning
 ([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)), iteration {iteration}. Generators give first answers, critics
-answer again after they were shown what others answered. Each learnt from its own debate responses that agree with the
-majority vote. No ground truth was used.
+answer again after they were shown what others answered. Each learnt from those of its own responses that agree with
+their label.
 
 | folder | role | base | examples |
 |---|---|---|---|

@@ -85,9 +85,12 @@ def data(run: RunFolder, iteration: int) -> str:
     critics = f" and {debate.num_agents} critics" if debate.num_rounds > 1 else ""
     text = (
         f"Task `{task.name}`{source}: {len(_problems(run, 'train'))} training questions, debated by "
-        f"{debate.num_agents} generators{critics} in {debate.num_rounds} rounds. The labels are the agents' majority "
-        "votes, not known answers."
+        f"{debate.num_agents} generators{critics} in {debate.num_rounds} rounds. "
     )
+    if run.votes(iteration).exists():
+        text += "The labels are the agents' majority votes; no known answers were used."
+    else:
+        text += "The labels are those of a baseline, STaR: known answers, or votes in their place."
     if label is not None:
         text += f" In iteration {iteration}, {label['used']} of {label['num_problems']} questions were trained on"
         right = label["pseudo_label_accuracy"]
