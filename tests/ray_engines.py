@@ -18,14 +18,17 @@ TROUBLE = Path(os.environ.get("MAFT_TROUBLE", "/nonexistent"))
 def trouble(kind: str, agent: str = "") -> None:
     """Do what a file asks for; a file `once` is taken away first, so that only one worker finds it.
 
-    In the file may stand to which agent or on which node it is to happen.
+    In the file may stand to which agent or on which node it is to happen. `meet` waits until both nodes have had work
+    of this kind: one that starts quickly could else do all of it.
     """
     import ray
 
+    node = ray.get_runtime_context().get_node_id()
+    (TROUBLE / f"met-{kind}-{node}").touch()
     for file in TROUBLE.glob(f"{kind}-*"):
         what, _, times = file.name.removeprefix(f"{kind}-").partition("-")
         try:
-            if file.read_text() not in ("", agent, ray.get_runtime_context().get_node_id()):
+            if file.read_text() not in ("", agent, node):
                 continue
             if times == "once":
                 file.rename(TROUBLE / f"done-{file.name}")
@@ -38,6 +41,10 @@ def trouble(kind: str, agent: str = "") -> None:
             time.sleep(60)
         if what == "wait":
             time.sleep(float(times or 0.2))
+        if what == "meet":
+            patience = time.monotonic() + 60
+            while len(list(TROUBLE.glob(f"met-{kind}-*"))) < 2 and time.monotonic() < patience:
+                time.sleep(0.02)
         if what == "refuse":
             raise DataError("model x does not exist. Give another one.")
         if what == "lack":

@@ -85,6 +85,8 @@ def traces(file: Path) -> list[list[str]]:
 
 def test_a_run_has_the_files_of_a_local_one_and_both_nodes_work(cluster, tmp_path, trouble):
     wanted = content(run(settings(tmp_path / "local", "num_iterations=2")))
+    for kind in ("sample", "train"):
+        (trouble / f"{kind}-meet").touch()
     assert content(on_cluster(cluster, tmp_path / "cluster", "num_iterations=2")) == wanted
     sampled, trained = traces(trouble / "workers"), traces(trouble / "trained")
     by_worker = {pid: sum(int(count) for who, count in sampled if who == pid) for pid, _ in sampled}
@@ -114,6 +116,7 @@ def test_a_node_that_dies_in_the_middle_loses_nothing(cluster, tmp_path, local, 
         cluster.remove_node(victim, allow_graceful=False)
 
     (trouble / f"{stage}-hang-once").write_text(victim.node_id)
+    (trouble / f"{stage}-meet").touch()
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     assert content(on_cluster(cluster, tmp_path)) == local
