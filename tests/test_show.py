@@ -99,6 +99,23 @@ def test_reasons_are_those_that_were_counted(folder):
             assert found[agent, kind] == getattr(count, kind)
 
 
+def test_agents_that_are_not_finetuned_have_no_fate(tmp_path):
+    folder = run(settings(tmp_path, "task.num_train=40", "task.high=7", "train.critics=false"), Scripted(say))
+    told = [transcript.load(folder, held.problem_id, 1) for held in train_debates(folder, 1)]
+    agents = {fate.agent for one in told for fate in one.fates}
+    assert agents == {f"generator_{n}" for n in range(folder.config.debate.num_agents)}
+
+
+def test_what_was_left_out_for_the_limit_says_so(tmp_path):
+    limits = ("society.one_model=true", "debate.num_rounds=1", "curate.max_examples=3")
+    folder = run(settings(tmp_path, "task.num_train=40", "task.high=7", *limits), Scripted(say))
+    fates = [fate for held in train_debates(folder, 1) for fate in transcript.load(folder, held.problem_id, 1).fates]
+    (count,) = store.read_json(folder.examples_summary(1)).values()
+    assert sum(fate.kind is not None for fate in fates) == 3
+    assert sum(fate.why == "agrees, but was left out for curate.max_examples" for fate in fates) == count["over_limit"]
+    assert count["over_limit"], "the test shows nothing if nothing was left out"
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [

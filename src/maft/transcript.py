@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from maft import finetune, store, tasks
 from maft.answers import equivalent
+from maft.config import CurateConfig, RunConfig
 from maft.consensus import ballots, tally
 from maft.errors import DataError
 from maft.evaluation.methods import names
@@ -103,7 +104,7 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
         return Told(stage, problem, debate, vote, (), grade, models)
     files = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
     examples = [example for file in files for example in store.read_records(file, Example)]
-    learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id])
+    learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id], folder.config)
     return Told(stage, problem, debate, vote, learned, grade, models)
 
 
@@ -112,13 +113,14 @@ def _models(folder: RunFolder) -> dict[str, str]:
     return {agent: model for model, agents in by_model.items() for agent in agents} if len(by_model) > 1 else {}
 
 
-def fates(debate: Debate, vote: Vote, examples: Sequence[Example]) -> tuple[Fate, ...]:
-    """Say for each generator and critic whether it learns from this debate, and why.
+def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunConfig) -> tuple[Fate, ...]:
+    """Say for each agent that is finetuned whether it learns from this debate, and why.
 
     Args:
         debate: on a training question that is used.
         vote: the vote on it.
         examples: all that were made from this debate.
+        config: of the run; tells who is finetuned, and for what examples are left out.
     """
     kinds = {example.agent: example.kind for example in examples}
     times = Counter(example.agent for example in examples)
@@ -127,19 +129,24 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example]) -> tuple[Fate
     found: list[Fate] = []
     for agent, turn in responses:
         if agent in kinds:
-            again = f"; {times[agent]} times, to mix as asked" if times[agent] > 1 else ""
+            again = f"; {times[agent]} times" if times[agent] > 1 else ""
             found.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
-        else:
-            found.append(Fate(agent, None, _why_not(turn, vote)))
+        elif config.society.one_model or agent in config.learners:
+            found.append(Fate(agent, None, _why_not(turn, vote, config.curate)))
     return tuple(found)
 
 
-def _why_not(turn: Turn, vote: Vote) -> str:
+def _why_not(turn: Turn, vote: Vote, settings: CurateConfig) -> str:
     if turn.answer is None or vote.label is None:
         return "its answer could not be read"
-    if equivalent(turn.answer, vote.label):
-        return "agrees, but was left out to mix corrected and kept dialogues as asked"
-    return "its answer is not the label"
+    if not equivalent(turn.answer, vote.label):
+        return "its answer is not the label"
+    reasons = {
+        "to mix corrected and kept dialogues as asked": turn.round > 1,
+        "for curate.max_examples": settings.max_examples is not None,
+        "for curate.weight_by": settings.weight_by != "none",
+    }
+    return f"agrees, but was left out {' or '.join(reason for reason, holds in reasons.items() if holds)}"
 
 
 def why_dropped(vote: Vote) -> str:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from maft import store, transcript
+from maft.config import RunConfig
 from maft.consensus import tally
 from maft.records import Call, Debate, Example, Problem, Turn, Vote
 from maft.report.held_out import Evaluation, remembered
@@ -143,7 +144,7 @@ def _training(folder: RunFolder) -> Iterator[Set]:
         votes = {vote.problem_id: vote for vote in store.read_records(folder.votes(number), Vote)}
         examples = _examples(folder, number)
         debates = [
-            _trained(debate, votes[debate.problem_id], examples)
+            _trained(debate, votes[debate.problem_id], examples, folder.config)
             for debate in store.read_records(folder.debates(number), Debate)
         ]
         yield Set(f"train-{number}", f"Training, iteration {number}", True, grade, problems, debates)
@@ -160,11 +161,11 @@ def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]]
     return found
 
 
-def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None) -> Shown:
+def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:
     first = tally([turn.answer for turn in debate.round(1)], Random(0)).winner
     if examples is None or vote.dropped is not None:
         return Shown(debate, vote, first, ())
-    return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ())))
+    return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config))
 
 
 class _Texts:
