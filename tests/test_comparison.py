@@ -182,6 +182,8 @@ def test_the_same_command_again_computes_nothing_and_says_the_same(done):
 
 def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
     config = settings(tmp_path)
+    assert comparison.chosen(config, ["star"], [0]).methods == ("maft", "star")
+    assert not (config.runs_dir / config.name).exists(), "choosing writes nothing"
     assert comparison.begin(config, ["star"], [0]).methods == ("maft", "star")
     more = comparison.begin(config, ["majority_ft"], [1])
     assert (more.methods, more.seeds) == (("maft", "star", "majority_ft"), (0, 1))

@@ -43,14 +43,18 @@ def compare(
         click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
         return
     settings = config_.load(config, overrides)
-    chosen, drawn = methods or comparison.PAPER, seeds or (settings.seed,)
+    asked = (settings, methods or comparison.PAPER, seeds or (settings.seed,))
     if dry_run:
+        made = comparison.chosen(*asked)
         click.echo(config_.resolved(settings), nl=False)
-        click.echo(f"Methods: {', '.join(chosen)}. Seeds: {', '.join(map(str, drawn))}. Each as maft:", err=True)
+        click.echo(f"Methods: {', '.join(made.methods)}. Seeds: {', '.join(map(str, made.seeds))}.", err=True)
+        click.echo(
+            "For maft with one seed; the others take as much or less, for what they share is computed once:", err=True
+        )
         click.echo(plan(settings), err=True)
         return
     stage.log_to_stderr(quiet=quiet)
-    made = comparison.begin(settings, chosen, drawn)
+    made = comparison.begin(*asked)
     with samplers.opened(settings) as sampler:
         comparison.compare(made, sampler, trainers.make(settings), Progress(quiet=quiet))
     found = comparison.results(made)

@@ -1,7 +1,7 @@
 """Methods side by side, from the same base model, on the same questions."""
 
 from maft.comparison.arms import ARMS, PAPER, Arm
-from maft.comparison.compare import Comparison, begin, compare, existing
+from maft.comparison.compare import Comparison, begin, chosen, compare, existing
 from maft.comparison.results import Result, as_json, over_iterations, results
 from maft.comparison.table import table
 
@@ -13,6 +13,7 @@ __all__ = [
     "Result",
     "as_json",
     "begin",
+    "chosen",
     "compare",
     "existing",
     "over_iterations",

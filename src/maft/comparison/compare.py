@@ -57,33 +57,44 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Co
     """Make the folder of a comparison, or go on in it; methods and seeds may be added.
 
     Raises:
+        ConfigError: as `chosen` does.
+        DataError: an adapter that agents begin with does not fit its base model.
+    """
+    made = chosen(config, methods, seeds)
+    finetune.check(config)
+    content = {"config": config.model_dump(mode="json"), "methods": made.methods, "seeds": made.seeds}
+    store.write_json(made.path / "compare.json", content)
+    return made
+
+
+def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Comparison:
+    """Return what would be compared: maft, the methods asked for, and those that the folder has already.
+
+    Raises:
         ConfigError: a method that does not exist, or is one model where society names several; engines that do not
-            fit together; or the folder holds a comparison with other settings.
+            fit together; or the folder holds a run, or a comparison with other settings.
     """
     config_.check_loop(config)
     unknown = [name for name in methods if name not in ARMS]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")
     _refuse_one_for_several(config, methods)
-    finetune.check(config)
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
     made = Comparison(path, config, tuple(dict.fromkeys(("maft", *methods))), tuple(dict.fromkeys(seeds)))
-    if (path / "compare.json").exists():
-        there = existing(path)
-        changed = config_.differences(there.config, config)
-        changed.pop("seed", None)
-        if changed:
-            keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
-            raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
-        made = made._replace(
-            methods=tuple(dict.fromkeys((*there.methods, *made.methods))),
-            seeds=tuple(dict.fromkeys((*there.seeds, *made.seeds))),
-        )
-    content = {"config": config.model_dump(mode="json"), "methods": made.methods, "seeds": made.seeds}
-    store.write_json(path / "compare.json", content)
-    return made
+    if not (path / "compare.json").exists():
+        return made
+    there = existing(path)
+    changed = config_.differences(there.config, config)
+    changed.pop("seed", None)
+    if changed:
+        keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
+        raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
+    return made._replace(
+        methods=tuple(dict.fromkeys((*there.methods, *made.methods))),
+        seeds=tuple(dict.fromkeys((*there.seeds, *made.seeds))),
+    )
 
 
 def _refuse_one_for_several(config: RunConfig, methods: Sequence[str]) -> None:
