@@ -4,7 +4,7 @@ Debates of a batch go in step: what all of them ask at one moment is one call of
 it is finished; on resumption only the questions that are not in the file are debated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from maft import debate as debate_
@@ -34,7 +34,8 @@ def collect(
     Debates that failed earlier are held again.
 
     Raises:
-        StageFailed: more than `max_failures` of the debates failed; they are in the file to be looked at.
+        StageFailed: a share of more than `max_failures` of the debates failed, said after the batch that is too much;
+            they are in the file to be looked at.
     """
     done = _finished(path)
     if on_resume:
@@ -47,16 +48,10 @@ def collect(
             done |= {debate.problem_id: debate for debate in debates}
             if on_batch:
                 on_batch(debates)
+            _refuse_failures(done.values(), len(problems), max_failures, path)
     debates = [done[problem.id] for problem in problems]
     if list(done.values()) != debates:  # held again out of turn: the file is as an unbroken run writes it
         store.write_records(path, debates)
-    failed = [debate for debate in debates if debate.error is not None]
-    if len(failed) > max_failures * len(debates):
-        raise StageFailed(
-            f"{len(failed)} of {len(debates)} debates failed, more than engine.max_failures = {max_failures:.0%} "
-            f"allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the same command holds "
-            "them again."
-        )
     return debates
 
 
@@ -105,3 +100,13 @@ def _finished(path: Path) -> dict[str, Debate]:
     if len(good) < len(present):
         store.write_records(path, good)
     return {debate.problem_id: debate for debate in good}
+
+
+def _refuse_failures(held: Collection[Debate], num_owed: int, max_failures: float, path: Path) -> None:
+    failed = [debate for debate in held if debate.error is not None]
+    if len(failed) > max_failures * num_owed:
+        raise StageFailed(
+            f"{len(failed)} of {len(held)} debates failed, more than engine.max_failures = {max_failures:.0%} of "
+            f"{num_owed} allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the same "
+            "command holds them again, and goes on."
+        )
