@@ -166,6 +166,15 @@ def test_a_difference_may_be_to_another_row(done):
         comparison.results(done[0], "nobody")
 
 
+def test_a_difference_to_an_untrained_row_is_the_gain_of_every_iteration(done):
+    rows = {(row.iteration, row.method): row for row in comparison.results(done[0], "majority@budget")}
+    untrained = rows[0, "majority@budget"]
+    assert untrained.difference is None
+    for iteration in (1, 2):
+        gain = rows[iteration, "maft"]
+        assert gain.difference.mean == pytest.approx(gain.accuracy - untrained.accuracy)
+
+
 def test_every_method_has_its_vote_at_the_tokens_of_mafts_debate(done):
     rows = found(done)
     for method in ("maft", "single_agent_ft", "star"):

@@ -44,7 +44,7 @@ class Result(Record):
     against: str
     """The method that this one is compared with: maft, or what was asked for."""
     difference: Difference | None
-    """This method minus that one after the same iteration, on the same questions; None for that one itself."""
+    """This method minus that one, untrained or after the same iteration, on the same questions; None for that one."""
 
 
 class _Cell(NamedTuple):
@@ -57,6 +57,8 @@ class _Cell(NamedTuple):
 def results(comparison: Comparison, against: str = "maft") -> list[Result]:
     """Return all rows for which every seed has been evaluated, each beside the row `against` of the same iteration.
 
+    A row of the untrained model, such as `majority@budget`, stands beside those of every iteration.
+
     Raises:
         ConfigError: `against` is no row of the table.
     """
@@ -66,11 +68,13 @@ def results(comparison: Comparison, against: str = "maft") -> list[Result]:
     if against not in names and against != "maft":
         raise ConfigError(f"{against} is not a row of this comparison. The rows are: {', '.join(names)}.")
 
-    def of(key: tuple[int, str]) -> list[_Cell]:
-        return [of_seed[key] for of_seed in cells]
+    untrained = all(iteration == 0 for iteration, method in shared if method == against)
+
+    def of(key: tuple[int, str]) -> list[_Cell] | None:
+        return [of_seed[key] for of_seed in cells] if key in shared else None
 
     return [
-        _result(key, of(key), against, of(beside) if (beside := (key[0], against)) in shared else None)
+        _result(key, [of_seed[key] for of_seed in cells], against, of((0 if untrained else key[0], against)))
         for key in shared
     ]
 
