@@ -181,6 +181,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM
     except ImportError:
         raise MissingExtra(f"preparing {PACKAGED}", "smollm2") from None
+    load_quietly()
     tokenizer = _tokenizer(GGUFReader(gguf_file))
     model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.bfloat16)
     # The weights are no longer quantised; left in place, the setting makes transformers refuse to save or reload.

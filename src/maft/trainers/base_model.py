@@ -48,7 +48,7 @@ class BaseModel:
         FastSFTTrainer.forget_model()
         self.name, self.method = name, method
         self.on_cpu = not torch.accelerator.is_available()
-        self.dtype = usable(dtype)
+        self.dtype = dtype
         self.pristine = True
         """Whether the weights are as they were loaded; after full finetuning they are not."""
         folder = models.resolve(name)
@@ -146,15 +146,6 @@ class BaseModel:
             saved = shape.linear_parameters * (BYTES[self.dtype] - NF4) if self.method == "qlora" else 0
             parts = {"of weights": shape.weight_bytes(self.dtype) - saved}
         memory.check(self.name, parts, *_room(), ADVICE)
-
-
-def usable(dtype: str) -> str:
-    """Return the dtype to train in: float32 on GPUs that have no bfloat16."""
-    import torch
-    from transformers.utils import is_torch_bf16_gpu_available
-
-    on_gpu = torch.accelerator.is_available()
-    return "float32" if dtype == "bfloat16" and on_gpu and not is_torch_bf16_gpu_available() else dtype
 
 
 def four_bits(dtype: str) -> Any:

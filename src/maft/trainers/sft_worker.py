@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import maft
-from maft import cards, store
+from maft import cards, hardware, store
 from maft.config import TrainConfig, Training
 from maft.errors import DataError
 from maft.records import Example
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded, usable
+from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded
 from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
 from maft.trainers.folder import appearing_whole
 
@@ -92,8 +92,11 @@ def _end_with_parent() -> None:
 def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report) -> None:
     """Make the output folder of each job."""
     base: BaseModel | None = None
+    dtype = hardware.usable_dtype(dtype)
+    if dtype == "float32":  # `accelerate launch` was told the precision before anyone had looked at the hardware
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     # Where weights are divided, the libraries must know of it before they load any: while this object lives, they do.
-    announced = _arguments(jobs[0], jobs[0].training(settings), usable(dtype), os.devnull) if sharded() else None
+    announced = _arguments(jobs[0], jobs[0].training(settings), dtype, os.devnull) if sharded() else None
     for job in jobs:
         if base is None or base.name != job.base_model or not base.pristine:
             base = None  # free the old one before the new one is there
