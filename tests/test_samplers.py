@@ -122,6 +122,23 @@ def test_a_reply_says_why_it_ended_and_what_it_cost(sampler):
     assert "<|im_end|>" not in whole.text and whole.prompt_tokens > 10
 
 
+def test_openvino_tells_a_reply_as_it_ends_and_hears_an_interruption_before_the_last():
+    sampler = engine("openvino")
+    brief, long = (SamplingParams(temperature=0, max_new_tokens=most) for most in (2, 300))
+    both = [ask("Write a long story.", sampling=long), ask("Write a short story.", sampling=brief)]
+    told: list[int] = []
+
+    def interrupt(reply: Reply) -> None:
+        told.append(reply.completion_tokens)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler.sample(both, on_reply=interrupt)
+    assert told == [2], "the brief reply is told first, and the long one is given up"
+    again = sampler.sample([both[1], ask("What is 2 + 2?")])
+    assert again == engine("openvino").sample([both[1], ask("What is 2 + 2?")])
+
+
 def test_the_packaged_model_has_the_tokenizer_its_own_file_describes():
     from maft.samplers.chat import Chat
 

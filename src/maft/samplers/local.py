@@ -1,7 +1,7 @@
 """What engines with a model in this process share: one base at a time, requests grouped by adapter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maft import models, shapes
@@ -60,7 +60,8 @@ class LocalSampler(ABC):
                     [requests[number].seed for number, _ in chunk],
                     Path(adapter) if adapter else None,
                 )
-                for (number, prompt), tokens in zip(chunk, generated, strict=True):
+                for place, tokens in generated:
+                    number, prompt = chunk[place]
                     answer(number, chat.reply(prompt.token_ids, tokens))
         return [replies[number] for number in range(len(requests))]
 
@@ -81,8 +82,11 @@ class LocalSampler(ABC):
     @abstractmethod
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> list[list[int]]:
-        """Return the tokens generated for each prompt, the ending one included, with the adapter or the bare base."""
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Yield the place of each prompt and the tokens generated for it, the ending one included, as they are there.
+
+        All are generated with one adapter, or the bare base.
+        """
 
     def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
         """Return what the key-value cache will take at least, for replies with these limits of tokens."""

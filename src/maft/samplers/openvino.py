@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,31 @@ class OpenVino(LocalSampler):
 
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> list[list[int]]:
-        """Generate for one adapter; every request has its own random stream."""
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Generate for one adapter; every request has its own random stream.
+
+        Step by step, not by the pipeline's `generate`: replies can be counted as they end, and Ctrl-C is heard between
+        two steps in place of after the last.
+        """
         import numpy
         import openvino
+        from openvino_genai import GenerationStatus
 
         if self._pipeline is None or adapter != self._speaking:
             self._build(adapter)
-        configs = [
-            self._generation_config(prompt, how, seed)
-            for prompt, how, seed in zip(prompts, sampling, seeds, strict=True)
-        ]
-        inputs = [openvino.Tensor(numpy.array([prompt.token_ids], dtype=numpy.int64)) for prompt in prompts]
-        return [list(result.m_generation_ids[0]) for result in self._pipeline.generate(inputs, configs)]
+        pipeline, running = self._pipeline, {}
+        for place, (prompt, how, seed) in enumerate(zip(prompts, sampling, seeds, strict=True)):
+            ids = openvino.Tensor(numpy.array([prompt.token_ids], dtype=numpy.int64))
+            running[place] = pipeline.add_request(place, ids, self._generation_config(prompt, how, seed))
+        try:
+            while running:
+                pipeline.step()
+                ended = [place for place, one in running.items() if one.get_status() != GenerationStatus.RUNNING]
+                for place in ended:
+                    yield place, list(running.pop(place).read_all()[0].generated_ids)
+        finally:
+            if running:  # interrupted: what is left must not mix with the next requests
+                self._pipeline = None
 
     def _build(self, adapter: Path | None) -> None:
         import openvino_genai as genai

@@ -1,7 +1,7 @@
 """The engine that runs anywhere: batched generation with transformers, adapters with PEFT."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Transformers(LocalSampler):
 
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> list[list[int]]:
+    ) -> Iterator[tuple[int, list[int]]]:
         """Generate one left-padded batch; every row has its own random stream."""
         import torch
 
@@ -77,7 +77,7 @@ class Transformers(LocalSampler):
                 pad_token_id=pad,
             )
         rows = output[:, longest:].tolist()
-        return [self._until_stop(row, limit) for row, limit in zip(rows, limits, strict=True)]
+        yield from enumerate(self._until_stop(row, limit) for row, limit in zip(rows, limits, strict=True))
 
     def speaking(self, adapter: Path | None) -> Any:
         """Return the model with just this adapter switched on."""
