@@ -182,6 +182,34 @@ def test_every_method_has_its_vote_at_the_tokens_of_mafts_debate(done):
         assert votes.tokens >= min(rows[1, "maft"].tokens, 12 * rows[1, "maft_single"].tokens)
 
 
+def test_another_method_may_set_examples_and_tokens(tmp_path):
+    config = settings(tmp_path, "num_iterations=1", "debate.num_eval_samples=4", "task.num_train=30", "task.high=6")
+    made = comparison.begin(config, ["majority_ft", "majority_ft_all"], [0], "maft_wo_debate")
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    assert made.methods == ("maft_wo_debate", "majority_ft", "majority_ft_all")
+    counts = store.read_json(made.folder(ARMS["maft_wo_debate"], 0).examples_summary(1)).values()
+    total = sum(count["examples"] for count in counts)
+    for name, share in (("majority_ft", round(total / 3)), ("majority_ft_all", total)):
+        learned = store.read_records(made.folder(ARMS[name], 0).examples(1, "generator_0"), Example)
+        assert len(learned) == share
+    rows = {row.method: row for row in comparison.results(made)}
+    assert {row.against for row in rows.values()} == {"maft_wo_debate_majority@budget"}
+    assert rows["maft_wo_debate_majority@budget"].calls == 12 * rows["base"].n
+    assert rows["majority_ft_majority@budget"].difference.num_seeds == 1
+    assert "minus maft_wo_debate_majority@budget" in comparison.table(list(rows.values()))
+
+
+def test_a_reference_is_a_method_with_examples_of_its_own_and_stays(tmp_path):
+    config = settings(tmp_path)
+    with pytest.raises(ConfigError, match=r"--reference star: this method .* Choose one of: maft, maft_wo_summary, "):
+        comparison.chosen(config, [], [0], "star")
+    with pytest.raises(ConfigError, match="nobody is not a method"):
+        comparison.chosen(config, [], [0], "nobody")
+    comparison.begin(config, ["star"], [0], "cooperative")
+    with pytest.raises(ConfigError, match="--reference: 'cooperative' there, 'maft' asked for"):
+        comparison.begin(config, ["star"], [0])
+
+
 def test_the_same_command_again_computes_nothing_and_says_the_same(done):
     made, engine, trainer = done
     before = (len(engine.history), len(trainer.jobs), comparison.results(made))

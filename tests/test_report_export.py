@@ -75,6 +75,14 @@ def test_the_page_of_a_comparison_has_every_row_and_runs_no_script_but_its_own(c
     assert html == report.write_comparison_page(compared, found).read_text(encoding="utf-8")
 
 
+def test_the_page_says_what_all_rows_are_compared_with(compared):
+    for against in (None, "base", "single_agent_ft_majority@budget"):
+        found = comparison.results(compared, against)
+        html = report.write_comparison_page(compared, found).read_text(encoding="utf-8")
+        assert f"Minus {against or 'maft'}” is" in html
+        assert f"{against or 'maft'} minus one model finetuned on debates, alone" in html or against == "base"
+
+
 def test_curves_begin_with_what_the_agents_of_each_method_answer_untrained(compared):
     found = {(row.iteration, row.method): row for row in comparison.results(compared)}
     curves = comparison.over_iterations(compared, list(found.values()))

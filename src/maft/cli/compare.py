@@ -10,12 +10,20 @@ from maft.cli import stage
 @click.command(
     cls=stage.ListsOfAgents,
     epilog="Examples:\n\n  maft compare recipes/arithmetic_cpu/config.yaml name=compared debate.num_eval_samples=5\n\n"
-    "  maft compare my.yaml --methods single_agent_ft star_label_free --seeds 0 1 2",
+    "  maft compare my.yaml --methods single_agent_ft star_label_free --seeds 0 1 2\n\n"
+    "  maft compare my.yaml --reference maft_wo_debate --methods majority_ft",
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
 @click.option("--methods", multiple=True, metavar="A B ...", help="The methods of the paper if not given; see --list.")
 @click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="The seed of the config if not given.")
+@click.option(
+    "--reference",
+    metavar="METHOD",
+    default="maft",
+    show_default=True,
+    help="Sets the examples and tokens of the others, and is what they are compared with; always carried out.",
+)
 @click.option("--list", "listed", is_flag=True, help="Print the methods, and stop.")
 @click.option("--dry-run", is_flag=True, help="Print what would be carried out, and stop.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
@@ -25,6 +33,7 @@ def compare(
     *,
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
+    reference: str,
     listed: bool,
     dry_run: bool,
     quiet: bool,
@@ -43,7 +52,7 @@ def compare(
         click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
         return
     settings = config_.load(config, overrides)
-    asked = (settings, methods or comparison.PAPER, seeds or (settings.seed,))
+    asked = (settings, methods or comparison.PAPER, seeds or (settings.seed,), reference)
     if dry_run:
         made = comparison.chosen(*asked)
         click.echo(config_.resolved(settings), nl=False)

@@ -55,14 +55,12 @@ def _report_comparison(folder: Path, as_json: bool, target: Path | None, against
     from maft import report as report_
 
     opened = comparison.existing(folder)
-    found = comparison.results(opened, against or "maft")
+    found = comparison.results(opened, against)
     written = report_.export_comparison(opened, found, target) if target is not None else []
     if as_json:
         click.echo(comparison.as_json(found))
         return
     click.echo(comparison.table(found))
-    if against:
-        return  # the page compares with maft
     _say(report_.write_comparison_page(opened, found), written, target)
 
 

@@ -1,7 +1,7 @@
 """Carry out a comparison: every arm for every seed, in one folder, with one engine.
 
 runs/<name>/
-  compare.json           config, methods and seeds: the identity of the comparison
+  compare.json           config, methods, seeds and reference: the identity of the comparison
   cache/                 replies and finetuned agents, shared by all arms
   seed_0/maft/           an ordinary run folder for each arm
   results.json           the rows of the table, see `maft.comparison.results`
@@ -32,6 +32,13 @@ class Comparison(NamedTuple):
     config: RunConfig
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
+    reference: str = "maft"
+    """The method that the others are measured by: it sets their number of examples, and the tokens of a vote."""
+
+    @property
+    def against(self) -> str:
+        """The row that the others are compared with: what the reference answers at the tokens it sets."""
+        return self.reference if ARMS[self.reference].row == "debate" else f"{self.reference}_majority@budget"
 
     def begun(self, arm: Arm, seed: int) -> bool:
         """Say whether the run of an arm is there, finished or not."""
@@ -44,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
-    """Carry out every arm, or what is left of it; maft is first, for the others are given its number of examples."""
+    """Carry out every arm, or what is left of it; the reference is first, for the others are given its number of examples."""
     cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite")
     cached_trainer = CachedTrainer(trainer, comparison.path / "cache" / "agents")
     for seed in comparison.seeds:
@@ -53,41 +60,56 @@ def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress
             _run(comparison, ARMS[name], seed, cached_sampler, cached_trainer, progress)
 
 
-def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Comparison:
+def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
     """Make the folder of a comparison, or go on in it; methods and seeds may be added.
 
     Raises:
         ConfigError: as `chosen` does.
         DataError: an adapter that agents begin with does not fit its base model.
     """
-    made = chosen(config, methods, seeds)
+    made = chosen(config, methods, seeds, reference)
     finetune.check(config)
-    content = {"config": config.model_dump(mode="json"), "methods": made.methods, "seeds": made.seeds}
+    content = {
+        "config": config.model_dump(mode="json"),
+        "methods": made.methods,
+        "seeds": made.seeds,
+        "reference": made.reference,
+    }
     store.write_json(made.path / "compare.json", content)
     return made
 
 
-def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> Comparison:
-    """Return what would be compared: maft, the methods asked for, and those that the folder has already.
+def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
+    """Return what would be compared: the reference, the methods asked for, and those that the folder has already.
 
     Raises:
-        ConfigError: a method that does not exist, or is one model where society names several; engines that do not
-            fit together; or the folder holds a run, or a comparison with other settings.
+        ConfigError: a method that does not exist, or is one model where society names several; a reference that takes
+            its own number of examples from another; engines that do not fit together; or the folder holds a run, or a
+            comparison with other settings.
     """
     config_.check_loop(config)
+    methods = (reference, *methods)
     unknown = [name for name in methods if name not in ARMS]
     if unknown:
         raise ConfigError(f"{unknown[0]} is not a method. The methods are: {', '.join(ARMS)}.")
+    if ARMS[reference].budget:
+        free = ", ".join(name for name, arm in ARMS.items() if not arm.budget)
+        raise ConfigError(
+            f"--reference {reference}: this method is given as many examples as the reference, and cannot be it. "
+            f"Choose one of: {free}."
+        )
     _refuse_one_for_several(config, methods)
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
-    made = Comparison(path, config, tuple(dict.fromkeys(("maft", *methods))), tuple(dict.fromkeys(seeds)))
+    made = Comparison(path, config, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(seeds)), reference)
     if not (path / "compare.json").exists():
         return made
     there = existing(path)
     changed = config_.differences(there.config, config)
     changed.pop("seed", None)
+    if there.reference != reference:
+        changed["--reference"] = (there.reference, reference)
     if changed:
         keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
         raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
@@ -120,7 +142,7 @@ def existing(path: Path) -> Comparison:
     """
     content: dict[str, Any] = store.read_json(path / "compare.json")
     config = config_.parse(content["config"], source=str(path / "compare.json"))
-    return Comparison(path, config, tuple(content["methods"]), tuple(content["seeds"]))
+    return Comparison(path, config, tuple(content["methods"]), tuple(content["seeds"]), content.get("reference", "maft"))
 
 
 def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
@@ -131,7 +153,7 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
         settings["cluster.storage"] = f"{comparison.config.cluster.storage}/{comparison.path.name}/seed_{seed}"
     settings |= arm.settings(comparison.config)
     if arm.budget:
-        settings["curate.max_examples"] = _examples_of_maft(comparison, seed, arm.budget)
+        settings["curate.max_examples"] = _examples_of_reference(comparison, seed, arm.budget)
     for key, value in settings.items():
         *sections, last = key.split(".")
         node = tree
@@ -141,9 +163,9 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
     return config_.parse(tree, source=f"method {arm.name}")
 
 
-def _examples_of_maft(comparison: Comparison, seed: int, budget: str) -> list[int]:
-    """Return, for each iteration, how many examples one agent of maft had on average, or all of them together."""
-    folder = comparison.folder(ARMS["maft"], seed)
+def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> list[int]:
+    """Return, for each iteration, how many examples one agent of the reference had on average, or all of them together."""
+    folder = comparison.folder(ARMS[comparison.reference], seed)
     counts = [pipeline.num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
     share: Callable[[dict[str, int]], float] = (
         (lambda of: sum(of.values()) / len(of)) if budget == "one" else (lambda of: sum(of.values()))

@@ -1,7 +1,8 @@
 """The table of a comparison: every method after every iteration, beside maft on the same questions.
 
 All rows are scored anew from the debates on the held-out questions, so that every method has its vote at the same
-budget: the tokens of maft's debate for the same seed and iteration.
+budget: the tokens of the reference's debate for the same seed and iteration or, where it never debates, of all its
+first answers.
 """
 
 import json
@@ -42,7 +43,7 @@ class Result(Record):
     seconds: float
     """Sampling and finetuning of the arm up to this iteration, without what was looked up."""
     against: str
-    """The method that this one is compared with: maft, or what was asked for."""
+    """The row that this one is compared with: that of the reference, or what was asked for."""
     difference: Difference | None
     """This method minus that one, untrained or after the same iteration, on the same questions; None for that one."""
 
@@ -54,10 +55,10 @@ class _Cell(NamedTuple):
     folder: RunFolder
 
 
-def results(comparison: Comparison, against: str = "maft") -> list[Result]:
+def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     """Return all rows for which every seed has been evaluated, each beside the row `against` of the same iteration.
 
-    A row of the untrained model, such as `majority@budget`, stands beside those of every iteration.
+    If not told otherwise, that row is what the reference of the comparison answers at the tokens that it sets. A row of the untrained model, such as `majority@budget`, stands beside those of every iteration.
 
     Raises:
         ConfigError: `against` is no row of the table.
@@ -65,9 +66,9 @@ def results(comparison: Comparison, against: str = "maft") -> list[Result]:
     cells = [_cells(comparison, seed) for seed in comparison.seeds]
     shared = sorted((key for key in cells[0] if all(key in of_seed for of_seed in cells)), key=_place)
     names = dict.fromkeys(method for _, method in shared)
-    if against not in names and against != "maft":
+    if against is not None and against not in names:
         raise ConfigError(f"{against} is not a row of this comparison. The rows are: {', '.join(names)}.")
-
+    against = against or comparison.against
     untrained = all(iteration == 0 for iteration, method in shared if method == against)
 
     def of(key: tuple[int, str]) -> list[_Cell] | None:
@@ -110,7 +111,9 @@ def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
     for name in _begun(comparison, seed):
         folder = comparison.folder(ARMS[name], seed)
         for iteration in range(comparison.config.num_iterations + 1):
-            if (folder.evaluation(iteration) / "summary.json").exists() and (iteration > 0 or name == "maft"):
+            if (folder.evaluation(iteration) / "summary.json").exists() and (
+                iteration > 0 or name == comparison.reference
+            ):
                 if iteration not in budgets:
                     budgets[iteration] = _budget(comparison, seed, iteration)
                 for row, scores in _scores(folder, iteration, budgets[iteration]).items():
@@ -137,14 +140,15 @@ def _untrained(comparison: Comparison) -> dict[str, Result]:
             }
         )
     shared = [name for name in cells[0] if all(name in of_seed for of_seed in cells)]
-    rows = (_result((0, name), [of_seed[name] for of_seed in cells], "maft", None) for name in shared)
+    rows = (_result((0, name), [of_seed[name] for of_seed in cells], comparison.against, None) for name in shared)
     return {row.method: row for row in rows}
 
 
 def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
-    """Return the tokens of maft's debates on the held-out questions."""
-    debates = _debates(comparison.folder(ARMS["maft"], seed), iteration)
-    return tokens(call for debate in debates for call in debate.calls(samples=False))
+    """Return the tokens of the reference's debates on the held-out questions, or of its answers where it has none."""
+    folder = comparison.folder(ARMS[comparison.reference], seed)
+    alone = folder.config.debate.num_rounds == 1
+    return tokens(call for debate in _debates(folder, iteration) for call in debate.calls(samples=alone))
 
 
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:

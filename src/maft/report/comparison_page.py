@@ -20,7 +20,7 @@ UNTRAINED = {
 }
 PARTS = {
     "_single": "its generators, one answer each",
-    "_majority@budget": "vote over its first answers, at the tokens of maft's debate",
+    "_majority@budget": "vote over its first answers, at equal tokens",
     "_majority": "vote over its first answers",
     "_debate": "as every agent of a debate",
 }
@@ -37,13 +37,13 @@ class Line(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`more`, `less`, or `unclear` where the interval of the difference to maft holds 0."""
+        """`more`, `less`, or `unclear` where the interval of the difference holds 0."""
         gap = self.row.difference
         return "" if gap is None else "more" if gap.low > 0 else "less" if gap.high < 0 else "unclear"
 
 
 class Card(NamedTuple):
-    """By how much maft is better than another method after the last iteration."""
+    """By how much the row that all are compared with is better than another after the last iteration."""
 
     over: str
     gap: Difference
@@ -67,46 +67,44 @@ def write_page(comparison: Comparison, found: Sequence[Result]) -> Path:
 def all_charts(comparison: Comparison, found: Sequence[Result]) -> list[Chart]:
     """Return accuracy over iterations, and against tokens."""
     curves, n = comparison_.over_iterations(comparison, found), comparison.config.debate.num_agents
-    shown = [
-        "maft",
-        f"maft_majority@{n}",
-        "maft_single",
-        "single_agent_ft",
-        "maft_majority@budget",
-        "single_agent_ft_debate",
-    ]
-    drawn = [charts.methods(curves, shown), charts.budget(curves, [*shown, "single_agent_ft_majority@budget"])]
+    own, at_budget = comparison.reference, [f"{name}_majority@budget" for name in ("single_agent_ft", "majority_ft")]
+    of_reference = [own, f"{own}_majority@{n}", f"{own}_single", "single_agent_ft", f"{own}_majority@budget"]
+    shown = [*of_reference, "single_agent_ft_debate", *at_budget[1:]]
+    drawn = [charts.methods(curves, shown), charts.budget(curves, [*shown, *at_budget[:1]])]
     return [chart for chart in drawn if chart is not None]
 
 
 def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
     last = max((row.iteration for row in found), default=0)
     gaps = [row.difference for row in found if row.difference is not None]
+    against = found[0].against if found else comparison.against
     return {
         "config": comparison.config,
         "models": page.models(comparison.config),
         "comparison": comparison,
         "found": found,
         "last": last,
-        "lines": _by_iteration([_line(row) for row in found]),
+        "lines": _by_iteration([_line(row, comparison.reference) for row in found]),
         "reach": max((max(abs(gap.low), abs(gap.high)) for gap in gaps), default=0.1),
-        "ours": next((row for row in found if row.iteration == last > 0 and row.method == "maft"), None),
-        "cards": _cards({row.method: row for row in found if row.iteration == last}),
+        "against": against,
+        "ours": next((row for row in found if row.iteration == last > 0 and row.method == against), None),
+        "cards": _cards(comparison, {row.method: row for row in found if row.iteration == last}),
         "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, found)}),
         "unfinished": _unfinished(comparison),
         "changed": page.changed_settings(comparison.config),
     }
 
 
-def _line(row: Result) -> Line:
+def _line(row: Result, reference: str) -> Line:
     if row.iteration == 0:
         return Line(row, UNTRAINED.get(row.method, UNTRAINED["majority"]), False)
     if row.method in ARMS:
         return Line(row, ARMS[row.method].what, False)
     what = next(words for part, words in PARTS.items() if part in row.method)
-    is_main = row.method.startswith(tuple(f"maft{part}" for part in PARTS)) or row.method in (
+    is_main = row.method.startswith(tuple(f"{reference}{part}" for part in PARTS)) or row.method in (
         "single_agent_ft_debate",
         "single_agent_ft_majority@budget",
+        "majority_ft_majority@budget",
     )
     return Line(row, what, not is_main)
 
@@ -118,13 +116,14 @@ def _by_iteration(lines: Sequence[Line]) -> dict[int, list[Line]]:
     return grouped
 
 
-def _cards(rows: Mapping[str, Result]) -> list[Card]:
-    """Return what maft must beat to be worth its price, as far as it was compared."""
+def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[Card]:
+    """Return what a society must beat to be worth its price, as far as it was compared."""
     others = {
-        "a vote of its own generators at the same tokens": "maft_majority@budget",
-        "a vote of one finetuned model at the same tokens": "single_agent_ft_majority@budget",
-        "one finetuned model alone": "single_agent_ft",
-        "one finetuned model that debates with itself": "single_agent_ft_debate",
+        f"a vote of {comparison.reference}'s first answers at the same tokens": f"{comparison.reference}_majority@budget",
+        "a vote of one model finetuned on debates, at the same tokens": "single_agent_ft_majority@budget",
+        "a vote of one model finetuned on its own votes, at the same tokens": "majority_ft_majority@budget",
+        "one model finetuned on debates, alone": "single_agent_ft",
+        "one model finetuned on debates, debating with itself": "single_agent_ft_debate",
     }
     found = [(over, rows[name].difference) for over, name in others.items() if name in rows]
     return [Card(over, _turned(gap)) for over, gap in found if gap is not None]
