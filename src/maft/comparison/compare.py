@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
-    """Carry out every arm, or what is left of it; the reference is first, for the others are given its number of examples."""
+    """Carry out every arm, or what is left of it; the reference first, for the others have its number of examples."""
     cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite")
     cached_trainer = CachedTrainer(trainer, comparison.path / "cache" / "agents")
     for seed in comparison.seeds:
@@ -142,7 +142,9 @@ def existing(path: Path) -> Comparison:
     """
     content: dict[str, Any] = store.read_json(path / "compare.json")
     config = config_.parse(content["config"], source=str(path / "compare.json"))
-    return Comparison(path, config, tuple(content["methods"]), tuple(content["seeds"]), content.get("reference", "maft"))
+    return Comparison(
+        path, config, tuple(content["methods"]), tuple(content["seeds"]), content.get("reference", "maft")
+    )
 
 
 def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
@@ -164,7 +166,7 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
 
 
 def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> list[int]:
-    """Return, for each iteration, how many examples one agent of the reference had on average, or all of them together."""
+    """Return how many examples one agent of the reference had on average, or all together, for each iteration."""
     folder = comparison.folder(ARMS[comparison.reference], seed)
     counts = [pipeline.num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
     share: Callable[[dict[str, int]], float] = (

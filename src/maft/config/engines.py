@@ -24,7 +24,7 @@ class EngineConfig(Section):
     batch_size: Positive = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """What weights are held and calculated in. Hardware that has no bfloat16, such as CPUs with AVX2 alone, calculates in
+    """What weights are held and calculated in. Hardware without bfloat16, such as a CPU with AVX2 alone, calculates in
     float32 all the same, and so does openvino where it has one core only."""
     cache_gb: Positive = 2
     """openvino, and vllm on a CPU: memory for the key-value cache."""

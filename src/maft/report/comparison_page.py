@@ -118,8 +118,9 @@ def _by_iteration(lines: Sequence[Line]) -> dict[int, list[Line]]:
 
 def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[Card]:
     """Return what a society must beat to be worth its price, as far as it was compared."""
+    own = comparison.reference
     others = {
-        f"a vote of {comparison.reference}'s first answers at the same tokens": f"{comparison.reference}_majority@budget",
+        f"a vote of {own}'s first answers at the same tokens": f"{own}_majority@budget",
         "a vote of one model finetuned on debates, at the same tokens": "single_agent_ft_majority@budget",
         "a vote of one model finetuned on its own votes, at the same tokens": "majority_ft_majority@budget",
         "one model finetuned on debates, alone": "single_agent_ft",
