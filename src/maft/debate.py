@@ -49,8 +49,8 @@ def play(problem: Problem, rules: Rules) -> Play:
     samples: list[Turn] = []
     error = None
     try:
-        turns += yield from first_round(problem, rules)
-        samples += yield from more_samples(problem, rules)
+        answered = yield from first_round(problem, rules)
+        turns, samples = answered[: rules.debate.num_agents], answered[rules.debate.num_agents :]
         for number in range(2, rules.debate.num_rounds + 1):
             turns += yield from critic_round(problem, rules, number, turns)
     except CallFailed as failure:
@@ -59,18 +59,11 @@ def play(problem: Problem, rules: Rules) -> Play:
 
 
 def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list[Reply], list[Turn]]:
-    """Every generator answers the question alone."""
-    return (yield from _answer_alone(problem, rules, ["answer"]))
+    """Every generator answers the question alone, once for the debate and then, for the vote only, as often as asked.
 
-
-def more_samples(problem: Problem, rules: Rules) -> Generator[list[Request], list[Reply], list[Turn]]:
-    """Every generator answers again, as often as `debate.num_samples` says, for the vote only."""
-    return (yield from _answer_alone(problem, rules, [f"sample {k}" for k in range(1, rules.debate.num_samples)]))
-
-
-def _answer_alone(
-    problem: Problem, rules: Rules, purposes: Sequence[str]
-) -> Generator[list[Request], list[Reply], list[Turn]]:
+    All at once, since an engine reads a question once for all answers to it.
+    """
+    purposes = ["answer", *(f"sample {k}" for k in range(1, rules.debate.num_samples))]
     asked = [
         _Ask(
             agent,

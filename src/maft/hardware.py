@@ -1,4 +1,4 @@
-"""What this machine computes in, and public figures of GPUs, for plans; each with the page of its maker.
+"""Public figures of GPUs, for plans; each with the page of its maker that tells them.
 
 Rates are those of dense bfloat16 matrix products, without sparsity; gigabytes are 10^9 bytes.
 """
@@ -74,19 +74,3 @@ def gpu(name: str) -> Gpu:
         known = ", ".join(one.name for one in GPUS.values())
         raise UserError(f"--gpu {name} is not in the table of GPUs.{hint} It has: {known}.")
     return GPUS[key]
-
-
-def usable_dtype(dtype: str) -> str:
-    """Return the dtype that torch computes in here: float32 where the hardware has no bfloat16.
-
-    torch emulates it there: a matrix product on two cores with AVX2 alone took seven times as long as in float32.
-    """
-    import torch
-    from transformers.utils import is_torch_bf16_gpu_available
-
-    if dtype != "bfloat16":
-        return dtype
-    if torch.accelerator.is_available():
-        return dtype if is_torch_bf16_gpu_available() else "float32"
-    has = torch.cpu.get_capabilities()
-    return dtype if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"

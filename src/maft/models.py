@@ -58,6 +58,22 @@ def load_quietly() -> None:
     logging.disable_progress_bar()
 
 
+def usable_dtype(dtype: str) -> str:
+    """Return the dtype that torch computes in here: float32 where the hardware has no bfloat16.
+
+    torch emulates it there: a matrix product on two cores with AVX2 alone took seven times as long as in float32.
+    """
+    import torch
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    if dtype != "bfloat16":
+        return dtype
+    if torch.accelerator.is_available():
+        return dtype if is_torch_bf16_gpu_available() else "float32"
+    has = torch.cpu.get_capabilities()
+    return dtype if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "float32"
+
+
 def check_adapter(folder: Path, model: str) -> float:
     """Return the scale of a LoRA adapter (alpha / r), after making sure that it is whole and fits `model`.
 

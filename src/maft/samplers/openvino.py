@@ -57,7 +57,8 @@ class OpenVino(LocalSampler):
         """Generate for one adapter; every request has its own random stream.
 
         Step by step, not by the pipeline's `generate`: replies can be counted as they end, and Ctrl-C is heard between
-        two steps in place of after the last.
+        two steps in place of after the last. A prompt that is there several times is read once, for the prefix cache is
+        looked up when a request is added: the others are added when the first has been read.
         """
         import numpy
         import openvino
@@ -66,13 +67,22 @@ class OpenVino(LocalSampler):
         if self._pipeline is None or adapter != self._speaking:
             self._build(adapter)
         pipeline, running = self._pipeline, {}
-        for place, (prompt, how, seed) in enumerate(zip(prompts, sampling, seeds, strict=True)):
-            ids = openvino.Tensor(numpy.array([prompt.token_ids], dtype=numpy.int64))
-            running[place] = pipeline.add_request(place, ids, self._generation_config(prompt, how, seed))
+
+        def add(place: int) -> None:
+            ids = openvino.Tensor(numpy.array([prompts[place].token_ids], dtype=numpy.int64))
+            config = self._generation_config(prompts[place], sampling[place], seeds[place])
+            running[place] = pipeline.add_request(place, ids, config)
+
+        waiting = _same_prompts(prompts)
+        for first in waiting:
+            add(first)
         try:
             while running:
                 pipeline.step()
                 ended = [place for place, one in running.items() if one.get_status() != GenerationStatus.RUNNING]
+                for first in [place for place in waiting if place in ended or running[place].can_read()]:
+                    for place in waiting.pop(first):
+                        add(place)
                 for place in ended:
                     yield place, list(running.pop(place).read_all()[0].generated_ids)
         finally:
@@ -117,6 +127,16 @@ class OpenVino(LocalSampler):
                 config.top_k = sampling.top_k
             config.rng_seed = seed % 2**32
         return config
+
+
+def _same_prompts(prompts: Sequence[Encoded]) -> dict[int, list[int]]:
+    """Return the first place of each prompt, and the other places that have the same."""
+    first: dict[tuple[int, ...], int] = {}
+    places: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        one = first.setdefault(tuple(prompt.token_ids), place)
+        places.setdefault(one, []).extend([place] if place != one else [])
+    return places
 
 
 def exported(model: str) -> Path:

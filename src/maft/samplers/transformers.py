@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maft import hardware, models
+from maft import models
 from maft.errors import DataError, MissingExtra
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded
@@ -26,7 +26,7 @@ class Transformers(LocalSampler):
             raise MissingExtra("the transformers sampler", "hf") from None
         models.load_quietly()
         try:
-            dtype = getattr(torch, hardware.usable_dtype(self.settings.dtype))
+            dtype = getattr(torch, models.usable_dtype(self.settings.dtype))
             loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
         except (OSError, ValueError) as error:
             raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None

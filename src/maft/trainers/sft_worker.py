@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import maft
-from maft import cards, hardware, store
+from maft import cards, models, store
 from maft.config import TrainConfig, Training
 from maft.errors import DataError
 from maft.records import Example
@@ -92,7 +92,7 @@ def _end_with_parent() -> None:
 def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report) -> None:
     """Make the output folder of each job."""
     base: BaseModel | None = None
-    dtype = hardware.usable_dtype(dtype)
+    dtype = models.usable_dtype(dtype)
     if dtype == "float32":  # `accelerate launch` was told the precision before anyone had looked at the hardware
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
     # Where weights are divided, the libraries must know of it before they load any: while this object lives, they do.
