@@ -166,6 +166,12 @@ def test_a_difference_may_be_to_another_row(done):
         comparison.results(done[0], "nobody")
 
 
+def test_votes_are_shown_beside_a_vote_in_every_iteration(done):
+    for against, shown in (("star_majority@budget", True), ("maft", False)):
+        lines = [line.split() for line in comparison.table(comparison.results(done[0], against)).splitlines()]
+        assert (["1", "maft_majority@budget"] in [line[:2] for line in lines]) is shown
+
+
 def test_a_difference_to_an_untrained_row_is_the_gain_of_every_iteration(done):
     rows = {(row.iteration, row.method): row for row in comparison.results(done[0], "majority@budget")}
     untrained = rows[0, "majority@budget"]

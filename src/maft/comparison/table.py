@@ -23,9 +23,14 @@ COLUMNS: dict[str, Literal["left", "right"]] = {
     "seconds": "right",
 }
 
+AT_BUDGET = "_majority@budget"
+
 
 def table(found: Sequence[Result]) -> str:
-    """Return the rows as text; of the iterations in between only the methods themselves, not their parts."""
+    """Return the rows as text; of the iterations in between only the methods themselves, not their parts.
+
+    Where they are compared with a vote at the debate's budget, their votes at that budget are shown as well.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -35,7 +40,8 @@ def table(found: Sequence[Result]) -> str:
     for column, side in COLUMNS.items():
         drawn.add_column(column.replace("maft", against), justify=side, no_wrap=True)
     last = max((row.iteration for row in found), default=0)
-    shown = [row for row in found if row.iteration in (0, last) or row.method in (*ARMS, against)]
+    peers = {against, *(f"{arm}{AT_BUDGET}" for arm in ARMS if against.endswith(AT_BUDGET))}
+    shown = [row for row in found if row.iteration in (0, last) or row.method in {*ARMS, *peers}]
     for number, row in enumerate(shown):
         if number and shown[number - 1].iteration != row.iteration:
             drawn.add_row()
