@@ -61,7 +61,7 @@ def load_quietly() -> None:
 def usable_dtype(dtype: str) -> str:
     """Return the dtype that torch computes in here: float32 where the hardware has no bfloat16.
 
-    torch emulates it there: a matrix product on two cores with AVX2 alone took seven times as long as in float32.
+    torch emulates it there: a matrix product on two cores with AVX2 alone took over six times as long as in float32.
     """
     import torch
     from transformers.utils import is_torch_bf16_gpu_available
