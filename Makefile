@@ -23,6 +23,7 @@ check: setup  ## format, lint, types and fast tests; offline
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pytest -q -m "not slow" -n auto
 
 test: check  ## check, and the slow tests with the real model

@@ -23,10 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from maft import config as config_
-from maft import debate, finetune, manifest, models, pipeline, rollouts, samplers, trainers
+from maft import engines, models
 from maft.config import RoleSampling, RunConfig
+from maft.method import debate
+from maft.pipeline import finetune, rollouts
+from maft.pipeline import run as pipeline
 from maft.records import Debate, Problem, Society
-from maft.store import RunFolder
+from maft.runs import manifest, societies
+from maft.runs.folder import RunFolder
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "arithmetic_cpu" / "config.yaml"
 NODE = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
@@ -54,7 +58,7 @@ def debates(
 ) -> tuple[list[Debate], float]:
     """Debate the questions, and return the debates and the seconds that they took."""
     rules = pipeline.debate_rules(folder, 1, society, "train")
-    with samplers.opened(workers(folder.config, num_workers)) as sampler:
+    with engines.opened(workers(folder.config, num_workers)) as sampler:
         few = rules._replace(stage="warm-up", sampling=_short(folder.config))
         rollouts.play_all([debate.play(problem, few) for problem in problems[: 2 * num_workers]], sampler)
         began = time.perf_counter()
@@ -68,7 +72,7 @@ def trainings(folder: RunFolder, society: Society, num_workers: int) -> float:
     for agent in config.learners:
         shutil.rmtree(folder.agent(1, agent), ignore_errors=True)
     began = time.perf_counter()
-    finetune.finetune(folder, 1, society, pipeline.num_examples(folder, 1), trainers.make(config))
+    finetune.finetune(folder, 1, society, pipeline.num_examples(folder, 1), engines.make_trainer(config))
     return time.perf_counter() - began
 
 
@@ -103,7 +107,7 @@ def main(*, quick: bool) -> None:
         config = config_.load(RECIPE, [f"runs_dir={home}", f"cluster.ray={address}", "engine.num_threads=1", *small])
         with RunFolder.open(config) as folder:
             manifest.write(folder)
-            problems, untrained = pipeline.questions(folder).train, finetune.untrained(config)
+            problems, untrained = pipeline.questions(folder).train, societies.untrained(config)
 
             def debating(society: Society) -> Callable[[int], float]:
                 def once(number: int) -> float:
@@ -115,7 +119,7 @@ def main(*, quick: bool) -> None:
             times["debates, untrained"] = measure("debates, untrained", numbers, debating(untrained))
             pipeline.make_examples(folder, 1, held, pipeline.vote(folder, 1, held))
             times["six finetunings"] = measure("six finetunings", numbers, lambda n: trainings(folder, untrained, n))
-            trained = finetune.after(folder, 1)
+            trained = societies.after(folder, 1)
             times["debates, finetuned"] = measure("debates, finetuned", numbers, debating(trained))
     table = Table(title="One worker of one core against two")
     for column in ("work", "one, seconds", "two, seconds", "times as fast"):

@@ -14,10 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maft import debate, finetune, models, prompts, rollouts, samplers
-from maft.config import RunConfig, parse
-from maft.debate import Rules
+from maft import engines, models
+from maft.config import RunConfig, parse, prompts
+from maft.method import debate
+from maft.method.debate import Rules
+from maft.pipeline import rollouts
 from maft.records import Problem, Reply, Request
+from maft.runs import societies
 from maft.samplers.base import Sampler
 from maft.tasks import make as make_task
 from maft.tasks import prepare
@@ -86,7 +89,7 @@ def settings() -> RunConfig:
 def make(manner: str, config: RunConfig) -> Sampler:
     """Return the sampler of a manner."""
     if manner == "maft":
-        return samplers.make(config)
+        return engines.make_sampler(config)
     return Plain("float32", 1) if manner == "released" else Plain("bfloat16", 64)
 
 
@@ -109,7 +112,7 @@ def main(manner: str, num_debates: int) -> None:
     task = make_task(config.task)
     problems = prepare(task).train
     rules = Rules(
-        society=finetune.untrained(config),
+        society=societies.untrained(config),
         debate=config.debate,
         prompts=prompts.build(task.prompts),
         sampling=config.sampling.train,

@@ -21,10 +21,10 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from maft import answers, seeds, store, tasks
+from maft import answers, files, seeds, tasks
 from maft.evaluation.paired import Accuracies, accuracy_over, difference
 from maft.records import Debate, Problem
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 DRAWS = 100
 Share = tuple[int, int]
@@ -64,10 +64,10 @@ def measured(folder: RunFolder, shares: Sequence[Share]) -> list[Accuracies]:
     iteration = max(
         n for n in range(folder.config.num_iterations + 1) if (folder.evaluation(n) / "summary.json").exists()
     )
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
+    problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
     grade = tasks.make(folder.config.task).grade
     found: list[dict[str, float]] = [{} for _ in shares]
-    for debate in store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate):
+    for debate in files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate):
         said = {turn.answer for turn in debate.first_answers() if turn.answer is not None}
         right = {text: float(grade(problems[debate.problem_id], text) or False) for text in said}
         samples = verdicts(debate, right)

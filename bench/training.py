@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from maft import models, seeds, store
+from maft import files, models, seeds
 from maft.config import TrainConfig
 from maft.records import Example, Message
 from maft.trainers import TrainJob
@@ -55,7 +55,7 @@ def plain_trl(file: Path) -> dict[str, float]:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    rows = [[message.model_dump() for message in example.messages] for example in store.read_records(file, Example)]
+    rows = [[message.model_dump() for message in example.messages] for example in files.read_records(file, Example)]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
             model=models.resolve(MODEL),
@@ -100,14 +100,14 @@ def ours(file: Path) -> dict[str, float]:
         role="generator",
         iteration=1,
         examples=file,
-        num_examples=len(store.read_records(file, Example)),
+        num_examples=len(files.read_records(file, Example)),
         base_model=MODEL,
         init_adapter=None,
         output=output,
         seed=SEED,
     )
     SftTrainer().train([job], SETTINGS, lambda _: None)
-    summary: dict[str, Any] = store.read_json(output / "training.json")
+    summary: dict[str, Any] = files.read_json(output / "training.json")
     return {
         "tokens_per_second": summary["tokens"] / summary["seconds"],
         "loss": sum(summary["losses"]) / len(summary["losses"]),
@@ -120,7 +120,7 @@ def main(*, quick: bool) -> None:
     models.resolve(MODEL)
     with tempfile.TemporaryDirectory() as home:
         file = Path(home) / "generator_0.jsonl"
-        store.write_records(file, examples(48 if quick else 128))
+        files.write_records(file, examples(48 if quick else 128))
         figures = {}
         for manner in ("trl", "maft"):
             command = [sys.executable, "-m", "bench.training", manner, str(file)]

@@ -17,11 +17,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from maft import comparison, consensus, store, tasks
+from maft import comparison, files, tasks
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
+from maft.method import vote as voting
 from maft.records import Debate, Problem
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 ROUNDS = ("first", "last", "all")
 COLUMNS = (
@@ -32,23 +33,23 @@ COLUMNS = (
 
 def problems(folder: RunFolder, side: str) -> dict[str, Problem]:
     """Return the questions of a side, by id."""
-    return {problem.id: problem for problem in store.read_records(folder.problems(side), Problem)}
+    return {problem.id: problem for problem in files.read_records(folder.problems(side), Problem)}
 
 
 def labels(folder: RunFolder, iteration: int) -> Iterator[float | None]:
     """Yield, for each choice of rounds, the share of the questions with a label, and of right labels among them."""
-    debates = store.read_records(folder.debates(iteration), Debate)
+    debates = files.read_records(folder.debates(iteration), Debate)
     grade = tasks.make(folder.config.task).grade
     for rounds in ROUNDS:
         how = folder.config.vote.model_copy(update={"label_from": rounds})
-        votes = [consensus.vote(debate, how, folder.config.seed) for debate in debates]
+        votes = [voting.vote(debate, how, folder.config.seed) for debate in debates]
         quality = label_quality(votes, problems(folder, "train"), grade)
         yield from (quality.coverage, quality.accuracy)
 
 
 def held_out(folder: RunFolder, iteration: int) -> Iterator[float | None]:
     """Yield the shares of answers mended and spoiled, and of equal answers within an agent and between two."""
-    debates = store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+    debates = files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
     found = flows(debates, problems(folder, "eval"), iteration, tasks.make(folder.config.task).grade)
     answers = sum(sum(flow[2:]) for flow in found)
     yield sum(flow.corrected for flow in found) / answers if found else None

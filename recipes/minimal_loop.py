@@ -12,15 +12,14 @@ from pathlib import Path
 
 from maft import NullTrainer, Scripted, equivalent, seeds
 from maft.config import RunConfig, TaskConfig, TrainConfig
-from maft.consensus import tally
+from maft.engines import make_sampler, make_trainer
+from maft.files import write_records
+from maft.method.vote import tally
 from maft.records import AgentRef, Example, Message, Request, SamplingParams
-from maft.samplers import make as make_sampler
 from maft.samplers.scripted import guess
-from maft.store import write_records
 from maft.tasks import make as make_task
 from maft.tasks import prepare
 from maft.trainers import TrainJob
-from maft.trainers import make as make_trainer
 
 FAKE = "--fake" in sys.argv
 MODEL = "smollm2-135m-instruct"

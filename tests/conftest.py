@@ -10,7 +10,7 @@ from helpers import run, settings
 
 from maft import report
 from maft.cli import main
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 @pytest.fixture(autouse=True, scope="session")

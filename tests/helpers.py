@@ -12,20 +12,23 @@ from typing import Any
 
 import pytest
 
+import maft
 from maft import config as config_
-from maft import debate as debate_
-from maft import finetune, manifest, pipeline, prompts
-from maft.config import DebateConfig, RoleSampling, RunConfig
-from maft.debate import Rules
-from maft.progress import Progress
+from maft.cluster.mirror import mirrored
+from maft.config import DebateConfig, RoleSampling, RunConfig, prompts
+from maft.method import debate as debate_
+from maft.method.debate import Rules
+from maft.pipeline import run as pipeline
 from maft.records import Call, Debate, Message, Problem, Reply, Request, Society, Turn
+from maft.runs import manifest, societies
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
-from maft.store import RunFolder
 from maft.trainers import NullTrainer
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(finetune.__file__).parent.parent)}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(maft.__file__).parent.parent)}
 # Data sets that are too large to be part of the repository; tests that need them are skipped where they are not.
 DATA = Path(os.environ.get("MAFT_DATA") or ROOT.parent / "shared" / "data")
 CHANGES_WITH_EVERY_START = {"events.jsonl", "manifest.json", "report.html", ".lock"}
@@ -60,13 +63,13 @@ def settings(runs: Path, *overrides: str, **sections: Any) -> RunConfig:
 
 def run(config: RunConfig, sampler: Any = None, trainer: Any = None) -> RunFolder:
     """Carry out a run, as `maft run` does, and return its folder."""
-    with RunFolder.open(config) as folder:
+    with RunFolder.open(config, mirrored) as folder:
         manifest.write(folder)
         pipeline.run(folder, sampler or Scripted(guess), trainer or NullTrainer(), Quiet())
     return folder
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def run_files(folder: Path) -> dict[str, bytes]:
     """Return every file of a run folder that must not differ between runs, by relative path."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -98,7 +101,7 @@ def problem(name: str = "7*8", gold: str | None = "56") -> Problem:
 def society(num_agents: int = 3, summarizer: str = "base", model: str = "tiny") -> Society:
     tree = {"task": {"name": "arithmetic"}, "model": model}
     tree["debate"] = {"num_agents": num_agents, "summarizer": summarizer}
-    return finetune.untrained(config_.parse(tree))
+    return societies.untrained(config_.parse(tree))
 
 
 def rules(
@@ -127,7 +130,7 @@ def play(
     rules: Rules, say: Callable[[Request], str | Reply], problem: Problem | None = None
 ) -> tuple[Debate, Scripted]:
     """Hold one debate, and return it with the sampler that remembers the requests."""
-    from maft.rollouts import play_all
+    from maft.pipeline.rollouts import play_all
 
     sampler = Scripted(say)
     return play_all([debate_.play(problem or globals()["problem"](), rules)], sampler)[0], sampler
@@ -182,7 +185,9 @@ def maft(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 # `maft` with a sampler that takes its time, and writes down the seeds it was asked for and when it starts.
 SLOW_MAFT = """
 import os, time
-from maft import manifest, pipeline, report, samplers, trainers
+from maft.runs import manifest
+from maft.pipeline import run as pipeline
+from maft import engines, report
 from maft.cli import main
 from maft.samplers.scripted import Scripted, guess
 
@@ -193,7 +198,7 @@ class Slow(Scripted):
         time.sleep(float(os.environ["SLOW_MAFT_SECONDS"]))
         return super().sample(requests, on_reply)
 
-samplers.make = lambda settings: Slow(guess)
+engines.make_sampler = lambda settings: Slow(guess)
 report.table = lambda *_: "a table"
 report.write_page = lambda folder: folder.path / "report.html"
 print("ready", flush=True)

@@ -35,20 +35,28 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import boxed, debate, files, play, problem, rules, run, settings
+from helpers import boxed, debate, play, problem, rules, run, run_files, settings
 
 import maft
-from maft import answers, consensus, curate, store
+from maft import answers, files
 from maft.config import CurateConfig, TrainConfig, VoteConfig
 from maft.errors import DataError
 from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
+from maft.method import curate
+from maft.method import vote as voting
 from maft.records import Debate, Example, Problem, Request, Score, Vote
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
 
-ON_THE_WAY = {Path("debate.py"), Path("consensus.py"), Path("curate.py"), Path("finetune.py"), Path("rollouts.py")}
+ON_THE_WAY = {
+    Path("method/debate.py"),
+    Path("method/vote.py"),
+    Path("method/curate.py"),
+    Path("pipeline/finetune.py"),
+    Path("pipeline/rollouts.py"),
+}
 
 
 def said(request: Request) -> str:
@@ -213,7 +221,7 @@ def test_05_answers_are_grouped_by_mathematical_equality_in_any_order():
     for _ in range(50):
         rng.shuffle(texts)
         assert {frozenset(texts[i] for i in indices) for indices in answers.group(texts)} == wanted
-        assert consensus.tally(texts, Random(0)).counts == (("0.5", 3), ("3", 2))
+        assert voting.tally(texts, Random(0)).counts == (("0.5", 3), ("3", 2))
 
 
 def test_05_an_answer_that_is_written_otherwise_agrees_with_the_label():
@@ -227,14 +235,14 @@ def test_05_an_answer_that_is_written_otherwise_agrees_with_the_label():
 
 
 def test_06_the_label_is_the_majority_of_the_last_round():
-    vote = consensus.vote(debate(["1", "1", "1"], ["1", "2", "2"]), VoteConfig(), 0)
+    vote = voting.vote(debate(["1", "1", "1"], ["1", "2", "2"]), VoteConfig(), 0)
     assert (vote.label, vote.agreement, vote.dropped) == ("2", 2 / 3, None)
 
 
 def test_06_ties_are_drawn_by_seed_among_the_tied():
     def winners(run_seed: int) -> list[str | None]:
         held = [debate(["5", "40", "40", "5", "6"], problem_id=str(n)) for n in range(200)]
-        return [consensus.vote(d, VoteConfig(), run_seed).label for d in held]
+        return [voting.vote(d, VoteConfig(), run_seed).label for d in held]
 
     assert winners(0) == winners(0) != winners(1)
     drawn = Counter(winners(0))
@@ -242,7 +250,7 @@ def test_06_ties_are_drawn_by_seed_among_the_tied():
 
 
 def test_06_answers_that_cannot_be_parsed_abstain_but_count_as_agents():
-    vote = consensus.vote(debate([None, None, "4"]), VoteConfig(), 0)
+    vote = voting.vote(debate([None, None, "4"]), VoteConfig(), 0)
     assert (vote.label, vote.abstained, vote.num_ballots, vote.dropped) == ("4", 2, 3, "low_agreement")
 
 
@@ -258,7 +266,7 @@ def test_06_answers_that_cannot_be_parsed_abstain_but_count_as_agents():
     ],
 )
 def test_06_a_question_is_trained_on_only_with_enough_agreement(last, min_agreement, dropped):
-    assert consensus.vote(debate(last), VoteConfig(min_agreement=min_agreement), 0).dropped == dropped
+    assert voting.vote(debate(last), VoteConfig(min_agreement=min_agreement), 0).dropped == dropped
     assert VoteConfig().min_agreement == "majority"
 
 
@@ -278,7 +286,7 @@ def test_06_what_is_dropped_is_counted_by_reason():
 
 
 def votes_of(held: list[Debate]) -> dict[str, Vote]:
-    return {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    return {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
 
 
 # 7
@@ -345,8 +353,8 @@ def test_09_each_of_the_six_agents_is_trained_once_per_iteration_on_its_own_exam
         (iteration, name) for iteration in (1, 2) for name in names
     ]
     for job in trainer.jobs:
-        made = store.read_records(job.examples, Example)
-        held = {d.problem_id: d for d in store.read_records(folder.debates(job.iteration), Debate)}
+        made = files.read_records(job.examples, Example)
+        held = {d.problem_id: d for d in files.read_records(folder.debates(job.iteration), Debate)}
         number = int(job.agent.split("_")[1])
         assert job.examples == folder.examples(job.iteration, job.agent) and made
         assert {example.agent for example in made} == {job.agent}
@@ -392,10 +400,10 @@ def test_11_loss_is_on_the_last_turn_by_default_and_the_trainer_is_told(recorded
 def test_11_the_last_message_is_the_response_that_agrees_with_the_label(recorded):
     folder, _, trainer = recorded
     votes = {
-        iteration: {v.problem_id: v for v in store.read_records(folder.votes(iteration), Vote)} for iteration in (1, 2)
+        iteration: {v.problem_id: v for v in files.read_records(folder.votes(iteration), Vote)} for iteration in (1, 2)
     }
     for job in trainer.jobs:
-        for example in store.read_records(job.examples, Example):
+        for example in files.read_records(job.examples, Example):
             last, vote = example.messages[-1], votes[job.iteration][example.problem_id]
             answer = answers.extract_answer(last.content)
             assert last.role == "assistant"
@@ -423,12 +431,12 @@ def test_12_or_from_the_base_model_if_asked_for(tmp_path):
 
 def test_13_the_questions_are_the_same_in_every_iteration(recorded):
     folder, _, _ = recorded
-    train = [p.id for p in store.read_records(folder.problems("train"), Problem)]
-    held_out = [p.id for p in store.read_records(folder.problems("eval"), Problem)]
+    train = [p.id for p in files.read_records(folder.problems("train"), Problem)]
+    held_out = [p.id for p in files.read_records(folder.problems("eval"), Problem)]
     for iteration in (1, 2):
-        assert [d.problem_id for d in store.read_records(folder.debates(iteration), Debate)] == train
+        assert [d.problem_id for d in files.read_records(folder.debates(iteration), Debate)] == train
     for iteration in (0, 1, 2):
-        debates = store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+        debates = files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
         assert [d.problem_id for d in debates] == held_out
     assert not set(train) & set(held_out)
 
@@ -449,7 +457,7 @@ def test_13_a_run_refuses_to_start_when_the_sides_share_a_question(tmp_path, hel
 
 def test_14_held_out_questions_are_debated_by_the_finetuned_agents_generators_first(recorded):
     folder, sampler, _ = recorded
-    held_out = {p.question for p in store.read_records(folder.problems("eval"), Problem)}
+    held_out = {p.question for p in files.read_records(folder.problems("eval"), Problem)}
     evaluating = [r for r in sampler.history if any(q in r.messages[0].content for q in held_out)]
     per_evaluation = 6 * (3 + 2 * 3)
     assert len(evaluating) == 3 * per_evaluation
@@ -463,7 +471,7 @@ def test_14_held_out_questions_are_debated_by_the_finetuned_agents_generators_fi
 
 def test_14_training_debates_are_held_by_the_agents_finetuned_one_time_less(recorded):
     folder, sampler, _ = recorded
-    train = {p.question for p in store.read_records(folder.problems("train"), Problem)}
+    train = {p.question for p in files.read_records(folder.problems("train"), Problem)}
     asked = [r for r in sampler.history if any(q in r.messages[0].content for q in train)]
     trained = [r for r in asked if r.agent.role != "summarizer"]
     first, second = trained[: len(trained) // 2], trained[len(trained) // 2 :]
@@ -490,7 +498,7 @@ def test_15_other_gold_answers_change_no_vote_no_example_and_no_agent(tmp_path):
             (home / f"{side}.jsonl").write_text("\n".join(map(json.dumps, rows)))
         task = {"name": "jsonl", "train_file": str(home / "train.jsonl"), "eval_file": str(home / "eval.jsonl")}
         folder = run(settings(home, "num_iterations=2", task=task))
-        shown = files(folder.path)
+        shown = run_files(folder.path)
         made[name] = {path: data for path, data in shown.items() if path.startswith("iter_") and "/eval/" not in path}
     assert len(made["true"]) > 20
     assert made["true"] == made["false"] == made["unknown"]

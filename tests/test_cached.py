@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import files, run, settings
+from helpers import run, run_files, settings
 
 from maft.config import RoleTraining, TrainConfig
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
@@ -88,7 +88,7 @@ def test_a_second_run_computes_nothing_and_has_the_same_files(tmp_path):
     ]
     calls = {request.model_dump_json(exclude={"agent"}) for request in engine.history}
     assert trainer.trained == 12 and len(engine.history) >= len(calls) > 0
-    one, two = (files(folder.path) for folder in folders)
+    one, two = (run_files(folder.path) for folder in folders)
     assert one.pop("config.json") != two.pop("config.json") and one == two
     before = len(engine.history)
     run(settings(tmp_path / "three", "num_iterations=2"), CachedSampler(engine, tmp_path / "cache/replies.sqlite"))

@@ -3,8 +3,9 @@
 import pytest
 from huggingface_hub import ModelCard
 
-from maft import cards
+from maft import models
 from maft.config import TrainConfig
+from maft.trainers import cards
 
 SUMMARY = {
     "init_adapter": "critic_0",
@@ -64,5 +65,5 @@ def test_an_agent_without_examples_is_said_to_be_untrained():
 
 
 def test_a_folder_has_no_path_in_its_public_name(tmp_path):
-    assert cards.public_name(str(tmp_path)) == tmp_path.name
-    assert cards.public_name("org/base") == "org/base"
+    assert models.public_name(str(tmp_path)) == tmp_path.name
+    assert models.public_name("org/base") == "org/base"

@@ -12,9 +12,10 @@ import pytest
 from helpers import ROOT, SlowMaft, maft
 
 from maft import config as config_
-from maft import pipeline, store
+from maft import engines, files
 from maft.cli import main
 from maft.cli.main import VERBS
+from maft.pipeline import run as pipeline
 
 
 def test_a_run_prints_its_table_on_stdout_and_everything_else_on_stderr(home):
@@ -100,12 +101,11 @@ def test_a_mistake_can_be_mended_under_the_same_name(home, call, no_page):
 
 
 def test_a_stage_that_fails_is_exit_code_1(home, call, monkeypatch):
-    from maft import samplers
     from maft.records import Reply
     from maft.samplers import Scripted
 
     broken = Scripted(lambda _: Reply(text="", finish_reason="error", error="out of memory"))
-    monkeypatch.setattr(samplers, "make", lambda _: broken)
+    monkeypatch.setattr(engines, "make_sampler", lambda _: broken)
     code, out, err = call("run", "sums.yaml")
     assert (code, out) == (1, "")
     assert "4 of 4 debates failed" in err and "out of memory" in err and "same command holds them again" in err
@@ -113,9 +113,8 @@ def test_a_stage_that_fails_is_exit_code_1(home, call, monkeypatch):
 
 
 def test_a_missing_extra_is_answered_with_its_install_line(home, call, monkeypatch):
-    from maft import samplers
 
-    monkeypatch.setattr(samplers, "find_spec", lambda _: None)
+    monkeypatch.setattr(engines, "find_spec", lambda _: None)
     for engine, extra in (("openvino", "openvino"), ("transformers", "hf"), ("auto", "hf")):
         code, _, err = call("run", "sums.yaml", f"engine.sampler={engine}", f"name={engine}")
         assert code == 2 and f'pip install "maft[{extra}]"' in err
@@ -130,17 +129,17 @@ def test_a_bug_keeps_its_traceback(home, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
 def test_a_disk_that_takes_no_more_is_said_and_the_run_goes_on_later(home, call, no_page, monkeypatch, number):
-    append = store.append_records
+    append = files.append_records
 
     def full(path: Path, records: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(store, "append_records", full)
+    monkeypatch.setattr(files, "append_records", full)
     code, _, err = call("run", "sums.yaml")
     assert code == 1 and "Traceback" not in err
     assert f"cannot write runs/sums/iter_00/eval/debates.jsonl: {os.strerror(number)}" in err
     assert "the same command goes on" in err
-    monkeypatch.setattr(store, "append_records", append)
+    monkeypatch.setattr(files, "append_records", append)
     assert call("run", "sums.yaml")[0] == 0
 
 

@@ -10,11 +10,11 @@ from maft import errors
 from maft.cluster import connection
 from maft.cluster.connection import Needs, Node
 from maft.cluster.pool import cause_of_death, on_worker
+from maft.cluster.sampler import divide
 from maft.cluster.storage import Place
 from maft.config import ClusterConfig, digest
 from maft.errors import ConfigError, DataError, MaftError, MissingExtra
 from maft.records import AgentRef, Request, SamplingParams
-from maft.samplers.ray import divide
 
 
 def request(question: str, adapter: str | None = None) -> Request:

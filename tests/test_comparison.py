@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from helpers import Quiet, settings
 
-from maft import comparison, store
+from maft import comparison, files
 from maft.comparison.arms import ARMS, PAPER
 from maft.comparison.compare import Comparison, arm_config
 from maft.errors import ConfigError, DataError
@@ -49,7 +49,7 @@ def found(done) -> dict[tuple[int, str], comparison.Result]:
 
 
 def examples(done, arm: str, iteration: int = 1, agent: str = "generator_0") -> list[Example]:
-    return store.read_records(done[0].folder(ARMS[arm], 0).examples(iteration, agent), Example)
+    return files.read_records(done[0].folder(ARMS[arm], 0).examples(iteration, agent), Example)
 
 
 def test_the_table_has_every_method_of_the_paper(done):
@@ -84,7 +84,7 @@ def test_nothing_is_trained_twice(done):
 
 def test_baselines_are_given_the_examples_of_one_agent_or_of_all(done):
     counts = [
-        sum(c["examples"] for c in store.read_json(done[0].folder(ARMS["maft"], 0).examples_summary(n)).values())
+        sum(c["examples"] for c in files.read_json(done[0].folder(ARMS["maft"], 0).examples_summary(n)).values())
         for n in (1, 2)
     ]
     for n in (1, 2):
@@ -96,7 +96,7 @@ def test_baselines_are_given_the_examples_of_one_agent_or_of_all(done):
 
 def test_star_learns_the_right_answers_and_those_it_finds_with_a_hint(done):
     folder = done[0].folder(ARMS["star"], 0)
-    gold = {p.id: p.gold for p in store.read_records(folder.problems("train"), Problem)}
+    gold = {p.id: p.gold for p in files.read_records(folder.problems("train"), Problem)}
     learned = examples(done, "star")
     assert learned and all(f"{{{gold[e.problem_id]}}}" in e.messages[-1].content for e in learned)
     assert not any("right answer is" in e.messages[0].content for e in learned)
@@ -107,11 +107,11 @@ def test_star_asks_with_a_hint_only_where_nobody_was_right(tmp_path):
     made = comparison.begin(config, ["star"], [0])
     comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
     folder = made.folder(ARMS["star"], 0)
-    gold = {p.id: p.gold for p in store.read_records(folder.problems("train"), Problem)}
+    gold = {p.id: p.gold for p in files.read_records(folder.problems("train"), Problem)}
     wrong = {
-        d.problem_id for d in store.read_records(folder.debates(1), Debate) if d.turns[0].answer != gold[d.problem_id]
+        d.problem_id for d in files.read_records(folder.debates(1), Debate) if d.turns[0].answer != gold[d.problem_id]
     }
-    hinted = store.read_records(folder.iteration(1) / "hints.jsonl", Debate)
+    hinted = files.read_records(folder.iteration(1) / "hints.jsonl", Debate)
     assert wrong and {d.problem_id for d in hinted} == wrong
     assert all(f"The right answer is {gold[d.problem_id]}." in d.turns[0].call.prompt for d in hinted)
 
@@ -193,10 +193,10 @@ def test_another_method_may_set_examples_and_tokens(tmp_path):
     made = comparison.begin(config, ["majority_ft", "majority_ft_all"], [0], "maft_wo_debate")
     comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
     assert made.methods == ("maft_wo_debate", "majority_ft", "majority_ft_all")
-    counts = store.read_json(made.folder(ARMS["maft_wo_debate"], 0).examples_summary(1)).values()
+    counts = files.read_json(made.folder(ARMS["maft_wo_debate"], 0).examples_summary(1)).values()
     total = sum(count["examples"] for count in counts)
     for name, share in (("majority_ft", round(total / 3)), ("majority_ft_all", total)):
-        learned = store.read_records(made.folder(ARMS[name], 0).examples(1, "generator_0"), Example)
+        learned = files.read_records(made.folder(ARMS[name], 0).examples(1, "generator_0"), Example)
         assert len(learned) == share
     rows = {row.method: row for row in comparison.results(made)}
     assert {row.against for row in rows.values()} == {"maft_wo_debate_majority@budget"}

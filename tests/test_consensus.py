@@ -9,7 +9,7 @@ from helpers import debate
 
 from maft import seeds
 from maft.config import VoteConfig
-from maft.consensus import tally, vote
+from maft.method.vote import tally, vote
 
 
 @pytest.mark.parametrize(

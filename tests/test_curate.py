@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 from helpers import debate
 
-from maft import consensus
 from maft.config import CurateConfig, VoteConfig
-from maft.curate import Curated, critic_examples, generator_examples, mix
+from maft.method import vote as voting
+from maft.method.curate import Curated, critic_examples, generator_examples, mix
 from maft.records import Example
 
 KINDS = {"corrected": ("2", "1"), "kept": ("1", "1"), "spoilt": ("1", "2"), "unparsed": ("1", None)}
@@ -21,7 +21,7 @@ def critic(num_corrected: int, num_kept: int, *, seed: int = 0, **settings: obje
         for n in range(number)
         for first, last in (KINDS[kind],)
     ]
-    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
     return critic_examples(held, votes, 0, CurateConfig(**settings), seed)
 
 
@@ -107,20 +107,20 @@ def test_every_response_is_an_example_or_is_counted_by_its_reason():
 
 def test_a_first_answer_that_could_not_be_parsed_was_not_right():
     held = [debate([None, "1", "1"], ["1", "1", "1"])]
-    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    votes = {"7*8": voting.vote(held[0], VoteConfig(), 0)}
     assert critic_examples(held, votes, 0, CurateConfig(), 0).counts.corrected == 1
     assert generator_examples(held, votes, 0).counts.unparsed == 1
 
 
 def test_one_round_gives_generators_their_examples():
     held = [debate(["1", "1", "2"])]
-    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    votes = {"7*8": voting.vote(held[0], VoteConfig(), 0)}
     assert [generator_examples(held, votes, n).counts.examples for n in range(3)] == [1, 1, 0]
 
 
 def test_three_rounds_are_judged_by_the_first_and_the_last():
     held = [debate(["1", "1", "1"], ["2", "1", "1"], ["1", "1", "1"])]
-    votes = {"7*8": consensus.vote(held[0], VoteConfig(), 0)}
+    votes = {"7*8": voting.vote(held[0], VoteConfig(), 0)}
     (example,) = critic_examples(held, votes, 0, CurateConfig(), 0).examples
     assert example.kind == "kept" and len(example.messages) == 6
 
@@ -137,7 +137,7 @@ def test_mixing_all_changes_nothing():
 @pytest.mark.parametrize(("most", "used"), [(1, 1), (2, 2), (5, 2)])
 def test_a_generator_learns_from_several_agreeing_answers_to_one_question(most, used):
     held = [debate(["1", "1", "2"], ["1", "1", "1"], samples=["1", "2", "1"])]
-    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
     made = generator_examples(held, votes, 0, CurateConfig(examples_per_question=most))
     assert made.counts.examples == made.counts.first == used
     assert len({example.messages for example in made.examples}) == used
@@ -148,7 +148,7 @@ def test_a_generator_learns_from_several_agreeing_answers_to_one_question(most, 
 def test_the_same_words_are_learned_once():
     held = [debate(["1", "1", "1"], ["1", "1", "1"])]
     twice = held[0].model_copy(update={"samples": held[0].round(1)})
-    votes = {twice.problem_id: consensus.vote(twice, VoteConfig(), 0)}
+    votes = {twice.problem_id: voting.vote(twice, VoteConfig(), 0)}
     assert generator_examples([twice], votes, 0, CurateConfig(examples_per_question=2)).counts.examples == 1
 
 
@@ -157,7 +157,7 @@ def test_examples_are_drawn_by_the_margin_of_their_vote():
         debate(answers, answers, problem_id=f"{n}")
         for n, answers in enumerate([["1", "1", "1"]] * 30 + [["1", "1", "2"]] * 30)
     ]
-    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
     made = generator_examples(held, votes, 0, CurateConfig(weight_by="margin"), run_seed=1).examples
     assert len(made) == 60
     copies = Counter(example.problem_id for example in made)
@@ -171,7 +171,7 @@ def test_examples_are_drawn_by_the_margin_of_their_vote():
 
 def test_votes_without_a_margin_weigh_nothing():
     held = [debate(["1", "2"], ["1", "2"])]
-    votes = {d.problem_id: consensus.vote(d, VoteConfig(min_agreement="plurality"), 0) for d in held}
+    votes = {d.problem_id: voting.vote(d, VoteConfig(min_agreement="plurality"), 0) for d in held}
     plain, weighed = (
         [generator_examples(held, votes, n, CurateConfig(weight_by=by)).counts.examples for n in (0, 1)]
         for by in ("none", "margin")

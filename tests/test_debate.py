@@ -3,12 +3,12 @@
 import pytest
 from helpers import boxed, play, problem, rules, user
 
-from maft import debate as debate_
-from maft import prompts, rollouts
-from maft.debate import Play
+from maft.config import prompts
+from maft.config.prompts import Prompts
 from maft.errors import ConfigError
-from maft.plan import calls_per_debate
-from maft.prompts import Prompts
+from maft.method import debate as debate_
+from maft.method.debate import Play, calls_per_debate
+from maft.pipeline import rollouts
 from maft.records import Debate, Reply, Request
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess

@@ -7,10 +7,10 @@ from helpers import debate, run, settings
 from test_comparison import sums
 
 from maft.config import EngineConfig
-from maft.evaluation.diversity import Diversity, collapsed, disagreement, dissimilarity, mean_kl, others_nll
+from maft.diversity.embedding import trigrams
+from maft.diversity.measures import Diversity, collapsed, disagreement, dissimilarity, mean_kl, others_nll
 from maft.records import AgentRef, Message
 from maft.samplers import Scripted
-from maft.samplers.embedding import trigrams
 
 
 def test_disagreement_is_one_minus_consensus():
@@ -57,7 +57,7 @@ def test_a_collapse_is_said_and_a_decline_is_not():
 
 
 def test_on_the_command_line(tmp_path, call, monkeypatch):
-    monkeypatch.setattr("maft.diversity.embedder", lambda: ("character trigrams", trigrams))  # no torch
+    monkeypatch.setattr("maft.diversity.measure.embedder", lambda: ("character trigrams", trigrams))  # no torch
     folder = run(settings(tmp_path, "num_iterations=2"), Scripted(sums))
     code, out, err = call("diversity", str(folder.path), "--questions", "0", "--quiet")
     assert code == 0, err
@@ -74,8 +74,8 @@ def test_the_real_model_reads_replies(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from maft.models import PACKAGED, prepare_packaged
-    from maft.samplers.likelihood import LikelihoodReader
+    from maft.diversity.likelihood import LikelihoodReader
+    from maft.models.names import PACKAGED, prepare_packaged
 
     folder = prepare_packaged()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -109,7 +109,7 @@ def test_the_real_model_reads_replies(tmp_path):
 
 @pytest.mark.slow
 def test_the_packaged_encoder_knows_what_is_alike():
-    from maft.samplers.embedding import embedder
+    from maft.diversity.embedding import embedder
 
     name, embed = embedder()
     if name != "all-MiniLM-L6-v2":

@@ -3,7 +3,7 @@
 import pytest
 from helpers import debate, problem, run, settings
 
-from maft import consensus, report, store
+from maft import files, report
 from maft.config import VoteConfig
 from maft.evaluation import reliability
 from maft.evaluation.agents import agent_accuracies
@@ -11,6 +11,7 @@ from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import Scoring, names, score_all, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
+from maft.method import vote as voting
 from maft.records import Debate, Problem
 from maft.tasks.base import by_equality
 
@@ -105,7 +106,7 @@ def test_a_debate_that_failed_at_once_has_no_answer_and_cost_nothing():
 
 
 def quality(*held, gold=("2",) * 9):
-    votes = [consensus.vote(d, VoteConfig(), 0) for d in held]
+    votes = [voting.vote(d, VoteConfig(), 0) for d in held]
     problems = {d.problem_id: problem(d.problem_id, g) for d, g in zip(held, gold, strict=False)}
     return label_quality(votes, problems)
 
@@ -157,9 +158,9 @@ def test_a_debate_may_be_decided_by_other_rounds(over, right, calls):
 
 def test_held_out_questions_may_have_more_samples_than_training_questions(tmp_path):
     folder = run(settings(tmp_path, "debate.num_eval_samples=4"))
-    held_out = store.read_records(folder.evaluation(1) / "debates.jsonl", Debate)
+    held_out = files.read_records(folder.evaluation(1) / "debates.jsonl", Debate)
     assert {len(debate.samples) for debate in held_out} == {9}
-    assert {len(debate.samples) for debate in store.read_records(folder.debates(1), Debate)} == {0}
+    assert {len(debate.samples) for debate in files.read_records(folder.debates(1), Debate)} == {0}
     assert "majority@budget" in {row["method"] for row in report.rows(folder)}
 
 
@@ -183,7 +184,7 @@ def test_levels_count_questions_and_right_winners_by_votes():
         debate([None, None, None], problem_id="silent"),
         debate(["1", "1", "1"], problem_id="not known"),
     ]
-    votes = [consensus.vote(d, VoteConfig(), 0) for d in held]
+    votes = [voting.vote(d, VoteConfig(), 0) for d in held]
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
     assert reliability.most_ballots(votes) == 3 and reliability.most_ballots([]) == 0
     assert reliability.levels(votes, problems, by_equality, 3) == (

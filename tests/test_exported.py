@@ -15,16 +15,16 @@ import maft
 PUBLIC = {
     "answers": ["equivalent", "extract_answer"],
     "config": ["RunConfig"],
-    "consensus": ["Tally", "tally", "vote"],
-    "curate": ["critic_examples", "generator_examples"],
-    "debate": ["play"],
+    "method.vote": ["Tally", "tally", "vote"],
+    "method.curate": ["critic_examples", "generator_examples"],
+    "method.debate": ["play"],
     "errors": ["ConfigError", "DataError", "MaftError", "MissingExtra", "StageFailed", "UserError"],
     "records": [
         *("AgentRef", "Call", "Debate", "Example", "Message", "Problem", "Reply", "Request", "SamplingParams"),
         *("Score", "Society", "Turn", "Vote"),
     ],
     "samplers": ["Sampler", "Scripted"],
-    "store": ["RunFolder"],
+    "runs.folder": ["RunFolder"],
     "tasks": ["Task"],
     "trainers": ["NullTrainer", "TrainJob", "TrainProgress", "Trainer"],
 }

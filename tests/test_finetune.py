@@ -5,9 +5,10 @@ import json
 import pytest
 from helpers import run, settings
 
-from maft import finetune, store
+from maft import files
 from maft.errors import ConfigError
 from maft.records import Example
+from maft.runs import societies
 
 
 def agents(folder, iteration: int) -> list[str]:
@@ -15,7 +16,7 @@ def agents(folder, iteration: int) -> list[str]:
 
 
 def examples(folder, iteration: int, agent: str) -> list[Example]:
-    return store.read_records(folder.examples(iteration, agent), Example)
+    return files.read_records(folder.examples(iteration, agent), Example)
 
 
 def test_one_model_for_all_learns_from_everybody(tmp_path):
@@ -24,18 +25,18 @@ def test_one_model_for_all_learns_from_everybody(tmp_path):
     assert agents(one, 1) == agents(one, 2) == ["generator_0"]
     everybody = [e for agent in ours.config.learners for e in examples(ours, 1, agent)]
     assert examples(one, 1, "generator_0") == everybody
-    weights = {agent.adapter for agent in finetune.after(one, 2).agents}
+    weights = {agent.adapter for agent in societies.after(one, 2).agents}
     assert weights == {str(one.agent(2, "generator_0").resolve())}
     first = json.loads((one.agent(2, "generator_0") / "adapter.json").read_text())
     assert first["init_adapter"] == "generator_0"
-    counts = store.read_json(one.examples_summary(1))["generator_0"]
+    counts = files.read_json(one.examples_summary(1))["generator_0"]
     assert counts["examples"] == len(everybody) == counts["first"] + counts["corrected"] + counts["kept"]
 
 
 def test_without_critics_these_stay_as_they_were(tmp_path):
     folder = run(settings(tmp_path, "train.critics=false"))
     assert agents(folder, 1) == ["generator_0", "generator_1", "generator_2"]
-    society = finetune.after(folder, 1)
+    society = societies.after(folder, 1)
     assert all(agent.adapter for agent in society.generators)
     assert not any(agent.adapter for agent in society.critics)
 
@@ -45,14 +46,14 @@ def test_no_agent_learns_from_more_examples_than_the_limit(tmp_path, limit, firs
     whole = run(settings(tmp_path / "whole", "num_iterations=2"))
     folder = run(settings(tmp_path / "limited", "num_iterations=2", f"curate.max_examples={limit}"))
     for iteration, most in ((1, first), (2, second)):
-        summary = store.read_json(folder.examples_summary(iteration))
+        summary = files.read_json(folder.examples_summary(iteration))
         for agent, counts in summary.items():
             used = examples(folder, iteration, agent)
             assert len(used) == counts["examples"] == counts["first"] + counts["corrected"] + counts["kept"] <= most
     for agent in whole.config.learners:
         there, used = examples(whole, 1, agent), examples(folder, 1, agent)
         assert len(used) == min(first, len(there)) and [e for e in there if e in used] == used
-        left_out = store.read_json(folder.examples_summary(1))[agent]["over_limit"]
+        left_out = files.read_json(folder.examples_summary(1))[agent]["over_limit"]
         assert left_out == len(there) - len(used)
 
 

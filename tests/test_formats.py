@@ -7,7 +7,7 @@ from helpers import society
 
 from maft.answers import extract_answer
 from maft.errors import DataError
-from maft.formats import FORMATS, SUFFIX, read_dialogues, read_released, write_dialogues
+from maft.method.formats import FORMATS, SUFFIX, read_dialogues, read_released, write_dialogues
 from maft.records import Example, Message
 
 ODD = 'π ≤ \u2028 4\n"quoted" \\boxed{\\frac{1}{2}} {braces}'

@@ -5,10 +5,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import debate, files, play, problem, rules, run, settings
+from helpers import debate, play, problem, rules, run, run_files, settings
 
-from maft import consensus, curate, rollouts
 from maft.config import CurateConfig, VoteConfig
+from maft.method import curate
+from maft.method import vote as voting
+from maft.pipeline import rollouts
 from maft.records import Debate, Request
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
@@ -16,7 +18,7 @@ from maft.samplers.scripted import guess
 
 def results(folder: Path) -> dict[str, bytes]:
     """Every file but the settings themselves."""
-    return {name: data for name, data in files(folder).items() if name != "config.json"}
+    return {name: data for name, data in run_files(folder).items() if name != "config.json"}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_the_order_of_the_debates_changes_no_example():
         debate([str(rng.randrange(2)) for _ in range(3)], ["1", str(rng.randrange(2)), "1"], problem_id=f"q{n}")
         for n in range(60)
     ]
-    votes = {d.problem_id: consensus.vote(d, VoteConfig(), 0) for d in held}
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
     shuffled = list(held)
     rng.shuffle(shuffled)
     for side in ("cut", "repeat", "use_all"):
@@ -83,7 +85,7 @@ def test_renaming_the_agents_permutes_their_sets_and_leaves_the_votes(order):
     ]
     renamed = [_renamed(d, order) for d in held]
     votes, others = (
-        {d.problem_id: consensus.vote(d, VoteConfig(min_agreement="plurality"), 0) for d in s} for s in (held, renamed)
+        {d.problem_id: voting.vote(d, VoteConfig(min_agreement="plurality"), 0) for d in s} for s in (held, renamed)
     )
     assert votes == others
     for new, old in enumerate(order):

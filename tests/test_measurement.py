@@ -14,15 +14,17 @@ from helpers import debate, run, settings
 from simulated_society import RIGHT, WRONG, Simulated, problems
 from test_comparison import sums
 
-from maft import consensus, metrics, report, store
+from maft import files, report
 from maft.config import VoteConfig
+from maft.diversity.measures import disagreement, dissimilarity, mean_kl
+from maft.evaluation import series as metrics
 from maft.evaluation.agents import agent_accuracies
-from maft.evaluation.diversity import disagreement, dissimilarity, mean_kl
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import accuracy_over, difference, mcnemar
+from maft.method import vote as voting
 from maft.records import Score
 from maft.report.gains import paired
 from maft.samplers import Scripted
@@ -75,7 +77,7 @@ def test_votes_are_as_often_right_as_theory_says(correlation, num_agents):
 def test_labels_agree_as_often_as_theory_says(correlation):
     society = Simulated(0.7, correlation, 5)
     held = list(society.debates(Random(1), NUM))
-    found = label_quality([consensus.vote(one, VoteConfig(), 0) for one in held], problems(NUM))
+    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(NUM))
     margin = sum(society.share(right) * abs(2 * right - 5) / 5 for right in range(6))
     assert found.accuracy == pytest.approx(society.majority, abs=0.04)
     assert found.mean_margin == pytest.approx(margin, abs=0.04)
@@ -92,7 +94,7 @@ def test_where_the_wrong_differ_coverage_is_the_share_of_two_alike_or_more():
         )
         for n in range(num)
     ]
-    found = label_quality([consensus.vote(one, VoteConfig(), 0) for one in held], problems(num))
+    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(num))
     assert found.coverage == pytest.approx(society.share(2) + society.share(3), abs=0.04)
     assert found.accuracy == 1
 
@@ -225,7 +227,7 @@ def test_dissimilarity_of_known_directions_is_as_theory_says(width):
 def test_kl_of_known_distributions_is_the_mean_over_ordered_pairs():
     import torch
 
-    from maft.samplers.likelihood import divergences
+    from maft.diversity.likelihood import divergences
 
     shares = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.5, 0.5]], dtype=torch.float64)
     found = divergences(shares.log().unsqueeze(1))
@@ -281,7 +283,7 @@ def test_accuracies_of_every_iteration_are_those_of_the_raw_debates(tmp_path):
         raw = by_hand((folder.evaluation(number) / "debates.jsonl").read_text())
         names = ("base", "majority@3", "debate") if number == 0 else ("maft_single", "maft_majority@3", "maft")
         summary = {
-            row["method"]: row["accuracy"] for row in store.read_json(folder.evaluation(number) / "summary.json")
+            row["method"]: row["accuracy"] for row in files.read_json(folder.evaluation(number) / "summary.json")
         }
         for method, right in zip(names, raw.values(), strict=True):
             accuracy = sum(right) / len(right)

@@ -4,16 +4,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import files, run, settings
+from helpers import run, run_files, settings
 
-from maft import store
-from maft.cluster.mirror import Mirror
+from maft import files
+from maft.cluster.mirror import Mirror, mirrored
 from maft.cluster.storage import Storage
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Debate
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
-from maft.store import RunFolder
 from maft.trainers import NullTrainer
 
 PUSH = Mirror.push
@@ -21,7 +21,7 @@ NOT_OURS = ("config.json", ".mirror.json")
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {name: data for name, data in files(folder).items() if name not in NOT_OURS}
+    return {name: data for name, data in run_files(folder).items() if name not in NOT_OURS}
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -74,7 +74,7 @@ def test_a_run_goes_on_on_another_machine_from_what_is_stored(tmp_path, url):
     asked += len(sampler.history)
     assert content(folder.path) == wanted
     assert machine >= 3
-    once = sum(len(d.calls()) for p in folder.path.rglob("debates.jsonl") for d in store.read_records(p, Debate))
+    once = sum(len(d.calls()) for p in folder.path.rglob("debates.jsonl") for d in files.read_records(p, Debate))
     assert asked < 1.5 * once, "only the batch in flight is lost"
 
 
@@ -105,7 +105,7 @@ def test_a_process_that_another_one_replaced_stops(tmp_path, url):
     class Replaced(Mortal):
         def sample(self, requests, on_reply=None):
             if self.left == 15:
-                with RunFolder.open(b):
+                with RunFolder.open(b, mirrored):
                     pass
             return super().sample(requests, on_reply)
 
@@ -152,7 +152,7 @@ def test_files_that_grow_are_stored_in_pieces_and_anew_when_they_are_rewritten(t
     mirror.push()
     assert storage.keys("run/debates.jsonl") == ["000000000000000", "000000000000004"]
     assert storage.read("run/debates.jsonl/000000000000004") == b"two\n"
-    store.write_text(path, "ONE\nTWO\nTHREE\n")
+    files.write_text(path, "ONE\nTWO\nTHREE\n")
     mirror.push()
     assert storage.keys("run/debates.jsonl") == ["000000000000000"]
     other = Mirror(tmp_path / "other", storage, "run")
@@ -174,7 +174,7 @@ def test_a_folder_that_was_stored_in_part_is_not_there(tmp_path, url, monkeypatc
     assert not (tmp_path / "got").exists()
     storage.put_folder(folder, "run/agents/critic_0")
     storage.get_folder("run/agents/critic_0", tmp_path / "got")
-    assert files(tmp_path / "got") == files(folder)
+    assert run_files(tmp_path / "got") == run_files(folder)
 
 
 @pytest.mark.parametrize(

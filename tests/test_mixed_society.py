@@ -9,15 +9,18 @@ import yaml
 from helpers import ROOT, Quiet, boxed, run, settings
 from test_models import write_adapter
 
-from maft import comparison, diversity, finetune, models, pipeline, samplers, trainers, transcript
+from maft import comparison, engines, models, trainers
 from maft import config as config_
+from maft.diversity import measure as diversity
+from maft.diversity.embedding import trigrams
+from maft.diversity.likelihood import Reading
 from maft.errors import ConfigError, DataError
+from maft.pipeline import run as pipeline
 from maft.records import Message, Request, SamplingParams
-from maft.report import run_page
+from maft.report import run_page, transcript
 from maft.report.table import diversity_table
+from maft.runs import societies, status
 from maft.samplers import Scripted
-from maft.samplers.embedding import trigrams
-from maft.samplers.likelihood import Reading
 from maft.samplers.scripted import guess
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
@@ -141,9 +144,9 @@ def test_two_folders_of_one_name_are_told_apart(tmp_path):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text("{}")
     several = mixed(tmp_path, society={"generators": [str(folders[0]), str(folders[1]), str(folders[1])]})
-    assert list(finetune.speakers(several)) == [*map(str, folders), "base"]
+    assert list(societies.speakers(several)) == [*map(str, folders), "base"]
     one = mixed(tmp_path, "debate.num_rounds=1", society={"generators": [str(folders[0])] * 3})
-    assert finetune.speakers(one) == {"model": ["generator_0", "generator_1", "generator_2"]}
+    assert societies.speakers(one) == {"model": ["generator_0", "generator_1", "generator_2"]}
 
 
 def test_jobs_have_their_own_base_and_adapter_and_bases_come_one_after_the_other(tmp_path):
@@ -162,12 +165,12 @@ def test_jobs_have_their_own_base_and_adapter_and_bases_come_one_after_the_other
 
 
 def test_vllm_divides_the_gpu_among_the_bases_and_has_room_for_the_largest_adapter(tmp_path, monkeypatch):
-    monkeypatch.setattr(samplers, "installed", lambda package: True)
-    many = samplers.make(mixed(tmp_path, "engine.sampler=vllm", "vllm.gpu_memory_utilization=0.9"))
+    monkeypatch.setattr(engines, "installed", lambda package: True)
+    many = engines.make_sampler(mixed(tmp_path, "engine.sampler=vllm", "vllm.gpu_memory_utilization=0.9"))
     part, whole = many._make(3), many._make(1)
     assert (part.settings.gpu_memory_utilization, whole.settings.gpu_memory_utilization) == (pytest.approx(0.3), 0.9)
     assert part.rank == 64
-    one = samplers.make(mixed(tmp_path, "engine.sampler=vllm", society={}))
+    one = engines.make_sampler(mixed(tmp_path, "engine.sampler=vllm", society={}))
     assert (one.settings.gpu_memory_utilization, one.rank) == (0.9, 16)
 
 
@@ -199,7 +202,7 @@ def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, ca
     def no_engine(config):
         raise AssertionError("an engine was asked for")
 
-    monkeypatch.setattr(samplers, "make", no_engine)
+    monkeypatch.setattr(engines, "make_sampler", no_engine)
     (home / "base").mkdir()
     (home / "base" / "config.json").write_text(json.dumps({"hidden_size": 16}))
     write_adapter(home / "own", hidden=16)
@@ -221,7 +224,7 @@ def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, ca
 def test_a_model_that_is_an_adapter_is_refused(tmp_path):
     folder = str(write_adapter(tmp_path / "adapter"))
     with pytest.raises(DataError, match="is the folder of an adapter"):
-        finetune.untrained(mixed(tmp_path, society={"generators": [{"model": folder}, "a", "b"]}))
+        societies.untrained(mixed(tmp_path, society={"generators": [{"model": folder}, "a", "b"]}))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +238,7 @@ def trained(tmp_path_factory):
     }
     few = ["debate.num_agents=2", "task.num_train=4", "task.num_eval=2", "train.num_epochs=1"]
     config = settings(home / "runs", "engine.trainer=sft", *few, society=society)
-    return run(config, Scripted(lambda request: boxed(0)), trainers.make(config)), small
+    return run(config, Scripted(lambda request: boxed(0)), engines.make_trainer(config)), small
 
 
 @pytest.fixture(params=["transformers", "openvino"])
@@ -249,7 +252,7 @@ def config(request, trained):
 def test_each_agents_adapter_is_of_its_own_base_and_shape(trained):
     folder, small = trained
     shapes = {}
-    for agent in finetune.after(folder, 1).agents:
+    for agent in societies.after(folder, 1).agents:
         home = Path(agent.adapter)
         assert json.loads((home / "training.json").read_text())["trained"]
         models.check_adapter(home, models.resolve(agent.model))
@@ -274,14 +277,14 @@ def test_replies_come_from_the_right_base_and_each_base_is_loaded_once(config, t
     loads: list[str] = []
     load = kind.load
     monkeypatch.setattr(kind, "load", lambda self, model, chat: (loads.append(model), load(self, model, chat)))
-    society = finetune.after(trained[0], 1)
+    society = societies.after(trained[0], 1)
     speakers = (*society.agents, society.summarizer)
     requests = [
         Request(agent=agent, messages=(Message(role="user", content=f"What is {n} + 3?"),), sampling=GREEDY, seed=0)
         for n in range(2)
         for agent in speakers
     ]
-    with samplers.opened(config) as sampler:
+    with engines.opened(config) as sampler:
         replies, again = sampler.sample(requests), sampler.sample(requests)
     assert replies == again and not any(reply.error for reply in replies)
     assert sorted(loads) == sorted(models.resolve(agent.model) for agent in society.generators)
@@ -298,8 +301,8 @@ def test_a_whole_run_of_two_bases(config, tmp_path):
     sampling = config.sampling.model_copy(update={"train": config.sampling.train.model_copy(update=short)})
     update = {"runs_dir": tmp_path, "name": "whole", "sampling": sampling}
     whole = config.model_copy(update=update)
-    with samplers.opened(whole) as sampler:
-        folder = run(whole, sampler, trainers.make(whole))
-    assert pipeline.complete(folder)
-    for agent in finetune.after(folder, 1).agents:
+    with engines.opened(whole) as sampler:
+        folder = run(whole, sampler, engines.make_trainer(whole))
+    assert status.complete(folder)
+    for agent in societies.after(folder, 1).agents:
         models.check_adapter(Path(agent.adapter), models.resolve(agent.model))

@@ -5,8 +5,9 @@ import json
 import pytest
 from helpers import debate, problem, run, settings
 
-from maft import metrics, report, store
+from maft import files, report
 from maft.config import VoteConfig
+from maft.evaluation import series as metrics
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.over_iterations import held_out_votes, label_line
 from maft.records import Debate
@@ -88,5 +89,5 @@ def test_debates_of_one_round_have_no_critics(tmp_path):
 def test_lines_can_be_read_back_as_what_they_are(finished_run):
     read = [json.loads(json.dumps(one)) for one in metrics.lines(finished_run)]
     assert read == metrics.lines(finished_run)
-    held_out = store.read_records(finished_run.evaluation(0) / "debates.jsonl", Debate)
+    held_out = files.read_records(finished_run.evaluation(0) / "debates.jsonl", Debate)
     assert all(debate.iteration == 0 for debate in held_out)

@@ -5,10 +5,11 @@ import json
 import pytest
 from helpers import run, settings
 
-from maft import hardware, planning, shapes, trainers
+from maft import engines, planning
 from maft.config import ClusterConfig
 from maft.errors import UserError
-from maft.planning import calibration, costs
+from maft.models import shapes
+from maft.planning import calibration, costs, hardware
 from maft.planning.forecast import Behaviour, Texts, calls, forecast
 from maft.planning.plan import shape_of_options
 from maft.records import Reply
@@ -361,6 +362,6 @@ def test_the_command_calibrates_once(home, call, cache):
 
 def test_the_trainer_of_a_config_is_used(tmp_path, cache, monkeypatch):
     made = []
-    monkeypatch.setattr(trainers, "make", lambda config: made.append(config) or NullTrainer())
+    monkeypatch.setattr(engines, "make_trainer", lambda config: made.append(config) or NullTrainer())
     calibration.calibrate(settings(tmp_path), Scripted(guess))
     assert len(made) == 1

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from maft.progress import Progress
+from maft.runs.progress import Progress
 
 
 def drawn(monkeypatch, *, rows: int, columns: int) -> str:

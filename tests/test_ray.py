@@ -13,16 +13,20 @@ from typing import Any
 
 import pytest
 import ray_engines
-from helpers import ENVIRONMENT, ROOT, files, run, settings
+from helpers import ENVIRONMENT, ROOT, run, run_files, settings
 
 from maft import config as config_
-from maft import debate, finetune, pipeline, rollouts, samplers, store, trainers
+from maft import engines, files
+from maft.cluster.sampler import RaySampler
+from maft.cluster.trainer import RayTrainer
 from maft.config import ClusterConfig
 from maft.errors import DataError, MissingExtra, StageFailed
+from maft.method import debate
+from maft.pipeline import rollouts
+from maft.pipeline import run as pipeline
 from maft.records import Debate
-from maft.samplers.ray import RaySampler
-from maft.store import RunFolder
-from maft.trainers.ray import RayTrainer
+from maft.runs import societies, status
+from maft.runs.folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
 
@@ -66,7 +70,7 @@ def local(tmp_path_factory) -> dict[str, bytes]:
 
 
 def content(folder: RunFolder) -> dict[str, bytes]:
-    return {name: data for name, data in files(folder.path).items() if name not in ("config.json", ".mirror.json")}
+    return {name: data for name, data in run_files(folder.path).items() if name not in ("config.json", ".mirror.json")}
 
 
 def on_cluster(cluster: Any, home: Path, *overrides: str, **section: Any) -> RunFolder:
@@ -164,12 +168,12 @@ def test_weights_go_by_way_of_the_storage(cluster, tmp_path, local, trouble):
 DRIVER = """
 import sys
 import ray_engines
-from maft import report, samplers, trainers
+from maft import engines, report
 from maft.cli import main
-from maft.samplers.ray import RaySampler
-from maft.trainers.ray import RayTrainer
-samplers.make = lambda config: RaySampler(config, ray_engines.engine)
-trainers.make = lambda config: RayTrainer(config, ray_engines.trainer)
+from maft.cluster.sampler import RaySampler
+from maft.cluster.trainer import RayTrainer
+engines.make_sampler = lambda config: RaySampler(config, ray_engines.engine)
+engines.make_trainer = lambda config: RayTrainer(config, ray_engines.trainer)
 report.table = lambda *_: "a table"
 report.write_page = lambda folder: folder.path / "report.html"
 main()
@@ -204,16 +208,16 @@ def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path)
     small = ["num_iterations=1", "task.num_train=6", "task.num_eval=4", "train.num_epochs=1", "engine.num_threads=1"]
     small += ["debate.num_agents=2", "curate.short_side=use_all", "vote.min_agreement=plurality"]
     config = config_.load(RECIPE, [*small, f"runs_dir={tmp_path}", f"cluster.ray={cluster.address}"])
-    with samplers.opened(config) as sampler:
-        folder = run(config, sampler, trainers.make(config))
-    assert pipeline.complete(folder)
+    with engines.opened(config) as sampler:
+        folder = run(config, sampler, engines.make_trainer(config))
+    assert status.complete(folder)
     for agent in config.learners:
-        trained = store.read_json(folder.agent(1, agent) / "training.json")
+        trained = files.read_json(folder.agent(1, agent) / "training.json")
         assert trained["num_examples"] == pipeline.num_examples(folder, 1)[agent]
         assert (folder.agent(1, agent) / "adapter_model.safetensors").exists()
     alone = config.model_copy(update={"cluster": ClusterConfig()})
     problems = pipeline.questions(folder).eval
-    rules = pipeline.debate_rules(folder, 0, finetune.untrained(config), "eval")
-    with samplers.opened(alone) as sampler:
+    rules = pipeline.debate_rules(folder, 0, societies.untrained(config), "eval")
+    with engines.opened(alone) as sampler:
         held = rollouts.play_all([debate.play(problem, rules) for problem in problems], sampler)
-    assert held == store.read_records(folder.evaluation(0) / "debates.jsonl", Debate)
+    assert held == files.read_records(folder.evaluation(0) / "debates.jsonl", Debate)

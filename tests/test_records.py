@@ -6,20 +6,22 @@ import pytest
 from helpers import boxed, call, debate, problem, society, user
 from pydantic import ValidationError
 
-from maft import consensus, curate, records
+from maft import records
 from maft.config import CurateConfig, VoteConfig
-from maft.curate import CurateCounts
+from maft.config.prompts import Prompts
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
-from maft.prompts import Prompts
+from maft.method import curate
+from maft.method import vote as voting
+from maft.method.curate import CurateCounts
 from maft.records import AgentRef, Debate, Example, Record, Reply, Request, SamplingParams, Turn, Vote
 from maft.trainers import TrainJob, TrainProgress
 
 NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
 
 HELD = debate(["1", None, "2"], ["2", "2", None], problem_id=NASTY)
-VOTE = consensus.vote(HELD, VoteConfig(), 0)
+VOTE = voting.vote(HELD, VoteConfig(), 0)
 CURATED = curate.critic_examples([HELD], {NASTY: VOTE}, 0, CurateConfig(), 0)
 SCORES = score_all([HELD], 3, Scoring({NASTY: problem(NASTY, gold="2")}, 0, VoteConfig(), 0))
 JOB = TrainJob(
@@ -118,7 +120,7 @@ def test_agents_are_named_by_role_and_number():
     [(["1", "1", "2"], 2 / 3, 1), (["1", "2", None], 1 / 3, 0), ([None] * 3, 0, 0), (["1"] * 3, 1, 3)],
 )
 def test_agreement_is_a_share_of_all_agents_and_a_tie_has_no_margin(answers, agreement, margin):
-    vote = consensus.vote(debate(answers), VoteConfig(), 0)
+    vote = voting.vote(debate(answers), VoteConfig(), 0)
     assert (vote.agreement, vote.margin) == (agreement, margin)
 
 

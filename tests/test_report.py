@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 from helpers import boxed, run, settings
 
-from maft import report, seeds, store, transcript
+from maft import files, report, seeds
 from maft.cli.main import maft
 from maft.records import Problem, Request, Score, Vote
-from maft.report import bars, data, gains, page
+from maft.report import bars, data, gains, page, transcript
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
-from maft.store import RunFolder
 
 HOSTILE = "<script>document.title = 'owned'</script> \x1b[2J\u202e & \"quoted\" </pre></details>"
 SECTIONS = (*("accuracy", "agents", "reliability", "labels", "votes", "flow", "examples", "costs", "debates", "made"),)
@@ -58,7 +58,7 @@ def test_rows_are_what_was_evaluated_under_the_documented_names(folder):
     for row in rows:
         assert " ".join(row) == "iteration method accuracy ci_low ci_high n unparsed calls tokens"
         assert row["n"] == 12 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1
-        scores = store.read_records(folder.evaluation(row["iteration"]) / f"{row['method']}.jsonl", Score)
+        scores = files.read_records(folder.evaluation(row["iteration"]) / f"{row['method']}.jsonl", Score)
         assert row["accuracy"] == pytest.approx(sum(score.accuracy for score in scores) / 12)
         assert row["tokens"] == pytest.approx(sum(score.prompt_tokens + score.completion_tokens for score in scores))
 
@@ -289,7 +289,7 @@ def test_bars_add_up_to_the_debates(folder):
             assert sum(part.size for part in bars.example_bar(agent, counts).parts) == 24
     for found in data.labels(folder):
         assert sum(part.size for part in bars.level_bar("", found.levels).parts) == 24
-        used = [vote for vote in store.read_records(folder.votes(found.quality.iteration), Vote) if not vote.dropped]
+        used = [vote for vote in files.read_records(folder.votes(found.quality.iteration), Vote) if not vote.dropped]
         assert sum(level.questions for level in found.levels if 2 * level.votes > 3) == len(used)
 
 
@@ -305,11 +305,11 @@ def test_costs_are_those_of_the_events(folder):
 
 
 def test_questions_on_both_sides_are_not_passed_over(copy):
-    problems = store.read_records(copy.problems("eval"), Problem)
-    train = store.read_records(copy.problems("train"), Problem)
+    problems = files.read_records(copy.problems("eval"), Problem)
+    train = files.read_records(copy.problems("train"), Problem)
     assert data.split(copy) == ((24, 24), (12, 12), 0, 0)
     shared = problems[0].model_copy(update={"id": "other", "question": problems[0].question.replace(" ", "  ")})
-    store.write_records(copy.problems("train"), [*train[:-1], shared])
+    files.write_records(copy.problems("train"), [*train[:-1], shared])
     found = data.split(copy)
     assert found is not None and (found.shared_ids, found.shared_texts) == (0, 1)
 
@@ -347,7 +347,7 @@ def test_every_kind_of_society_can_be_reported_and_shown(tmp_path, overrides):
     page = report.write_page(folder).read_text(encoding="utf-8")
     assert ("Who corrects, who spoils" in page) == (folder.config.debate.num_rounds > 1)
     for side in ("train", "eval"):
-        for problem in store.read_records(folder.problems(side), Problem):
+        for problem in files.read_records(folder.problems(side), Problem):
             assert transcript.render(transcript.load(folder, problem.id))
 
 

@@ -12,8 +12,8 @@ from test_comparison import sums
 from maft import comparison, report, seeds
 from maft.records import Request
 from maft.report import debates, held_out
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
-from maft.store import RunFolder
 from maft.trainers import NullTrainer
 
 pytestmark = [

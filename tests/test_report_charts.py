@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from maft.diversity.measures import Diversity
 from maft.evaluation.agents import AgentAccuracy
-from maft.evaluation.diversity import Diversity
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.reliability import Level
 from maft.report import charts, data, held_out, plots

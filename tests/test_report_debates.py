@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from helpers import boxed, problem, run, settings
 
-from maft import store, transcript
+from maft import files
 from maft.records import Call, Debate, Reply, Score, Turn, Vote
-from maft.report import debates, held_out
+from maft.report import debates, held_out, transcript
 from maft.samplers import Scripted
 from maft.tasks.base import by_equality
 
@@ -71,7 +71,7 @@ def test_every_reply_of_every_debate_is_there(finished_run):
             if side == "train"
             else finished_run.evaluation(int(number)) / "debates.jsonl"
         )
-        for debate, packed in zip(store.read_records(home, Debate), one["debates"], strict=True):
+        for debate, packed in zip(files.read_records(home, Debate), one["debates"], strict=True):
             question, _, rounds, *_ = packed
             assert tree["questions"][question][0] == debate.problem_id
             turns = [(texts[said[0]], texts[said[3]]) for _, of_round in rounds for said in of_round]
@@ -84,7 +84,7 @@ def test_corrected_and_spoiled_are_what_lies_between_the_vote_and_the_debate(fin
     for iteration, (first, last) in {0: ("majority@3", "debate"), 2: ("maft_majority@3", "maft")}.items():
         home = finished_run.evaluation(iteration)
         right = [
-            sum(score.accuracy or 0 for score in store.read_records(home / f"{method}.jsonl", Score))
+            sum(score.accuracy or 0 for score in files.read_records(home / f"{method}.jsonl", Score))
             for method in (first, last)
         ]
         packed = next(one for one in tree["sets"] if one["key"] == f"eval-{iteration}")["debates"]
@@ -96,7 +96,7 @@ def test_who_learns_is_who_has_an_example(finished_run):
     tree = unpack(debates.pack(finished_run, held_out.evaluations(finished_run)))
     packed = next(one for one in tree["sets"] if one["key"] == "train-1")["debates"]
     learned = sum(said[8] for _, _, rounds, *_ in packed for _, turns in rounds for said in turns)
-    assert learned == sum(counts["examples"] for counts in store.read_json(finished_run.examples_summary(1)).values())
+    assert learned == sum(counts["examples"] for counts in files.read_json(finished_run.examples_summary(1)).values())
 
 
 def test_what_does_not_fit_is_named_and_held_out_debates_come_first(finished_run, monkeypatch):
@@ -135,6 +135,6 @@ def test_long_replies_are_cut_and_the_rest_is_counted(tmp_path):
 
 
 def test_a_run_without_debates_has_none(tmp_path):
-    from maft.store import RunFolder
+    from maft.runs.folder import RunFolder
 
     assert debates.pack(RunFolder(tmp_path, settings(tmp_path)), []) is None

@@ -8,7 +8,7 @@ import pytest
 from helpers import Quiet, settings
 from test_comparison import sums
 
-from maft import comparison, report, store
+from maft import comparison, files, report
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
@@ -35,7 +35,7 @@ def test_a_run_as_files(finished_run, tmp_path, call):
     for name in ("results", "gains", "agents", "flow", "reliability", "labels", "examples", "costs", "curves"):
         assert {f"{name}.csv", f"{name}.json"} <= names
         rows = table(home / f"{name}.csv")
-        assert len(rows) == len(store.read_json(home / f"{name}.json"))
+        assert len(rows) == len(files.read_json(home / f"{name}.json"))
     for picture in ("accuracy", "agents", "reliability", "labels", "votes"):
         assert {f"{picture}.png", f"{picture}.svg"} <= names
     assert "diversity.csv" not in names, "nothing was measured"

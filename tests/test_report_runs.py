@@ -47,7 +47,7 @@ def test_on_the_command_line(seeds, call):
 
 
 def test_runs_without_an_evaluation_in_common_say_so(seeds, tmp_path):
-    from maft.store import RunFolder
+    from maft.runs.folder import RunFolder
 
     empty = settings(tmp_path, "name=empty")
     assert "no evaluated method in common" in runs.table([seeds[0], RunFolder(tmp_path / "empty", empty)])

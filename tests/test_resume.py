@@ -10,14 +10,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import SlowMaft, files, rules, run, settings
+from helpers import SlowMaft, rules, run, run_files, settings
 
-from maft import finetune, pipeline, rollouts, store
+from maft import files
 from maft.errors import DataError, StageFailed
+from maft.pipeline import rollouts
+from maft.pipeline import run as pipeline
 from maft.records import Debate, Problem, Reply, Request
+from maft.runs import societies
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
-from maft.store import RunFolder
 from maft.trainers import NullTrainer
 
 
@@ -26,7 +29,7 @@ def unbroken(tmp_path_factory) -> dict[str, bytes]:
     maft = SlowMaft(tmp_path_factory.mktemp("unbroken"))
     code, complaints = maft.finish()
     assert code == 0, complaints
-    return files(maft.folder)
+    return run_files(maft.folder)
 
 
 def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_one(tmp_path, unbroken):
@@ -50,7 +53,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_o
     assert kills >= 12, "the run is too short to be killed often enough"
     code, complaints = maft.finish()
     assert code == 0, complaints
-    assert files(maft.folder) == unbroken
+    assert run_files(maft.folder) == unbroken
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -58,7 +61,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_o
 def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = ["debate.num_agents=1", "task.num_train=3", "task.num_eval=1", "engine.batch_size=2", "task.high=2"]
-    wanted = files(run(settings(Path("straight"), *tiny)).path)
+    wanted = run_files(run(settings(Path("straight"), *tiny)).path)
     wanted.pop("config.json")  # has the name of its folder in it
     step = 0
     while True:
@@ -75,7 +78,7 @@ def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path
         if os.waitstatus_to_exitcode(status) == 0:
             break
         assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
-        got = files(run(config).path)
+        got = run_files(run(config).path)
         got.pop("config.json")
         assert got == wanted, f"died at step {step}"
         step += 1
@@ -104,13 +107,13 @@ def test_a_line_torn_at_any_byte_is_made_again(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
     tiny = ["debate.num_agents=1", "debate.num_rounds=2", "task.num_train=2", "task.num_eval=2", "task.high=2"]
     folder = run(settings(Path("runs"), *tiny))
-    wanted = files(folder.path)
+    wanted = run_files(folder.path)
     whole = (folder.path / where).read_bytes()
     last = whole[:-1].rfind(b"\n") + 1
     problems = pipeline.questions(folder)
     stage, asked = ("train", problems.train) if where.startswith("iter_01") else ("eval", problems.eval)
     iteration = int(where[5:7])
-    how = pipeline.debate_rules(folder, iteration, finetune.untrained(folder.config), stage)
+    how = pipeline.debate_rules(folder, iteration, societies.untrained(folder.config), stage)
     path = folder.path / where
     for cut in range(last, len(whole)):
         path.write_bytes(whole[:cut])
@@ -118,7 +121,7 @@ def test_a_line_torn_at_any_byte_is_made_again(tmp_path, monkeypatch, where):
         rollouts.collect(asked, how, sampler, path, batch_size=4)
         assert path.read_bytes() == whole, f"torn at byte {cut}"
         assert len(sampler.history) == 2  # of the torn debate, not of the whole one
-    assert files(folder.path) == wanted
+    assert run_files(folder.path) == wanted
 
 
 def test_torn_events_are_cut_off_and_the_log_goes_on(tmp_path):
@@ -148,12 +151,12 @@ def test_torn_events_are_cut_off_and_the_log_goes_on(tmp_path):
 def test_what_is_missing_is_made_again_as_it_was(tmp_path, lost):
     config = settings(tmp_path, "num_iterations=2")
     folder = run(config)
-    wanted = files(folder.path)
+    wanted = run_files(folder.path)
     for name in lost.split():
         path = folder.path / name
         path.rmdir() if path.is_dir() else path.unlink()
     run(config)
-    assert files(folder.path) == wanted
+    assert run_files(folder.path) == wanted
 
 
 def test_a_finished_run_does_nothing_when_started_again(tmp_path):
@@ -183,7 +186,7 @@ def test_a_run_with_other_settings_is_refused_and_the_keys_are_named(tmp_path, u
     assert code == 2
     assert "seed: 0 there, 7 asked for" in complaints and "debate.num_rounds: 2 there, 3 asked for" in complaints
     assert "Traceback" not in complaints
-    assert files(maft.folder) == unbroken
+    assert run_files(maft.folder) == unbroken
 
 
 def test_settings_can_be_mended_until_the_questions_are_written(tmp_path):
@@ -244,7 +247,7 @@ def test_failed_debates_are_held_again_and_only_they(tmp_path):
     straight = rollouts.collect(sums(10), rules(), Scripted(guess), tmp_path / "straight.jsonl", batch_size=4)
     with pytest.raises(StageFailed, match=r"2 of 8 debates failed, more than engine.max_failures = 10% of 10 allows"):
         rollouts.collect(sums(10), rules(), flaky("3+1", "5+1"), path, batch_size=4)
-    assert len(store.read_records(path, Debate)) == 8  # kept to be looked at; no further batch is begun
+    assert len(files.read_records(path, Debate)) == 8  # kept to be looked at; no further batch is begun
     again = Scripted(guess)
     assert rollouts.collect(sums(10), rules(), again, path, batch_size=4) == straight
     assert len(again.history) == 4 * (3 + 6)  # two that failed, and two that were not begun
@@ -263,7 +266,7 @@ def test_too_many_failures_stop_the_run_before_the_vote(tmp_path):
     with pytest.raises(StageFailed, match="the same command holds them again"):
         run(config, Scripted(lambda _: Reply(text="", finish_reason="error", error="out of memory")))
     assert not (config.runs_dir / config.name / "iter_00/eval/summary.json").exists()
-    assert files(run(config).path).keys() == files(run(settings(tmp_path, name="straight")).path).keys()
+    assert run_files(run(config).path).keys() == run_files(run(settings(tmp_path, name="straight")).path).keys()
 
 
 def test_a_failed_training_keeps_the_agents_before_it(tmp_path):
@@ -287,7 +290,7 @@ def test_a_failed_training_keeps_the_agents_before_it(tmp_path):
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wanted = files(run(settings(Path("runs"), name="straight")).path)
+    wanted = run_files(run(settings(Path("runs"), name="straight")).path)
     config, fsync = settings(Path("runs"), name="full"), os.fsync
     for allowed in (0, 1, 2, 3, 5):
         left = [allowed]
@@ -302,7 +305,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             run(config)
     monkeypatch.setattr(os, "fsync", fsync)
-    got = files(run(config).path)
+    got = run_files(run(config).path)
     assert got.pop("config.json") != wanted.pop("config.json")  # the name
     assert got == wanted
 

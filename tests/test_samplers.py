@@ -8,8 +8,8 @@ import pytest
 
 from maft import models
 from maft.config import EngineConfig, RunConfig, TaskConfig
+from maft.engines import make_sampler as make
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
-from maft.samplers import make
 from maft.samplers.base import Sampler
 
 pytestmark = [
@@ -171,7 +171,7 @@ def test_rows_are_drawn_from_the_distribution_after_temperature_top_k_and_top_p(
 def test_openvino_samples_in_bfloat16_on_one_thread_without_dying():
     code = (
         "from maft.config import EngineConfig, RunConfig, TaskConfig\n"
-        "from maft.samplers import make\n"
+        "from maft.engines import make_sampler as make\n"
         "from tests.test_samplers import ask\n"
         "engine = EngineConfig(sampler='openvino', dtype='bfloat16', num_threads=1)\n"
         "print(make(RunConfig(task=TaskConfig(name='arithmetic'), engine=engine)).sample([ask('What is 2 + 3?')])[0].text)\n"

@@ -5,10 +5,10 @@ from test_samplers_memory import GB, Chat, Engine, ask
 
 from maft.config import EngineConfig
 from maft.errors import DataError, TooLarge
+from maft.models.memory import Ledger
 from maft.records import Reply
 from maft.samplers import local
 from maft.samplers.bases import Bases
-from maft.samplers.memory import Ledger
 
 LLAMA, QWEN = "meta-llama/Llama-3-8B", "Qwen/Qwen2.5-0.5B-Instruct"
 

@@ -4,10 +4,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from maft import samplers
+from maft import engines
 from maft.config import EngineConfig, RunConfig, TaskConfig
+from maft.engines import choose
 from maft.errors import MissingExtra
-from maft.samplers import choose
 
 HF = {"torch", "transformers"}
 
@@ -38,8 +38,8 @@ def test_the_device_is_not_asked_for_where_it_does_not_matter(packages):
 
 def test_looking_whether_an_engine_is_installed_imports_nothing(monkeypatch):
     looked: list[str] = []
-    monkeypatch.setattr(samplers, "find_spec", lambda name: looked.append(name) or find_spec(name))
-    assert samplers.installed("json") and not samplers.installed("no_such_engine")
+    monkeypatch.setattr(engines, "find_spec", lambda name: looked.append(name) or find_spec(name))
+    assert engines.installed("json") and not engines.installed("no_such_engine")
     assert looked == ["json", "no_such_engine"]
 
 
@@ -47,10 +47,10 @@ def test_looking_whether_an_engine_is_installed_imports_nothing(monkeypatch):
     ("sampler", "extra"), [("vllm", "vllm"), ("openvino", "openvino"), ("transformers", "hf"), ("openai", "openai")]
 )
 def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, sampler, extra):
-    monkeypatch.setattr(samplers, "find_spec", lambda name: None)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
     config = RunConfig(task=TaskConfig(name="arithmetic"), engine=EngineConfig(sampler=sampler))
     with pytest.raises(MissingExtra, match=f"engine.sampler={sampler} .*maft.{extra}"):
-        samplers.make(config)
+        engines.make_sampler(config)
 
 
 def test_what_an_engine_holds_is_freed_at_the_end_and_after_an_error(monkeypatch):
@@ -60,10 +60,10 @@ def test_what_an_engine_holds_is_freed_at_the_end_and_after_an_error(monkeypatch
         def release(self) -> None:
             released.append("free")
 
-    monkeypatch.setattr(samplers, "make", lambda config: Engine())
+    monkeypatch.setattr(engines, "make_sampler", lambda config: Engine())
     config = RunConfig(task=TaskConfig(name="arithmetic"))
-    with samplers.opened(config):
+    with engines.opened(config):
         assert not released
-    with pytest.raises(KeyboardInterrupt), samplers.opened(config):
+    with pytest.raises(KeyboardInterrupt), engines.opened(config):
         raise KeyboardInterrupt
     assert released == ["free", "free"]

@@ -4,8 +4,9 @@ import pytest
 
 from maft.config import EngineConfig
 from maft.errors import DataError
+from maft.models import memory
 from maft.records import AgentRef, Message, Request, SamplingParams
-from maft.samplers import local, memory
+from maft.samplers import local
 
 GB = 1e9
 
@@ -104,7 +105,7 @@ def test_a_model_whose_size_is_not_known_is_left_to_the_engine(engine):
 
 
 def test_openvino_takes_the_cache_that_is_set():
-    from maft import shapes
+    from maft.models import shapes
     from maft.samplers.openvino import OpenVino
 
     assert OpenVino(EngineConfig(cache_gb=3)).cache_bytes(shapes.known("llama-3-8b"), [10]) == 3 * 2**30

@@ -11,11 +11,11 @@ import pytest
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
-from maft import hosted
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError, StageFailed
+from maft.hosted import service as hosted
+from maft.hosted.sampler import Gate, OpenAi
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
-from maft.samplers.openai import Gate, OpenAi
 
 pytest.importorskip("openai")
 
@@ -25,7 +25,7 @@ CHAT = "/chat/completions"
 @pytest.fixture
 def service(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("maft.samplers.openai.seeds.rng", lambda *names: NoWait())
+    monkeypatch.setattr("maft.hosted.sampler.seeds.rng", lambda *names: NoWait())
     with StandIn(lambda asked: f"You said: {asked['messages'][-1]['content']}") as made:
         yield made
 
@@ -244,7 +244,7 @@ def test_replies_that_came_before_the_end_are_kept_and_not_paid_for_again(servic
 
 
 def test_a_server_that_is_not_there_is_said_soon(monkeypatch, tmp_path):
-    monkeypatch.setattr("maft.samplers.openai.seeds.rng", lambda *names: NoWait())
+    monkeypatch.setattr("maft.hosted.sampler.seeds.rng", lambda *names: NoWait())
     with pytest.raises(DataError, match=r"http://127.0.0.1:9/v1 cannot be reached: .* Check openai.base_url"):
         OpenAi(OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path).sample([ask()])
 
@@ -327,7 +327,7 @@ def test_the_gate_halves_after_a_refusal_and_opens_slowly():
 def llama_server():
     """A real OpenAI-compatible server with a real model: llama.cpp's, with the packaged SmolLM2."""
     xllamacpp = pytest.importorskip("xllamacpp")
-    from maft.models import packaged_gguf
+    from maft.models.names import packaged_gguf
 
     params = xllamacpp.CommonParams()
     params.model.path = str(packaged_gguf())
@@ -370,9 +370,9 @@ def test_a_whole_debate_on_a_real_server(llama_server, tmp_path, monkeypatch, ca
     )
     code, _, err = call("debate", "real.yaml", "--quiet")
     assert code == 0, err
-    from maft import store
+    from maft import files
     from maft.records import Debate
 
-    held = store.read_records(Path("runs/real/iter_01/debates.jsonl"), Debate)
+    held = files.read_records(Path("runs/real/iter_01/debates.jsonl"), Debate)
     assert len(held) == 4 and all(debate.error is None and len(debate.calls()) == 9 for debate in held)
     assert all(call_.reply.completion_tokens <= 16 for debate in held for call_ in debate.calls())

@@ -11,8 +11,8 @@ from test_samplers_vllm import adapter
 from maft import config as config_
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
+from maft.hosted.sampler import OpenAi
 from maft.records import AgentRef, Message, Request, SamplingParams
-from maft.samplers.openai import OpenAi
 
 pytest.importorskip("openai")
 
@@ -22,7 +22,7 @@ LOAD = "/load_lora_adapter"
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("maft.hosted.retry_after", lambda error: 0.001)
+    monkeypatch.setattr("maft.hosted.service.retry_after", lambda error: 0.001)
     with StandIn(lambda asked: asked["model"]) as made:
         made.adapters = {}
         yield made

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from maft import shapes
 from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, StageFailed
+from maft.models import adapters, memory, shapes
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
-from maft.samplers import adapters, memory, vllm
+from maft.samplers import vllm
 from maft.samplers.chat import UNLIMITED, Encoded
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from maft import shapes
 from maft.errors import DataError
-from maft.shapes import Shape
+from maft.models import shapes
+from maft.models.shapes import Shape
 
 LLAMA = shapes.known("llama-3-8b")
 CONFIG = {

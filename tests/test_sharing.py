@@ -19,10 +19,12 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save
 from tiny import dialogue, slow
 
-from maft import finetune, metrics, models
+from maft import models
+from maft.evaluation import series as metrics
+from maft.files import appearing_whole
+from maft.runs import societies
+from maft.runs.folder import RunFolder
 from maft.sharing import sections
-from maft.store import RunFolder
-from maft.trainers.folder import appearing_whole
 
 # What huggingface_hub gives to httpx.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -466,7 +468,7 @@ def test_maft_answers_from_a_merged_model_as_from_base_and_adapter(tiny, tmp_pat
     greedy = SamplingParams(temperature=0, max_new_tokens=20)
     requests = [
         Request(agent=agent, messages=dialogue("What is 3 + 4?"), sampling=greedy, seed=0)
-        for adapted in finetune.after(folder, 1).agents
+        for adapted in societies.after(folder, 1).agents
         for agent in (adapted, AgentRef(role=adapted.role, index=0, model=str(tmp_path / "merged" / adapted.name)))
     ]
     texts = [reply.text for reply in Transformers(EngineConfig(dtype="float32")).sample(requests)]

@@ -9,16 +9,18 @@ import pytest
 from click.testing import CliRunner
 from helpers import boxed, debate, problem, run, settings
 
-from maft import consensus, seeds, store, transcript
+from maft import files, seeds
 from maft.cli.main import maft
 from maft.cli.show import _STYLES
 from maft.config import VoteConfig
-from maft.curate import CurateCounts
 from maft.errors import DataError
+from maft.method import vote as voting
+from maft.method.curate import CurateCounts
 from maft.records import Debate, Example, Reply, Request, Score, Vote
+from maft.report import transcript
+from maft.report.transcript import How, Told
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
-from maft.store import RunFolder
-from maft.transcript import How, Told
 
 CLEAR_SCREEN = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e"
 
@@ -45,7 +47,7 @@ def copy(folder, tmp_path) -> RunFolder:
 
 
 def train_debates(folder: RunFolder, number: int) -> list[Debate]:
-    return store.read_records(folder.debates(number), Debate)
+    return files.read_records(folder.debates(number), Debate)
 
 
 def shown(folder: RunFolder, *arguments: str) -> str:
@@ -68,8 +70,8 @@ def test_a_transcript_has_the_question_all_turns_and_the_vote(folder):
 
 def test_kept_and_dropped_are_marked_as_the_examples_are(folder):
     for number in (1, 2):
-        files = folder.examples_summary(number).parent.glob("*.jsonl")
-        made = {(e.agent, e.problem_id): e.kind for file in files for e in store.read_records(file, Example)}
+        sets = folder.examples_summary(number).parent.glob("*.jsonl")
+        made = {(e.agent, e.problem_id): e.kind for file in sets for e in files.read_records(file, Example)}
         for held in train_debates(folder, number):
             told = transcript.load(folder, held.problem_id, number)
             text = transcript.render(told)
@@ -87,7 +89,7 @@ def test_reasons_are_those_that_were_counted(folder):
     for held in train_debates(folder, 1):
         for fate in transcript.load(folder, held.problem_id, 1).fates:
             found[fate.agent, fate.kind or fate.why] += 1
-    counts = {a: CurateCounts.model_validate(c) for a, c in store.read_json(folder.examples_summary(1)).items()}
+    counts = {a: CurateCounts.model_validate(c) for a, c in files.read_json(folder.examples_summary(1)).items()}
     assert sum(count.cut_for_mix for count in counts.values()), "the test shows nothing if nothing was cut"
     for agent, count in counts.items():
         assert found[agent, "its answer could not be read"] == count.unparsed
@@ -110,7 +112,7 @@ def test_what_was_left_out_for_the_limit_says_so(tmp_path):
     limits = ("society.one_model=true", "debate.num_rounds=1", "curate.max_examples=3")
     folder = run(settings(tmp_path, "task.num_train=40", "task.high=7", *limits), Scripted(say))
     fates = [fate for held in train_debates(folder, 1) for fate in transcript.load(folder, held.problem_id, 1).fates]
-    (count,) = store.read_json(folder.examples_summary(1)).values()
+    (count,) = files.read_json(folder.examples_summary(1)).values()
     assert sum(fate.kind is not None for fate in fates) == 3
     assert sum(fate.why == "agrees, but was left out for curate.max_examples" for fate in fates) == count["over_limit"]
     assert count["over_limit"], "the test shows nothing if nothing was left out"
@@ -125,14 +127,14 @@ def test_what_was_left_out_for_the_limit_says_so(tmp_path):
 )
 def test_a_question_that_is_not_used_says_why(answers, said):
     made = debate(*answers)
-    vote = consensus.vote(made, VoteConfig(), 0)
+    vote = voting.vote(made, VoteConfig(), 0)
     text = transcript.render(Told("train", problem(), made, vote, ()))
     assert f"Nobody learns from this debate: {said}" in text
 
 
 def test_a_tie_is_said_to_be_one():
     made = debate(("1", "2", None), ("1", "2", None))
-    text = transcript.render(Told("train", problem(gold="1"), made, consensus.vote(made, VoteConfig(), 0), ()))
+    text = transcript.render(Told("train", problem(gold="1"), made, voting.vote(made, VoteConfig(), 0), ()))
     assert "drawn among equals" in text and "no readable answer x 1" in text
 
 
@@ -142,7 +144,7 @@ def test_nothing_is_right_or_wrong_without_a_gold_answer():
 
 
 def test_a_failed_debate_shows_what_there_is(folder):
-    votes = {number: store.read_records(folder.votes(number), Vote) for number in (1, 2)}
+    votes = {number: files.read_records(folder.votes(number), Vote) for number in (1, 2)}
     number, vote = next((n, v) for n, found in votes.items() for v in found if v.dropped == "failed")
     text = shown(folder, vote.problem_id, "--iteration", str(number))
     assert "The debate failed: " in text and "Nobody learns from this debate: the debate failed." in text
@@ -173,7 +175,7 @@ def test_the_last_iteration_is_shown_unless_another_is_asked_for(folder):
 
 def test_the_answer_to_a_held_out_question_is_the_one_that_was_scored(folder):
     for number, method in ((0, "debate"), (2, "maft")):
-        for score in store.read_records(folder.evaluation(number) / f"{method}.jsonl", Score):
+        for score in files.read_records(folder.evaluation(number) / f"{method}.jsonl", Score):
             told = transcript.load(folder, score.problem_id, number, "eval")
             assert told.vote is not None and told.vote.label == score.answers[0]
             text = transcript.render(told)
@@ -218,7 +220,7 @@ def test_a_debate_can_be_read_while_its_stage_goes_on(copy):
 def test_a_debate_that_was_held_again_is_shown_as_it_went_the_second_time(copy):
     first = train_debates(copy, 2)[0]
     copy.votes(2).unlink()
-    store.append_records(copy.debates(2), [first.model_copy(update={"question": "the second time"})])
+    files.append_records(copy.debates(2), [first.model_copy(update={"question": "the second time"})])
     assert transcript.load(copy, first.problem_id).debate.question == "the second time"
 
 
@@ -230,7 +232,7 @@ def test_a_broken_line_is_named(copy):
 
 
 def test_examples_that_are_not_made_yet_are_not_called_dropped(copy):
-    used = next(vote for vote in store.read_records(copy.votes(2), Vote) if vote.dropped is None)
+    used = next(vote for vote in files.read_records(copy.votes(2), Vote) if vote.dropped is None)
     copy.examples_summary(2).unlink()
     assert "The examples of this iteration are not made yet." in shown(copy, used.problem_id)
 

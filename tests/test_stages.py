@@ -5,14 +5,15 @@ import shutil
 from pathlib import Path
 
 import pytest
-from helpers import files, run, settings
+from helpers import run, run_files, settings
 from test_formats import RELEASED
 
 from maft import config as config_
-from maft import finetune, store
+from maft import files
 from maft.cli.stage import spread
-from maft.formats import read_dialogues
+from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Problem
+from maft.runs import societies
 
 TWO = "num_iterations=2"
 
@@ -22,7 +23,7 @@ def test_the_stages_by_hand_give_the_files_of_a_whole_run(home, call, no_page):
     for verb in ("eval", "debate", "curate", "finetune", "eval", "debate", "curate", "finetune", "eval"):
         code, _, err = call(verb, "sums.yaml", TWO, "name=hand")
         assert code == 0, err
-    by_hand, whole = (files(home / "runs" / name) for name in ("hand", "whole"))
+    by_hand, whole = (run_files(home / "runs" / name) for name in ("hand", "whole"))
     assert json.loads(by_hand.pop("config.json"))["name"] == "hand" and whole.pop("config.json")
     assert by_hand == whole
 
@@ -30,12 +31,12 @@ def test_the_stages_by_hand_give_the_files_of_a_whole_run(home, call, no_page):
 def test_a_stage_done_twice_changes_nothing_and_a_run_goes_on_from_it(home, call, no_page):
     for verb in ("debate", "curate", "finetune"):
         assert call(verb, "sums.yaml")[0] == 0
-        before = files(home / "runs/sums")
+        before = run_files(home / "runs/sums")
         assert call(verb, "sums.yaml", "--iteration", "1")[0] == 0
-        assert files(home / "runs/sums") == before
+        assert run_files(home / "runs/sums") == before
     assert call("run", "runs/sums")[0] == 0
     assert call("run", "sums.yaml", "name=whole")[0] == 0
-    ours, whole = (files(home / "runs" / name) for name in ("sums", "whole"))
+    ours, whole = (run_files(home / "runs" / name) for name in ("sums", "whole"))
     assert ours.pop("config.json") != whole.pop("config.json") and ours == whole
 
 
@@ -84,7 +85,7 @@ def test_training_sets_in_other_formats_hold_the_same_dialogues(home, call):
     assert code == 0, err
     assert "generator_0" in out and "critic_2" in out
     examples = home / "runs/sums/iter_01/examples"
-    native = [example.messages for example in store.read_records(examples / "critic_0.jsonl", Example)]
+    native = [example.messages for example in files.read_records(examples / "critic_0.jsonl", Example)]
     for format, suffix in (("openai", "jsonl"), ("sharegpt", "json"), ("messages", "jsonl")):
         assert read_dialogues((examples / format / f"critic_0.{suffix}").read_text(), format) == native
 
@@ -101,7 +102,7 @@ def test_given_weights_speak_in_their_places(tmp_path):
     config = settings(
         tmp_path, debate={"num_agents": 4}, society={"generators": [str(adapter), str(model), str(hosted), "org/name"]}
     )
-    society = finetune.untrained(config)
+    society = societies.untrained(config)
     assert [(agent.model, agent.adapter) for agent in society.generators] == [
         (config.model, str(adapter)),
         (str(model), None),
@@ -118,7 +119,7 @@ def test_finetuned_agents_of_one_run_debate_in_another(home, call, no_page):
     arguments = ["--generators", *weights["generator"], "--critics", *weights["critic"], "debate.num_rounds=3"]
     code, _, err = call("debate", "sums.yaml", "name=other", *arguments)
     assert code == 0, err
-    debates = store.read_records(home / "runs/other/iter_01/debates.jsonl", Debate)
+    debates = files.read_records(home / "runs/other/iter_01/debates.jsonl", Debate)
     assert {len(debate.turns) for debate in debates} == {6}
     saved = config_.load(home / "runs/other/config.json")
     assert saved.society.generators == tuple(weights["generator"]) and saved.debate.num_agents == 2
@@ -131,7 +132,7 @@ def test_training_starts_from_the_given_weights(tmp_path):
     folder = run(config)
     for iteration in (1, 2):
         for agent, start in (("generator_0", "given"), ("critic_0", None)):
-            assert store.read_json(folder.agent(iteration, agent) / "adapter.json")["init_adapter"] == start
+            assert files.read_json(folder.agent(iteration, agent) / "adapter.json")["init_adapter"] == start
 
 
 def test_debates_of_the_released_code_are_carried_on(home, call, no_page):
@@ -141,13 +142,13 @@ def test_debates_of_the_released_code_are_carried_on(home, call, no_page):
     assert code == 0, err
     assert "2 debates" in out
     folder = home / "runs/theirs"
-    train = store.read_records(folder / "problems/train.jsonl", Problem)
+    train = files.read_records(folder / "problems/train.jsonl", Problem)
     assert [problem.question for problem in train] == list(RELEASED)
     held = (folder / "iter_01/debates.jsonl").read_bytes()
     code, _, err = call("run", "sums.yaml", *rest)
     assert code == 0, err
     assert (folder / "iter_01/debates.jsonl").read_bytes() == held
-    examples = store.read_records(folder / "iter_01/examples/critic_0.jsonl", Example)
+    examples = files.read_records(folder / "iter_01/examples/critic_0.jsonl", Example)
     assert [example.messages[-1].content for example in examples] == ["\\boxed{4}"]
     code, _, err = call("debate", "sums.yaml", "--released", "math_2_2.json", *rest)
     assert code == 2 and "has its questions already" in err

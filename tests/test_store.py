@@ -5,18 +5,18 @@ import os
 import pytest
 from helpers import debate, problem, settings
 
-from maft import store
+from maft import files
 from maft.errors import ConfigError, DataError
 from maft.records import Debate, Problem
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "deep" / "file.json"
-    store.write_text(path, "old")
+    files.write_text(path, "old")
     monkeypatch.setattr(os, "replace", _fail)
     with pytest.raises(OSError, match="broken"):
-        store.write_text(path, "new")
+        files.write_text(path, "new")
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
@@ -29,8 +29,8 @@ def test_what_is_written_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch
     replace = os.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: done.append("fsync"))
     monkeypatch.setattr(os, "replace", lambda *ends: (done.append("replace"), replace(*ends)))
-    store.write_text(tmp_path / "a", "text")
-    store.append_records(tmp_path / "b", [problem()])
+    files.write_text(tmp_path / "a", "text")
+    files.append_records(tmp_path / "b", [problem()])
     assert done == ["fsync", "replace", "fsync"]
 
 
@@ -38,26 +38,26 @@ def test_what_is_written_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch
 def test_records_come_back_whatever_is_in_them(tmp_path, text):
     path = tmp_path / "p.jsonl"
     records = [problem(), Problem(id="x", question=text), problem()]
-    store.write_records(path, records)
-    store.append_records(path, records)
-    assert store.read_records(path, Problem) == records * 2
+    files.write_records(path, records)
+    files.append_records(path, records)
+    assert files.read_records(path, Problem) == records * 2
 
 
 def test_no_records_are_an_empty_file(tmp_path):
-    store.write_records(tmp_path / "p.jsonl", [])
-    assert store.read_records(tmp_path / "p.jsonl", Problem) == []
+    files.write_records(tmp_path / "p.jsonl", [])
+    assert files.read_records(tmp_path / "p.jsonl", Problem) == []
 
 
 def test_a_torn_line_is_cut_off_at_every_byte(tmp_path):
     path = tmp_path / "d.jsonl"
-    store.append_records(path, [debate(["ü"]), debate(["1", "2"])])
+    files.append_records(path, [debate(["ü"]), debate(["1", "2"])])
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        store.drop_torn_line(path)
+        files.drop_torn_line(path)
         assert path.read_bytes() == whole[: 0 if cut < first else len(whole) if cut == len(whole) else first]
-    store.drop_torn_line(tmp_path / "not there")
+    files.drop_torn_line(tmp_path / "not there")
 
 
 @pytest.mark.parametrize(
@@ -74,19 +74,19 @@ def test_a_broken_line_is_refused_with_its_number_and_what_to_do(tmp_path, data,
     path = tmp_path / "p.jsonl"
     path.write_bytes(data)
     with pytest.raises(DataError, match=said):
-        store.read_records(path, Problem)
+        files.read_records(path, Problem)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"p\.jsonl: No such file or directory"):
-        store.read_records(tmp_path / "p.jsonl", Problem)
+        files.read_records(tmp_path / "p.jsonl", Problem)
 
 
 def test_json_that_cannot_be_read_says_how_to_have_it_made_again(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     for name in ("summary.json", "none.json"):
         with pytest.raises(DataError, match="Remove it to have it made again"):
-            store.read_json(tmp_path / name)
+            files.read_json(tmp_path / name)
 
 
 def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
@@ -170,8 +170,8 @@ def test_a_finished_run_has_the_files_it_promises(finished_run):
 
 def test_the_counts_in_the_summary_are_those_of_the_files(finished_run):
     for number in (1, 2):
-        summary = store.read_json(finished_run.examples_summary(number))
-        debates = len(store.read_records(finished_run.debates(number), Debate))
+        summary = files.read_json(finished_run.examples_summary(number))
+        debates = len(files.read_records(finished_run.debates(number), Debate))
         for agent, counts in summary.items():
             lines = finished_run.examples(number, agent).read_text().splitlines()
             assert len(lines) == counts["examples"]

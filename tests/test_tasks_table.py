@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from maft import store, tasks
+from maft import files, tasks
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError, MissingExtra
 from maft.records import Problem
@@ -305,7 +305,7 @@ def test_the_manifest_counts_duplicates_and_keeps_the_count(tmp_path):
     )
     for _ in range(2):
         folder = run(config)
-        assert store.read_json(folder.path / "manifest.json")["duplicates_left_out"] == 2
+        assert files.read_json(folder.path / "manifest.json")["duplicates_left_out"] == 2
 
 
 def test_questions_without_an_answer_are_for_training(tmp_path):

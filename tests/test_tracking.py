@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 from helpers import Quiet, settings
 
-from maft import comparison, config, manifest, metrics, pipeline, report, tracking
+from maft import comparison, config, report
 from maft.config import RunConfig
 from maft.errors import ConfigError, MissingExtra
+from maft.evaluation import series as metrics
+from maft.pipeline import run as pipeline
+from maft.pipeline import tracking
+from maft.runs import manifest, status
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
-from maft.store import RunFolder
 from maft.trainers import NullTrainer, TrainProgress
 
 Curves = dict[str, dict[int, float]]
@@ -201,7 +205,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(tmp_path, fake,
         monkeypatch.setattr(fake, breaks, fail)
     with caplog.at_level(logging.WARNING, "maft"):
         folder = tracked(settings(tmp_path, "tracking.to=[wandb, trackio]"))
-    assert pipeline.complete(folder)
+    assert status.complete(folder)
     (warning,) = caplog.messages
     assert warning.startswith("Tracking: wandb failed, and the run goes on without it: OSError: no route to host.")
     assert "accuracy/maft" in healthy.curves
@@ -219,7 +223,7 @@ def test_numbers_that_cannot_be_read_are_left_out(tmp_path, fake, monkeypatch, c
     monkeypatch.setattr(metrics, "of_labels", lambda *_: 1 / 0)
     with caplog.at_level(logging.WARNING, "maft"):
         folder = tracked(settings(tmp_path, "tracking.to=wandb"))
-    assert pipeline.complete(folder) and "accuracy/maft" in fake.curves
+    assert status.complete(folder) and "accuracy/maft" in fake.curves
     assert caplog.messages == ["Tracking: voted of iteration 1 is left out: division by zero"]
 
 

@@ -8,7 +8,7 @@ import pytest
 from tiny import CRITIC, MIXED, make_job, slow
 
 from maft import config as config_
-from maft import trainers
+from maft import engines
 from maft.config import EngineConfig, LoraConfig, TrainConfig
 from maft.errors import ConfigError, MissingExtra
 from maft.trainers import launch
@@ -45,35 +45,35 @@ def gpus(monkeypatch):
 
 def test_qlora_without_a_gpu_is_refused_with_what_is_there_and_what_to_do(gpus):
     with pytest.raises(ConfigError, match=r"qlora .* this machine has no CUDA GPU\. Use train\.method=lora"):
-        trainers.make(settings("train.method=qlora"))
+        engines.make_trainer(settings("train.method=qlora"))
 
 
 def test_qlora_without_bitsandbytes_names_the_extra(gpus):
     gpus.count = 1
     with pytest.raises(MissingExtra, match=r"maft\[qlora\]"):
-        trainers.make(settings("train.method=qlora"))
+        engines.make_trainer(settings("train.method=qlora"))
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "deepspeed"])
 def test_a_model_can_be_divided_among_gpus_only(gpus, sharding):
     with pytest.raises(ConfigError, match=r"this machine has no CUDA GPU\. Use engine\.train_sharding=none"):
-        trainers.make(settings("engine.num_train_processes=2", f"engine.train_sharding={sharding}"))
+        engines.make_trainer(settings("engine.num_train_processes=2", f"engine.train_sharding={sharding}"))
 
 
 def test_deepspeed_that_is_not_installed_names_the_extra(gpus):
     gpus.count = 2
     with pytest.raises(MissingExtra, match=r"maft\[deepspeed\]"):
-        trainers.make(settings("engine.num_train_processes=2", "engine.train_sharding=deepspeed"))
+        engines.make_trainer(settings("engine.num_train_processes=2", "engine.train_sharding=deepspeed"))
 
 
 def test_more_processes_than_gpus_are_refused(gpus):
     gpus.count = 2
     with pytest.raises(ConfigError, match=r"= 4 asks for a GPU each, and this machine has 2 CUDA GPUs\. Set it to 2"):
-        trainers.make(settings("engine.num_train_processes=4"))
+        engines.make_trainer(settings("engine.num_train_processes=4"))
 
 
 def test_several_processes_need_no_gpu(gpus):
-    assert isinstance(trainers.make(settings("engine.num_train_processes=2")), SftTrainer)
+    assert isinstance(engines.make_trainer(settings("engine.num_train_processes=2")), SftTrainer)
 
 
 # The command, its environment and its configs

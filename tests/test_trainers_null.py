@@ -5,8 +5,8 @@ import json
 import pytest
 
 from maft.config import TrainConfig
+from maft.files import appearing_whole, partial
 from maft.trainers.base import TrainJob
-from maft.trainers.folder import appearing_whole, partial
 from maft.trainers.null import NullTrainer
 
 

@@ -15,14 +15,14 @@ from helpers import ENVIRONMENT
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
-from maft import store
+from maft import files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
-from maft.formats import read_dialogues
-from maft.hosted import Spending
+from maft.hosted.service import Spending
+from maft.hosted.trainer import OpenAiTrainer
+from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.openai import OpenAiTrainer
 
 pytest.importorskip("openai")
 
@@ -53,7 +53,7 @@ def job(home: Path, agent: str, num_examples: int = 12, **change: object) -> Tra
         )
         for n in range(num_examples)
     ]
-    store.write_records(examples, made)
+    files.write_records(examples, made)
     whole = TrainJob(
         agent=agent,
         role=agent.partition("_")[0],
@@ -130,7 +130,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_path, fault, monkeypatch):
-    monkeypatch.setattr("maft.trainers.openai.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("maft.hosted.trainer.time.sleep", lambda seconds: None)
     for skip in range(4):  # faults in a row
         service.faults += [fault] * (skip + 1)
         home = tmp_path / str(skip)
@@ -197,7 +197,7 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, job(tmp_path, "generator_0"), **PRICES)
     with monkeypatch.context() as patch:  # booked, but not noted: the job is taken over and booked again
-        patch.setattr("maft.trainers.openai.store.write_text", killed)
+        patch.setattr("maft.hosted.trainer.files.write_text", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, job(tmp_path, "critic_0"), **PRICES)
     both = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
@@ -206,15 +206,15 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, *both, **PRICES)
     estimate = sum(len(text.encode()) / 3 * 2 * 100 / 1e6 for _, text in service.files.values())
-    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(estimate), "before any job has ended"
+    assert files.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(estimate), "before any job has ended"
     train(service, tmp_path, *both, **PRICES)
     assert len(service.jobs) == 2
     # The service says that each of them took 1000 tokens; that replaces the estimate.
-    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(2 * 1000 * 100 / 1e6)
+    assert files.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(2 * 1000 * 100 / 1e6)
 
 
 def test_a_server_that_is_not_there_or_speaks_otherwise_is_the_users(service, tmp_path, monkeypatch):
-    monkeypatch.setattr("maft.trainers.openai.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("maft.hosted.trainer.time.sleep", lambda seconds: None)
     away = OpenAiTrainer(OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path)
     with pytest.raises(DataError, match="http://127.0.0.1:9/v1 cannot be reached: .* Check openai.base_url"):
         away.train([job(tmp_path, "generator_0")], TrainConfig(), print)
@@ -240,7 +240,7 @@ def test_a_limit_stops_before_a_job_that_could_pass_it(service, tmp_path):
     assert len(service.jobs) == 1
     train(service, tmp_path, *jobs, spending_limit=3.0, **PRICES)
     assert len(service.jobs) == 3
-    assert store.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(0.3)
+    assert files.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(0.3)
 
 
 CONFIG = """
@@ -263,7 +263,7 @@ def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, ca
     most = float(re.search(r"at most ([\d.,]+) USD; no limit is set", err)[1].replace(",", ""))
     code, out, err = call("run", "hosted.yaml")
     assert code == 0, err
-    usd = store.read_json(Path("runs/hosted/spending.json"))["usd"]
+    usd = files.read_json(Path("runs/hosted/spending.json"))["usd"]
     assert usd == pytest.approx((len(service.asked) * (20 * 1 + 5 * 2) + 8 * 1000 * 3) / 1e6) and usd < most
     assert f"Spent on hosted models: {usd:.4f} USD" in err
     assert Counter(one["metadata"]["iteration"] for one in service.jobs.values()) == {"1": 4, "2": 4}
@@ -271,7 +271,7 @@ def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, ca
     assert all(model.startswith("ft:gpt-small:maft-1-") for model in second) and len(set(second)) == 4
     spoken = Counter(asked["model"] for asked in service.asked)
     assert spoken["gpt-small"] == 10 * 4 + 30 * 4 and len(spoken) == 9
-    debates = store.read_records(Path("runs/hosted/iter_02/debates.jsonl"), Debate)
+    debates = files.read_records(Path("runs/hosted/iter_02/debates.jsonl"), Debate)
     assert {turn.call.reply.prompt_tokens for debate in debates for turn in debate.turns} == {20}
     written = b"".join(file.read_bytes() for file in Path("runs").rglob("*") if file.is_file())
     assert KEY.encode() not in written and KEY not in out + err
@@ -339,7 +339,7 @@ def test_a_run_stopped_by_its_limit_goes_on_with_a_higher_one(service, tmp_path,
     Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
     code, _, err = call("run", "hosted.yaml", "--quiet", "openai.spending_limit=0.012")
     assert code == 1 and "could pass openai.spending_limit = 0.012" in err
-    assert store.read_json(Path("runs/hosted/spending.json"))["usd"] <= 0.012
+    assert files.read_json(Path("runs/hosted/spending.json"))["usd"] <= 0.012
     code, _, err = call("run", "hosted.yaml", "--quiet", "openai.spending_limit=9")
     assert code == 0, err
     agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())

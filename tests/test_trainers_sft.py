@@ -132,7 +132,7 @@ def fake_worker(folder: Path, then: str) -> SftTrainer:
         textwrap.dedent("""\
             import json, os, pathlib, signal, sys, time
             from maft.trainers import sft_worker
-            from maft.trainers.folder import partial
+            from maft.files import partial
 
             request = json.loads(pathlib.Path(sys.argv[1]).read_text())
             channel = sft_worker._private_stdout()
@@ -556,14 +556,14 @@ def test_full_finetuning_moves_all_weights_and_keeps_a_whole_model(tiny, tmp_pat
 
 @slow
 def test_a_fully_finetuned_agent_is_sampled_from_and_finetuned_again(tiny, tmp_path):
-    from maft import finetune
     from maft.config import EngineConfig
     from maft.records import Request, SamplingParams
+    from maft.runs import societies
     from maft.samplers.transformers import Transformers
 
     first = make_job(tmp_path / "1", "generator_0", GENERATOR, tiny)
     train_full(first, FULL.model_copy(update={"num_epochs": 30}))
-    agent = finetune.agent("generator", 0, str(first.output), tiny)
+    agent = societies.agent("generator", 0, str(first.output), tiny)
     assert (agent.model, agent.adapter) == (str(first.output.resolve()), None)
     request = Request(agent=agent, messages=GENERATOR[2][:1], sampling=SamplingParams(temperature=0), seed=0)
     untrained = request.model_copy(update={"agent": agent.model_copy(update={"model": tiny})})

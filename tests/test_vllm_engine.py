@@ -13,12 +13,22 @@ from pathlib import Path
 import pytest
 from helpers import problem
 
-from maft import debate as debate_
-from maft import models, prompts, rollouts
-from maft.config import DebateConfig, EngineConfig, OpenAiConfig, RoleSampling, RunConfig, TaskConfig, VllmConfig
-from maft.debate import Rules
+from maft import models
+from maft.config import (
+    DebateConfig,
+    EngineConfig,
+    OpenAiConfig,
+    RoleSampling,
+    RunConfig,
+    TaskConfig,
+    VllmConfig,
+    prompts,
+)
+from maft.engines import make_sampler as make
+from maft.method import debate as debate_
+from maft.method.debate import Rules
+from maft.pipeline import rollouts
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams, Society
-from maft.samplers import make
 from maft.samplers.base import Sampler
 from maft.samplers.chat import Chat
 
@@ -304,7 +314,7 @@ def server(vllm, tmp_path):
 
 
 def test_a_server_elsewhere_is_given_the_adapters_while_it_runs(server, reference, adapters, tmp_path):
-    from maft.samplers.openai import OpenAi
+    from maft.hosted.sampler import OpenAi
 
     ours = OpenAi(OpenAiConfig(base_url=server, load_adapters=True), tmp_path)
     # The CPU build mixes up the base and an adapter in one batch (samplers/vllm.py), so the base is asked by itself.

@@ -4,7 +4,10 @@ import json
 import sys
 from pathlib import Path
 
-from maft import RunFolder, finetune, pipeline
+from maft import RunFolder
+from maft.pipeline import finetune
+from maft.pipeline import run as pipeline
+from maft.runs import societies, status
 
 
 class Writer:
@@ -25,7 +28,7 @@ class Writer:
 
 
 run = RunFolder.existing(Path(sys.argv[1]))
-iteration = pipeline.current(run)
-society = finetune.after(run, iteration - 1)
+iteration = status.current(run)
+society = societies.after(run, iteration - 1)
 writer = Writer(Path(sys.argv[2]), run.config.engine.dtype)
 finetune.finetune(run, iteration, society, pipeline.num_examples(run, iteration), writer)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from maft.answers import equivalent, extract_answer
     from maft.config import RunConfig
-    from maft.consensus import Tally, tally, vote
-    from maft.curate import critic_examples, generator_examples
-    from maft.debate import play
     from maft.errors import ConfigError, DataError, MaftError, MissingExtra, StageFailed, UserError
+    from maft.method.curate import critic_examples, generator_examples
+    from maft.method.debate import play
+    from maft.method.vote import Tally, tally, vote
     from maft.records import (
         AgentRef,
         Call,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
         Turn,
         Vote,
     )
+    from maft.runs.folder import RunFolder
     from maft.samplers import Sampler, Scripted
-    from maft.store import RunFolder
     from maft.tasks import Task
     from maft.trainers import NullTrainer, Trainer, TrainJob, TrainProgress
 
@@ -79,7 +79,8 @@ __all__ = [
 ]
 
 _MODULES = (
-    "errors", "records", "answers", "config", "consensus", "curate", "samplers", "trainers", "tasks", "store", "debate",
+    "errors", "records", "answers", "config", "method.vote", "method.curate", "method.debate", "samplers", "trainers",
+    "tasks", "runs.folder",
 )  # fmt: skip
 
 

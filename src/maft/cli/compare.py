@@ -43,10 +43,10 @@ def compare(
     The untrained model gives the rows base, majority, debate. What two methods have in common is computed once. Set
     debate.num_eval_samples so high that a plain vote can use up the tokens of a debate (majority@budget).
     """
-    from maft import comparison, report, samplers, trainers
+    from maft import comparison, engines, report
     from maft import config as config_
-    from maft.plan import plan
-    from maft.progress import Progress
+    from maft.planning.bounds import plan
+    from maft.runs.progress import Progress
 
     if listed:
         click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
@@ -64,8 +64,8 @@ def compare(
         return
     stage.log_to_stderr(quiet=quiet)
     made = comparison.begin(*asked)
-    with samplers.opened(settings) as sampler:
-        comparison.compare(made, sampler, trainers.make(settings), Progress(quiet=quiet))
+    with engines.opened(settings) as sampler:
+        comparison.compare(made, sampler, engines.make_trainer(settings), Progress(quiet=quiet))
     found = comparison.results(made)
     (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
     click.echo(comparison.table(found))

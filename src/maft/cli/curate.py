@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from maft.cli import stage
-from maft.formats import FORMATS, Format
+from maft.method.formats import FORMATS, Format
 
 
 @click.command(
@@ -30,7 +30,8 @@ def curate(
 ) -> None:
     """Vote on the debates of one iteration and write each agent's own examples."""
     from maft import config as config_
-    from maft import exchange, pipeline, rollouts
+    from maft.pipeline import exchange, rollouts
+    from maft.pipeline import run as pipeline
 
     settings = config_.load(config, overrides)
     if dry_run:

@@ -41,7 +41,10 @@ def debate(
     CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
     """
     from maft import config as config_
-    from maft import exchange, finetune, pipeline, samplers
+    from maft import engines
+    from maft.pipeline import exchange
+    from maft.pipeline import run as pipeline
+    from maft.runs import societies
 
     num_agents = [f"debate.num_agents={len(generators or critics)}"] if generators or critics else []
     weights = {"generators": generators, "critics": critics}
@@ -53,11 +56,11 @@ def debate(
     with stage.opened(settings, quiet=quiet) as (folder, progress):
         number = stage.iteration(folder, iteration)
         if number == 1:
-            finetune.check(settings)
+            societies.check(settings)
         if released:
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)
-        society = finetune.after(folder, number - 1)
-        with samplers.opened(settings) as sampler:
+        society = societies.after(folder, number - 1)
+        with engines.opened(settings) as sampler:
             held = pipeline.debate(folder, number, society, split.train, sampler, progress)
         click.echo(f"Iteration {number}: {len(held)} debates in {folder.debates(number)}")

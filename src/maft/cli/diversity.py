@@ -22,10 +22,10 @@ def diversity(folder: Path, *, questions: int, quiet: bool) -> None:
 
     docs/diversity.md defines the measures.
     """
-    from maft import diversity as diversity_
     from maft import report
-    from maft.progress import Progress
-    from maft.store import RunFolder
+    from maft.diversity import measure as diversity_
+    from maft.runs.folder import RunFolder
+    from maft.runs.progress import Progress
 
     opened = RunFolder.existing(folder)
     click.echo(report.diversity_table(diversity_.measure(opened, questions, Progress(quiet=quiet))))

@@ -15,20 +15,22 @@ def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry
     Iteration 0 is the untrained society. Without --iteration it is the newest one that is finetuned.
     """
     from maft import config as config_
-    from maft import finetune, pipeline, report, samplers
+    from maft import engines, report
     from maft.errors import UserError
+    from maft.pipeline import run as pipeline
+    from maft.runs import societies, status
 
     settings = config_.load(config, overrides)
     if dry_run:
         stage.describe(settings)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
-        number = pipeline.newest(folder) if iteration is None else iteration
-        if number > pipeline.newest(folder):
+        number = status.newest(folder) if iteration is None else iteration
+        if number > status.newest(folder):
             raise UserError(f"the agents of iteration {number} are not finetuned yet. Do `maft finetune` first.")
         split = pipeline.questions(folder)
-        society = finetune.after(folder, number)
-        with samplers.opened(settings) as sampler:
+        society = societies.after(folder, number)
+        with engines.opened(settings) as sampler:
             pipeline.evaluate(folder, number, society, split.eval, sampler, progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))

@@ -12,9 +12,10 @@ from maft.cli import stage
 def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, quiet: bool) -> None:
     """Finetune every agent on its own examples, or go on with the agents that are owed."""
     from maft import config as config_
-    from maft import finetune as finetune_
-    from maft import pipeline, trainers
+    from maft import engines
     from maft.errors import UserError
+    from maft.pipeline import run as pipeline
+    from maft.runs import societies
 
     settings = config_.load(config, overrides)
     if dry_run:
@@ -25,6 +26,6 @@ def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None,
         counts = pipeline.num_examples(folder, number)
         if not counts:
             raise UserError(f"iteration {number} has no examples yet. Do `maft curate` first.")
-        society = finetune_.after(folder, number - 1)
-        pipeline.train(folder, number, society, counts, trainers.make(settings), progress)
+        society = societies.after(folder, number - 1)
+        pipeline.train(folder, number, society, counts, engines.make_trainer(settings), progress)
         click.echo(f"Iteration {number}: {len(counts)} agents in {folder.iteration(number) / 'agents'}")

@@ -24,8 +24,8 @@ def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, 
     The model has the base's dtype and tokenizer, and a model card. transformers and maft (model=FOLDER) load it as any
     other. An agent whose weights were all finetuned is copied.
     """
+    from maft.runs.folder import RunFolder
     from maft.sharing import agents, merge
-    from maft.store import RunFolder
 
     stage.log_to_stderr(quiet=quiet)
     folder = RunFolder.existing(run)

@@ -46,11 +46,12 @@ def plan(
     same settings and other numbers of questions and iterations.
     """
     from maft import config as config_
-    from maft import planning, shapes
+    from maft import planning
     from maft.cli.stage import log_to_stderr
+    from maft.models import shapes
     from maft.planning import calibration
     from maft.planning.plan import shape_of_options
-    from maft.progress import Progress
+    from maft.runs.progress import Progress
 
     settings = config_.load(config, overrides)
     log_to_stderr(quiet=False)

@@ -45,9 +45,9 @@ def push(
     root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
     sent. Files of the same name are replaced, others stay.
     """
+    from maft.runs.folder import RunFolder
     from maft.sharing import agents, layout
     from maft.sharing import push as push_
-    from maft.store import RunFolder
 
     stage.log_to_stderr(quiet=quiet)
     repo = layout.Repo(repo_id, private, branch, license, base_model, merged)

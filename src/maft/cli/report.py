@@ -28,7 +28,7 @@ def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None, aga
     means and intervals, and no page.
     """
     from maft import report as report_
-    from maft.store import RunFolder
+    from maft.runs.folder import RunFolder
 
     if len(folders) == 1 and (folders[0] / "compare.json").is_file():
         _report_comparison(folders[0], as_json, target, against)

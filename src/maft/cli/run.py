@@ -22,21 +22,24 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """
     from maft import config as config_
-    from maft import finetune, hosted, pipeline, report, samplers, trainers
+    from maft import engines, report
+    from maft.hosted import service as hosted
+    from maft.pipeline import run as pipeline
+    from maft.runs import societies, status
 
     settings = config_.load(config, overrides)
     config_.check_loop(settings)
     if dry_run:
-        from maft.plan import plan
+        from maft.planning.bounds import plan
 
         click.echo(config_.resolved(settings), nl=False)
         click.echo(plan(settings), err=True)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
-        if pipeline.newest(folder) == 0:
-            finetune.check(settings)
-        with samplers.opened(settings) as sampler:
-            pipeline.run(folder, sampler, trainers.make(settings), progress)
+        if status.newest(folder) == 0:
+            societies.check(settings)
+        with engines.opened(settings) as sampler:
+            pipeline.run(folder, sampler, engines.make_trainer(settings), progress)
         report.write_metrics(folder)
         click.echo(report.table(folder))
         click.echo(f"Report: {report.write_page(folder)}")

@@ -18,8 +18,8 @@ import click
 @click.option("--stage", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions.")
 def show(folder: Path, problem: str, *, iteration: int | None, stage: Literal["train", "eval"] | None) -> None:
     """Print the debate of the question with id PROBLEM in the run folder RUN, with who was kept and why."""
-    from maft import transcript
-    from maft.store import RunFolder
+    from maft.report import transcript
+    from maft.runs.folder import RunFolder
 
     told = transcript.load(RunFolder.existing(folder), problem, iteration, stage)
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -12,8 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from maft.config import RunConfig
-    from maft.progress import Progress
-    from maft.store import RunFolder
+    from maft.runs.folder import RunFolder
+    from maft.runs.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,12 +74,14 @@ def log_to_stderr(*, quiet: bool) -> None:
 @contextmanager
 def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder", "Progress"]]:
     """Open the folder of a run for work on it, with progress and messages on stderr."""
-    from maft import manifest, tracking
-    from maft.progress import Progress
-    from maft.store import RunFolder
+    from maft.cluster.mirror import mirrored
+    from maft.pipeline import tracking
+    from maft.runs import manifest
+    from maft.runs.folder import RunFolder
+    from maft.runs.progress import Progress
 
     log_to_stderr(quiet=quiet)
-    with RunFolder.open(settings) as folder:
+    with RunFolder.open(settings, mirrored) as folder:
         manifest.write(folder)
         with tracking.following(folder):
             yield folder, Progress(quiet=quiet)
@@ -87,24 +89,25 @@ def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder",
 
 def describe(settings: "RunConfig") -> None:
     """Print the resolved config, the plan and what the run folder has of it."""
-    from maft import config, pipeline
-    from maft.plan import plan
-    from maft.store import RunFolder
+    from maft import config
+    from maft.planning.bounds import plan
+    from maft.runs import status
+    from maft.runs.folder import RunFolder
 
     click.echo(config.resolved(settings), nl=False)
     click.echo(plan(settings), err=True)
-    click.echo(pipeline.status(RunFolder(settings.runs_dir / settings.name, settings)), err=True)
+    click.echo(status.status(RunFolder(settings.runs_dir / settings.name, settings)), err=True)
 
 
 def iteration(folder: "RunFolder", asked: int | None) -> int:
     """Return the iteration to work on, and make sure that the society it starts from is there."""
-    from maft import finetune, pipeline
     from maft.errors import UserError
+    from maft.runs import societies, status
 
-    number = pipeline.current(folder) if asked is None else asked
+    number = status.current(folder) if asked is None else asked
     if not 1 <= number <= folder.config.num_iterations:
         raise UserError(f"--iteration must be 1 to num_iterations = {folder.config.num_iterations}, got {number}.")
-    if number > 1 and not finetune.finished(folder, number - 1):
+    if number > 1 and not societies.finished(folder, number - 1):
         raise UserError(
             f"iteration {number} starts from the agents of iteration {number - 1}, and these are not finetuned yet. "
             "Do `maft finetune` first; --dry-run shows what is owed."

@@ -31,7 +31,8 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are divided as a run
     would divide them, and graded beyond the numbers that it would take. Exit code 1: a known answer is not right.
     """
-    from maft import prompts, tasks
+    from maft import tasks
+    from maft.config import prompts
     from maft.errors import StageFailed
     from maft.tasks.base import num_made
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError, MissingExtra
+from maft.files import appearing_whole
 from maft.records import AgentRef
-from maft.trainers.folder import appearing_whole
 
 WHOLE = ".whole"
 PART = ".part"

@@ -8,8 +8,8 @@ training that was seen before is looked up (`samplers.cached`, `trainers.cached`
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from maft import prompts, tasks
-from maft.config import RunConfig
+from maft import tasks
+from maft.config import RunConfig, prompts
 
 Budget = Literal["one", "all"]
 Row = Literal["single", "debate"]

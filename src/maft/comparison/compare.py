@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
-from maft import finetune, manifest, pipeline, store, tracking
+from maft import files
+from maft.cluster.mirror import mirrored
 from maft.comparison import star
 from maft.comparison.arms import ARMS, Arm
 from maft.config import RunConfig
 from maft.errors import ConfigError
-from maft.progress import Progress
+from maft.pipeline import run as pipeline
+from maft.pipeline import tracking
+from maft.runs import manifest, societies, status
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
 from maft.samplers.base import Sampler
 from maft.samplers.cached import CachedSampler
-from maft.store import RunFolder
 from maft.trainers.base import Trainer
 from maft.trainers.cached import CachedTrainer
 
@@ -68,14 +72,14 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
         DataError: an adapter that agents begin with does not fit its base model.
     """
     made = chosen(config, methods, seeds, reference)
-    finetune.check(config)
+    societies.check(config)
     content = {
         "config": config.model_dump(mode="json"),
         "methods": made.methods,
         "seeds": made.seeds,
         "reference": made.reference,
     }
-    store.write_json(made.path / "compare.json", content)
+    files.write_json(made.path / "compare.json", content)
     return made
 
 
@@ -140,7 +144,7 @@ def existing(path: Path) -> Comparison:
     Raises:
         ConfigError: it was made by another version of maft, or was edited.
     """
-    content: dict[str, Any] = store.read_json(path / "compare.json")
+    content: dict[str, Any] = files.read_json(path / "compare.json")
     config = config_.parse(content["config"], source=str(path / "compare.json"))
     return Comparison(
         path, config, tuple(content["methods"]), tuple(content["seeds"]), content.get("reference", "maft")
@@ -177,8 +181,8 @@ def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> li
 
 def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
     config = arm_config(comparison, arm, seed)
-    with RunFolder.open(config) as folder, tracking.following(folder, comparison.config.name):
-        if pipeline.complete(folder):
+    with RunFolder.open(config, mirrored) as folder, tracking.following(folder, comparison.config.name):
+        if status.complete(folder):
             return
         manifest.write(folder)
         if arm.star:

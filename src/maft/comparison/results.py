@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maft import store, tasks
+from maft import files, tasks
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
 from maft.errors import ConfigError
@@ -17,7 +17,7 @@ from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
 from maft.records import Debate, Problem, Record, Score
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 class Result(Record):
@@ -153,11 +153,11 @@ def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
 
 
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+    return files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
 
 
 def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
+    problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
     grade = tasks.make(folder.config.task).grade
     how = Scoring(problems, iteration, folder.config.vote, folder.config.seed, grade)
     scored = score_all(_debates(folder, iteration), folder.config.debate.num_agents, how, budget=budget)
@@ -224,9 +224,9 @@ class _Costs(NamedTuple):
 def _costs(folder: RunFolder, iteration: int) -> _Costs:
     """Return what finetuning took, in examples of this iteration, and tokens and seconds up to it."""
     summary = folder.examples_summary(iteration)
-    examples = sum(count["examples"] for count in store.read_json(summary).values()) if summary.exists() else 0
+    examples = sum(count["examples"] for count in files.read_json(summary).values()) if summary.exists() else 0
     trained = [
-        store.read_json(file)
+        files.read_json(file)
         for n in range(1, iteration + 1)
         for learner in folder.config.learners
         if (file := folder.agent(n, learner) / "training.json").exists()

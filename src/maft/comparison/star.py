@@ -6,15 +6,20 @@ known answers, and only if asked to: without them, the vote over first answers t
 
 from collections.abc import Mapping, Sequence
 
-from maft import consensus, finetune, pipeline, prompts, rollouts, store
+from maft import files
 from maft.answers import equivalent
-from maft.curate import CurateCounts, Curated, limit
-from maft.debate import Rules
+from maft.config import prompts
 from maft.errors import DataError
-from maft.progress import Progress
+from maft.method import vote as voting
+from maft.method.curate import CurateCounts, Curated, limit
+from maft.method.debate import Rules
+from maft.pipeline import rollouts
+from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Problem, Society
+from maft.runs import societies
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
 from maft.samplers.base import Sampler
-from maft.store import RunFolder
 from maft.trainers.base import Trainer
 
 
@@ -25,7 +30,7 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
         DataError: `with_gold`, and a training question has no known answer.
     """
     split = pipeline.questions(folder)
-    society = finetune.untrained(folder.config)
+    society = societies.untrained(folder.config)
     pipeline.evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
         debates = pipeline.debate(folder, iteration, society, split.train, sampler, progress)
@@ -49,7 +54,7 @@ def _gold(problems: Sequence[Problem]) -> dict[str, str]:
 
 
 def _votes(folder: RunFolder, debates: Sequence[Debate]) -> dict[str, str]:
-    votes = (consensus.vote(debate, folder.config.vote, folder.config.seed) for debate in debates)
+    votes = (voting.vote(debate, folder.config.vote, folder.config.seed) for debate in debates)
     return {vote.problem_id: vote.label for vote in votes if vote.label is not None and vote.dropped is None}
 
 
@@ -69,7 +74,7 @@ def _ask_with_hints(
     asked = [_hinted(problem, labels[problem.id], rules) for problem in problems if problem.id in failed]
     path = folder.iteration(iteration) / "hints.jsonl"
     if folder.examples_summary(iteration).exists() or not asked:
-        return store.read_records(path, Debate) if path.exists() else []
+        return files.read_records(path, Debate) if path.exists() else []
     with progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar:
         return rollouts.collect(
             asked,
@@ -103,8 +108,8 @@ def _make_examples(
         ]
         counts = CurateCounts(examples=len(found), first=len(found))
         made = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
-        store.write_records(folder.examples(iteration, agent), made.examples)
-        store.write_json(summary, {agent: made.counts.model_dump()})
+        files.write_records(folder.examples(iteration, agent), made.examples)
+        files.write_json(summary, {agent: made.counts.model_dump()})
         folder.log("curated", iteration=iteration)
     return pipeline.num_examples(folder, iteration)
 

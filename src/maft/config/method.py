@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
-from maft import prompts as prompts_
+from maft.config import prompts as prompts_
 from maft.config.base import PerIteration, Positive, Section, Share
 from maft.records import SamplingParams
 

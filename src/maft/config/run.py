@@ -37,7 +37,7 @@ class RunConfig(Section):
     debate: DebateConfig = DebateConfig()
     society: SocietyConfig = SocietyConfig()
     prompts: Annotated[dict[str, str], AfterValidator(known_prompts)] = {}  # noqa: RUF012  # pydantic copies it
-    """Wording of single prompts, by name, in place of the ones in `maft.prompts`."""
+    """Wording of single prompts, by name, in place of the ones in `maft.config.prompts`."""
     sampling: SamplingConfig = SamplingConfig()
     vote: VoteConfig = VoteConfig()
     curate: CurateConfig = CurateConfig()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from maft import seeds
 from maft.config import VoteConfig
-from maft.consensus import ballots, tally
+from maft.method.vote import ballots, tally
 from maft.records import Call, Debate, Problem, Score, Turn
 from maft.tasks.base import Grade, by_equality
 

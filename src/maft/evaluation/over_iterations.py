@@ -8,11 +8,11 @@ the same rule, too: what they would have made labels.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maft import consensus
 from maft.config import VoteConfig
 from maft.evaluation.agents import AgentAccuracy
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
+from maft.method import vote as voting
 from maft.records import Debate, Problem, Vote
 from maft.tasks.base import Grade
 
@@ -23,7 +23,7 @@ Line = dict[str, Any]
 def held_out_votes(debates: Sequence[Debate], settings: VoteConfig, run_seed: int) -> list[Vote]:
     """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
     as_if_trained = [debate.model_copy(update={"iteration": debate.iteration + 1}) for debate in debates]
-    votes = [consensus.vote(debate, settings, run_seed) for debate in as_if_trained]
+    votes = [voting.vote(debate, settings, run_seed) for debate in as_if_trained]
     return [vote.model_copy(update={"iteration": vote.iteration - 1}) for vote in votes]
 
 

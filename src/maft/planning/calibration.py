@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from maft import config as config_
-from maft import curate, finetune, manifest, models, pipeline, samplers, seeds, store, trainers
+from maft import engines, files, models, seeds
 from maft.config import ClusterConfig, RunConfig
 from maft.errors import UserError
+from maft.method import curate
+from maft.pipeline import run as pipeline
 from maft.planning.forecast import Behaviour, Texts
-from maft.progress import Progress
 from maft.records import Debate, Example, Message, Problem, Record, Request, Role, SamplingParams, Society, Vote
+from maft.runs import manifest, societies
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
 from maft.samplers import Sampler
-from maft.store import RunFolder
 from maft.trainers import Trainer, TrainJob, TrainProgress
 
 log = logging.getLogger(__name__)
@@ -106,14 +109,14 @@ def calibrate(
     if "openai" in (config.engine.sampler, config.engine.trainer):
         raise UserError("a calibration would pay for hosted models. `maft plan` without --calibrate tells the money.")
     config = config.model_copy(update={"cluster": ClusterConfig()})  # one engine is measured, that of this machine
-    sampler, trainer = sampler or samplers.make(config), trainer or trainers.make(config)
+    sampler, trainer = sampler or engines.make_sampler(config), trainer or engines.make_trainer(config)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="maft-calibration-") as scratch:
         small = config.model_copy(update={"name": "calibration", "runs_dir": Path(scratch), "num_iterations": 2})
         with RunFolder.open(small) as folder:
             measured = _measure(folder, sampler, trainer, progress or Progress(quiet=True))
     found = measured.model_copy(update={"seconds": time.monotonic() - started})
-    store.write_text(cache_file(config), found.to_json() + "\n")
+    files.write_text(cache_file(config), found.to_json() + "\n")
     return found
 
 
@@ -127,7 +130,7 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
         len(batch),
         MOST_AGENTS,
     )
-    society = finetune.untrained(config)
+    society = societies.untrained(config)
 
     start = _seconds_of_one_reply(sampler, society)
     debates, playing = _play(folder, 1, society, batch, sampler, progress)
@@ -220,7 +223,7 @@ def _jobs(
             others = [example for n, one in enumerate(sets) if n != place for example in one]
             more = min(max(0, expected - len(sets[place])), len(others)) if scale > 1 else 0
             chosen = [*sets[place], *seeds.rng(folder.config.seed, "calibration", agent.name).sample(others, more)]
-            store.write_records(folder.examples(1, agent.name), chosen)
+            files.write_records(folder.examples(1, agent.name), chosen)
             jobs.append(
                 TrainJob(
                     agent=agent.name,
@@ -244,7 +247,7 @@ def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> So
         made = [job.output for job in jobs if (job.role, job.base_model) == (agent.role, agent.model)]
         if made and not folder.agent(1, agent.name).exists():
             folder.agent(1, agent.name).symlink_to(made[agent.index % len(made)].absolute(), target_is_directory=True)
-    return finetune.after(folder, 1)
+    return societies.after(folder, 1)
 
 
 class _Watch:

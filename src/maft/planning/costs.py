@@ -4,12 +4,13 @@ import heapq
 import math
 from collections.abc import Iterator
 
-from maft import hardware, shapes
 from maft.config import RunConfig
-from maft.hardware import Gpu
+from maft.models import shapes
+from maft.models.shapes import BYTES, Shape
+from maft.planning import hardware
 from maft.planning.forecast import Forecast, Stage
+from maft.planning.hardware import Gpu
 from maft.records import Record
-from maft.shapes import BYTES, Shape
 
 METHODS = ("lora", "qlora", "full")
 QUANTISED_BYTES = 0.516

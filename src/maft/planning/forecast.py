@@ -11,8 +11,8 @@ agents are finetuned, so every society has its own.
 import math
 from collections.abc import Iterator, Sequence
 
-from maft import prompts, tasks
-from maft.config import DebateConfig, RunConfig, of_iteration
+from maft import tasks
+from maft.config import DebateConfig, RunConfig, of_iteration, prompts
 from maft.records import Record
 from maft.tasks import prepare
 

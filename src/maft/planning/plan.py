@@ -5,16 +5,17 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field
 
-from maft import hardware, shapes, tasks
+from maft import tasks
 from maft.config import RunConfig
 from maft.errors import UserError
-from maft.hosted import MILLION
-from maft.planning import costs
+from maft.hosted.service import MILLION
+from maft.models import shapes
+from maft.models.shapes import Shape
+from maft.planning import costs, hardware
 from maft.planning.calibration import Calibration
 from maft.planning.costs import METHODS, Hours, Memory
 from maft.planning.forecast import LEARNED_SHARE, Forecast, assumed_behaviour, assumed_texts, forecast
 from maft.records import Record
-from maft.shapes import Shape
 from maft.tasks import prepare
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from maft import hardware
+from maft.planning import hardware
 from maft.planning.costs import GIGA, METHODS, Memory
 from maft.planning.plan import MISSING, Plan
 

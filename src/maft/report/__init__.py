@@ -1,6 +1,6 @@
 """A run or a comparison as a table, as rows for other programs, as a page, and as files for papers."""
 
-from maft.metrics import write as write_metrics
+from maft.evaluation.series import write as write_metrics
 from maft.report import runs
 from maft.report.comparison_page import write_page as write_comparison_page
 from maft.report.data import results, rows

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from maft.curate import CurateCounts
 from maft.evaluation.flow import Flow
 from maft.evaluation.reliability import Level
+from maft.method.curate import CurateCounts
 from maft.report.data import StageCost
 from maft.report.page import duration
 

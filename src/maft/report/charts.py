@@ -6,8 +6,8 @@ from math import log10
 from typing import Literal, NamedTuple
 
 from maft.comparison import ARMS, Result
+from maft.diversity.measures import Diversity
 from maft.evaluation.agents import AgentAccuracy
-from maft.evaluation.diversity import Diversity
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.reliability import Level
 from maft.report.data import Labels

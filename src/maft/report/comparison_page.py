@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import comparison as comparison_
-from maft import pipeline
 from maft.comparison import ARMS, Comparison, Result
 from maft.evaluation.paired import Difference
 from maft.report import charts, page
 from maft.report.charts import Chart
+from maft.runs import status
 
 UNTRAINED = {
     "base": "one answer of the untrained model",
@@ -138,6 +138,6 @@ def _unfinished(comparison: Comparison) -> list[str]:
     """Return the methods that are not finished for every seed."""
 
     def finished(name: str, seed: int) -> bool:
-        return comparison.begun(ARMS[name], seed) and pipeline.complete(comparison.folder(ARMS[name], seed))
+        return comparison.begun(ARMS[name], seed) and status.complete(comparison.folder(ARMS[name], seed))
 
     return [name for name in comparison.methods if not all(finished(name, seed) for seed in comparison.seeds)]

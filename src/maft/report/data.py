@@ -6,14 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from maft import store, tasks
-from maft.curate import CurateCounts
+from maft import files, tasks
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.over_iterations import accuracy_interval
 from maft.evaluation.reliability import Level, levels, most_ballots
+from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade, normalised
 
 
@@ -62,7 +62,7 @@ def results(folder: RunFolder) -> list[MethodResult]:
         MethodResult.model_validate(row)
         for number in range(folder.config.num_iterations + 1)
         if (summary := folder.evaluation(number) / "summary.json").exists()
-        for row in store.read_json(summary)
+        for row in files.read_json(summary)
     ]
 
 
@@ -76,10 +76,10 @@ def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
     if not folder.problems("train").exists():
         return []
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
+    problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
     grade = cache(tasks.make(folder.config.task).grade)
     numbers = range(1, folder.config.num_iterations + 1)
-    found = [store.read_records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
+    found = [files.read_records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
     most = max(map(most_ballots, found), default=0)
     return [_labels(votes, problems, grade, most) for votes in found]
 
@@ -97,7 +97,7 @@ def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade
 def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:
     """Return what became of each agent's responses, by iteration and agent."""
     return {
-        number: {agent: CurateCounts.model_validate(counts) for agent, counts in store.read_json(summary).items()}
+        number: {agent: CurateCounts.model_validate(counts) for agent, counts in files.read_json(summary).items()}
         for number in range(1, folder.config.num_iterations + 1)
         if (summary := folder.examples_summary(number)).exists()
     }
@@ -130,10 +130,10 @@ def costs(folder: RunFolder) -> list[StageCost]:
 
 def split(folder: RunFolder) -> Split | None:
     """Count the questions of both sides and those on both; None before they are written."""
-    files = {side: folder.problems(side) for side in ("train", "eval")}
-    if not all(file.exists() for file in files.values()):
+    sides = {side: folder.problems(side) for side in ("train", "eval")}
+    if not all(file.exists() for file in sides.values()):
         return None
-    train, held_out = (store.read_records(file, Problem) for file in files.values())
+    train, held_out = (files.read_records(file, Problem) for file in sides.values())
     return Split(
         Questions(len(train), sum(problem.gold is not None for problem in train)),
         Questions(len(held_out), sum(problem.gold is not None for problem in held_out)),
@@ -146,7 +146,7 @@ def owed(folder: RunFolder) -> str | None:
     """Say what an unfinished run has to do next, or None when it is finished."""
     if not folder.problems("eval").exists():
         return "the questions"
-    sides = {side: len(store.read_records(folder.problems(side), Problem)) for side in ("train", "eval")}
+    sides = {side: len(files.read_records(folder.problems(side), Problem)) for side in ("train", "eval")}
     for number in range(folder.config.num_iterations + 1):
         found = _owed_of_iteration(folder, number, sides)
         if found is not None:

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from maft import store, transcript
+from maft import files
 from maft.config import RunConfig
-from maft.consensus import tally
+from maft.method.vote import tally
 from maft.records import Call, Debate, Example, Problem, Turn, Vote
+from maft.report import transcript
 from maft.report.held_out import Evaluation, remembered
-from maft.store import RunFolder
+from maft.report.transcript import Fate
+from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
-from maft.transcript import Fate
 
 MAX_CHARACTERS = 4_000
 """How much of one reply the page holds."""
@@ -138,14 +139,14 @@ def _training(folder: RunFolder) -> Iterator[Set]:
     numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
     if not numbers:
         return
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("train"), Problem)}
+    problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
     grade = remembered(folder)
     for number in numbers:
-        votes = {vote.problem_id: vote for vote in store.read_records(folder.votes(number), Vote)}
+        votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(number), Vote)}
         examples = _examples(folder, number)
         debates = [
             _trained(debate, votes[debate.problem_id], examples, folder.config)
-            for debate in store.read_records(folder.debates(number), Debate)
+            for debate in files.read_records(folder.debates(number), Debate)
         ]
         yield Set(f"train-{number}", f"Training, iteration {number}", True, grade, problems, debates)
 
@@ -156,7 +157,7 @@ def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]]
         return None
     found: dict[str, list[Example]] = defaultdict(list)
     for file in sorted(folder.examples_summary(number).parent.glob("*.jsonl")):
-        for example in store.read_records(file, Example):
+        for example in files.read_records(file, Example):
             found[example.problem_id].append(example)
     return found
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maft import diversity, store
+from maft import files
 from maft.comparison import Comparison, Result
+from maft.diversity import measure as diversity
 from maft.errors import DataError
 from maft.report import comparison_page, data, gains, held_out, plots, run_page
 from maft.report.charts import Chart
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -65,8 +66,8 @@ def _write(tables: Mapping[str, Rows], charts: Sequence[Chart], target: Path) ->
     for name, rows in {**tables, "curves": curves}.items():
         if rows:
             written += [target / f"{name}.csv", target / f"{name}.json"]
-            store.write_text(written[-2], _csv([_flat(row) for row in rows]))
-            store.write_json(written[-1], rows)
+            files.write_text(written[-2], _csv([_flat(row) for row in rows]))
+            files.write_json(written[-1], rows)
     return written + [file for chart in charts for file in plots.for_paper(chart, target)]
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
-from maft import store
+from maft import files
 from maft.evaluation.methods import names
 from maft.evaluation.metrics import wilson
 from maft.records import Score
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 class Gain(NamedTuple):
@@ -56,7 +56,7 @@ def gains(folder: RunFolder) -> list[Gain]:
 
 
 def _right(folder: RunFolder, number: int, method: str) -> dict[str, bool]:
-    scores = store.read_records(folder.evaluation(number) / f"{method}.jsonl", Score)
+    scores = files.read_records(folder.evaluation(number) / f"{method}.jsonl", Score)
     return {score.problem_id: score.correct[0] for score in scores if score.correct is not None}
 
 

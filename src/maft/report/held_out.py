@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from maft import store, tasks, transcript
+from maft import files, tasks
 from maft.evaluation import flow as flow_
 from maft.evaluation import reliability
 from maft.evaluation.agents import AgentAccuracy, agent_accuracies
@@ -12,7 +12,8 @@ from maft.evaluation.flow import Flow
 from maft.evaluation.methods import names
 from maft.evaluation.reliability import Level
 from maft.records import Debate, Problem, Score, Vote
-from maft.store import RunFolder
+from maft.report import transcript
+from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
 
 
@@ -36,7 +37,7 @@ def evaluations(folder: RunFolder) -> list[Evaluation]:
     done = [number for number in numbers if (folder.evaluation(number) / "summary.json").exists()]
     if not done:
         return []
-    problems = {problem.id: problem for problem in store.read_records(folder.problems("eval"), Problem)}
+    problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
     grade = remembered(folder)
     return [_evaluation(folder, number, problems, grade) for number in done]
 
@@ -50,10 +51,10 @@ def _evaluation(folder: RunFolder, number: int, problems: Mapping[str, Problem],
     home, num_agents = folder.evaluation(number), folder.config.debate.num_agents
     _, majority, debated = names(number, num_agents)
     first, last = (
-        {score.problem_id: score for score in store.read_records(home / f"{method}.jsonl", Score)}
+        {score.problem_id: score for score in files.read_records(home / f"{method}.jsonl", Score)}
         for method in (majority, debated)
     )
-    debates = store.read_records(home / "debates.jsonl", Debate)
+    debates = files.read_records(home / "debates.jsonl", Debate)
     over = folder.config.vote.over
     votes = {d.problem_id: transcript.held_out_vote(d, last[d.problem_id].answers[0], over) for d in debates}
     return Evaluation(number, num_agents, problems, grade, debates, first, votes)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from maft import config as config_
-from maft import finetune, store, transcript
+from maft import files
 from maft.config import RunConfig, TaskConfig
+from maft.report import transcript
+from maft.runs import societies
 
 
 def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
@@ -44,7 +46,7 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    store.write_text(path, text)
+    files.write_text(path, text)
     return path
 
 
@@ -54,7 +56,7 @@ def _file(name: str) -> str:
 
 def models(config: RunConfig) -> str:
     """Return the base model, or, where there are several, each with its agents."""
-    by_model = finetune.speakers(config)
+    by_model = societies.speakers(config)
     if len(by_model) == 1:
         return next(iter(by_model))
     return ", ".join(f"{model} ({', '.join(agents).replace('_', ' ')})" for model, agents in by_model.items())

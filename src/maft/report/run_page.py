@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maft import diversity, store
-from maft.evaluation.diversity import collapsed
+from maft import files
+from maft.diversity import measure as diversity
+from maft.diversity.measures import collapsed
 from maft.evaluation.metrics import MethodResult
 from maft.report import bars, charts, data, debates, gains, held_out, page
 from maft.report.charts import Chart
 from maft.report.held_out import Evaluation
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 METHODS = {
     "base": "one answer of one untrained agent",
@@ -76,7 +77,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "debates": debates.pack(folder, evaluations),
         "split": data.split(folder),
         "changed": page.changed_settings(folder.config),
-        "manifest": store.read_json(manifest) if manifest.exists() else None,
+        "manifest": files.read_json(manifest) if manifest.exists() else None,
     }
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from maft import store
+from maft import files
 from maft.evaluation.methods import names
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
 from maft.records import Score
 from maft.report.data import results
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 class Row(NamedTuple):
@@ -106,7 +106,7 @@ def as_rows(folders: Sequence[RunFolder]) -> list[Mapping[str, Any]]:
 
 
 def _accuracies(folder: RunFolder, iteration: int, method: str) -> Accuracies:
-    scores = store.read_records(folder.evaluation(iteration) / f"{method}.jsonl", Score)
+    scores = files.read_records(folder.evaluation(iteration) / f"{method}.jsonl", Score)
     return {score.problem_id: score.accuracy for score in scores if score.accuracy is not None}
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from maft.evaluation.diversity import Diversity, collapsed
+from maft.diversity.measures import Diversity, collapsed
 from maft.evaluation.metrics import MethodResult
 from maft.report.data import Labels, labels, owed, results
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 def table(folder: RunFolder) -> str:

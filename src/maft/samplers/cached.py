@@ -3,10 +3,10 @@
 import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
-from maft.records import AgentRef, Reply, Request
+from maft.models.adapters import weights
+from maft.records import Reply, Request
 from maft.samplers.base import Sampler
 
 
@@ -68,28 +68,3 @@ def key(request: Request) -> bytes:
     """Return what a reply depends on, as a digest."""
     asked = request.model_dump_json(exclude={"agent"})
     return hashlib.blake2b(f"{weights(request.agent)}\n{asked}".encode(), digest_size=16).digest()
-
-
-def weights(agent: AgentRef) -> str:
-    """Return what identifies the weights that speak: the model, and the content of the adapter."""
-    base = model(agent.model)
-    return base if agent.adapter is None else f"{base} {digest(Path(agent.adapter))}"
-
-
-def model(name: str) -> str:
-    """Return what identifies a model: its name, or the content of a folder that full finetuning has made."""
-    folder = Path(name)
-    return digest(folder) if (folder / "training.json").is_file() else name
-
-
-@cache
-def digest(folder: Path) -> str:
-    """Return the digest of all weights in an agent's folder; a finished one never changes."""
-    found = hashlib.blake2b(digest_size=16)
-    kinds = (".safetensors", ".json", ".bin")
-    for file in sorted(path for path in folder.iterdir() if path.suffix in kinds and path.name != "training.json"):
-        found.update(file.name.encode())
-        with file.open("rb") as opened:
-            while part := opened.read(2**20):
-                found.update(part)
-    return found.hexdigest()

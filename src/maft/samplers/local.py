@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from maft import models, shapes
+from maft import models
 from maft.config import EngineConfig
+from maft.models import memory, shapes
+from maft.models.shapes import Shape
 from maft.records import Reply, Request, SamplingParams
-from maft.samplers import memory
 from maft.samplers.chat import Chat, Encoded
-from maft.shapes import Shape
 
 OnReply = Callable[[Reply], None]
 

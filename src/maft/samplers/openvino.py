@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from maft import models
+from maft import files, models
 from maft.errors import DataError, MissingExtra
+from maft.models.shapes import Shape
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded
 from maft.samplers.local import LocalSampler
-from maft.shapes import Shape
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def exported(model: str) -> Path:
     folder = models.cache_dir() / "openvino" / _fingerprint(model)
     if not (folder / "openvino_model.xml").is_file():
         log.info("Exporting %s to OpenVINO, once; it is kept in %s.", model, folder)
-        models.make_whole(folder, lambda scratch: _export(model, scratch))
+        files.make_whole(folder, lambda scratch: _export(model, scratch))
     return folder
 
 

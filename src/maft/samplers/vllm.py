@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maft import models, shapes
+from maft import models
 from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, MissingExtra, StageFailed
+from maft.models import adapters, memory, shapes
 from maft.records import Reply, Request
-from maft.samplers import adapters, memory
 from maft.samplers.chat import UNLIMITED, Chat, Encoded
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

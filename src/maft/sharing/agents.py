@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from maft import cards, finetune, pipeline, store
+from maft import files
 from maft.errors import DataError, UserError
 from maft.records import AgentRef
-from maft.store import RunFolder
+from maft.runs import societies, status
+from maft.runs.folder import RunFolder
+from maft.trainers import cards
 
 
 class Agent(NamedTuple):
@@ -46,8 +48,8 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
         )
     if name not in (None, "all", *learners):
         raise UserError(f"--agent must be one of {', '.join(learners)} or all; got {name}.")
-    first = {agent.name: agent.model for agent in finetune.untrained(run.config).agents}
-    after = {agent.name: agent for agent in finetune.after(run, number).agents}
+    first = {agent.name: agent.model for agent in societies.untrained(run.config).agents}
+    after = {agent.name: agent for agent in societies.after(run, number).agents}
     wanted = learners if name in (None, "all") else (name,)
     found = [Agent(after[one], first[one], run.agent(number, one), number) for one in wanted]
     for agent in found:
@@ -64,7 +66,7 @@ def described(run: RunFolder, agent: Agent, base: str, *, merged: bool) -> cards
         iteration=agent.iteration,
         base=base,
         training=run.config.train.of(role, agent.iteration).model_copy(update={"lora": lora}),
-        summary=store.read_json(agent.folder / "training.json"),
+        summary=files.read_json(agent.folder / "training.json"),
         merged=merged and agent.ref.adapter is not None,
     )
 
@@ -73,7 +75,7 @@ def _iteration(run: RunFolder, asked: int | None) -> int:
     last = run.config.num_iterations
     if asked is not None and not 1 <= asked <= last:
         raise UserError(f"--iteration must be 1 to num_iterations = {last}, got {asked}.")
-    number = pipeline.newest(run) if asked is None else asked
+    number = status.newest(run) if asked is None else asked
     if number == 0:
         raise UserError(
             f"{run.path} has no finished iteration yet. Finetune its agents first, with `maft run` or `maft finetune`."

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maft import __version__, cards, models
+from maft import __version__, models
 from maft.errors import DataError
+from maft.runs.folder import RunFolder
 from maft.sharing import merge, sections
 from maft.sharing.agents import Agent, described
 from maft.sharing.sections import Held
-from maft.store import RunFolder
+from maft.trainers import cards
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")
@@ -132,10 +133,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _hub_name(agent: Agent, agents: Sequence[Agent], repo: Repo) -> str:
     """Return the name under which anybody has an agent's base."""
-    name = cards.public_name(agent.base)
+    name = models.public_name(agent.base)
     if models.is_hub_name(name):
         return name
-    local = {one.base for one in agents if not models.is_hub_name(cards.public_name(one.base))}
+    local = {one.base for one in agents if not models.is_hub_name(models.public_name(one.base))}
     if repo.base_model is None or len(local) > 1:
         each = " These agents have several such bases: push them one by one, with --agent." if len(local) > 1 else ""
         raise DataError(

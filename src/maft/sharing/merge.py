@@ -5,14 +5,15 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from maft import cards
+from maft import models
 from maft.errors import UserError
+from maft.files import appearing_whole
+from maft.runs.folder import RunFolder
 from maft.sharing import sections
 from maft.sharing.agents import Agent, described
 from maft.sharing.sections import Held
-from maft.store import RunFolder
+from maft.trainers import cards
 from maft.trainers import merge as merge_
-from maft.trainers.folder import appearing_whole
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def model(agent: Agent, folder: Path) -> None:
 
 
 def _card(run: RunFolder, held: Held, agent: Agent, name: str) -> str:
-    base = cards.public_name(agent.base)
+    base = models.public_name(agent.base)
     return cards.card(
         described(run, agent, base, merged=True),
         [

@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maft import metrics, models, prompts, store, tasks
+from maft import files, models, tasks
+from maft.config import prompts
+from maft.evaluation import series as metrics
 from maft.evaluation.methods import names
 from maft.evaluation.over_iterations import Line
 from maft.records import Problem
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 _ADAPTER = """\
 ## Use
@@ -148,4 +150,4 @@ def _cell(line: Line | None) -> str:
 
 
 def _problems(run: RunFolder, side: str) -> list[Problem]:
-    return store.read_records(run.problems(side), Problem)
+    return files.read_records(run.problems(side), Problem)

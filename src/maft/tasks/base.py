@@ -37,7 +37,7 @@ class Task(ABC):
     """A source of questions: what is asked, in which words, how an answer is read and how it is graded."""
 
     prompts: Mapping[str, str] = {}
-    """Wording of single prompts that suits this task, by name; see `maft.prompts`."""
+    """Wording of single prompts that suits this task, by name; see `maft.config.prompts`."""
 
     def __init__(self, settings: TaskConfig) -> None:
         self.settings = settings

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping
 
-from maft import prompts
 from maft.answers import extract_number
+from maft.config import prompts
 from maft.errors import DataError
 from maft.records import Problem
 from maft.tasks.rows import Row

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from maft import prompts
 from maft.answers import extract_choice
+from maft.config import prompts
 from maft.errors import DataError
 from maft.records import Problem
 from maft.tasks.math import chosen

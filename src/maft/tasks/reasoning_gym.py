@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from maft import prompts
 from maft.answers import extract_answer
+from maft.config import prompts
 from maft.errors import ConfigError, MissingExtra
 from maft.records import Problem
 from maft.tasks.base import Split, Task, distinct, num_made, split_by_key

@@ -19,7 +19,7 @@ class TrainJob(Record):
     """JSONL of `Example` records: `messages` end with the response to learn."""
     num_examples: int
     base_model: str
-    """Name of the model as the config has it; `maft.models.resolve` finds its folder."""
+    """Name of the model as the config has it; `maft.models.names.resolve` finds its folder."""
     init_adapter: Path | None
     """PEFT folder to go on from; None starts from the base model."""
     output: Path

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maft import models, shapes
+from maft import models
 from maft.config import Training
 from maft.errors import DataError
-from maft.samplers import memory
-from maft.shapes import BYTES
+from maft.models import memory, shapes
+from maft.models.shapes import BYTES
 from maft.trainers.base import TrainJob
 
 NF4 = 0.52

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from maft.config import TrainConfig
-from maft.samplers.cached import digest, model
+from maft.files import appearing_whole
+from maft.models.adapters import digest, model
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
-from maft.trainers.folder import appearing_whole
 
 
 class CachedTrainer:

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from maft import models, shapes
+from maft import models
 from maft.errors import DataError, MissingExtra
+from maft.models import memory, shapes
 from maft.records import AgentRef
-from maft.samplers import memory
 
 ADVICE = "Close other programs, or merge on a machine with more memory; the adapter can be used as it is, too."
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Sequence
 
 from maft.config import TrainConfig
+from maft.files import appearing_whole
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.folder import appearing_whole
 
 
 class NullTrainer:

@@ -21,9 +21,9 @@ from typing import IO, Any
 
 from maft.config import EngineConfig, TrainConfig
 from maft.errors import DataError, StageFailed
+from maft.files import partial
 from maft.trainers import launch
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.folder import partial
 
 LOG_LINES = 15
 LESS_MEMORY = (

@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import maft
-from maft import cards, models, store
+from maft import files, models
 from maft.config import TrainConfig, Training
 from maft.errors import DataError
+from maft.files import appearing_whole
 from maft.records import Example
+from maft.trainers import cards
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded
 from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
-from maft.trainers.folder import appearing_whole
 
 Report = Callable[[TrainProgress], None]
 
@@ -108,7 +109,7 @@ def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, repor
 def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report) -> None:
     """Finetune one agent and make its output folder."""
     started = time.monotonic()
-    examples = store.read_records(job.examples, Example)
+    examples = files.read_records(job.examples, Example)
     training = job.training(settings)
     rows = [tokenize(base.tokenizer, example.messages, training.loss_turns) for example in examples]
     kept = [row for row in rows if len(row.input_ids) <= training.max_length]
@@ -242,7 +243,7 @@ def _summary(
 
 
 def _card(job: TrainJob, training: Training, summary: dict[str, Any]) -> str:
-    base = cards.public_name(job.base_model)
+    base = models.public_name(job.base_model)
     return cards.card(cards.Finetuned(job.agent, job.role, job.iteration, base, training, summary))
 
 

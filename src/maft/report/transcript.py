@@ -14,14 +14,15 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from maft import finetune, store, tasks
+from maft import files, tasks
 from maft.answers import equivalent
 from maft.config import CurateConfig, RunConfig
-from maft.consensus import ballots, tally
 from maft.errors import DataError
 from maft.evaluation.methods import names
+from maft.method.vote import ballots, tally
 from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
-from maft.store import RunFolder
+from maft.runs import societies
+from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade, by_equality
 
 Stage = Literal["train", "eval"]
@@ -97,19 +98,19 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
     if stage == "eval":
         return Told(stage, problem, debate, _held_out_vote(folder, debate), (), grade, models)
     path = folder.votes(debate.iteration)
-    votes = store.read_records(path, Vote) if path.exists() else []
+    votes = files.read_records(path, Vote) if path.exists() else []
     vote = next((vote for vote in votes if vote.problem_id == problem.id), None)
     summary = folder.examples_summary(debate.iteration)
     if vote is None or vote.dropped is not None or not summary.exists():
         return Told(stage, problem, debate, vote, (), grade, models)
-    files = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
-    examples = [example for file in files for example in store.read_records(file, Example)]
+    sets = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
+    examples = [example for file in sets for example in files.read_records(file, Example)]
     learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id], folder.config)
     return Told(stage, problem, debate, vote, learned, grade, models)
 
 
 def _models(folder: RunFolder) -> dict[str, str]:
-    by_model = finetune.speakers(folder.config)
+    by_model = societies.speakers(folder.config)
     return {agent: model for model, agents in by_model.items() for agent in agents} if len(by_model) > 1 else {}
 
 
@@ -304,7 +305,7 @@ def _named(ids: Sequence[str]) -> str:
 
 def _problems(folder: RunFolder, side: Stage) -> dict[str, Problem]:
     path = folder.problems(side)
-    return {problem.id: problem for problem in store.read_records(path, Problem)} if path.exists() else {}
+    return {problem.id: problem for problem in files.read_records(path, Problem)} if path.exists() else {}
 
 
 def _debates(path: Path) -> list[Debate]:
@@ -315,7 +316,7 @@ def _debates(path: Path) -> list[Debate]:
     try:
         return [Debate.from_json(text) for text in lines]
     except ValidationError:
-        return store.read_records(path, Debate)  # says which line is wrong, and what to do
+        return files.read_records(path, Debate)  # says which line is wrong, and what to do
 
 
 def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
@@ -324,7 +325,7 @@ def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
     path = folder.evaluation(debate.iteration) / f"{debated}.jsonl"
     if not path.exists() or not (path.parent / "summary.json").exists():
         return None
-    label = next(s.answers[0] for s in store.read_records(path, Score) if s.problem_id == debate.problem_id)
+    label = next(s.answers[0] for s in files.read_records(path, Score) if s.problem_id == debate.problem_id)
     return held_out_vote(debate, label, folder.config.vote.over)
 
 
@@ -334,7 +335,7 @@ def held_out_vote(debate: Debate, label: str | None, over: str) -> Vote:
     Args:
         debate: the debate.
         label: the answer that was scored; where votes are equal, it has been drawn.
-        over: which answers are counted, see `consensus.ballots`.
+        over: which answers are counted, see `voting.ballots`.
     """
     counting = ballots(debate, over) if debate.error is None else ()
     counted = tally([turn.answer for turn in counting], Random(0))

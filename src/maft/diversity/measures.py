@@ -5,7 +5,7 @@ from itertools import combinations
 from math import sqrt
 from random import Random
 
-from maft.consensus import tally
+from maft.method.vote import tally
 from maft.records import Debate, Message, Record
 
 

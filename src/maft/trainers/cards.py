@@ -5,10 +5,8 @@ numbers, and how to load the agent from where it lies.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from maft import models
 from maft.config import Training
 
 TAGS = ("maft", "multiagent-finetuning")
@@ -128,14 +126,3 @@ def about(one: Finetuned) -> str:
         hyperparameters=", ".join(f"{key} {value}" for key, value in (shape | chosen).items()),
         versions=", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
     )
-
-
-def public_name(model: str) -> str:
-    """Return a name that means something elsewhere: the hub's, or that of the folder without its path.
-
-    >>> public_name("smollm2-135m-instruct")
-    'HuggingFaceTB/SmolLM2-135M-Instruct'
-    """
-    if model.lower() == models.PACKAGED:
-        return models.PACKAGED_ON_HUB
-    return Path(model).name if Path(model).is_dir() else model

@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from maft import models
 from maft.errors import DataError
+from maft.models.adapters import safetensors_shapes
 from maft.records import Record
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -185,7 +185,7 @@ def count(folder: Path) -> int:
     total = 0
     for file in folder.glob("*.safetensors"):
         try:
-            shapes = models.safetensors_shapes(file)
+            shapes = safetensors_shapes(file)
         except (ValueError, OSError):
             return 0
         for sizes in shapes.values():

@@ -8,11 +8,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from maft import prompts as prompts_
 from maft import seeds
 from maft.answers import extract_answer
 from maft.config import AgentSampling, DebateConfig, RoleSampling
-from maft.prompts import Prompts
+from maft.config import prompts as prompts_
+from maft.config.prompts import Prompts
 from maft.records import AgentRef, Call, Debate, Message, Problem, Reply, Request, SamplingParams, Society, Turn
 
 Play = Generator[list[Request], list[Reply], Debate]
@@ -33,6 +33,12 @@ class Rules(NamedTuple):
     """What is different for the answers of single agents, by name."""
     extract: Callable[[str], str | None] = extract_answer
     """Reads the answer out of a reply, as the task wants it."""
+
+
+def calls_per_debate(debate: DebateConfig) -> int:
+    """Return the calls of one debate, summaries and further first answers included."""
+    per_critic = 1 if debate.summarizer == "none" or debate.num_agents == 1 else 2
+    return debate.num_agents * (debate.num_samples + (debate.num_rounds - 1) * per_critic)
 
 
 class CallFailed(Exception):

@@ -13,14 +13,15 @@ from typing import Any
 
 import maft
 from maft import config as config_
-from maft import hosted, store
+from maft import files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import DataError, MaftError, StageFailed
-from maft.formats import write_dialogues
-from maft.hosted import NotAnAnswer, Spending
+from maft.files import appearing_whole
+from maft.hosted import service as hosted
+from maft.hosted.service import NotAnAnswer, Spending
+from maft.method.formats import write_dialogues
 from maft.records import Example, Record
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.folder import appearing_whole
 
 LEAST_EXAMPLES = 10
 """The service refuses smaller sets."""
@@ -79,7 +80,7 @@ class OpenAiTrainer:
         found = known if known is not None and known.marker == marker else Submission(marker=marker)
         if found.file is None:
             found = found.model_copy(update={"file": service.file(marker, text)})
-            store.write_text(note, found.to_json() + "\n")
+            files.write_text(note, found.to_json() + "\n")
         if found.job is None:
             cost = spending.training_cost(hosted.tokens(text) * job.training(settings).num_epochs)
             there = service.find_job(marker)
@@ -89,7 +90,7 @@ class OpenAiTrainer:
                 spending.settle(cost, 0.0)
             spending.book(there, cost)  # also where a kill came before it could be booked
             found = found.model_copy(update={"job": there})
-            store.write_text(note, found.to_json() + "\n")
+            files.write_text(note, found.to_json() + "\n")
         return found
 
     def _wait(
@@ -241,7 +242,7 @@ def _checked(job: TrainJob, settings: TrainConfig) -> str:
     Raises:
         DataError: the service would refuse it.
     """
-    examples = store.read_records(job.examples, Example)
+    examples = files.read_records(job.examples, Example)
     if len(examples) < LEAST_EXAMPLES:
         raise DataError(
             f"{job.agent} has {len(examples)} examples in {job.examples}, and the service finetunes on "

@@ -22,11 +22,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from maft import metrics, pipeline, store
+from maft import files
 from maft.config import RunConfig
 from maft.errors import MissingExtra
+from maft.evaluation import series as metrics
 from maft.evaluation.over_iterations import Line
-from maft.store import Event, RunFolder
+from maft.pipeline import run as pipeline
+from maft.runs.folder import Event, RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +98,7 @@ class _Follower:
 
     def __init__(self, folder: RunFolder, group: str | None) -> None:
         self._folder, self._file = folder, folder.path / "tracking.json"
-        kept: dict[str, Any] = store.read_json(self._file) if self._file.exists() else {}
+        kept: dict[str, Any] = files.read_json(self._file) if self._file.exists() else {}
         self._id: str = kept.get("id") or secrets.token_hex(4)
         self._told: dict[str, int] = kept.get("told", {})
         name = f"{group}/{folder.path.parent.name}/{folder.path.name}" if group else folder.config.name
@@ -127,7 +129,7 @@ class _Follower:
             if all(self._trackers[name].log(one, self._number) for one in found):
                 self._told[name] = self._number
         with suppress(OSError):  # the next event writes it again
-            store.write_json(self._file, {"id": self._id, "told": self._told})
+            files.write_json(self._file, {"id": self._id, "told": self._told})
 
     def close(self) -> None:
         for tracker in self._trackers.values():

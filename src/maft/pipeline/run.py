@@ -3,7 +3,7 @@
     society 0 = N generators and N critics, all the base model
     for l = 1 .. L:
         debates   = society l-1 debates the training questions              debate.play, rollouts.collect
-        votes     = majority of the last round, the pseudo-labels           consensus.vote
+        votes     = majority of the last round, the pseudo-labels           voting.vote
         examples  = each agent's own responses that agree with the vote     curate
         society l = each agent finetuned on its own examples                finetune
 
@@ -20,17 +20,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from maft import consensus, curate, finetune, manifest, prompts, rollouts, store, tasks
-from maft.config import AgentSampling
-from maft.curate import CurateCounts
-from maft.debate import Rules
+from maft import files, tasks
+from maft.config import AgentSampling, prompts
 from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
-from maft.plan import calls_per_debate
-from maft.progress import Bar, Progress
+from maft.method import curate
+from maft.method import vote as voting
+from maft.method.curate import CurateCounts
+from maft.method.debate import Rules, calls_per_debate
+from maft.pipeline import finetune, rollouts
 from maft.records import Debate, Problem, Society, Vote
+from maft.runs import manifest, societies
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Bar, Progress
 from maft.samplers.base import Sampler
-from maft.store import RunFolder
 from maft.tasks import Split, prepare
 from maft.trainers.base import Trainer, TrainProgress
 
@@ -38,7 +41,7 @@ from maft.trainers.base import Trainer, TrainProgress
 def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
     """Carry out a run, or what is left of it."""
     split = questions(folder)
-    society = finetune.untrained(folder.config)
+    society = societies.untrained(folder.config)
     evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
         debates = debate(folder, iteration, society, split.train, sampler, progress)
@@ -50,42 +53,6 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     sampler.release()
 
 
-def complete(folder: RunFolder) -> bool:
-    """Say whether nothing is owed."""
-    iterations = range(folder.config.num_iterations + 1)
-    return all((folder.evaluation(number) / "summary.json").exists() for number in iterations)
-
-
-def newest(folder: RunFolder) -> int:
-    """Return the newest iteration whose agents are all finetuned; 0 is the untrained society."""
-    owed = (n for n in range(1, folder.config.num_iterations + 1) if not finetune.finished(folder, n))
-    return next(owed, folder.config.num_iterations + 1) - 1
-
-
-def current(folder: RunFolder) -> int:
-    """Return the iteration whose agents are being made, or the last one of a finished run."""
-    return min(newest(folder) + 1, folder.config.num_iterations)
-
-
-def status(folder: RunFolder) -> str:
-    """Say what each iteration has and what it owes, a line each."""
-    agents = folder.config.learners
-
-    def done(path: Path) -> str:
-        return "done" if path.exists() else "owed"
-
-    lines = [f"Iteration 0: evaluation {done(folder.evaluation(0) / 'summary.json')}"]
-    for n in range(1, folder.config.num_iterations + 1):
-        held = len(store.read_records(folder.debates(n), Debate)) if folder.debates(n).exists() else 0
-        made = sum(folder.agent(n, agent).exists() for agent in agents)
-        lines.append(
-            f"Iteration {n}: {held} debates held, votes {done(folder.votes(n))}, "
-            f"examples {done(folder.examples_summary(n))}, {made} of {len(agents)} agents finetuned, "
-            f"evaluation {done(folder.evaluation(n) / 'summary.json')}"
-        )
-    return "\n".join(lines)
-
-
 def questions(folder: RunFolder) -> Split:
     """Return the questions of the run, writing them into the folder at the first start."""
     train_file, eval_file = folder.problems("train"), folder.problems("eval")
@@ -93,10 +60,10 @@ def questions(folder: RunFolder) -> Split:
     if not eval_file.exists():
         split = prepare(tasks.make(folder.config.task))
         duplicates = split.duplicates
-        store.write_records(train_file, split.train)
-        store.write_records(eval_file, split.eval)
+        files.write_records(train_file, split.train)
+        files.write_records(eval_file, split.eval)
     manifest.add_questions(folder, duplicates)
-    return Split(store.read_records(train_file, Problem), store.read_records(eval_file, Problem))
+    return Split(files.read_records(train_file, Problem), files.read_records(eval_file, Problem))
 
 
 def debate(
@@ -110,7 +77,7 @@ def debate(
     """Let the society debate the training questions."""
     path = folder.debates(iteration)
     if folder.votes(iteration).exists():
-        return store.read_records(path, Debate)
+        return files.read_records(path, Debate)
     rules = debate_rules(folder, iteration, society, "train")
     return _collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
 
@@ -119,10 +86,10 @@ def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[s
     """Find the pseudo-label of every question."""
     path = folder.votes(iteration)
     if not path.exists():
-        votes = [consensus.vote(debate, folder.config.vote, folder.config.seed) for debate in debates]
-        store.write_records(path, votes)
+        votes = [voting.vote(debate, folder.config.vote, folder.config.seed) for debate in debates]
+        files.write_records(path, votes)
         folder.log("voted", iteration=iteration)
-    return {vote.problem_id: vote for vote in store.read_records(path, Vote)}
+    return {vote.problem_id: vote for vote in files.read_records(path, Vote)}
 
 
 def make_examples(
@@ -139,8 +106,8 @@ def make_examples(
             sets = {config.learners[0]: curate.pool(sets.values())}
         sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in config.learners}
         for agent, made in sets.items():
-            store.write_records(folder.examples(iteration, agent), made.examples)
-        store.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
+            files.write_records(folder.examples(iteration, agent), made.examples)
+        files.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
         folder.log("curated", iteration=iteration)
     return num_examples(folder, iteration)
 
@@ -148,7 +115,7 @@ def make_examples(
 def num_examples(folder: RunFolder, iteration: int) -> dict[str, int]:
     """Return how many examples each agent has; none before they are made."""
     summary = folder.examples_summary(iteration)
-    counts = store.read_json(summary) if summary.exists() else {}
+    counts = files.read_json(summary) if summary.exists() else {}
     return {agent: CurateCounts.model_validate(count).examples for agent, count in counts.items()}
 
 
@@ -163,8 +130,10 @@ def train(
     """Finetune every agent on its own examples, and return the new society."""
     done = {agent for agent in num_examples if folder.agent(iteration, agent).exists()}
     if len(done) == len(num_examples):
-        return finetune.after(folder, iteration)
-    work = {agent: num_examples[agent] * finetune.num_epochs(folder.config, iteration, agent) for agent in num_examples}
+        return societies.after(folder, iteration)
+    work = {
+        agent: num_examples[agent] * societies.num_epochs(folder.config, iteration, agent) for agent in num_examples
+    }
     with progress.stage(f"iteration {iteration}: finetune", sum(work.values()), "example") as bar:
         bar.skip(sum(work[agent] for agent in done))
         report = _training_reporter(folder, iteration, work, bar)
@@ -190,8 +159,8 @@ def evaluate(
     how = Scoring(by_id, iteration, config.vote, config.seed, tasks.make(config.task).grade)
     scores = score_all(debates, config.debate.num_agents, how)
     for method, of_method in scores.items():
-        store.write_records(home / f"{method}.jsonl", of_method)
-    store.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
+        files.write_records(home / f"{method}.jsonl", of_method)
+    files.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
     folder.log("evaluated", iteration=iteration)
 
 

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from maft import finetune, store
-from maft.evaluation.diversity import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
-from maft.progress import Progress
+from maft import files
+from maft.diversity.embedding import embedder
+from maft.diversity.likelihood import LikelihoodReader, Reading
+from maft.diversity.measures import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
 from maft.records import AgentRef, Debate
-from maft.samplers.embedding import embedder
-from maft.samplers.likelihood import LikelihoodReader, Reading
-from maft.store import RunFolder
+from maft.runs import societies
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
 
 
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
@@ -37,14 +38,14 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
             )
             if num_read and n > 1:
                 found = _read(folder, found, debates[:num_read], reader, progress)
-            store.write_json(_file(folder, iteration), found.model_dump())
+            files.write_json(_file(folder, iteration), found.model_dump())
     return measured(folder)
 
 
 def measured(folder: RunFolder) -> list[Diversity]:
     """Return what has been measured."""
-    files = (_file(folder, number) for number in range(folder.config.num_iterations + 1))
-    return [Diversity.model_validate(store.read_json(file)) for file in files if file.exists()]
+    measurements = (_file(folder, number) for number in range(folder.config.num_iterations + 1))
+    return [Diversity.model_validate(files.read_json(file)) for file in measurements if file.exists()]
 
 
 def _file(folder: RunFolder, iteration: int) -> Path:
@@ -52,7 +53,7 @@ def _file(folder: RunFolder, iteration: int) -> Path:
 
 
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return store.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+    return files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
 
 
 class _Read(NamedTuple):
@@ -78,11 +79,11 @@ def _read(
 
     Tokens and their likelihoods can be compared within one model only, so agents are read by others of their model.
     """
-    society = finetune.after(folder, found.iteration)
+    society = societies.after(folder, found.iteration)
     by_model: dict[str, list[AgentRef]] = {}
     for speaker in society.critics or society.generators:
         by_model.setdefault(speaker.model, []).append(speaker)
-    untrained = {agent.name: agent.model for agent in finetune.untrained(folder.config).agents}
+    untrained = {agent.name: agent.model for agent in societies.untrained(folder.config).agents}
     num_replies = len(debates) * sum(map(len, by_model.values()))
     read: list[_Read] = []
     with progress.stage(f"iteration {found.iteration}: diversity", num_replies, "reply") as bar:

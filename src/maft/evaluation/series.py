@@ -12,18 +12,18 @@ Society 0 is untrained; the labels of iteration l are made by society l - 1.
 import json
 from functools import cache
 
-from maft import store, tasks
+from maft import files, tasks
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.metrics import MethodResult
 from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
 from maft.records import Debate, Problem, Vote
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 
 def write(folder: RunFolder) -> None:
     """Write metrics.jsonl, of as much of the run as there is."""
     text = "".join(f"{json.dumps(line)}\n" for line in lines(folder))
-    store.write_text(folder.path / "metrics.jsonl", text)
+    files.write_text(folder.path / "metrics.jsonl", text)
 
 
 def lines(folder: RunFolder) -> list[Line]:
@@ -39,8 +39,8 @@ def of_society(folder: RunFolder, number: int) -> list[Line]:
     home, config = folder.evaluation(number), folder.config
     if not (home / "summary.json").exists():
         return []
-    results = [MethodResult.model_validate(row) for row in store.read_json(home / "summary.json")]
-    debates = store.read_records(home / "debates.jsonl", Debate)
+    results = [MethodResult.model_validate(row) for row in files.read_json(home / "summary.json")]
+    debates = files.read_records(home / "debates.jsonl", Debate)
     problems, grade = _problems(folder, "eval"), cache(tasks.make(config.task).grade)
     agents = agent_accuracies(debates, problems, number, config.debate.num_agents, grade)
     votes = held_out_votes(debates, config.vote, config.seed)
@@ -55,9 +55,9 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     """Return the line of one iteration's pseudo-labels; none before the vote."""
     if number == 0 or not folder.votes(number).exists():
         return []
-    votes, grade = store.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
+    votes, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
     return [label_line("pseudo_labels", votes, _problems(folder, "train"), grade)]
 
 
 def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:
-    return {problem.id: problem for problem in store.read_records(folder.problems(side), Problem)}
+    return {problem.id: problem for problem in files.read_records(folder.problems(side), Problem)}

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from maft import finetune, formats, store, tasks
+from maft import files, tasks
 from maft.errors import DataError
-from maft.formats import Format
+from maft.method import formats
+from maft.method.formats import Format
 from maft.records import Example
-from maft.store import RunFolder
+from maft.runs import societies
+from maft.runs.folder import RunFolder
 from maft.tasks import check_disjoint, prepare
 
 
@@ -20,17 +22,17 @@ def adopt(folder: RunFolder, released: Path) -> None:
     if folder.problems("eval").exists():
         raise DataError(f"{folder.path} has its questions already. Choose another name=... to begin with {released}.")
     config, task = folder.config, tasks.make(folder.config.task)
-    text = store.read_text(released)
-    society = finetune.untrained(config)
+    text = files.read_text(released)
+    society = societies.untrained(config)
     try:
         found = formats.read_released(text, society, config.debate.num_rounds, task.extract)
     except DataError as error:
         raise DataError(f"{released}: {error}") from None
     held_out = prepare(task).eval
     check_disjoint(found.problems, held_out)
-    store.write_records(folder.debates(1), found.debates)
-    store.write_records(folder.problems("train"), found.problems)
-    store.write_records(folder.problems("eval"), held_out)
+    files.write_records(folder.debates(1), found.debates)
+    files.write_records(folder.problems("train"), found.problems)
+    files.write_records(folder.problems("eval"), held_out)
 
 
 def export(folder: RunFolder, iteration: int, agents: Iterable[str], format: Format) -> None:
@@ -38,5 +40,5 @@ def export(folder: RunFolder, iteration: int, agents: Iterable[str], format: For
     last_only = folder.config.train.loss_turns == "last"
     for agent in agents:
         native = folder.examples(iteration, agent)
-        text = formats.write_dialogues(store.read_records(native, Example), format, last_only=last_only)
-        store.write_text(native.parent / format / f"{agent}{formats.SUFFIX[format]}", text)
+        text = formats.write_dialogues(files.read_records(native, Example), format, last_only=last_only)
+        files.write_text(native.parent / format / f"{agent}{formats.SUFFIX[format]}", text)

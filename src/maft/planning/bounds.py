@@ -3,20 +3,16 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maft import hosted, prompts, tasks
-from maft.config import DebateConfig, RoleSampling, RunConfig
-from maft.hosted import BYTES_PER_TOKEN, MILLION
+from maft import tasks
+from maft.config import DebateConfig, RoleSampling, RunConfig, prompts
+from maft.hosted import service as hosted
+from maft.hosted.service import BYTES_PER_TOKEN, MILLION
+from maft.method.debate import calls_per_debate
 from maft.records import Problem
 from maft.tasks import prepare
 
 MESSAGE_TOKENS = 10
 """What a chat template adds to a message, rather too many."""
-
-
-def calls_per_debate(debate: DebateConfig) -> int:
-    """Return the calls of one debate, summaries and further first answers included."""
-    per_critic = 1 if debate.summarizer == "none" or debate.num_agents == 1 else 2
-    return debate.num_agents * (debate.num_samples + (debate.num_rounds - 1) * per_critic)
 
 
 def plan(config: RunConfig) -> str:

@@ -8,14 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maft import hosted, seeds
+from maft import seeds
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
-from maft.hosted import NotAnAnswer, Spending
+from maft.hosted import service as hosted
+from maft.hosted.served import Served
+from maft.hosted.service import NotAnAnswer, Spending
+from maft.models.adapters import fingerprint
 from maft.records import Reply, Request
-from maft.samplers.adapters import fingerprint
 from maft.samplers.cached import Replies, key
-from maft.samplers.served import Served
 
 T = TypeVar("T")
 

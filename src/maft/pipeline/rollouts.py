@@ -7,10 +7,10 @@ it is finished; on resumption only the questions that are not in the file are de
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from maft import debate as debate_
-from maft import store
-from maft.debate import Play, Rules
+from maft import files
 from maft.errors import StageFailed, UserError
+from maft.method import debate as debate_
+from maft.method.debate import Play, Rules
 from maft.records import Debate, Problem, Reply, Request
 from maft.samplers.base import Sampler
 
@@ -44,14 +44,14 @@ def collect(
         owed = [problem for problem in problems[start : start + batch_size] if problem.id not in done]
         if owed:
             debates = play_all([debate_.play(problem, rules) for problem in owed], sampler, on_reply)
-            store.append_records(path, debates)
+            files.append_records(path, debates)
             done |= {debate.problem_id: debate for debate in debates}
             if on_batch:
                 on_batch(debates)
             _refuse_failures(done.values(), len(problems), max_failures, path)
     debates = [done[problem.id] for problem in problems]
     if list(done.values()) != debates:  # held again out of turn: the file is as an unbroken run writes it
-        store.write_records(path, debates)
+        files.write_records(path, debates)
     return debates
 
 
@@ -61,7 +61,7 @@ def finished(path: Path, problems: Sequence[Problem]) -> list[Debate]:
     Raises:
         UserError: there are questions that are not debated yet.
     """
-    held = {debate.problem_id: debate for debate in store.read_records(path, Debate)} if path.exists() else {}
+    held = {debate.problem_id: debate for debate in files.read_records(path, Debate)} if path.exists() else {}
     owed = [problem for problem in problems if problem.id not in held]
     if owed:
         raise UserError(f"{len(owed)} of {len(problems)} questions are not debated yet. Do `maft debate` first.")
@@ -94,11 +94,11 @@ def play_all(plays: Sequence[Play], sampler: Sampler, on_reply: OnReply | None =
 
 def _finished(path: Path) -> dict[str, Debate]:
     """Return the good debates of the file by problem id, and take the torn and the failed ones out of it."""
-    store.drop_torn_line(path)
-    present = store.read_records(path, Debate) if path.exists() else []
+    files.drop_torn_line(path)
+    present = files.read_records(path, Debate) if path.exists() else []
     good = [debate for debate in present if debate.error is None]
     if len(good) < len(present):
-        store.write_records(path, good)
+        files.write_records(path, good)
     return {debate.problem_id: debate for debate in good}
 
 

@@ -5,7 +5,7 @@
       manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
       problems/{train,eval}.jsonl the questions of this run
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
-      metrics.jsonl               methods, single agents and votes over iterations, see maft.metrics
+      metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
       tracking.json, tensorboard/, wandb/   where tracking.to asks for it
       iter_00/eval/               the untrained society on held-out questions
@@ -24,113 +24,29 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from maft import config as config_
-from maft.cluster import mirror
+from maft import files
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError
 from maft.records import Record
 
-R = TypeVar("R", bound=Record)
 Event = dict[str, Any]
 """A line of events.jsonl: `time`, `event` and what belongs to it."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: after a crash it has the old content or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+Mirrored = Callable[[RunConfig, Path], AbstractContextManager[Callable[[], None]]]
+"""Keeps a copy of a run folder elsewhere while its block runs; the function that it gives stores what is new."""
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON whole, see `write_text`."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read what `write_json` wrote.
-
-    Raises:
-        DataError: the file cannot be read or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Remove it to have it made again.") from None
-
-
-def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        DataError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 at byte {error.start}. Convert it to UTF-8.") from None
-
-
-def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as JSONL whole, see `write_text`."""
-    write_text(path, "".join(f"{record.to_json()}\n" for record in records))
-
-
-def append_records(path: Path, records: Sequence[Record]) -> None:
-    """Append records as whole lines and see them onto the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{record.to_json()}\n" for record in records))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last line break: a line whose writing was interrupted."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        data = file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            file.truncate(whole)
-
-
-def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Read JSONL records.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not such a record; names the line and what to do.
-    """
-    lines = read_text(path).removesuffix("\n").split("\n")
-    records: list[R] = []
-    # Not splitlines(): JSON leaves U+2028 and its kin inside a string as they are.
-    for number, line in enumerate(lines if lines != [""] else [], 1):
-        try:
-            records.append(kind.from_json(line))
-        except ValidationError as errors:
-            first = errors.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise DataError(
-                f"{path}, line {number}, is not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}. "
-                f"Got {line[:80]!r}. Restore the line, or remove it to have it made again."
-            ) from None
-    return records
+def unmirrored(config: RunConfig, folder: Path) -> AbstractContextManager[Callable[[], None]]:
+    """Keep no copy, see `Mirrored`."""
+    return nullcontext(lambda: None)
 
 
 class RunFolder:
@@ -145,8 +61,12 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def open(cls, config: RunConfig) -> Iterator["RunFolder"]:
+    def open(cls, config: RunConfig, mirrored: Mirrored = unmirrored) -> Iterator["RunFolder"]:
         """Make the folder of a run, or go on in it; no other process can have it open at the same time.
+
+        Args:
+            config: of the run.
+            mirrored: keeps a copy of the folder elsewhere, such as `maft.cluster.mirror.mirrored`.
 
         Raises:
             ConfigError: the folder holds a run with another config; names the keys that differ.
@@ -173,7 +93,7 @@ class RunFolder:
         try:
             for torn in path.rglob(".*.tmp"):
                 torn.unlink()
-            with mirror.mirrored(config, path) as store_news:
+            with mirrored(config, path) as store_news:
                 folder = cls._begun(config, path)
                 store_news()
                 folder.listeners.append(lambda _: store_news())
@@ -186,8 +106,8 @@ class RunFolder:
         if (path / "problems" / "eval.jsonl").exists():
             _refuse_other(config, cls.existing(path).config, path)
         else:
-            write_text(path / "config.json", config_.resolved(config))
-        drop_torn_line(path / "events.jsonl")
+            files.write_text(path / "config.json", config_.resolved(config))
+        files.drop_torn_line(path / "events.jsonl")
         return cls(path, config)
 
     @classmethod

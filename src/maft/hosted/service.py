@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-from maft import store
+from maft import files
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError, MaftError, StageFailed
 
@@ -150,7 +150,7 @@ def tokens(text: str) -> float:
 def spent(folder: Path) -> float | None:
     """Return the US dollars that a run has spent; None where nothing was, or prices are not known."""
     file = folder / "spending.json"
-    return float(store.read_json(file)["usd"]) if file.exists() else None
+    return float(files.read_json(file)["usd"]) if file.exists() else None
 
 
 class Spending:
@@ -162,7 +162,7 @@ class Spending:
         self._file = folder / "spending.json"
         self._lock = threading.Lock()
         self._reserved = 0.0
-        known = store.read_json(self._file) if self._file.exists() else {}
+        known = files.read_json(self._file) if self._file.exists() else {}
         self.spent: float = known.get("usd", 0.0)
         self._jobs: dict[str, float] = known.get("jobs", {})
 
@@ -207,4 +207,4 @@ class Spending:
     def _add(self, paid: float) -> None:
         if paid:
             self.spent += paid
-            store.write_json(self._file, {"usd": self.spent, "jobs": self._jobs})
+            files.write_json(self._file, {"usd": self.spent, "jobs": self._jobs})

@@ -10,9 +10,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from maft import __version__, store
+from maft import __version__
+from maft import files
 from maft import config as config_
-from maft.store import RunFolder
+from maft.runs.folder import RunFolder
 
 PACKAGES = (
     "torch",
@@ -31,7 +32,7 @@ PACKAGES = (
 def write(folder: RunFolder) -> None:
     """Write or extend manifest.json: every start of the run adds an entry to `starts`."""
     path = folder.path / "manifest.json"
-    earlier: dict[str, Any] = store.read_json(path) if path.exists() else {}
+    earlier: dict[str, Any] = files.read_json(path) if path.exists() else {}
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv[1:],
@@ -49,7 +50,7 @@ def write(folder: RunFolder) -> None:
         "starts": [*earlier.get("starts", []), start],
     }
     kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}
-    store.write_json(path, content | kept)
+    files.write_json(path, content | kept)
 
 
 def machine() -> dict[str, Any]:
@@ -65,18 +66,18 @@ def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
         duplicates: how many were left out because they were there already; None keeps what the manifest says.
     """
     path = folder.path / "manifest.json"
-    content = store.read_json(path)
+    content = files.read_json(path)
     content["questions"] = {side: _describe(folder.problems(side)) for side in ("train", "eval")}
     if duplicates is not None:
         content["duplicates_left_out"] = duplicates
-    store.write_json(path, content)
+    files.write_json(path, content)
 
 
 def _describe(file: Path) -> dict[str, Any]:
     from maft.records import Problem
 
     data = file.read_bytes()
-    ids = [problem.id for problem in store.read_records(file, Problem)]
+    ids = [problem.id for problem in files.read_records(file, Problem)]
     return {"count": len(ids), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(), "ids": ids}
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from maft import hosted, models, store
+from maft import files, models
 from maft.config import OpenAiConfig
 from maft.errors import DataError, MaftError
+from maft.hosted import service as hosted
+from maft.models.adapters import fingerprint
 from maft.records import AgentRef
-from maft.samplers.adapters import fingerprint
 
 TRIES = 3
 
@@ -61,7 +62,7 @@ class Served:
 
     def kept(self) -> list[str]:
         """Return the names that the server may have."""
-        return list(store.read_json(self._file)["names"]) if self._file.exists() else []
+        return list(files.read_json(self._file)["names"]) if self._file.exists() else []
 
     async def _load(self, client: Any, adapter: str) -> str:
         import openai
@@ -69,7 +70,7 @@ class Served:
         for attempt in range(TRIES):
             name = f"maft-{Path(adapter).name}-{uuid.uuid4().hex[:12]}"
             # Written down first: a server may have loaded it although its answer was lost.
-            store.write_json(self._file, {"names": [*self.kept(), name]})
+            files.write_json(self._file, {"names": [*self.kept(), name]})
             try:
                 await client.post("/load_lora_adapter", body={"lora_name": name, "lora_path": adapter}, cast_to=str)
                 return name

@@ -1,0 +1,141 @@
+"""The engine and the trainer that a config names: the only file that knows hosted services and clusters."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from maft.config import RunConfig
+from maft.errors import MissingExtra
+from maft.models.memory import Ledger
+from maft.samplers.base import Sampler
+from maft.samplers.scripted import Scripted, guess
+from maft.trainers.base import Trainer
+from maft.trainers.null import NullTrainer
+
+
+def make_sampler(config: RunConfig) -> Sampler:
+    """Return the engine that the config names, or as many as a cluster has room for; models are loaded at first use.
+
+    Raises:
+        MissingExtra: the engine's packages are not installed.
+    """
+    if config.cluster.ray is not None and config.engine.sampler != "openai":
+        from maft.cluster.sampler import RaySampler
+
+        return RaySampler(config, make_sampler)
+    settings = config.engine
+    name = choose(installed, _device) if settings.sampler == "auto" else settings.sampler
+    if name == "scripted":
+        return Scripted(guess)
+    if name == "openai":
+        if not installed("openai"):
+            raise MissingExtra("engine.sampler=openai", "openai")
+        from maft.hosted.sampler import OpenAi
+
+        return OpenAi(config.openai, config.runs_dir / config.name)
+    most = len(config.bases)
+    engine = _local(name, config)
+    if most == 1:
+        return engine(1)
+    from maft.samplers.bases import Bases
+
+    return Bases(engine, most)
+
+
+def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
+    """Return what makes an engine for one base model, of so many that stand side by side."""
+    settings, ledger = config.engine, Ledger()
+    if name == "vllm":
+        if not installed("vllm"):
+            raise MissingExtra("engine.sampler=vllm", "vllm")
+        from maft.samplers.vllm import Vllm
+
+        rank = max(
+            config.lora_of(role, n).rank for role in ("generator", "critic") for n in range(config.debate.num_agents)
+        )
+
+        def make_vllm(num_engines: int) -> Vllm:
+            share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
+            return Vllm(settings, config.vllm.model_copy(update=share), len(config.learners), rank)
+
+        return make_vllm
+    if name == "openvino":
+        if not installed("openvino_genai"):
+            raise MissingExtra("engine.sampler=openvino", "openvino")
+        from maft.samplers.openvino import OpenVino
+
+        return lambda _: OpenVino(settings, ledger)
+    if not installed("transformers") or not installed("torch"):
+        raise MissingExtra("engine.sampler=transformers", "hf")
+    from maft.samplers.transformers import Transformers
+
+    return lambda _: Transformers(settings, ledger)
+
+
+@contextmanager
+def opened(config: RunConfig) -> Iterator[Sampler]:
+    """Make the engine that the config names, and free what it holds at the end, also where an error ends it."""
+    sampler = make_sampler(config)
+    try:
+        yield sampler
+    finally:
+        sampler.release()
+
+
+def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
+    """Return the name of the engine that suits the machine best.
+
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cuda")
+    'vllm'
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cpu")
+    'openvino'
+    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "mps")
+    'transformers'
+
+    Args:
+        installed: whether there is a package of that name.
+        device: the best device, as `maft.samplers.transformers.device` tells it; asked only where it matters, for it
+            takes seconds.
+    """
+    engines = {"cuda": ("vllm", "vllm"), "cpu": ("openvino", "openvino_genai")}
+    if installed("torch") and any(installed(package) for _, package in engines.values()):
+        name, package = engines.get(device(), ("transformers", "transformers"))
+        return name if installed(package) else "transformers"
+    return "transformers"
+
+
+def installed(package: str) -> bool:
+    """Say whether a package is there, without importing it."""
+    return find_spec(package) is not None
+
+
+def _device() -> str:
+    from maft.samplers.transformers import device
+
+    return device()
+
+
+def make_trainer(config: RunConfig) -> Trainer:
+    """Return the trainer that the config names, or one that gives each job to a worker of a cluster.
+
+    Raises:
+        MissingExtra: the trainer's packages are not installed.
+        ConfigError: this machine has not the GPUs that are asked for.
+    """
+    if config.cluster.ray is not None and config.engine.trainer != "openai":
+        from maft.cluster.trainer import RayTrainer
+
+        return RayTrainer(config, make_trainer)
+    if config.engine.trainer == "null":
+        return NullTrainer()
+    if config.engine.trainer == "openai":
+        if not installed("openai"):
+            raise MissingExtra("engine.trainer=openai", "openai")
+        from maft.hosted.trainer import OpenAiTrainer
+
+        return OpenAiTrainer(config.openai, config.runs_dir / config.name)
+    from maft.trainers import launch
+    from maft.trainers.sft import SftTrainer
+
+    launch.check(config)
+    return SftTrainer(config.engine)

@@ -1,0 +1,17 @@
+"""Models: from names to folders, the packaged one, adapters, shapes and memory."""
+
+from maft.models.adapters import check_adapter
+from maft.models.names import is_hub_name, public_name, resolve, usable_dtype
+from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, cache_dir, load_quietly
+
+__all__ = [
+    "PACKAGED",
+    "PACKAGED_ON_HUB",
+    "cache_dir",
+    "check_adapter",
+    "is_hub_name",
+    "load_quietly",
+    "public_name",
+    "resolve",
+    "usable_dtype",
+]

@@ -1,0 +1,1 @@
+"""The loop: debate, vote, curate, finetune, evaluate."""
