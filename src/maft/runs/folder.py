@@ -21,20 +21,16 @@ as after a mistake in the task's settings, the folder takes other settings.
 """
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from maft import config as config_
 from maft import files
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError
-from maft.records import Record
 
 Event = dict[str, Any]
 """A line of events.jsonl: `time`, `event` and what belongs to it."""

@@ -10,8 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from maft import __version__
-from maft import files
+from maft import __version__, files
 from maft import config as config_
 from maft.runs.folder import RunFolder
 

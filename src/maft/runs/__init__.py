@@ -1,0 +1,1 @@
+"""A run: its folder, manifest, societies, status and progress."""

@@ -1,0 +1,122 @@
+"""Who speaks in which iteration: the weights of every agent, untrained and finetuned."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maft import files, models
+from maft.config import AgentConfig, RunConfig
+from maft.errors import DataError
+from maft.records import AgentRef, Role, Society
+from maft.runs.folder import RunFolder
+
+
+def untrained(config: RunConfig) -> Society:
+    """Return the society of the first iteration: N generators, N critics and the summariser.
+
+    All are the base model where the config names no other weights. Debates of one round have no critics.
+    """
+
+    def agents(role: Role, entries: Sequence[str | AgentConfig]) -> tuple[AgentRef, ...]:
+        chosen = entries or [config.model] * config.debate.num_agents
+        return tuple(_first(role, n, entry, config.model) for n, entry in enumerate(chosen))
+
+    critics = agents("critic", config.society.critics) if config.debate.num_rounds > 1 else ()
+    return Society(
+        generators=agents("generator", config.society.generators), critics=critics, summarizer=_summarizer(config)
+    )
+
+
+def check(config: RunConfig) -> None:
+    """Make sure, before any model is loaded, that the adapters which agents begin with fit their base models.
+
+    Raises:
+        DataError: one does not fit, or is no adapter.
+    """
+    if config.engine.sampler in ("scripted", "openai"):  # the model is not here
+        return
+    for agent in untrained(config).agents:
+        if agent.adapter is not None:
+            models.check_adapter(Path(agent.adapter), models.resolve(agent.model))
+
+
+def after(folder: RunFolder, iteration: int) -> Society:
+    """Return the society that `iteration` finetunings have made; after 0 it is untrained."""
+    society = untrained(folder.config)
+    if iteration == 0:
+        return society
+
+    learners = folder.config.learners
+
+    def trained(one: AgentRef) -> AgentRef:
+        learner = learners[0] if folder.config.society.one_model else one.name
+        if learner not in learners:
+            return one
+        return agent(one.role, one.index, str(folder.agent(iteration, learner)), one.model)
+
+    return society.model_copy(
+        update={
+            "generators": tuple(map(trained, society.generators)),
+            "critics": tuple(map(trained, society.critics)),
+        }
+    )
+
+
+def speakers(config: RunConfig) -> dict[str, list[str]]:
+    """Return the names of the agents by the name of their base model; a folder is named without its path."""
+    found: dict[str, list[str]] = {}
+    for one in untrained(config).agents:
+        found.setdefault(one.model, []).append(one.name)
+    short = {model: models.public_name(model) for model in found}
+    return {short[model] if len(set(short.values())) == len(short) else model: of for model, of in found.items()}
+
+
+def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
+    """Return how often a learner, such as `critic_2`, sees each of its examples in an iteration."""
+    return config.train.of(learner.rpartition("_")[0], iteration).num_epochs
+
+
+def finished(folder: RunFolder, iteration: int) -> bool:
+    """Say whether every agent of an iteration is finetuned."""
+    return all(folder.agent(iteration, learner).exists() for learner in folder.config.learners)
+
+
+def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
+    """Return the agent that speaks with `weights`.
+
+    Args:
+        role: of the agent.
+        index: of the agent, from 0.
+        weights: a model folder, an adapter folder, the folder of a finished job of a hosted service, a hub name or the
+            id of a hosted model.
+        base: what an adapter is for.
+    """
+    folder = Path(weights).expanduser()
+    if not folder.is_dir():
+        return AgentRef(role=role, index=index, model=weights)
+    if (folder / "hosted.json").is_file():
+        return AgentRef(role=role, index=index, model=files.read_json(folder / "hosted.json")["model"])
+    if (folder / "config.json").is_file():
+        return AgentRef(role=role, index=index, model=str(folder.resolve()))
+    return AgentRef(role=role, index=index, model=base, adapter=str(folder.resolve()))
+
+
+def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> AgentRef:
+    """Return the agent that an entry of the config describes."""
+    if isinstance(entry, str):
+        return agent(role, index, entry, base)
+    model = entry.model or base
+    if entry.adapter is None:
+        found = agent(role, index, model, base)
+        if found.adapter is not None:
+            raise DataError(
+                f"model {model} is the folder of an adapter. Set it as adapter, beside the model it is for."
+            )
+        return found
+    return AgentRef(role=role, index=index, model=model, adapter=str(Path(entry.adapter).expanduser().resolve()))
+
+
+def _summarizer(config: RunConfig) -> AgentRef | None:
+    who = config.debate.summarizer
+    if who in ("none", "self"):
+        return None
+    return AgentRef(role="summarizer", index=0, model=config.model if who == "base" else who)
