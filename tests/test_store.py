@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from helpers import debate, problem, settings
+from helpers import debate, problem, run, run_files, settings
 
 from maft import files
 from maft.errors import ConfigError, DataError
@@ -131,11 +131,26 @@ def test_a_folder_without_a_run_cannot_be_read(tmp_path):
         RunFolder.existing(tmp_path)
 
 
+def test_more_iterations_continue_a_finished_run_and_fewer_leave_it_whole(tmp_path):
+    first = run(settings(tmp_path, "num_iterations=1"))
+    before = run_files(first.path)
+    grown = run(settings(tmp_path, "num_iterations=2"))
+    unbroken = run(settings(tmp_path / "other", "num_iterations=2"))
+    made, straight = run_files(grown.path), run_files(unbroken.path)
+    skip = {"config.json", "metrics.jsonl"}
+    assert {name: made[name] for name in made if name not in skip} == {
+        name: straight[name] for name in straight if name not in skip
+    }
+    assert all(made[name] == content for name, content in before.items() if name not in skip)
+    shrunk = run(settings(tmp_path, "num_iterations=1"))
+    assert shrunk.config.num_iterations == 2 and run_files(shrunk.path) == made
+
+
 def test_other_settings_are_refused_and_leave_the_folder_as_it_was(finished_run):
     before = (finished_run.path / "config.json").read_bytes()
-    other = finished_run.config.model_copy(update={"seed": 9, "num_iterations": 3})
+    other = finished_run.config.model_copy(update={"seed": 9, "model": "x"})
     with (
-        pytest.raises(ConfigError, match=r"num_iterations: 2 there, 3 asked for\n  seed: 0 there, 9 asked for"),
+        pytest.raises(ConfigError, match=r"model: .* there, 'x' asked for\n  seed: 0 there, 9 asked for"),
         RunFolder.open(other),
     ):
         pass

@@ -112,9 +112,7 @@ def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
     for name in _begun(comparison, seed):
         folder = comparison.folder(ARMS[name], seed)
         for iteration in range(comparison.config.num_iterations + 1):
-            if (folder.evaluation(iteration) / "summary.json").exists() and (
-                iteration > 0 or name == comparison.reference
-            ):
+            if folder.evaluated(iteration) and (iteration > 0 or name == comparison.reference):
                 if iteration not in budgets:
                     budgets[iteration] = _budget(comparison, seed, iteration)
                 for row, scores in _scores(folder, iteration, budgets[iteration]).items():
@@ -131,7 +129,7 @@ def _untrained(comparison: Comparison) -> dict[str, Result]:
     cells: list[dict[str, _Cell]] = []
     for seed in comparison.seeds:
         folders = [(ARMS[name], comparison.folder(ARMS[name], seed)) for name in _begun(comparison, seed)]
-        done = [(arm, folder) for arm, folder in folders if (folder.evaluation(0) / "summary.json").exists()]
+        done = [(arm, folder) for arm, folder in folders if folder.evaluated(0)]
         budget = _budget(comparison, seed, 0) if done else 0
         cells.append(
             {
@@ -153,7 +151,7 @@ def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
 
 
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+    return files.read_records(folder.held_out_debates(iteration), Debate)
 
 
 def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:

@@ -72,7 +72,7 @@ def _ask_with_hints(
     rules = pipeline.debate_rules(folder, iteration, society, "train")._replace(stage="hint")
     failed = {d.problem_id for d in debates if d.problem_id in labels and not _right(d, labels[d.problem_id])}
     asked = [_hinted(problem, labels[problem.id], rules) for problem in problems if problem.id in failed]
-    path = folder.iteration(iteration) / "hints.jsonl"
+    path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
         return files.read_records(path, Debate) if path.exists() else []
     with progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar:

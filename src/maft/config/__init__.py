@@ -4,7 +4,7 @@ YAML goes in, `section.key=value` overrides go on top, a resolved JSON comes out
 that does not exist is refused with the nearest one that does. The digest of the tree is the identity of a run.
 """
 
-from maft.config.base import PerIteration, Section, of_iteration
+from maft.config.base import FREE, PerIteration, Section, identity, of_iteration
 from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
     TASK_SETTINGS,
@@ -24,6 +24,7 @@ from maft.config.tree import differences, digest, load, parse, resolved, short_d
 from maft.config.words import known_keys
 
 __all__ = [
+    "FREE",
     "TASK_SETTINGS",
     "AgentConfig",
     "AgentSampling",
@@ -51,6 +52,7 @@ __all__ = [
     "check_loop",
     "differences",
     "digest",
+    "identity",
     "known_keys",
     "load",
     "of_iteration",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from maft.config.base import Positive, Price, Section, Share
+from maft.config.base import FREE, Positive, Price, Section, Share
 
 
 def _name_of_null(value: object) -> object:
@@ -21,37 +21,37 @@ class EngineConfig(Section):
     a hosted service or a server."""
     trainer: Annotated[Literal["sft", "openai", "null"], BeforeValidator(_name_of_null)] = "sft"
     """`sft` is TRL and PEFT; `openai` are jobs of a hosted service; `null` learns nothing."""
-    batch_size: Positive = 128
+    batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """What weights are held and calculated in. Hardware without bfloat16, such as a CPU with AVX2 alone, calculates in
     float32 all the same, and so does openvino where it has one core only."""
-    cache_gb: Positive = 2
+    cache_gb: Annotated[Positive, FREE] = 2
     """openvino, and vllm on a CPU: memory for the key-value cache."""
-    num_threads: Positive | None = None
+    num_threads: Annotated[Positive | None, FREE] = None
     """CPU threads of sampling, and as many of finetuning; null is one for each core."""
-    num_train_processes: Positive = 1
+    num_train_processes: Annotated[Positive, FREE] = 1
     """Processes that finetune an agent together, each with a GPU of its own where there are any; they share the
     examples of each `train.batch_size`, so that results do not depend on their number but for rounding."""
-    train_sharding: Literal["none", "fsdp", "deepspeed"] = "none"
+    train_sharding: Annotated[Literal["none", "fsdp", "deepspeed"], FREE] = "none"
     """What several processes divide among them beside the examples: `none` (each holds all weights), or all weights,
     gradients and optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
-    max_sequences: Positive | None = None
+    max_sequences: Annotated[Positive | None, FREE] = None
     """Most replies generated at the same time; null is 256 for openvino and vllm, and 64 for transformers."""
-    max_failures: Share = 0.1
+    max_failures: Annotated[Share, FREE] = 0.1
     """Largest share of debates that may fail before the stage stops with an error."""
 
 
 class VllmConfig(Section):
     """vLLM in maft's own care: `engine.sampler: vllm`. A vLLM server elsewhere is `openai.load_adapters`."""
 
-    tensor_parallel_size: Positive = 1
+    tensor_parallel_size: Annotated[Positive, FREE] = 1
     """GPUs that a model is spread over."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), FREE] = 0.9
     """Share of each GPU's memory for weights, adapters and key-value cache."""
     max_model_len: Positive | None = None
     """Longest dialogue in tokens, reply included; null is all that the model can, which takes the most memory."""
-    max_loras: Positive | None = None
+    max_loras: Annotated[Positive | None, FREE] = None
     """Adapters in GPU memory at a time; null is all of the society. With fewer, agents wait for each other."""
 
 
@@ -74,16 +74,16 @@ class OpenAiConfig(Section):
 
     base_url: Annotated[str, AfterValidator(_address)] | None = None
     """Such as `http://localhost:8080/v1`; null is OpenAI's service."""
-    api_key_env: Annotated[str, AfterValidator(_name_of_variable)] = "OPENAI_API_KEY"
+    api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; a key never stands in a file of maft."""
-    load_adapters: bool = False
+    load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
-    concurrency: Positive = 16
+    concurrency: Annotated[Positive, FREE] = 16
     """Most requests at the same time; fewer while the service says that they are too many."""
-    timeout: Annotated[float, Field(gt=0)] = 120.0
+    timeout: Annotated[float, Field(gt=0), FREE] = 120.0
     """Seconds until a request without an answer is tried again."""
-    max_retries: Annotated[int, Field(ge=0)] = 8
+    max_retries: Annotated[int, Field(ge=0), FREE] = 8
     """Further tries of a request; never with another model or other parameters."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
     """Of finetuning jobs; their epochs are `train.num_epochs`."""
@@ -91,15 +91,15 @@ class OpenAiConfig(Section):
     """Of finetuning jobs."""
     suffix: Annotated[str, Field(max_length=18)] = "maft"
     """Goes into the names of finetuned models, before iteration and agent."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 15.0
+    poll_seconds: Annotated[float, Field(gt=0), FREE] = 15.0
     """Time between two looks at the jobs."""
-    prompt_price: Price | None = None
+    prompt_price: Annotated[Price | None, FREE] = None
     """US dollars for a million prompt tokens of the dearest model used, often the finetuned one; null if not known."""
-    completion_price: Price | None = None
+    completion_price: Annotated[Price | None, FREE] = None
     """The same for generated tokens."""
-    training_price: Price | None = None
+    training_price: Annotated[Price | None, FREE] = None
     """The same for tokens trained on, every epoch counted."""
-    spending_limit: Price | None = None
+    spending_limit: Annotated[Price | None, FREE] = None
     """US dollars after which a run stops before the next request or job; needs the prices. Null is no limit."""
 
     @model_validator(mode="after")

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from maft.config.base import Positive, Section
+from maft.config.base import FREE, Positive, Section
 from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
     CurateConfig,
@@ -23,15 +23,15 @@ from maft.errors import ConfigError
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
 
-    name: Annotated[str, Field(min_length=1)] = "run"
+    name: Annotated[str, Field(min_length=1), FREE] = "run"
     """The run folder is `<runs_dir>/<name>`."""
-    runs_dir: Path = Path("runs")
+    runs_dir: Annotated[Path, FREE] = Path("runs")
     """Where run folders are made."""
     seed: int = 0
     """Draws everything but the split of the questions."""
     model: str = "smollm2-135m-instruct"
     """The base model: a Hugging Face folder, a hub name, or the packaged `smollm2-135m-instruct`."""
-    num_iterations: Positive = 1
+    num_iterations: Annotated[Positive, FREE] = 1
     """L: rounds of debate, vote, curate, finetune, evaluate."""
     task: TaskConfig
     debate: DebateConfig = DebateConfig()
@@ -45,8 +45,8 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     vllm: VllmConfig = VllmConfig()
     openai: OpenAiConfig = OpenAiConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    cluster: Annotated[ClusterConfig, FREE] = ClusterConfig()
+    tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
 
     @property
     def learners(self) -> tuple[str, ...]:

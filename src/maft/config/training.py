@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from maft.config.base import PerIteration, Positive, Section, Share, of_iteration
+from maft.config.base import FREE, PerIteration, Positive, Section, Share, of_iteration
 
 
 class LoraConfig(Section):
@@ -33,7 +33,7 @@ class _Training(Section):
     packing: bool = False
     """Lay examples end to end in rows of up to `max_length` tokens, none of which sees another; `batch_size` counts
     rows then. Saves padding on GPUs; on a CPU examples of like length go together anyway, which is quicker."""
-    gradient_checkpointing: bool | None = None
+    gradient_checkpointing: Annotated[bool | None, FREE] = None
     """Compute activations twice in place of keeping them: less memory, about a third more time. Null is yes on GPUs
     and no on a CPU."""
     loss_turns: Literal["last", "all"] = "last"

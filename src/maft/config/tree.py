@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from maft.config.base import identity
 from maft.config.run import RunConfig
 from maft.config.words import explain
 from maft.errors import ConfigError
@@ -67,28 +68,9 @@ def resolved(config: RunConfig) -> str:
     return config.model_dump_json(indent=2) + "\n"
 
 
-_NOT_IDENTITY: Any = {
-    "name": True,
-    "runs_dir": True,
-    "cluster": True,
-    "tracking": True,
-    "train": {"gradient_checkpointing"},
-    "engine": {
-        *("batch_size", "cache_gb", "num_threads", "max_sequences", "max_failures"),
-        *("num_train_processes", "train_sharding"),
-    },
-    "vllm": {"tensor_parallel_size", "gpu_memory_utilization", "max_loras"},
-    "openai": {
-        *("api_key_env", "load_adapters", "concurrency", "timeout", "max_retries", "poll_seconds"),
-        *("prompt_price", "completion_price", "training_price", "spending_limit"),
-    },
-}
-"""Where a run is kept and shown, and how much memory it may take: a run that ran out of it goes on with less."""
-
-
 def digest(config: RunConfig) -> str:
     """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
-    return short_digest(config.model_dump(mode="json", exclude=_NOT_IDENTITY))
+    return short_digest(identity(config))
 
 
 def short_digest(tree: Mapping[str, Any]) -> str:
@@ -98,7 +80,7 @@ def short_digest(tree: Mapping[str, Any]) -> str:
 
 def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[object, object]]:
     """Return the dotted keys in which two configs differ, with both values."""
-    a, b = (_flat(config.model_dump(mode="json", exclude=_NOT_IDENTITY)) for config in (ours, theirs))
+    a, b = (_flat(identity(config)) for config in (ours, theirs))
     return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
 
 

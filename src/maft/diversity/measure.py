@@ -1,7 +1,6 @@
 """The diversity of every society of a run, read off its debates on the held-out questions."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from maft import files
@@ -25,7 +24,7 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     name, embed = embedder()
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
-        if (folder.evaluation(iteration) / "summary.json").exists() and not _file(folder, iteration).exists():
+        if folder.evaluated(iteration) and not folder.diversity(iteration).exists():
             debates = [d for d in _debates(folder, iteration) if d.error is None]
             texts = [turn.call.reply.text for debate in debates for turn in debate.round(-1)]
             vectors, n = embed(texts), folder.config.debate.num_agents
@@ -38,22 +37,18 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
             )
             if num_read and n > 1:
                 found = _read(folder, found, debates[:num_read], reader, progress)
-            files.write_json(_file(folder, iteration), found.model_dump())
+            files.write_json(folder.diversity(iteration), found.model_dump())
     return measured(folder)
 
 
 def measured(folder: RunFolder) -> list[Diversity]:
     """Return what has been measured."""
-    measurements = (_file(folder, number) for number in range(folder.config.num_iterations + 1))
+    measurements = (folder.diversity(number) for number in range(folder.config.num_iterations + 1))
     return [Diversity.model_validate(files.read_json(file)) for file in measurements if file.exists()]
 
 
-def _file(folder: RunFolder, iteration: int) -> Path:
-    return folder.evaluation(iteration) / "diversity.json"
-
-
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return files.read_records(folder.evaluation(iteration) / "debates.jsonl", Debate)
+    return files.read_records(folder.held_out_debates(iteration), Debate)
 
 
 class _Read(NamedTuple):

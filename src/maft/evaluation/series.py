@@ -23,7 +23,7 @@ from maft.runs.folder import RunFolder
 def write(folder: RunFolder) -> None:
     """Write metrics.jsonl, of as much of the run as there is."""
     text = "".join(f"{json.dumps(line)}\n" for line in lines(folder))
-    files.write_text(folder.path / "metrics.jsonl", text)
+    files.write_text(folder.metrics, text)
 
 
 def lines(folder: RunFolder) -> list[Line]:
@@ -36,11 +36,11 @@ def lines(folder: RunFolder) -> list[Line]:
 
 def of_society(folder: RunFolder, number: int) -> list[Line]:
     """Return the lines of one society on the held-out questions; none before it is evaluated."""
-    home, config = folder.evaluation(number), folder.config
-    if not (home / "summary.json").exists():
+    config = folder.config
+    if not folder.evaluated(number):
         return []
-    results = [MethodResult.model_validate(row) for row in files.read_json(home / "summary.json")]
-    debates = files.read_records(home / "debates.jsonl", Debate)
+    results = [MethodResult.model_validate(row) for row in files.read_json(folder.results(number))]
+    debates = files.read_records(folder.held_out_debates(number), Debate)
     problems, grade = _problems(folder, "eval"), cache(tasks.make(config.task).grade)
     agents = agent_accuracies(debates, problems, number, config.debate.num_agents, grade)
     votes = held_out_votes(debates, config.vote, config.seed)

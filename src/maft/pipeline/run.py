@@ -149,18 +149,18 @@ def evaluate(
     progress: Progress,
 ) -> None:
     """Let the society debate the held-out questions, and score every method that can be read off these debates."""
-    home, config = folder.evaluation(iteration), folder.config
-    if (home / "summary.json").exists():
+    config = folder.config
+    if folder.evaluated(iteration):
         return
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
-    debates = _collect(folder, rules, problems, home / "debates.jsonl", sampler, progress, title)
+    debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
     by_id = {problem.id: problem for problem in problems}
     how = Scoring(by_id, iteration, config.vote, config.seed, tasks.make(config.task).grade)
     scores = score_all(debates, config.debate.num_agents, how)
     for method, of_method in scores.items():
-        files.write_records(home / f"{method}.jsonl", of_method)
-    files.write_json(home / "summary.json", [summarize(of_method).model_dump() for of_method in scores.values()])
+        files.write_records(folder.scores(iteration, method), of_method)
+    files.write_json(folder.results(iteration), [summarize(of_method).model_dump() for of_method in scores.values()])
     folder.log("evaluated", iteration=iteration)
 
 

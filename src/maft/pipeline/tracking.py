@@ -97,7 +97,7 @@ class _Follower:
     """Reads events as they come, and passes on to each tracker what it has not been told yet."""
 
     def __init__(self, folder: RunFolder, group: str | None) -> None:
-        self._folder, self._file = folder, folder.path / "tracking.json"
+        self._folder, self._file = folder, folder.tracking
         kept: dict[str, Any] = files.read_json(self._file) if self._file.exists() else {}
         self._id: str = kept.get("id") or secrets.token_hex(4)
         self._told: dict[str, int] = kept.get("told", {})
@@ -221,7 +221,7 @@ def _unsaid(folder: RunFolder) -> list[Event]:
         for what, file in (
             ("voted", folder.votes(number)),
             ("curated", folder.examples_summary(number)),
-            ("evaluated", folder.evaluation(number) / "summary.json"),
+            ("evaluated", folder.results(number)),
         )
     ]
     return [event for event, file in files if file.exists() and (event["event"], event["iteration"]) not in said]

@@ -61,7 +61,7 @@ def results(folder: RunFolder) -> list[MethodResult]:
     return [
         MethodResult.model_validate(row)
         for number in range(folder.config.num_iterations + 1)
-        if (summary := folder.evaluation(number) / "summary.json").exists()
+        if (summary := folder.results(number)).exists()
         for row in files.read_json(summary)
     ]
 
@@ -164,8 +164,8 @@ def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int])
         done = len([path for path in agents.iterdir() if not path.name.startswith(".")]) if agents.exists() else 0
         if done < len(folder.config.learners):
             return f"finetuning ({done} of {len(folder.config.learners)} agents done)"
-    if not (folder.evaluation(number) / "summary.json").exists():
-        done = _num_lines(folder.evaluation(number) / "debates.jsonl")
+    if not folder.evaluated(number):
+        done = _num_lines(folder.held_out_debates(number))
         return f"evaluation ({done} of {sides['eval']} questions done)"
     return None
 

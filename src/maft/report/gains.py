@@ -38,7 +38,7 @@ def gains(folder: RunFolder) -> list[Gain]:
     Empty until a finetuned society has been evaluated, and where no gold answer is known.
     """
     config = folder.config
-    done = [n for n in range(config.num_iterations + 1) if (folder.evaluation(n) / "summary.json").exists()]
+    done = [n for n in range(config.num_iterations + 1) if folder.evaluated(n)]
     if 0 not in done or done == [0]:
         return []
     last, num_agents = done[-1], config.debate.num_agents

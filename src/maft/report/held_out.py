@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
 def evaluations(folder: RunFolder) -> list[Evaluation]:
     """Return every evaluation that is finished, the untrained society's first."""
     numbers = range(folder.config.num_iterations + 1)
-    done = [number for number in numbers if (folder.evaluation(number) / "summary.json").exists()]
+    done = [number for number in numbers if folder.evaluated(number)]
     if not done:
         return []
     problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
@@ -48,13 +48,13 @@ def remembered(folder: RunFolder) -> Grade:
 
 
 def _evaluation(folder: RunFolder, number: int, problems: Mapping[str, Problem], grade: Grade) -> Evaluation:
-    home, num_agents = folder.evaluation(number), folder.config.debate.num_agents
+    num_agents = folder.config.debate.num_agents
     _, majority, debated = names(number, num_agents)
     first, last = (
-        {score.problem_id: score for score in files.read_records(home / f"{method}.jsonl", Score)}
+        {score.problem_id: score for score in files.read_records(folder.scores(number, method), Score)}
         for method in (majority, debated)
     )
-    debates = files.read_records(home / "debates.jsonl", Debate)
+    debates = files.read_records(folder.held_out_debates(number), Debate)
     over = folder.config.vote.over
     votes = {d.problem_id: transcript.held_out_vote(d, last[d.problem_id].answers[0], over) for d in debates}
     return Evaluation(number, num_agents, problems, grade, debates, first, votes)

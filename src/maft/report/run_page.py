@@ -28,7 +28,7 @@ METHODS = {
 
 def write_page(folder: RunFolder) -> Path:
     """Write report.html and return its path; what an unfinished run does not have yet is left out."""
-    return page.write(folder.path / "report.html", "run.html.j2", _content(folder))
+    return page.write(folder.page, "run.html.j2", _content(folder))
 
 
 def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Chart]:
@@ -49,7 +49,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     found, labels, evaluations = data.results(folder), data.labels(folder), held_out.evaluations(folder)
     examples, costs = data.examples(folder), data.costs(folder)
     measured = diversity.measured(folder)
-    manifest = folder.path / "manifest.json"
+    manifest = folder.manifest
     last = max((result.iteration for result in found), default=0)
     return {
         "config": folder.config,

@@ -79,7 +79,7 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
         raise DataError(_no_such_question(folder, problem_id, side, sides))
     numbers = range(folder.config.num_iterations, -1, -1) if iteration is None else [iteration]
     for number in numbers:
-        path = folder.debates(number) if side == "train" else folder.evaluation(number) / "debates.jsonl"
+        path = folder.debates(number) if side == "train" else folder.held_out_debates(number)
         # A debate that failed and was held again stands in the file twice until the stage is done.
         found = [debate for debate in _debates(path) if debate.problem_id == problem_id]
         if found:
@@ -322,8 +322,8 @@ def _debates(path: Path) -> list[Debate]:
 def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
     """Count the votes of a held-out debate; the answer, which may have been drawn, is the one that was scored."""
     _, _, debated = names(debate.iteration, folder.config.debate.num_agents)
-    path = folder.evaluation(debate.iteration) / f"{debated}.jsonl"
-    if not path.exists() or not (path.parent / "summary.json").exists():
+    path = folder.scores(debate.iteration, debated)
+    if not path.exists() or not folder.evaluated(debate.iteration):
         return None
     label = next(s.answers[0] for s in files.read_records(path, Score) if s.problem_id == debate.problem_id)
     return held_out_vote(debate, label, folder.config.vote.over)

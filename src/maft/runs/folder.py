@@ -99,12 +99,16 @@ class RunFolder:
 
     @classmethod
     def _begun(cls, config: RunConfig, path: Path) -> "RunFolder":
-        if (path / "problems" / "eval.jsonl").exists():
-            _refuse_other(config, cls.existing(path).config, path)
-        else:
-            files.write_text(path / "config.json", config_.resolved(config))
-        files.drop_torn_line(path / "events.jsonl")
-        return cls(path, config)
+        folder = cls(path, config)
+        if folder.problems("eval").exists():
+            earlier = cls.existing(path).config
+            _refuse_other(config, earlier, path)
+            if earlier.num_iterations >= config.num_iterations:
+                folder.config = config.model_copy(update={"num_iterations": earlier.num_iterations})
+        if not folder.config_file.exists() or config_.resolved(folder.config) != files.read_text(folder.config_file):
+            files.write_text(folder.config_file, config_.resolved(folder.config))
+        files.drop_torn_line(folder.events_file)
+        return folder
 
     @classmethod
     def existing(cls, path: Path) -> "RunFolder":
@@ -121,6 +125,36 @@ class RunFolder:
             return cls(path, config_.load(path / "config.json"))
         except ConfigError as error:
             raise DataError(f"{path} was made by another version of maft, or was edited. {error}") from None
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved settings."""
+        return self.path / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        """What the run was made with."""
+        return self.path / "manifest.json"
+
+    @property
+    def events_file(self) -> Path:
+        """What happened when, a line an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """The numbers over iterations, see `maft.evaluation.series`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def page(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    @property
+    def tracking(self) -> Path:
+        """How much each tracker has been sent."""
+        return self.path / "tracking.json"
 
     def iteration(self, number: int) -> Path:
         """Return the folder of an iteration; 0 is the untrained society."""
@@ -151,20 +185,44 @@ class RunFolder:
         return self.iteration(number) / "agents" / agent
 
     def evaluation(self, number: int) -> Path:
-        """Return the folder of an iteration's evaluation; its summary.json is written last."""
+        """Return the folder of an iteration's evaluation."""
         return self.iteration(number) / "eval"
+
+    def results(self, number: int) -> Path:
+        """Return the file of an evaluation's results; written last, so the evaluation is done when it exists."""
+        return self.evaluation(number) / "summary.json"
+
+    def evaluated(self, number: int) -> bool:
+        """Say whether an iteration is evaluated."""
+        return self.results(number).exists()
+
+    def held_out_debates(self, number: int) -> Path:
+        """Return the file of an iteration's debates on the held-out questions."""
+        return self.evaluation(number) / "debates.jsonl"
+
+    def scores(self, number: int, method: str) -> Path:
+        """Return the file of a method's scores."""
+        return self.evaluation(number) / f"{method}.jsonl"
+
+    def diversity(self, number: int) -> Path:
+        """Return the file of an iteration's diversity."""
+        return self.evaluation(number) / "diversity.json"
+
+    def hints(self, number: int) -> Path:
+        """Return the file of the answers that STaR gave after a hint."""
+        return self.iteration(number) / "hints.jsonl"
 
     def log(self, event: str, **fields: Any) -> None:
         """Append a line to events.jsonl, and tell it to whoever listens."""
         said: Event = {"time": round(time.time(), 3), "event": event, **fields}
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
+        with self.events_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(said) + "\n")
         for listener in self.listeners:
             listener(said)
 
     def events(self) -> list[Event]:
         """Read events.jsonl; a torn last line is left out."""
-        path = self.path / "events.jsonl"
+        path = self.events_file
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
 

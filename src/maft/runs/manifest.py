@@ -30,7 +30,7 @@ PACKAGES = (
 
 def write(folder: RunFolder) -> None:
     """Write or extend manifest.json: every start of the run adds an entry to `starts`."""
-    path = folder.path / "manifest.json"
+    path = folder.manifest
     earlier: dict[str, Any] = files.read_json(path) if path.exists() else {}
     start = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -64,7 +64,7 @@ def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
         folder: of the run.
         duplicates: how many were left out because they were there already; None keeps what the manifest says.
     """
-    path = folder.path / "manifest.json"
+    path = folder.manifest
     content = files.read_json(path)
     content["questions"] = {side: _describe(folder.problems(side)) for side in ("train", "eval")}
     if duplicates is not None:

@@ -1,12 +1,13 @@
 """A trainer that never trains twice: finetuned agents are kept by what they were made from."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from maft.config import TrainConfig
+from maft.config import TrainConfig, identity
 from maft.files import appearing_whole
 from maft.models.adapters import digest, model
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
@@ -45,7 +46,7 @@ class CachedTrainer:
 def key(job: TrainJob, settings: TrainConfig) -> str:
     """Return what a finetuned agent depends on, as a digest."""
     start = digest(job.init_adapter) if job.init_adapter else ""
-    chosen = job.training(settings).model_dump_json(exclude={"gradient_checkpointing"})
+    chosen = json.dumps(identity(job.training(settings)), sort_keys=True)
     parts = (job.examples.read_text(encoding="utf-8"), chosen, model(job.base_model), start, str(job.seed))
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
