@@ -47,9 +47,9 @@ def strip(text: str) -> Parted:
     """
     if channels := list(_CHANNEL.finditer(text)):
         return _by_channel(text, channels)
-    if _WITHOUT_MARKS.match(text):
-        before, final, after = text.rpartition(_FINAL_WITHOUT_MARKS)
-        return Parted(before.strip(), after.strip()) if final else Parted(text.strip(), "")
+    if analysis := _WITHOUT_MARKS.match(text):
+        before, final, after = text[analysis.end() :].rpartition(_FINAL_WITHOUT_MARKS)
+        return Parted(before.strip(), after.strip()) if final else Parted(after.strip(), "")
     thinking: list[str] = []
     rest: list[str] = []
     start = depth = 0
