@@ -72,7 +72,8 @@ def strip(text: str) -> Parted:
 
 def _by_channel(text: str, channels: list[re.Match[str]]) -> Parted:
     """Take the final channel for the rest; a reply that was cut before it has none."""
-    thinking, rest = [], [text[: channels[0].start()]]
+    thinking: list[str] = []
+    rest = [text[: channels[0].start()]]
     for channel, after in zip(channels, [*channels[1:], None], strict=True):
         said = text[channel.end() : after.start() if after else len(text)]
         (rest if channel["name"].lower() == "final" else thinking).append(said)
