@@ -171,7 +171,10 @@ class StandIn:
                 {
                     "index": 0,
                     "finish_reason": "stop",
-                    "logprobs": None,
+                    "logprobs": {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}]}
+                    if asked.get("logprobs")
+                    else None,
+                    **({"token_ids": [7]} if asked.get("return_token_ids") else {}),
                     "message": {"role": "assistant", "content": said},
                 }
             ],

@@ -84,6 +84,16 @@ def test_a_call_that_fails_ends_its_debate_with_a_record(role, round_, turns_lef
     assert len(held.turns) == turns_left
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_sampled_tokens_are_in_the_record_only_if_they_are_kept(keep):
+    reply = Reply(text="4", finish_reason="stop", token_ids=(52, 2), logprobs=(-0.5, -0.1))
+    plain = rules(2)
+    kept_rules = plain._replace(debate=plain.debate.model_copy(update={"keep_tokens": keep}))
+    held, _ = play(kept_rules, lambda _: reply)
+    kept = [call.reply for call in held.calls()]
+    assert kept and all(got == (reply if keep else reply.without_tokens()) for got in kept)
+
+
 def test_the_system_prompt_stands_first_in_every_dialogue_but_not_in_summaries():
     held, sampler = play(rules(system="Be brief."), guess)
     assert held.system == "Be brief."

@@ -44,12 +44,16 @@ SAMPLES: list[Record] = [
     society(summarizer="self"),
     Request(agent=society().generators[0], messages=(user(NASTY),), sampling=SamplingParams(), seed=2**63 - 1),
     Reply(text=NASTY, finish_reason="error", error=NASTY),
+    Reply(text=NASTY, finish_reason="stop", token_ids=(1, 2), logprobs=(-0.5, -1.0)),
     call(NASTY, NASTY),
     Turn(agent=0, round=1, call=call("a", "b"), answer=None, summary=call(NASTY, "d")),
     HELD,
     debate(error=NASTY),
     VOTE,
     CURATED.examples[0],
+    CURATED.examples[0].model_copy(
+        update={"token_ids": ((1, 2), None), "weight": -0.5, "wanted": False, "rejected": NASTY}
+    ),
     CURATED.counts,
     SCORES["base"][0],
     SCORES["base"][0].model_copy(update={"correct": None}),
@@ -86,6 +90,13 @@ def test_a_record_is_frozen_and_knows_its_fields(record):
 @pytest.mark.parametrize("kind", [Debate, Vote, Example])
 def test_what_is_kept_on_the_disk_has_a_version(kind):
     assert kind.model_fields["schema_version"].default == records.SCHEMA_VERSION
+
+
+def test_fields_that_few_use_are_not_written_where_they_have_their_default():
+    reply = Reply(text="a", finish_reason="stop", token_ids=(1,), logprobs=(-0.5,))
+    assert {"token_ids", "logprobs"} <= reply.model_dump().keys()
+    assert not {"token_ids", "logprobs"} & reply.without_tokens().model_dump().keys()
+    assert list(CURATED.examples[0].model_dump())[-1] == "messages"
 
 
 def test_equal_records_are_equal_keys():

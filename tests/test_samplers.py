@@ -122,6 +122,29 @@ def test_a_reply_says_why_it_ended_and_what_it_cost(sampler):
     assert "<|im_end|>" not in whole.text and whole.prompt_tokens > 10
 
 
+def test_a_reply_carries_its_tokens_and_their_log_probabilities(sampler, adapters):
+    """Compared with one forward pass of the model over prompt and reply."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from maft.samplers.chat import Chat
+
+    chat = Chat(models.resolve(MODEL))
+    base = AutoModelForCausalLM.from_pretrained(models.resolve(MODEL), dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, adapters[0]).eval()
+    halved = SamplingParams(temperature=0.5, top_p=0.9, top_k=20, max_new_tokens=24)
+    for request in [ask("Tell me about the sea.", adapters[0], halved), ask("What is 2 + 2?", adapters[0], DRAWN)]:
+        reply = sampler.sample([request])[0]
+        assert len(reply.token_ids) == len(reply.logprobs) == reply.completion_tokens
+        assert chat.tokenizer.decode(reply.token_ids, skip_special_tokens=True) == reply.text
+        prompt = chat.encode(request).token_ids
+        with torch.no_grad():
+            logits = adapted(torch.tensor([prompt + list(reply.token_ids)])).logits[0, len(prompt) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(1, torch.tensor(reply.token_ids)[:, None])[:, 0]
+        assert torch.tensor(reply.logprobs) == pytest.approx(wanted, abs=0.02)
+
+
 def test_openvino_tells_a_reply_as_it_ends_and_hears_an_interruption_before_the_last():
     sampler = engine("openvino")
     brief, long = (SamplingParams(temperature=0, max_new_tokens=most) for most in (2, 300))

@@ -49,7 +49,7 @@ class Engine(local.LocalSampler):
         pass
 
     def generate(self, prompts, sampling, seeds, adapter):
-        yield from ((place, [0]) for place in range(len(prompts)))
+        yield from (local.Generated(place, [0]) for place in range(len(prompts)))
 
 
 class Chat:
@@ -61,7 +61,7 @@ class Chat:
     def encode(self, request):
         return local.Encoded([1, 2], request.sampling.max_new_tokens)
 
-    def reply(self, prompt, generated):
+    def reply(self, prompt, generated, logprobs):
         return local.Reply(text="", finish_reason="stop")
 
 

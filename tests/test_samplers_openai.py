@@ -72,6 +72,15 @@ def test_a_request_means_what_it_means_elsewhere(service, tmp_path):
     }
 
 
+def test_tokens_are_asked_for_and_stored_where_they_are_kept(service, tmp_path):
+    plain = engine(service, tmp_path / "plain").sample([ask()])[0]
+    assert (plain.token_ids, plain.logprobs) == (None, None) and "logprobs" not in service.asked[0]
+    settings = OpenAiConfig(base_url=service.url, load_adapters=True)
+    replies = [OpenAi(settings, tmp_path / "kept", keep_tokens=True).sample([ask()])[0] for _ in range(2)]
+    assert [(reply.token_ids, reply.logprobs) for reply in replies] == [((7,), (-0.5,))] * 2
+    assert len(service.asked) == 2, "the second time it is looked up"
+
+
 def test_no_more_requests_than_allowed_are_under_way(service, tmp_path):
     engine(service, tmp_path, concurrency=3).sample([ask(n) for n in range(30)])
     assert service.most_at_once <= 3

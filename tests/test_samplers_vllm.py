@@ -57,7 +57,10 @@ class FakeEngine:
         self.most_adapters = max(self.most_adapters, len(loras))
         name = self.waiting.pop()
         lora = self.asked[name]["lora"]
-        done = SimpleNamespace(token_ids=[lora.lora_int_id if lora else 0, 2])
+        ids = [lora.lora_int_id if lora else 0, 2]
+        asked = self.asked[name]["params"].logprobs is not None
+        logprobs = [{token: SimpleNamespace(logprob=-token / 2)} for token in ids] if asked else None
+        done = SimpleNamespace(token_ids=ids, logprobs=logprobs)
         return [
             SimpleNamespace(request_id=name, finished=True, outputs=[done]),
             *(SimpleNamespace(request_id=other, finished=False, outputs=[]) for other in self.waiting),
@@ -77,8 +80,15 @@ class FakeChat:
             return Reply(text="", finish_reason="error", error=f"the prompt has {len(ids)} tokens")
         return Encoded(ids, min(request.sampling.max_new_tokens, self.context - len(ids)))
 
-    def reply(self, prompt, generated) -> Reply:
-        return Reply(text=str(generated[0]), finish_reason="stop", prompt_tokens=len(prompt), completion_tokens=2)
+    def reply(self, prompt, generated, logprobs) -> Reply:
+        return Reply(
+            text=str(generated[0]),
+            finish_reason="stop",
+            prompt_tokens=len(prompt),
+            completion_tokens=2,
+            token_ids=generated,
+            logprobs=logprobs,
+        )
 
 
 @pytest.fixture
@@ -182,7 +192,15 @@ def test_a_request_means_what_it_means_elsewhere(machine):
         "seed": 2**63 - 1,
         "stop_token_ids": [2],
         "detokenize": False,
+        "logprobs": None,
     }
+
+
+def test_log_probabilities_are_asked_for_where_tokens_are_kept(machine):
+    engines = [vllm.Vllm(EngineConfig(), VllmConfig(), 6, 16, logprobs=asked) for asked in (True, False)]
+    kept, plain = (made.sample([ask("q")])[0] for made in engines)
+    assert kept.logprobs == (0, -1) and plain.logprobs is None
+    assert kept.token_ids == plain.token_ids == (0, 2)
 
 
 def test_a_prompt_that_is_too_long_is_an_error_of_that_request_alone(machine):

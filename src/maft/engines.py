@@ -32,7 +32,7 @@ def make_sampler(config: RunConfig) -> Sampler:
             raise MissingExtra("engine.sampler=openai", "openai")
         from maft.hosted.sampler import OpenAi
 
-        return OpenAi(config.openai, config.runs_dir / config.name)
+        return OpenAi(config.openai, config.runs_dir / config.name, keep_tokens=config.debate.keep_tokens)
     most = len(config.bases)
     engine = _local(name, config)
     if most == 1:
@@ -56,7 +56,8 @@ def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
 
         def make_vllm(num_engines: int) -> Vllm:
             share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
-            return Vllm(settings, config.vllm.model_copy(update=share), len(config.learners), rank)
+            own = config.vllm.model_copy(update=share)
+            return Vllm(settings, own, len(config.learners), rank, logprobs=config.debate.keep_tokens)
 
         return make_vllm
     if name == "openvino":

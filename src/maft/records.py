@@ -5,11 +5,17 @@ It is never the same as wrong.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
+
+
+def _optional(default: Any = None) -> Any:
+    """Return a field that is left out of the file where it has its default."""
+    return Field(default=default, exclude_if=lambda value: value == default)
+
 
 Role = Literal["generator", "critic", "summarizer"]
 
@@ -109,6 +115,14 @@ class Reply(Record):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    token_ids: tuple[int, ...] | None = _optional()
+    """The sampled tokens, the one that ended the reply included; None where the engine does not return them."""
+    logprobs: tuple[float, ...] | None = _optional()
+    """Natural logarithm of each sampled token's probability, before temperature, top-k and top-p."""
+
+    def without_tokens(self) -> "Reply":
+        """Return the reply as text alone."""
+        return self.model_copy(update={"token_ids": None, "logprobs": None})
 
 
 class Call(Record):
@@ -215,6 +229,18 @@ class Example(Record):
     """`first`: a generator's first answer. `corrected`: D-, the critic's first answer was not the label but its
     last one is. `kept`: D+, both are."""
     messages: tuple[Message, ...]
+    token_ids: tuple[tuple[int, ...] | None, ...] | None = _optional()
+    """Sampled tokens of each assistant message, in order; None where they are not known (`debate.keep_tokens`)."""
+    logprobs: tuple[float, ...] | None = _optional()
+    """Log-probabilities of the sampled tokens of the last message, under the weights that sampled it."""
+    weight: float = _optional(1.0)
+    """Factor of this example's loss: a weight, or an advantage, which may be negative."""
+    wanted: bool | None = _optional()
+    """Whether the response is to become likelier or less likely; None for objectives that want every response."""
+    rejected: str | None = _optional()
+    """Of a pair: another response to the same prompt, to become less likely than the last message."""
+    rejected_token_ids: tuple[int, ...] | None = _optional()
+    """Sampled tokens of `rejected`."""
 
 
 class Score(Record):

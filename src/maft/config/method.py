@@ -132,6 +132,9 @@ class DebateConfig(Section):
     """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
     num_eval_samples: Positive | None = None
     """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
+    keep_tokens: bool = False
+    """Keep each reply's sampled token ids and their log-probabilities in the files, where the engine returns them.
+    Finetuning then learns these tokens instead of tokenising the text again."""
 
 
 class RoleSampling(Section):

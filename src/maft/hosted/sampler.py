@@ -29,9 +29,13 @@ MESSAGE_TOKENS = 10
 class OpenAi:
     """Sends requests side by side; every reply is kept on disk as it comes, so that none is paid for twice."""
 
-    def __init__(self, settings: OpenAiConfig, folder: Path) -> None:
-        """Send nothing yet; replies and the money spent are kept in `folder`."""
+    def __init__(self, settings: OpenAiConfig, folder: Path, *, keep_tokens: bool = False) -> None:
+        """Send nothing yet; replies and the money spent are kept in `folder`; `keep_tokens` asks for log-probabilities.
+
+        vLLM's server returns token ids as well.
+        """
         self.settings = settings
+        self._keep_tokens = keep_tokens
         self._folder = folder
         self._served = Served(settings, folder)
         self._answered = False
@@ -71,7 +75,8 @@ class OpenAi:
             raise ConfigError("OpenAI's service does not know top_k. Set it to 0 for every role in sampling.")
 
     async def _all(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None) -> list[Reply]:
-        kept, spending = Replies(self._folder / "replies.sqlite"), Spending(self.settings, self._folder)
+        kept = Replies(self._folder / "replies.sqlite", keep_tokens=self._keep_tokens)
+        spending = Spending(self.settings, self._folder)
         gate = Gate(self.settings.concurrency, self._limit)
         async with hosted.client(self.settings, asynchronous=True) as client:
             owed = [request.agent for request in requests if request.agent.adapter and kept.find(key(request)) is None]
@@ -140,7 +145,9 @@ class OpenAi:
         how = request.sampling
         # Newer models of the service refuse the old name, and many servers know only that one.
         # vLLM takes what is not said from the model's generation_config.json, so that "no limit" must be said.
-        extra = {"top_k": how.top_k} if how.top_k or self.settings.load_adapters else None
+        extra: dict[str, Any] = {"top_k": how.top_k} if how.top_k or self.settings.load_adapters else {}
+        if self._keep_tokens and self.settings.load_adapters:
+            extra["return_token_ids"] = True
         length = "max_tokens" if self.settings.base_url else "max_completion_tokens"
         return {
             "model": model,
@@ -149,7 +156,8 @@ class OpenAi:
             "top_p": how.top_p,
             length: how.max_new_tokens,
             "seed": request.seed % 2**31,
-            "extra_body": extra,
+            "extra_body": extra or None,
+            **({"logprobs": True} if self._keep_tokens else {}),
         }
 
 
@@ -225,12 +233,15 @@ def _reply(completion: Any) -> Reply:
     """Turn a chat completion into a reply; one that a filter stopped is an error."""
     choice, usage = completion.choices[0], completion.usage
     ended = choice.finish_reason in ("stop", "length")
+    ids, drawn = getattr(choice, "token_ids", None), getattr(choice.logprobs, "content", None)
     return Reply(
         text=(choice.message.content or "") if ended else "",
         finish_reason=choice.finish_reason if ended else "error",
         prompt_tokens=(usage.prompt_tokens or 0) if usage else 0,
         completion_tokens=(usage.completion_tokens or 0) if usage else 0,
         error=None if ended else f"the service ended the reply: {choice.finish_reason}",
+        token_ids=ids and tuple(ids),
+        logprobs=drawn and tuple(step.logprob for step in drawn),
     )
 
 

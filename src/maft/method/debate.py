@@ -150,7 +150,12 @@ def _ask(
         if reply.error is not None:
             raise CallFailed(f"{ask.agent.name}, round {number}: {reply.error}")
     return [
-        Call(agent=ask.agent.name, prompt=ask.prompt, reply=reply, seed=request.seed)
+        Call(
+            agent=ask.agent.name,
+            prompt=ask.prompt,
+            reply=reply if rules.debate.keep_tokens else reply.without_tokens(),
+            seed=request.seed,
+        )
         for ask, request, reply in zip(asked, requests, replies, strict=True)
     ]
 

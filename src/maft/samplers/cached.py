@@ -13,8 +13,9 @@ from maft.samplers.base import Sampler
 class Replies:
     """Replies by the digest of what was asked, in a file."""
 
-    def __init__(self, file: Path) -> None:
-        """Use a file, which is made if it is not there."""
+    def __init__(self, file: Path, *, keep_tokens: bool = False) -> None:
+        """Use a file, which is made if it is not there; `keep_tokens` keeps token ids and log-probabilities too."""
+        self._keep_tokens = keep_tokens
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = sqlite3.connect(file, check_same_thread=False)
         self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
@@ -26,7 +27,11 @@ class Replies:
 
     def keep(self, replies: Mapping[bytes, Reply]) -> None:
         """Keep replies; those with an error are left out."""
-        good = [(k, reply.to_json()) for k, reply in replies.items() if reply.error is None]
+        good = [
+            (k, (reply if self._keep_tokens else reply.without_tokens()).to_json())
+            for k, reply in replies.items()
+            if reply.error is None
+        ]
         with self._file:
             self._file.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", good)
 
@@ -42,10 +47,10 @@ class CachedSampler:
     matter. The file belongs to one engine and model: another engine may round differently.
     """
 
-    def __init__(self, engine: Sampler, file: Path) -> None:
-        """Use `engine` for what is not in `file`, which is made if it is not there."""
+    def __init__(self, engine: Sampler, file: Path, *, keep_tokens: bool = False) -> None:
+        """Use `engine` for what is not in `file`, which is made if it is not there; see `Replies`."""
         self.engine = engine
-        self._replies = Replies(file)
+        self._replies = Replies(file, keep_tokens=keep_tokens)
 
     def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
         """Answer requests; see `maft.samplers.base.Sampler`. Replies with an error are not kept."""

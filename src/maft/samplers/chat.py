@@ -19,6 +19,17 @@ class Encoded(NamedTuple):
     """What was asked for, or what is left of the context."""
 
 
+class Generated(NamedTuple):
+    """What an engine generated for one prompt."""
+
+    place: int
+    """Number of the prompt."""
+    token_ids: Sequence[int]
+    """The token that ended it included."""
+    logprobs: Sequence[float] | None = None
+    """See `maft.records.Reply`."""
+
+
 class Chat:
     """The tokenizer of a model folder or hub name, its chat template and the tokens that end a reply."""
 
@@ -57,7 +68,7 @@ class Chat:
             return Reply(text="", finish_reason="error", prompt_tokens=len(ids), error=error)
         return Encoded(ids, min(request.sampling.max_new_tokens, room))
 
-    def reply(self, prompt: Sequence[int], generated: Sequence[int]) -> Reply:
+    def reply(self, prompt: Sequence[int], generated: Sequence[int], logprobs: Sequence[float] | None = None) -> Reply:
         """Return what was generated as text, without the token that ended it."""
         stopped = bool(generated) and generated[-1] in self.stop_ids
         return Reply(
@@ -65,4 +76,6 @@ class Chat:
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt),
             completion_tokens=len(generated),
+            token_ids=tuple(generated),
+            logprobs=None if logprobs is None else tuple(round(value, 4) for value in logprobs),
         )

@@ -9,7 +9,7 @@ from maft.config import EngineConfig
 from maft.models import memory, shapes
 from maft.models.shapes import Shape
 from maft.records import Reply, Request, SamplingParams
-from maft.samplers.chat import Chat, Encoded
+from maft.samplers.chat import Chat, Encoded, Generated
 
 OnReply = Callable[[Reply], None]
 
@@ -49,20 +49,20 @@ class LocalSampler(ABC):
         for (model, adapter), numbers in sorted(groups.items()):
             chat = self._ready(model, [requests[number].sampling.max_new_tokens for number in numbers])
             encoded = {number: chat.encode(requests[number]) for number in numbers}
-            runnable = [(number, made) for number, made in encoded.items() if isinstance(made, Encoded)]
-            for number, made in encoded.items():
-                if isinstance(made, Reply):
-                    answer(number, made)
+            runnable = [(number, prompt) for number, prompt in encoded.items() if isinstance(prompt, Encoded)]
+            for number, refused in encoded.items():
+                if isinstance(refused, Reply):
+                    answer(number, refused)
             for chunk in self._chunks(runnable):
                 generated = self.generate(
-                    [made for _, made in chunk],
+                    [prompt for _, prompt in chunk],
                     [requests[number].sampling for number, _ in chunk],
                     [requests[number].seed for number, _ in chunk],
                     Path(adapter) if adapter else None,
                 )
-                for place, tokens in generated:
-                    number, prompt = chunk[place]
-                    answer(number, chat.reply(prompt.token_ids, tokens))
+                for made in generated:
+                    number, prompt = chunk[made.place]
+                    answer(number, chat.reply(prompt.token_ids, made.token_ids, made.logprobs))
         return [replies[number] for number in range(len(requests))]
 
     def release(self) -> None:
@@ -82,8 +82,8 @@ class LocalSampler(ABC):
     @abstractmethod
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> Iterator[tuple[int, list[int]]]:
-        """Yield the place of each prompt and the tokens generated for it, the ending one included, as they are there.
+    ) -> Iterator[Generated]:
+        """Yield what is generated for each prompt as soon as it has ended.
 
         All are generated with one adapter, or the bare base.
         """

@@ -20,7 +20,7 @@ from maft import files, models
 from maft.errors import DataError, MissingExtra
 from maft.models.shapes import Shape
 from maft.records import SamplingParams
-from maft.samplers.chat import Chat, Encoded
+from maft.samplers.chat import Chat, Encoded, Generated
 from maft.samplers.local import LocalSampler
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class OpenVino(LocalSampler):
 
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> Iterator[tuple[int, list[int]]]:
+    ) -> Iterator[Generated]:
         """Generate for one adapter; every request has its own random stream.
 
         Step by step, not by the pipeline's `generate`: replies can be counted as they end, and Ctrl-C is heard between
@@ -84,7 +84,8 @@ class OpenVino(LocalSampler):
                     for place in waiting.pop(first):
                         add(place)
                 for place in ended:
-                    yield place, list(running.pop(place).read_all()[0].generated_ids)
+                    output = running.pop(place).read_all()[0]
+                    yield Generated(place, output.generated_ids, output.generated_log_probs)
         finally:
             if running:  # interrupted: what is left must not mix with the next requests
                 self._pipeline = None
@@ -119,6 +120,7 @@ class OpenVino(LocalSampler):
         config = genai.GenerationConfig()
         config.max_new_tokens = prompt.max_new_tokens
         config.stop_token_ids = self._stop_ids
+        config.logprobs = 1
         config.do_sample = sampling.temperature > 0
         if config.do_sample:
             config.temperature = sampling.temperature

@@ -8,7 +8,7 @@ from typing import Any
 from maft import models
 from maft.errors import DataError, MissingExtra
 from maft.records import SamplingParams
-from maft.samplers.chat import Chat, Encoded
+from maft.samplers.chat import Chat, Encoded, Generated
 from maft.samplers.local import LocalSampler
 
 
@@ -55,20 +55,21 @@ class Transformers(LocalSampler):
 
     def generate(
         self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> Iterator[tuple[int, list[int]]]:
+    ) -> Iterator[Generated]:
         """Generate one left-padded batch; every row has its own random stream."""
         import torch
 
         model = self.speaking(adapter)
         longest = max(len(prompt.token_ids) for prompt in prompts)
         pad = self._stop_ids[0]
-        ids = [[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts]
+        padded = [[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts]
         mask = [[0] * (longest - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts]
         limits = [prompt.max_new_tokens for prompt in prompts]
-        choose = _choose_by_row(sampling, seeds, limits, longest)
+        drawn: list[Any] = []
+        choose = _choose_by_row(sampling, seeds, limits, longest, drawn)
         with torch.inference_mode():
             output = model.generate(
-                input_ids=torch.tensor(ids, device=model.device),
+                input_ids=torch.tensor(padded, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 max_new_tokens=max(limits),
                 do_sample=False,
@@ -77,7 +78,10 @@ class Transformers(LocalSampler):
                 pad_token_id=pad,
             )
         rows = output[:, longest:].tolist()
-        yield from enumerate(self._until_stop(row, limit) for row, limit in zip(rows, limits, strict=True))
+        logprobs = torch.stack(drawn, dim=1).tolist()
+        for place, limit in enumerate(limits):
+            ids = self._until_stop(rows[place], limit)
+            yield Generated(place, ids, logprobs[place][: len(ids)])
 
     def speaking(self, adapter: Path | None) -> Any:
         """Return the model with just this adapter switched on."""
@@ -116,12 +120,18 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _choose_by_row(sampling: Sequence[SamplingParams], seeds: Sequence[int], limits: Sequence[int], start: int) -> Any:
+def _choose_by_row(
+    sampling: Sequence[SamplingParams],
+    seeds: Sequence[int],
+    limits: Sequence[int],
+    start: int,
+    drawn: list[Any] | None = None,
+) -> Any:
     """Return a logits processor that leaves one token per row: the one drawn with the row's own stream.
 
     `generate` draws all rows from one global stream, so that a reply would depend on its neighbours in the batch. Here
     row i uses one uniform number a step, from a generator seeded by `seeds[i]`, to invert its distribution after
-    temperature, top-k and top-p.
+    temperature, top-k and top-p. The log-probabilities of the chosen tokens, one a row, are appended to `drawn`.
     """
     import torch
 
@@ -145,7 +155,9 @@ def _choose_by_row(sampling: Sequence[SamplingParams], seeds: Sequence[int], lim
         chosen = (reached <= u * reached[:, -1:]).sum(-1, keepdim=True)
         # Rounding may put u at the very end, past the last token that is still possible.
         chosen = torch.where(t > 0, chosen.minimum((probabilities > 0).sum(-1, keepdim=True) - 1), 0)
-        forced = torch.full_like(scores, -torch.inf)
-        return forced.scatter(1, tokens.gather(1, chosen), 0.0)
+        token = tokens.gather(1, chosen)
+        if drawn is not None:
+            drawn.append((scores.gather(1, token).float() - scores.float().logsumexp(-1, keepdim=True))[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
     return choose

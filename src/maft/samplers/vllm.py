@@ -41,7 +41,9 @@ _ids = itertools.count(1)
 class Vllm:
     """Samples with vLLM, on CUDA, ROCm or, with vLLM's CPU build, on a CPU."""
 
-    def __init__(self, engine: EngineConfig, settings: VllmConfig, num_adapters: int, rank: int) -> None:
+    def __init__(
+        self, engine: EngineConfig, settings: VllmConfig, num_adapters: int, rank: int, *, logprobs: bool = False
+    ) -> None:
         """Load nothing yet.
 
         Args:
@@ -49,12 +51,14 @@ class Vllm:
             settings: of vLLM.
             num_adapters: of the society; so many are held ready in GPU memory, or in main memory at least.
             rank: of the adapters that will be trained; those with a larger one are met when they come.
+            logprobs: whether replies carry log-probabilities, which takes some time.
         """
         self.engine = engine
         self.settings = settings
         self.num_adapters = num_adapters
         self.slots = settings.max_loras or num_adapters
         self.rank = rank
+        self.logprobs = logprobs
         self._vllm: Any = None
         self._chat: Chat | None = None
         self._folder = ""
@@ -140,7 +144,10 @@ class Vllm:
             for output in self._vllm.step():
                 if output.finished:
                     number = int(output.request_id)
-                    answer(number, chat.reply(prompts[number].token_ids, output.outputs[0].token_ids))
+                    made = output.outputs[0]
+                    steps = zip(made.token_ids, made.logprobs or (), strict=False)
+                    logprobs = [step[token].logprob for token, step in steps]
+                    answer(number, chat.reply(prompts[number].token_ids, made.token_ids, logprobs or None))
 
     def _params(self, prompt: Encoded, request: Request) -> Any:
         from vllm import SamplingParams
@@ -154,6 +161,7 @@ class Vllm:
             seed=request.seed,
             stop_token_ids=self._stop_ids,
             detokenize=False,
+            logprobs=0 if self.logprobs else None,  # 0 is the sampled token's alone
         )
 
     def _ready(self, folder: str, rank: int) -> Chat:
