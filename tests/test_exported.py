@@ -25,7 +25,7 @@ PUBLIC = {
     ],
     "samplers": ["Sampler", "Scripted"],
     "runs.folder": ["RunFolder"],
-    "tasks": ["Task"],
+    "tasks": ["Split", "Task"],
     "trainers": ["NullTrainer", "TrainJob", "TrainProgress", "Trainer"],
 }
 

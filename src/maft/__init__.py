@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from maft.runs.folder import RunFolder
     from maft.samplers import Sampler, Scripted
-    from maft.tasks import Task
+    from maft.tasks import Split, Task
     from maft.trainers import NullTrainer, Trainer, TrainJob, TrainProgress
 
 __version__ = "0.1.0"
@@ -60,6 +60,7 @@ __all__ = [
     "Score",
     "Scripted",
     "Society",
+    "Split",
     "StageFailed",
     "Tally",
     "Task",

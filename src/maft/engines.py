@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
+from typing import TypeVar
 
-from maft.config import RunConfig
+from maft import extensions
+from maft.config import SAMPLERS, TRAINERS, RunConfig, parts
 from maft.errors import MissingExtra
 from maft.models.memory import Ledger
 from maft.samplers.base import Sampler
 from maft.samplers.scripted import Scripted, guess
 from maft.trainers.base import Trainer
 from maft.trainers.null import NullTrainer
+
+E = TypeVar("E")
 
 
 def make_sampler(config: RunConfig) -> Sampler:
@@ -22,9 +27,12 @@ def make_sampler(config: RunConfig) -> Sampler:
     if config.cluster.ray is not None and config.engine.sampler != "openai":
         from maft.cluster.sampler import RaySampler
 
-        return RaySampler(config, make_sampler)
+        return RaySampler(config, _with_parts(make_sampler, config))
     settings = config.engine
     name = choose(installed, _device) if settings.sampler == "auto" else settings.sampler
+    if name not in SAMPLERS:
+        outside: Sampler = extensions.find("sampler", name, Sampler)(config)
+        return outside
     if name == "scripted":
         return Scripted(guess)
     if name == "openai":
@@ -71,6 +79,16 @@ def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
     from maft.samplers.transformers import Transformers
 
     return lambda _: Transformers(settings, ledger)
+
+
+def _with_parts(make: Callable[[RunConfig], E], config: RunConfig) -> Callable[[RunConfig], E]:
+    """Return `make` with the files of the parts from outside, which the machine of a worker may lack."""
+    return partial(_make_on_worker, make, extensions.pack(parts(config)))
+
+
+def _make_on_worker(make: Callable[[RunConfig], E], files: dict[str, str], config: RunConfig) -> E:
+    extensions.unpack(files)
+    return make(config)
 
 
 @contextmanager
@@ -126,7 +144,10 @@ def make_trainer(config: RunConfig) -> Trainer:
     if config.cluster.ray is not None and config.engine.trainer != "openai":
         from maft.cluster.trainer import RayTrainer
 
-        return RayTrainer(config, make_trainer)
+        return RayTrainer(config, _with_parts(make_trainer, config))
+    if config.engine.trainer not in TRAINERS:
+        outside: Trainer = extensions.find("trainer", config.engine.trainer, Trainer)(config)
+        return outside
     if config.engine.trainer == "null":
         return NullTrainer()
     if config.engine.trainer == "openai":

@@ -5,7 +5,15 @@ that does not exist is refused with the nearest one that does. The digest of the
 """
 
 from maft.config.base import FREE, PerIteration, Section, identity, of_iteration
-from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
+from maft.config.engines import (
+    SAMPLERS,
+    TRAINERS,
+    ClusterConfig,
+    EngineConfig,
+    OpenAiConfig,
+    TrackingConfig,
+    VllmConfig,
+)
 from maft.config.method import (
     TASK_SETTINGS,
     Ballots,
@@ -21,11 +29,13 @@ from maft.config.run import RunConfig, check_loop
 from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
 from maft.config.training import LoraConfig, RoleTraining, TrainConfig, Training
 from maft.config.tree import differences, digest, load, parse, resolved, short_digest
-from maft.config.words import known_keys
+from maft.config.words import known_keys, parts
 
 __all__ = [
     "FREE",
+    "SAMPLERS",
     "TASK_SETTINGS",
+    "TRAINERS",
     "AgentConfig",
     "AgentSampling",
     "Ballots",
@@ -57,6 +67,7 @@ __all__ = [
     "load",
     "of_iteration",
     "parse",
+    "parts",
     "resolved",
     "short_digest",
 ]

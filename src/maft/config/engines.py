@@ -6,6 +6,10 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from maft.config.base import FREE, Positive, Price, Section, Share
+from maft.extensions import Part
+
+SAMPLERS = ("auto", "vllm", "openvino", "transformers", "openai", "scripted")
+TRAINERS = ("sft", "openai", "null")
 
 
 def _name_of_null(value: object) -> object:
@@ -16,10 +20,10 @@ def _name_of_null(value: object) -> object:
 class EngineConfig(Section):
     """What samples and what trains."""
 
-    sampler: Literal["auto", "vllm", "openvino", "transformers", "openai", "scripted"] = "auto"
+    sampler: Annotated[str, AfterValidator(Part("sampler", SAMPLERS))] = "auto"
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
-    trainer: Annotated[Literal["sft", "openai", "null"], BeforeValidator(_name_of_null)] = "sft"
+    trainer: Annotated[str, BeforeValidator(_name_of_null), AfterValidator(Part("trainer", TRAINERS))] = "sft"
     """`sft` is TRL and PEFT; `openai` are jobs of a hosted service; `null` learns nothing."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""

@@ -1,6 +1,5 @@
 """Settings of the method: questions, debates, who takes part, votes, examples."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -9,6 +8,7 @@ from pydantic import AfterValidator, model_validator
 
 from maft.config import prompts as prompts_
 from maft.config.base import PerIteration, Positive, Section, Share
+from maft.extensions import Part
 from maft.records import SamplingParams
 
 
@@ -43,24 +43,27 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "reasoning_gym": ("size", "threshold", "options"),
 }
 """The tasks, and the settings that each has beside those which all have."""
+OUTSIDE = ("size", "train_file", "eval_file", "options")
+"""The settings of a task from outside; what else it needs is in `options`."""
 
 
-def _known_task(name: str) -> str:
-    kind, colon, inner = name.partition(":")
-    if kind in TASK_SETTINGS and (kind == "reasoning_gym") == bool(colon and inner):
-        return name
-    named = [task if task != "reasoning_gym" else "reasoning_gym:<name>" for task in TASK_SETTINGS]
-    near = difflib.get_close_matches(kind, TASK_SETTINGS, n=1, cutoff=0.5)
-    hint = f" Did you mean {named[list(TASK_SETTINGS).index(near[0])]}?" if near else ""
-    raise ValueError(f"{name!r} is not a task.{hint} The tasks are: {', '.join(named)}.")
+class _TaskName(Part):
+    """As `Part`, with the names of reasoning-gym's data sets behind a colon."""
+
+    def __call__(self, name: str) -> str:
+        kind, _, inner = name.partition(":")
+        return name if kind == "reasoning_gym" and inner else super().__call__(name)
+
+
+_TASK_NAMES = [name if name != "reasoning_gym" else "reasoning_gym:<name>" for name in TASK_SETTINGS]
 
 
 class TaskConfig(Section):
     """Which questions, and how they are split."""
 
-    name: Annotated[str, AfterValidator(_known_task)]
-    """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same) or
-    `reasoning_gym:<name>`."""
+    name: Annotated[str, AfterValidator(_TaskName("task", _TASK_NAMES))]
+    """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same),
+    `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
     num_train: Positive | None = None
     """Questions to debate and finetune on; null takes all there are."""
     num_eval: Positive | None = None
@@ -102,11 +105,11 @@ class TaskConfig(Section):
     threshold: Share = 1.0
     """reasoning_gym: the score from which on an answer counts as right."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
-    """reasoning_gym: settings of the data set, by its own names."""
+    """reasoning_gym: settings of the data set, by its own names; a task of your own: its settings."""
 
     @model_validator(mode="after")
     def _has_settings_of_its_own_task_only(self) -> Self:
-        own = TASK_SETTINGS[self.name.partition(":")[0]]
+        own = TASK_SETTINGS.get(self.name.partition(":")[0], OUTSIDE)
         for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
             if other not in own and getattr(self, other) != type(self).model_fields[other].default:
                 raise ValueError(

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from maft.config.base import Section
 from maft.config.run import RunConfig
+from maft.extensions import Part
 
 
 def known_keys() -> dict[str, Any]:
@@ -26,6 +28,25 @@ def known_keys() -> dict[str, Any]:
 
     walk(RunConfig, "")
     return found
+
+
+def parts(config: Section) -> list[str]:
+    """Return the names of the parts from outside that a config uses, see `maft.extensions`."""
+    names: list[str] = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            names += parts(value)
+        elif (part := _part(field.annotation, field.metadata)) is not None:
+            names += [leaf for leaf in (value if isinstance(value, tuple) else (value,)) if part.is_outside(leaf)]
+    return list(dict.fromkeys(names))
+
+
+def _part(annotation: Any, metadata: Sequence[Any]) -> Part | None:
+    """Return what checks a setting, or what its list holds, where that is the name of a part."""
+    checks = [mark.func for mark in metadata if isinstance(getattr(mark, "func", None), Part)]
+    inner = (_part(arg, getattr(arg, "__metadata__", ())) for arg in get_args(annotation))
+    return checks[0] if checks else next((part for part in inner if part is not None), None)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

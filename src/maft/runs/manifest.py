@@ -1,6 +1,7 @@
 """What a run was made with and on, so that its folder explains itself a year later."""
 
 import hashlib
+import logging
 import os
 import platform
 import subprocess
@@ -10,9 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from maft import __version__, files
+from maft import __version__, extensions, files
 from maft import config as config_
 from maft.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 PACKAGES = (
     "torch",
@@ -42,10 +45,15 @@ def write(folder: RunFolder) -> None:
         "platform": platform.platform(),
         **machine(),
     }
+    parts = extensions.fingerprints(config_.parts(folder.config))
+    changed = [name for name, digest in earlier.get("parts", {}).items() if parts.get(name, digest) != digest]
+    if changed:
+        log.warning("%s changed since this run began: results before and after may differ.", ", ".join(changed))
     content = {
         "config_digest": config_.digest(folder.config),
         "seed": folder.config.seed,
         "split_seed": folder.config.task.split_seed,
+        "parts": parts,
         "starts": [*earlier.get("starts", []), start],
     }
     kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from maft.config import TaskConfig
+from maft.extensions import find
 from maft.tasks.arithmetic import Arithmetic
 from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
 from maft.tasks.dataset import Dataset
@@ -24,7 +25,8 @@ TASKS: Mapping[str, type[Task]] = {
 
 def make(settings: TaskConfig) -> Task:
     """Return the task that the settings name; nothing is read before its questions are asked for."""
-    return TASKS[settings.name.partition(":")[0]](settings)
+    kind = TASKS.get(settings.name.partition(":")[0]) or find("task", settings.name, Task)
+    return kind(settings)
 
 
 __all__ = ["TASKS", "Grade", "Split", "Task", "check_disjoint", "make", "prepare"]
