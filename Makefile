@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-vllm test-sky check bench bench-plan bench-ray docs clean
+.PHONY: help setup demo run test test-vllm test-sky check bench bench-plan bench-ray docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ help:  ## list the targets
 	@touch $@
 
 setup: .venv/ready  ## create the environment with the tested set of packages
+
+demo: setup  ## the whole loop in seconds without a model: random guesses, no training, and a report to look at
+	$(BIN)/maft run recipes/demo/config.yaml
 
 run: setup  ## improve SmolLM2-135M on one-digit sums: two iterations, on the CPU, and a report
 	$(BIN)/maft run recipes/arithmetic_cpu/config.yaml

@@ -4,17 +4,19 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, SlowMaft, maft
+from helpers import ENVIRONMENT, ROOT, SlowMaft, maft
 
 from maft import config as config_
 from maft import engines, files
 from maft.cli import main
 from maft.cli.main import VERBS
+from maft.errors import install_line
 from maft.pipeline import run as pipeline
 
 
@@ -117,7 +119,43 @@ def test_a_missing_extra_is_answered_with_its_install_line(home, call, monkeypat
     monkeypatch.setattr(engines, "find_spec", lambda _: None)
     for engine, extra in (("openvino", "openvino"), ("transformers", "hf"), ("auto", "hf")):
         code, _, err = call("run", "sums.yaml", f"engine.sampler={engine}", f"name={engine}")
-        assert code == 2 and f'pip install "maft[{extra}]"' in err
+        assert code == 2 and install_line(extra) in err
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (None, 'pip install "maft[hf]"'),
+        ({"url": "file:///a%20b/maft", "dir_info": {"editable": True}}, 'pip install -e "/a b/maft[hf]"'),
+        ({"url": "file:///x/maft.whl", "archive_info": {}}, 'pip install "maft[hf] @ file:///x/maft.whl"'),
+        (
+            {"url": "https://h/maft", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+            'pip install "maft[hf] @ git+https://h/maft@12ab"',
+        ),
+    ],
+    ids=["index", "checkout", "wheel", "git"],
+)
+def test_an_extra_is_installed_from_where_maft_came_from(monkeypatch, source, line):
+    class Installed:
+        def read_text(self, name: str) -> str | None:
+            return None if source is None else json.dumps(source)
+
+    monkeypatch.setattr("importlib.metadata.distribution", lambda _: Installed())
+    assert install_line("hf") == line
+
+
+def test_the_demo_runs_in_any_folder_and_says_that_no_model_was_run(home, call):
+    code, out, _ = call("run", "recipes/demo/config.yaml")
+    assert code == 0 and out.splitlines()[-1] == "Report: runs/demo/report.html"
+    page = (home / "runs/demo/report.html").read_text()
+    assert "Multiagent finetuning of scripted replies (no model)" in page
+    for text in (out, page):
+        assert "No model was run" in text and "Nothing was trained" in text
+
+
+def test_python_dash_m_is_the_same_command(home):
+    done = subprocess.run([sys.executable, "-m", "maft", "--version"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "maft,")
 
 
 def test_a_bug_keeps_its_traceback(home, monkeypatch):

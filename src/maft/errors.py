@@ -40,19 +40,35 @@ class TooLarge(DataError):
 class MissingExtra(UserError, ImportError):
     """An optional dependency is not installed.
 
-    >>> print(MissingExtra("the openvino sampler", "openvino"))
-    the openvino sampler needs packages that are not installed. Install them with: pip install "maft[openvino]"
+    >>> print(MissingExtra("the openvino sampler", "openvino"))  # doctest: +ELLIPSIS
+    the openvino sampler needs packages that are not installed. Install them with: pip install ...[openvino]...
     """
 
     def __init__(self, what: str, extra: str) -> None:
         self._given = (what, extra)
-        super().__init__(
-            f'{what} needs packages that are not installed. Install them with: pip install "maft[{extra}]"'
-        )
+        super().__init__(f"{what} needs packages that are not installed. Install them with: {install_line(extra)}")
 
     def __reduce__(self) -> tuple[type["MissingExtra"], tuple[str, str]]:
         """Travel between processes."""
         return type(self), self._given
+
+
+def install_line(extra: str) -> str:
+    """Return the command that adds an extra to maft from where maft was installed: a checkout, a wheel or an index."""
+    import json
+    from importlib import metadata
+    from urllib.parse import unquote
+
+    try:
+        source = json.loads(metadata.distribution("maft").read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        source = {}
+    url = str(source.get("url", ""))
+    if source.get("dir_info", {}).get("editable"):
+        return f'pip install -e "{unquote(url.removeprefix("file://"))}[{extra}]"'
+    if vcs := source.get("vcs_info"):
+        url = f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    return f'pip install "maft[{extra}]{" @ " + url if url else ""}"'
 
 
 class StageFailed(MaftError, RuntimeError):

@@ -19,11 +19,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML or JSON config and put `section.key=value` overrides on top; values are YAML.
 
     A run folder stands for its config.json and keeps its place. A relative path inside the file is relative to the
-    working directory. A run without a name is called after the file, or after its folder if the file is called config.
+    working directory. A path `recipes/...` that does not exist here is looked up among the recipes that come with maft.
+    A run without a name is called after the file, or after its folder if the file is called config.
 
     Raises:
         ConfigError: no such file, not YAML, or a setting is unknown, has the wrong type or is out of range.
     """
+    path = _shipped(path)
     home = path if (path / "config.json").is_file() else None
     try:
         tree = yaml.safe_load((home / "config.json" if home else path).read_text(encoding="utf-8-sig"))
@@ -37,6 +39,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         tree |= {"name": home.resolve().name, "runs_dir": str(home.parent)}
     tree.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
     return parse(tree, overrides, source=str(path))
+
+
+def _shipped(path: Path) -> Path:
+    """Return the path, or, where nothing is there, the recipe of that name in the package or in its checkout."""
+    package = Path(__file__).parent.parent
+    homes = (Path(), package, package.parent.parent) if path.parts[:1] == ("recipes",) else (Path(),)
+    return next((home / path for home in homes if (home / path).exists()), path)
 
 
 def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from maft import comparison as comparison_
 from maft.comparison import ARMS, Comparison, Result
 from maft.evaluation.paired import Difference
-from maft.report import charts, page
+from maft.report import charts, data, page
 from maft.report.charts import Chart
 from maft.runs import status
 
@@ -81,6 +81,7 @@ def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
     return {
         "config": comparison.config,
         "models": page.models(comparison.config),
+        "stand_ins": data.stand_ins(comparison.config),
         "comparison": comparison,
         "found": found,
         "last": last,

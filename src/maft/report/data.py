@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from maft import files, tasks
+from maft.config import RunConfig
 from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.over_iterations import accuracy_interval
@@ -54,6 +55,16 @@ class Split(NamedTuple):
     eval: Questions
     shared_ids: int
     shared_texts: int
+
+
+def stand_ins(config: RunConfig) -> str:
+    """Say what was run in place of a model and a trainer; empty where both were real."""
+    parts = []
+    if config.engine.sampler == "scripted":
+        parts.append("No model was run: the replies are random guesses from a script (engine.sampler = scripted).")
+    if config.engine.trainer == "null":
+        parts.append("Nothing was trained (engine.trainer = null).")
+    return " ".join([*parts, "These numbers say nothing about the method."] if parts else [])
 
 
 def results(folder: RunFolder) -> list[MethodResult]:

@@ -56,6 +56,8 @@ def _file(name: str) -> str:
 
 def models(config: RunConfig) -> str:
     """Return the base model, or, where there are several, each with its agents."""
+    if config.engine.sampler == "scripted":
+        return "scripted replies (no model)"
     by_model = societies.speakers(config)
     if len(by_model) == 1:
         return next(iter(by_model))

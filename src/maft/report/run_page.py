@@ -54,6 +54,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     return {
         "config": folder.config,
         "models": page.models(folder.config),
+        "stand_ins": data.stand_ins(folder.config),
         "owed": data.owed(folder),
         "methods": METHODS,
         "last": last,

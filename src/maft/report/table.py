@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from maft.diversity.measures import Diversity, collapsed
 from maft.evaluation.metrics import MethodResult
-from maft.report.data import Labels, labels, owed, results
+from maft.report.data import Labels, labels, owed, results, stand_ins
 from maft.runs.folder import RunFolder
 
 
@@ -31,6 +31,8 @@ def table(folder: RunFolder) -> str:
         console.print()
         for quality in labels(folder):
             console.print(Text(pseudo_labels(quality)))
+        if warning := stand_ins(folder.config):
+            console.print(Text(warning))
         if missing is not None:
             console.print(Text(f"This run is not finished. Next: {missing}."))
     return "\n".join(row.rstrip() for row in captured.get().rstrip().split("\n"))

@@ -1,0 +1,5 @@
+"""`python -m maft` is `maft`."""
+
+from maft.cli import main
+
+main()
