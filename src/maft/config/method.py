@@ -68,6 +68,10 @@ class TaskConfig(Section):
     """Questions to debate and finetune on; null takes all there are."""
     num_eval: Positive | None = None
     """Held-out questions; null takes all there are."""
+    equality: Literal["mathematics", "text", "exact", "sequence", "folded_sequence"] | None = None
+    """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
+    `exact` (characters), `sequence` (tokens in order, line by line) or `folded_sequence` (case folded); null:
+    the task's own, which is text for mmlu, the scorer for reasoning_gym, mathematics for all others."""
     split_seed: int = 0
     """Draws which questions train and which are held out, and the questions themselves where they are made."""
     operators: str = "+-*"
@@ -114,7 +118,7 @@ class TaskConfig(Section):
             if other not in own and getattr(self, other) != type(self).model_fields[other].default:
                 raise ValueError(
                     f"task.{other} is not a setting of task {self.name}, which has: "
-                    f"num_train, num_eval, split_seed, {', '.join(own)}."
+                    f"num_train, num_eval, split_seed, equality, {', '.join(own)}."
                 )
         return self
 

@@ -5,10 +5,11 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from maft import seeds
-from maft.answers import equivalent, extract_answer
+from maft.answers import EQUALITIES, Equality, equivalent, extract_answer
 from maft.config import TaskConfig
 from maft.errors import DataError
 from maft.records import Problem
@@ -39,8 +40,17 @@ class Task(ABC):
     prompts: Mapping[str, str] = {}
     """Wording of single prompts that suits this task, by name; see `maft.config.prompts`."""
 
+    own_equality: type[Equality] = EQUALITIES["mathematics"]
+    """Which answers are the same, unless `task.equality` says otherwise."""
+
     def __init__(self, settings: TaskConfig) -> None:
         self.settings = settings
+
+    @cached_property
+    def equality(self) -> Equality:
+        """Which answers to a question are the same."""
+        name = self.settings.equality
+        return self.own_equality() if name is None else EQUALITIES[name]()
 
     @abstractmethod
     def questions(self) -> Split:
@@ -60,7 +70,7 @@ class Task(ABC):
 
     def correct(self, problem: Problem, answer: str) -> bool:
         """Say whether an answer to a question with a known answer is right. Training never asks."""
-        return by_equality(problem, answer) is True
+        return problem.gold is not None and self.equality.same(answer, problem.gold, problem)
 
     def grade(self, problem: Problem, answer: str | None) -> bool | None:
         """Say whether an answer is right, see `Grade`."""

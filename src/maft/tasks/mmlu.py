@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from maft.answers import extract_choice
+from maft.answers import EQUALITIES, extract_choice
 from maft.config import prompts
 from maft.errors import DataError
 from maft.records import Problem
@@ -22,13 +22,11 @@ class Mmlu(Table):
         "final answer, the letter of the right option, written as \\boxed{answer}"
     )
 
+    own_equality = EQUALITIES["text"]
+
     def extract(self, text: str) -> str | None:
         """Take the letter."""
         return extract_choice(text)
-
-    def correct(self, problem: Problem, answer: str) -> bool:
-        """Compare letters."""
-        return answer == problem.gold
 
     def select(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Keep the subjects asked for in `task.types`."""
