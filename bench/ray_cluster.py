@@ -25,7 +25,7 @@ from rich.table import Table
 from maft import config as config_
 from maft import engines, models
 from maft.config import RoleSampling, RunConfig
-from maft.method import debate
+from maft.method import learners, play
 from maft.pipeline import finetune, rollouts
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Problem, Society
@@ -60,16 +60,16 @@ def debates(
     rules = pipeline.debate_rules(folder, 1, society, "train")
     with engines.opened(workers(folder.config, num_workers)) as sampler:
         few = rules._replace(stage="warm-up", sampling=_short(folder.config))
-        rollouts.play_all([debate.play(problem, few) for problem in problems[: 2 * num_workers]], sampler)
+        rollouts.play_all([play(problem, few) for problem in problems[: 2 * num_workers]], sampler)
         began = time.perf_counter()
-        held = rollouts.play_all([debate.play(problem, rules) for problem in problems], sampler)
+        held = rollouts.play_all([play(problem, rules) for problem in problems], sampler)
         return held, time.perf_counter() - began
 
 
 def trainings(folder: RunFolder, society: Society, num_workers: int) -> float:
     """Finetune all agents of the first iteration anew, and return the seconds that it took."""
     config = workers(folder.config, num_workers)
-    for agent in config.learners:
+    for agent in learners(config):
         shutil.rmtree(folder.agent(1, agent), ignore_errors=True)
     began = time.perf_counter()
     finetune.finetune(folder, 1, society, pipeline.num_examples(folder, 1), engines.make_trainer(config))

@@ -14,10 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maft import engines, models
+from maft import engines, method, models
 from maft.config import RunConfig, parse, prompts
-from maft.method import debate
-from maft.method.debate import Rules
+from maft.method.protocol import Rules
 from maft.pipeline import rollouts
 from maft.records import Problem, Reply, Request
 from maft.runs import societies
@@ -96,7 +95,7 @@ def make(manner: str, config: RunConfig) -> Sampler:
 def hold(problems: Sequence[Problem], rules: Rules, sampler: Sampler) -> dict[str, float]:
     """Debate the questions and return the rates."""
     start = time.perf_counter()
-    debates = rollouts.play_all([debate.play(problem, rules) for problem in problems], sampler)
+    debates = rollouts.play_all([method.play(problem, rules) for problem in problems], sampler)
     seconds = time.perf_counter() - start
     replies = [call.reply for done in debates for call in done.calls()]
     return {

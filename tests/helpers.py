@@ -14,10 +14,10 @@ import pytest
 
 import maft
 from maft import config as config_
+from maft import method
 from maft.cluster.mirror import mirrored
 from maft.config import DebateConfig, RoleSampling, RunConfig, prompts
-from maft.method import debate as debate_
-from maft.method.debate import Rules
+from maft.method.protocol import Rules
 from maft.pipeline import run as pipeline
 from maft.records import Call, Debate, Message, Problem, Reply, Request, Society, Turn
 from maft.runs import manifest, societies
@@ -133,7 +133,7 @@ def play(
     from maft.pipeline.rollouts import play_all
 
     sampler = Scripted(say)
-    return play_all([debate_.play(problem or globals()["problem"](), rules)], sampler)[0], sampler
+    return play_all([method.play(problem or globals()["problem"](), rules)], sampler)[0], sampler
 
 
 def debate(

@@ -51,6 +51,7 @@ from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
 
 ON_THE_WAY = {
+    Path("method/protocol.py"),
     Path("method/debate.py"),
     Path("method/vote.py"),
     Path("method/curate.py"),

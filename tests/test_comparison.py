@@ -10,6 +10,7 @@ from maft import comparison, files
 from maft.comparison.arms import ARMS, PAPER
 from maft.comparison.compare import Comparison, arm_config
 from maft.errors import ConfigError, DataError
+from maft.method import learners
 from maft.records import Debate, Example, Problem
 from maft.samplers import Scripted
 from maft.trainers import NullTrainer
@@ -77,7 +78,7 @@ def test_nothing_is_asked_twice(done):
 def test_nothing_is_trained_twice(done):
     made, _, trainer = done
     folders = [made.folder(ARMS[name], seed) for name in made.methods for seed in made.seeds]
-    agents = sum(len(folder.config.learners) * 2 for folder in folders)
+    agents = sum(len(learners(folder.config)) * 2 for folder in folders)
     kept = len(list((made.path / "cache/agents").iterdir()))
     assert len(trainer.jobs) == kept < agents
 

@@ -1,13 +1,15 @@
 """The play of one debate, and of many side by side."""
 
 import pytest
-from helpers import boxed, play, problem, rules, user
+from helpers import boxed, play, problem, rules, run, run_files, settings, user
 
+from maft import config as config_
+from maft import files, method, planning, report
 from maft.config import prompts
 from maft.config.prompts import Prompts
 from maft.errors import ConfigError
-from maft.method import debate as debate_
-from maft.method.debate import Play, calls_per_debate
+from maft.method import PROTOCOLS, Protocol, protocol_of
+from maft.method.protocol import Ask, Calls, Play, ask, turn
 from maft.pipeline import rollouts
 from maft.records import Debate, Reply, Request
 from maft.samplers import Scripted
@@ -39,7 +41,7 @@ def steps(play: Play, say=guess) -> tuple[list[list[Request]], Debate]:
 )
 def test_what_can_be_answered_together_is_asked_together(num_agents, num_rounds, summarizer, shape):
     how = rules(num_agents, num_rounds, summarizer=summarizer)
-    asked, held = steps(debate_.play(problem(), how))
+    asked, held = steps(method.play(problem(), how))
     assert [len(requests) for requests in asked] == shape
     assert [(t.round, t.agent) for t in held.turns] == [
         (m, n) for m in range(1, num_rounds + 1) for n in range(num_agents)
@@ -54,7 +56,8 @@ def test_the_plan_knows_the_calls_of_a_debate(num_agents, num_rounds, summarizer
     from maft import config
 
     tree = {"num_agents": num_agents, "num_rounds": num_rounds, "summarizer": summarizer}
-    planned = calls_per_debate(config.parse({"task": {"name": "arithmetic"}, "debate": tree}).debate)
+    settings = config.parse({"task": {"name": "arithmetic"}, "debate": tree}).debate
+    planned = protocol_of(settings).calls(settings)
     held, _ = play(rules(num_agents, num_rounds, summarizer=summarizer), guess)
     assert len(held.calls()) == planned
 
@@ -115,7 +118,7 @@ def test_every_role_is_sampled_in_its_own_way():
 def test_braces_and_placeholders_in_questions_and_answers_are_text():
     asked = problem("{summary} {answers} {0} \\frac{1}{2}")
     sampler = Scripted(lambda r: "{question} {summary} \\boxed{4}")
-    (held,) = rollouts.play_all([debate_.play(asked, rules())], sampler)
+    (held,) = rollouts.play_all([method.play(asked, rules())], sampler)
     assert asked.question in held.turns[0].call.prompt
     assert held.turns[0].call.prompt.count("{summary}") == 1
     assert held.turns[3].call.prompt.count("{question} {summary}") == 1
@@ -147,6 +150,75 @@ def test_the_prompts_of_every_task_are_complete():
         assert prompts.build(task.prompts) != Prompts() or not task.prompts
 
 
+# Protocols
+
+
+def test_the_protocol_vote_is_the_first_round_of_a_debate():
+    ours = rules(3, 2)
+    alone = ours._replace(debate=ours.debate.model_copy(update={"protocol": "vote", "num_samples": 2}))
+    one_round = rules(3, 1)
+    one_round = one_round._replace(debate=one_round.debate.model_copy(update={"num_samples": 2}))
+    assert play(alone, guess)[0] == play(one_round, guess)[0]
+
+
+def test_a_run_of_votes_is_a_run_of_one_round(tmp_path):
+    made = [run(settings(tmp_path / name, setting)).path for name, setting in
+            (("vote", "debate.protocol=vote"), ("debate", "debate.num_rounds=1"))]  # fmt: skip
+    votes, debates = map(run_files, made)
+    assert votes.pop("config.json") != debates.pop("config.json")
+    assert votes == debates
+
+
+def test_the_protocols_are_those_that_settings_may_name():
+    assert tuple(PROTOCOLS) == config_.method.PROTOCOLS
+    with pytest.raises(ConfigError, match=r"debate\.protocol.*'quarrel' is not a protocol.*debate, vote"):
+        config_.parse({"task": {"name": "arithmetic"}, "debate": {"protocol": "quarrel"}})
+
+
+class Relay(Protocol):
+    """One generator answers, then one critic after the other reads the answer before it."""
+
+    name = "relay"
+
+    def speak(self, problem, rules, turns, samples):
+        (first,) = yield from ask(
+            [self._asked(rules, rules.society.generators[0], 0, problem.question)], problem, rules, 1
+        )
+        turns.append(turn(rules, 0, 1, first))
+        for number, critic in enumerate(rules.society.critics[1:], start=2):
+            shown = prompts.fill(
+                rules.prompts.critic_full, question=problem.question, answers=turns[-1].call.reply.text
+            )
+            (call,) = yield from ask([self._asked(rules, critic, number - 1, shown)], problem, rules, number)
+            turns.append(turn(rules, number - 1, number, call))
+
+    def kinds(self, settings, prompts):
+        yield Calls("answer", 1, "generator", 1, ("{question}",))
+        for number in range(2, settings.num_agents + 1):
+            quoted = {"generator" if number == 2 else "critic": 1}
+            yield Calls("answer", number, "critic", 1, (prompts.critic_full,), quoted)
+
+    def _asked(self, rules, agent, place, prompt):
+        return Ask(agent, place, prompt, (), rules.sampling.critic, "answer")
+
+
+def test_a_protocol_that_is_not_n_times_m_is_debated_voted_planned_and_learned(tmp_path, monkeypatch):
+    monkeypatch.setattr(method, "PROTOCOLS", {**PROTOCOLS, "relay": Relay})
+    monkeypatch.setattr(config_.method, "PROTOCOLS", (*PROTOCOLS, "relay"))
+    ours = settings(tmp_path, "debate.protocol=relay", "vote.label_from=all", "vote.min_agreement=plurality")
+    sampler = Scripted(guess)
+    folder = run(ours, sampler)
+    plan = planning.make(ours)
+    assert plan.calls == len(sampler.history) == 3 * (10 + 2 * 6) and plan.rounds == 3
+    assert report.write_page(folder).stat().st_size > 10_000
+    held = files.read_records(folder.debates(1), Debate)
+    assert all([(t.agent, t.round) for t in d.turns] == [(0, 1), (1, 2), (2, 3)] for d in held)
+    counts = files.read_json(folder.examples_summary(1))
+    learned = {agent: count["examples"] for agent, count in counts.items()}
+    assert learned["generator_0"] and learned["critic_2"] and not learned["generator_1"] and not learned["critic_0"]
+    assert sum(counts["critic_0"].values()) == 0, "an agent that said nothing has nothing to leave out"
+
+
 # Many debates
 
 
@@ -170,7 +242,7 @@ def test_a_debate_that_fails_early_leaves_the_others_in_step():
             return Reply(text="", finish_reason="error", error="no")
         return guess(request)
 
-    plays = [debate_.play(problem(f"{n}+1"), rules()) for n in range(3)]
+    plays = [method.play(problem(f"{n}+1"), rules()) for n in range(3)]
     held = rollouts.play_all(plays, Scripted(say))
     assert [d.error is None for d in held] == [False, True, True]
     assert [d.problem_id for d in held] == ["0+1", "1+1", "2+1"]
@@ -214,7 +286,7 @@ def test_no_debates_are_no_work():
 
 def test_a_script_that_runs_out_raises():
     with pytest.raises(AssertionError, match="the script ran out at request 3"):
-        rollouts.play_all([debate_.play(problem(), rules())], Scripted(["a", "b"]))
+        rollouts.play_all([method.play(problem(), rules())], Scripted(["a", "b"]))
 
 
 def test_further_samples_are_drawn_apart_and_shown_to_nobody():

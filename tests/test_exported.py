@@ -17,7 +17,7 @@ PUBLIC = {
     "config": ["RunConfig"],
     "method.vote": ["Tally", "tally", "vote"],
     "method.curate": ["critic_examples", "generator_examples"],
-    "method.debate": ["play"],
+    "method": ["Protocol", "play"],
     "errors": ["ConfigError", "DataError", "MaftError", "MissingExtra", "StageFailed", "UserError"],
     "records": [
         *("AgentRef", "Call", "Debate", "Example", "Message", "Problem", "Reply", "Request", "SamplingParams"),

@@ -7,6 +7,7 @@ from helpers import run, settings
 
 from maft import files
 from maft.errors import ConfigError
+from maft.method import learners
 from maft.records import Example
 from maft.runs import societies
 
@@ -23,7 +24,7 @@ def test_one_model_for_all_learns_from_everybody(tmp_path):
     ours = run(settings(tmp_path / "ours", "num_iterations=2"))
     one = run(settings(tmp_path / "one", "num_iterations=2", "society.one_model=true"))
     assert agents(one, 1) == agents(one, 2) == ["generator_0"]
-    everybody = [e for agent in ours.config.learners for e in examples(ours, 1, agent)]
+    everybody = [e for agent in learners(ours.config) for e in examples(ours, 1, agent)]
     assert examples(one, 1, "generator_0") == everybody
     weights = {agent.adapter for agent in societies.after(one, 2).agents}
     assert weights == {str(one.agent(2, "generator_0").resolve())}
@@ -50,7 +51,7 @@ def test_no_agent_learns_from_more_examples_than_the_limit(tmp_path, limit, firs
         for agent, counts in summary.items():
             used = examples(folder, iteration, agent)
             assert len(used) == counts["examples"] == counts["first"] + counts["corrected"] + counts["kept"] <= most
-    for agent in whole.config.learners:
+    for agent in learners(whole.config):
         there, used = examples(whole, 1, agent), examples(folder, 1, agent)
         assert len(used) == min(first, len(there)) and [e for e in there if e in used] == used
         left_out = files.read_json(folder.examples_summary(1))[agent]["over_limit"]

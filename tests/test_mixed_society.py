@@ -15,6 +15,7 @@ from maft.diversity import measure as diversity
 from maft.diversity.embedding import trigrams
 from maft.diversity.likelihood import Reading
 from maft.errors import ConfigError, DataError
+from maft.method import bases, learners
 from maft.pipeline import run as pipeline
 from maft.records import Message, Request, SamplingParams
 from maft.report import run_page, transcript
@@ -38,7 +39,7 @@ def mixed(runs: Path, *overrides: str, **sections):
 def test_the_config_in_the_docs_is_of_two_models_and_loads_again():
     text = (ROOT / "docs/society.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     config = config_.parse(yaml.safe_load(text))
-    assert config.bases == (config.model, "Qwen/Qwen2.5-0.5B-Instruct")
+    assert bases(config) == (config.model, "Qwen/Qwen2.5-0.5B-Instruct")
     assert [config.lora_of(role, 3).rank for role in ("generator", "critic")] == [32, 32]
     assert config.lora_of("generator", 2) == config.train.lora
     again = config_.parse(json.loads(config_.resolved(config)))
@@ -178,14 +179,14 @@ def test_an_adapter_is_no_base_of_its_own(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     begun = {"generators": [str(tmp_path / "first"), str(tmp_path / "second"), {"adapter": str(tmp_path / "first")}]}
-    assert mixed(tmp_path, society=begun).bases == ("base",)
-    assert mixed(tmp_path).bases == ("a", "b", "base")
-    assert mixed(tmp_path, "debate.summarizer=self").bases == ("a", "b")
+    assert bases(mixed(tmp_path, society=begun)) == ("base",)
+    assert bases(mixed(tmp_path)) == ("a", "b", "base")
+    assert bases(mixed(tmp_path, "debate.summarizer=self")) == ("a", "b")
 
 
 def test_one_model_may_answer_in_several_ways_and_not_be_several_models(tmp_path):
     ways = {"one_model": True, "generators": [{"sampling": {"temperature": t}} for t in (0.2, 0.6, 1.0)]}
-    assert mixed(tmp_path, society=ways).learners == ("generator_0",)
+    assert learners(mixed(tmp_path, society=ways)) == ("generator_0",)
     with pytest.raises(ConfigError, match="one model for all agents, and society names several"):
         mixed(tmp_path, "society.one_model=true")
 

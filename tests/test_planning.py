@@ -17,8 +17,8 @@ from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer, TrainProgress
 
-TEXTS = Texts(solve=50, asked=60, summarize=40)
-SAID = Behaviour(first=30, critic=20, summary=15, learned_first=0.5, learned_critic=0.25)
+TEXTS: Texts = {"answer 1": 50, "summary 2": 40, "answer 2": 50 + 60, "answer 3": 50 + 60 + 60}
+SAID = Behaviour(replies={"generator": 30, "critic": 20, "summarizer": 15}, learned={"generator": 0.5, "critic": 0.25})
 LLAMA = shapes.known("llama-3-8b")
 
 
@@ -33,24 +33,24 @@ def kinds(debate):
 def test_a_debate_that_quotes_in_full_by_hand(tmp_path):
     debate = config(tmp_path, "debate.num_rounds=3").debate
     assert kinds(debate) == [
-        ("first", 3, 50, 30),
-        ("critic", 3, 50 + 30 + 60 + 2 * 30, 20),
-        ("critic", 3, 200 + 20 + 60 + 2 * 20, 20),
+        ("answer 1", 3, 50, 30),
+        ("answer 2", 3, 50 + 30 + 60 + 2 * 30, 20),
+        ("answer 3", 3, 200 + 20 + 60 + 2 * 20, 20),
     ]
 
 
 def test_a_debate_with_summaries_by_hand(tmp_path):
     debate = config(tmp_path, "debate.summarizer=base", "debate.num_samples=2").debate
     assert kinds(debate) == [
-        ("first", 6, 50, 30),
-        ("summary", 3, 40 + 2 * 30, 15),
-        ("critic", 3, 50 + 30 + 60 + 15, 20),
+        ("answer 1", 6, 50, 30),
+        ("summary 2", 3, 40 + 2 * 30, 15),
+        ("answer 2", 3, 50 + 30 + 60 + 15, 20),
     ]
 
 
 def test_an_agent_alone_is_shown_nothing(tmp_path):
     debate = config(tmp_path, "debate.num_agents=1", "debate.summarizer=base").debate
-    assert kinds(debate) == [("first", 1, 50, 30), ("critic", 1, 140, 20)]
+    assert kinds(debate) == [("answer 1", 1, 50, 30), ("answer 2", 1, 140, 20)]
 
 
 def test_a_run_by_hand(tmp_path):
@@ -69,7 +69,7 @@ def test_a_run_by_hand(tmp_path):
 
 
 def test_a_society_that_was_finetuned_speaks_its_own_lengths(tmp_path):
-    short = SAID.model_copy(update={"first": 3, "critic": 2})
+    short = SAID.model_copy(update={"replies": {"generator": 3, "critic": 2, "summarizer": 15}})
     made = forecast(config(tmp_path, "num_iterations=2"), 10, 6, TEXTS, [SAID, short])
     assert [(each.stage, each.society) for each in made.stages] == [
         ("eval", 0), ("train", 0), ("eval", 1), ("train", 1), ("eval", 2)]  # fmt: skip
@@ -85,6 +85,7 @@ def test_a_society_that_was_finetuned_speaks_its_own_lengths(tmp_path):
         ("debate.num_agents=1",),
         ("train.critics=false",),
         ("society.one_model=true",),
+        ("debate.protocol=vote",),
     ],
 )
 def test_calls_and_trainings_are_those_of_the_run(tmp_path, overrides):
@@ -260,7 +261,7 @@ def test_a_calibrated_plan_tells_the_tokens_of_the_run(tmp_path, cache):
     )
     measured = calibration.calibrate(settled, Scripted(said), Steady())
     assert measured.questions == 4
-    assert (measured.societies[0].first, measured.societies[1].first) == (12, 6)
+    assert [society.replies["generator"] for society in measured.societies[:2]] == [12, 6]
     plan = planning.make(settled, calibration=measured)
     events = [event for event in run(settled, Scripted(said)).events() if event["event"] == "debated"]
     assert plan.prompt_tokens == pytest.approx(sum(event["prompt_tokens"] for event in events), rel=0.02)
@@ -283,7 +284,7 @@ def test_a_calibration_is_kept_for_runs_of_other_sizes_only(tmp_path, cache):
 
 @pytest.mark.parametrize(
     "overrides",
-    [("society.one_model=true",), ("train.critics=false",), ("debate.num_rounds=1",), ("debate.num_agents=1",)],
+    [("society.one_model=true",), ("train.critics=false",), ("debate.protocol=vote",), ("debate.num_agents=1",)],
 )
 def test_every_kind_of_society_can_be_calibrated(tmp_path, cache, overrides):
     settled = settings(tmp_path, *overrides)

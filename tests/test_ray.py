@@ -21,7 +21,7 @@ from maft.cluster.sampler import RaySampler
 from maft.cluster.trainer import RayTrainer
 from maft.config import ClusterConfig
 from maft.errors import DataError, MissingExtra, StageFailed
-from maft.method import debate
+from maft.method import learners, play
 from maft.pipeline import rollouts
 from maft.pipeline import run as pipeline
 from maft.records import Debate
@@ -211,7 +211,7 @@ def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path)
     with engines.opened(config) as sampler:
         folder = run(config, sampler, engines.make_trainer(config))
     assert status.complete(folder)
-    for agent in config.learners:
+    for agent in learners(config):
         trained = files.read_json(folder.agent(1, agent) / "training.json")
         assert trained["num_examples"] == pipeline.num_examples(folder, 1)[agent]
         assert (folder.agent(1, agent) / "adapter_model.safetensors").exists()
@@ -219,5 +219,5 @@ def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path)
     problems = pipeline.questions(folder).eval
     rules = pipeline.debate_rules(folder, 0, societies.untrained(config), "eval")
     with engines.opened(alone) as sampler:
-        held = rollouts.play_all([debate.play(problem, rules) for problem in problems], sampler)
+        held = rollouts.play_all([play(problem, rules) for problem in problems], sampler)
     assert held == files.read_records(folder.evaluation(0) / "debates.jsonl", Debate)

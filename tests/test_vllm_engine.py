@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import problem
 
-from maft import models
+from maft import method, models
 from maft.config import (
     DebateConfig,
     EngineConfig,
@@ -25,8 +25,7 @@ from maft.config import (
     prompts,
 )
 from maft.engines import make_sampler as make
-from maft.method import debate as debate_
-from maft.method.debate import Rules
+from maft.method.protocol import Rules
 from maft.pipeline import rollouts
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams, Society
 from maft.samplers.base import Sampler
@@ -159,7 +158,7 @@ def test_a_debate_of_two_agents_with_two_adapters(vllm, reference, adapters):
         def release(self) -> None: ...
 
     problems = [problem(f"{a} + {b}", str(a + b)) for a in (3, 4) for b in (2, 5, 7)]
-    held = rollouts.play_all([debate_.play(one, rules) for one in problems], Watched())
+    held = rollouts.play_all([method.play(one, rules) for one in problems], Watched())
     assert all(debate.error is None and len(debate.calls()) == 4 for debate in held)
     replies = texts(vllm, asked)
     assert share(list(zip(replies, texts(reference, asked), strict=True))) >= TOGETHER

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from maft.answers import equivalent, extract_answer
     from maft.config import RunConfig
     from maft.errors import ConfigError, DataError, MaftError, MissingExtra, StageFailed, UserError
+    from maft.method import Protocol, play
     from maft.method.curate import critic_examples, generator_examples
-    from maft.method.debate import play
     from maft.method.vote import Tally, tally, vote
     from maft.records import (
         AgentRef,
@@ -51,6 +51,7 @@ __all__ = [
     "MissingExtra",
     "NullTrainer",
     "Problem",
+    "Protocol",
     "Reply",
     "Request",
     "RunConfig",
@@ -80,7 +81,7 @@ __all__ = [
 ]
 
 _MODULES = (
-    "errors", "records", "answers", "config", "method.vote", "method.curate", "method.debate", "samplers", "trainers",
+    "errors", "records", "answers", "config", "method.vote", "method.curate", "method", "samplers", "trainers",
     "tasks", "runs.folder",
 )  # fmt: skip
 

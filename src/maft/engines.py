@@ -9,6 +9,7 @@ from typing import TypeVar
 from maft import extensions
 from maft.config import SAMPLERS, TRAINERS, RunConfig, parts
 from maft.errors import MissingExtra
+from maft.method import bases, learners
 from maft.models.memory import Ledger
 from maft.samplers.base import Sampler
 from maft.samplers.scripted import Scripted, guess
@@ -41,7 +42,7 @@ def make_sampler(config: RunConfig) -> Sampler:
         from maft.hosted.sampler import OpenAi
 
         return OpenAi(config.openai, config.runs_dir / config.name, keep_tokens=config.debate.keep_tokens)
-    most = len(config.bases)
+    most = len(bases(config))
     engine = _local(name, config)
     if most == 1:
         return engine(1)
@@ -65,7 +66,7 @@ def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
         def make_vllm(num_engines: int) -> Vllm:
             share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
             own = config.vllm.model_copy(update=share)
-            return Vllm(settings, own, len(config.learners), rank, logprobs=config.debate.keep_tokens)
+            return Vllm(settings, own, len(learners(config)), rank, logprobs=config.debate.keep_tokens)
 
         return make_vllm
     if name == "openvino":

@@ -158,7 +158,7 @@ class Debate(Record):
     question: str
     system: str | None
     turns: tuple[Turn, ...]
-    """M x N turns, round by round, agents in order; fewer if the debate failed."""
+    """Round by round, in each the agents in their order; fewer than the protocol has if the debate failed."""
     samples: tuple[Turn, ...] = ()
     """Further first answers of the generators, which nobody is shown: they only vote."""
     error: str | None = None
@@ -168,11 +168,15 @@ class Debate(Record):
         wanted = self.turns[-1].round if number == -1 and self.turns else number
         return tuple(turn for turn in self.turns if turn.round == wanted)
 
+    def turns_of(self, agent: int) -> tuple[Turn, ...]:
+        """Return the turns of one agent, in order."""
+        return tuple(turn for turn in self.turns if turn.agent == agent)
+
     def dialogue(self, agent: int, *, num_rounds: int | None = None) -> tuple[Message, ...]:
         """Return agent's own dialogue, prompts and replies in turn: (x, y[1], ..., y[m]) in the paper's notation."""
         messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]
-        for turn in self.turns:
-            if turn.agent == agent and (num_rounds is None or turn.round <= num_rounds):
+        for turn in self.turns_of(agent):
+            if num_rounds is None or turn.round <= num_rounds:
                 messages.append(Message(role="user", content=turn.call.prompt))
                 messages.append(Message(role="assistant", content=turn.call.reply.text))
         return tuple(messages)

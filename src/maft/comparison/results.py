@@ -16,6 +16,7 @@ from maft.errors import ConfigError
 from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
+from maft.method import learners, protocol_of
 from maft.records import Debate, Problem, Record, Score
 from maft.runs.folder import RunFolder
 
@@ -146,8 +147,12 @@ def _untrained(comparison: Comparison) -> dict[str, Result]:
 def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
     """Return the tokens of the reference's debates on the held-out questions, or of its answers where it has none."""
     folder = comparison.folder(ARMS[comparison.reference], seed)
-    alone = folder.config.debate.num_rounds == 1
+    alone = _rounds(folder) == 1
     return tokens(call for debate in _debates(folder, iteration) for call in debate.calls(samples=alone))
+
+
+def _rounds(folder: RunFolder) -> int:
+    return protocol_of(folder.config.debate).rounds(folder.config.debate)
 
 
 def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
@@ -163,7 +168,7 @@ def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Sc
     rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
     if len(rest) > 1:
         rows["majority@budget"] = scored[rest[0]]
-    if folder.config.debate.num_rounds > 1:
+    if _rounds(folder) > 1:
         rows["debate"] = scored[rest[-1]]
     return rows
 
@@ -226,7 +231,7 @@ def _costs(folder: RunFolder, iteration: int) -> _Costs:
     trained = [
         files.read_json(file)
         for n in range(1, iteration + 1)
-        for learner in folder.config.learners
+        for learner in learners(folder.config)
         if (file := folder.agent(n, learner) / "training.json").exists()
     ]
     spent = [

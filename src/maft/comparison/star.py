@@ -10,9 +10,10 @@ from maft import files
 from maft.answers import equivalent
 from maft.config import prompts
 from maft.errors import DataError
+from maft.method import learners
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts, Curated, limit
-from maft.method.debate import Rules
+from maft.method.protocol import Rules
 from maft.pipeline import rollouts
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Problem, Society
@@ -99,7 +100,7 @@ def _make_examples(
     """Write the right answers as examples, those found with a hint as answers to the plain question."""
     config, summary = folder.config, folder.examples_summary(iteration)
     if not summary.exists():
-        agent = config.learners[0]
+        agent = learners(config)[0]
         plain = {debate.problem_id: debate for debate in debates}
         found = [
             _example(plain[debate.problem_id], text, agent)

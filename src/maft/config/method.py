@@ -123,9 +123,22 @@ class TaskConfig(Section):
         return self
 
 
+PROTOCOLS = ("debate", "vote")
+"""Names of the protocols that ship."""
+
+
+def _known_protocol(name: str) -> str:
+    if name not in PROTOCOLS:
+        raise ValueError(f"{name!r} is not a protocol. The protocols are: {', '.join(PROTOCOLS)}.")
+    return name
+
+
 class DebateConfig(Section):
     """Who argues, for how long, and what they are shown."""
 
+    protocol: Annotated[str, AfterValidator(_known_protocol)] = "debate"
+    """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
+    later rounds have no effect."""
     num_agents: Positive = 3
     """N: generators, and critics as well."""
     num_rounds: Positive = 2

@@ -48,14 +48,6 @@ class RunConfig(Section):
     cluster: Annotated[ClusterConfig, FREE] = ClusterConfig()
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
 
-    @property
-    def learners(self) -> tuple[str, ...]:
-        """Names of the agents that are finetuned, each for itself, or one for all of them."""
-        if self.society.one_model:
-            return ("generator_0",)
-        roles = ("generator", "critic") if self.debate.num_rounds > 1 and self.train.critics else ("generator",)
-        return tuple(f"{role}_{n}" for role in roles for n in range(self.debate.num_agents))
-
     def own(self, role: str, index: int) -> AgentConfig:
         """Return what is set for one agent, such as critic 2, alone."""
         entries = {"generator": self.society.generators, "critic": self.society.critics}.get(role, ())
@@ -65,23 +57,6 @@ class RunConfig(Section):
     def lora_of(self, role: str, index: int) -> LoraConfig:
         """Return the shape of an agent's adapter."""
         return self.own(role, index).lora.over(self.train.lora)
-
-    @property
-    def bases(self) -> tuple[str, ...]:
-        """What the agents and the summariser begin with, by name: one base model where all are alike."""
-        critics = self.society.critics if self.debate.num_rounds > 1 else self.society.generators
-        roles = (self.society.generators or (self.model,), critics or (self.model,))
-        entries = (entry for entries in roles for entry in entries)
-        named = [
-            entry.model or self.model if isinstance(entry, AgentConfig) else self._base(entry) for entry in entries
-        ]
-        summarizer = [] if self.debate.summarizer in ("self", "none") else [self.debate.summarizer]
-        return tuple(dict.fromkeys([*named, *(self.model if name == "base" else name for name in summarizer)]))
-
-    def _base(self, weights: str) -> str:
-        """Return the model of an agent that is a name alone: itself, or `model` where it is an adapter's folder."""
-        folder = Path(weights).expanduser()
-        return self.model if folder.is_dir() and not (folder / "config.json").is_file() else weights
 
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:

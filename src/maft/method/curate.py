@@ -94,10 +94,12 @@ def critic_examples(
     found: list[Example] = []
     counts: Counter[str] = Counter()
     for debate in debates:
-        vote = votes[debate.problem_id]
-        reason = vote.dropped or _disagreement(debate.round(-1)[agent].answer, vote.label)
+        vote, own = votes[debate.problem_id], debate.turns_of(agent)
+        if vote.dropped is None and (not own or own[-1].round == 1):
+            continue  # the protocol did not ask it as a critic
+        reason = vote.dropped or _disagreement(own[-1].answer, vote.label)
         if reason is None:
-            kept = _disagreement(debate.round(1)[agent].answer, vote.label) is None
+            kept = _disagreement(own[0].answer, vote.label) is None
             kind: Kind = "kept" if kept else "corrected"
             found.append(_example(debate, f"critic_{agent}", kind, debate.dialogue(agent)))
         else:

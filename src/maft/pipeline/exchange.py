@@ -5,7 +5,7 @@ from pathlib import Path
 
 from maft import files, tasks
 from maft.errors import DataError
-from maft.method import formats
+from maft.method import formats, protocol_of
 from maft.method.formats import Format
 from maft.records import Example
 from maft.runs import societies
@@ -25,7 +25,7 @@ def adopt(folder: RunFolder, released: Path) -> None:
     text = files.read_text(released)
     society = societies.untrained(config)
     try:
-        found = formats.read_released(text, society, config.debate.num_rounds, task.extract)
+        found = formats.read_released(text, society, protocol_of(config.debate).rounds(config.debate), task.extract)
     except DataError as error:
         raise DataError(f"{released}: {error}") from None
     held_out = prepare(task).eval

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from maft import seeds
+from maft.method import learners
 from maft.records import AgentRef, Society
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -28,8 +29,10 @@ def finetune(
         trainer: does the work.
         on_progress: is told of every optimiser step.
     """
-    learners = [agent for agent in society.agents if agent.name in folder.config.learners]
-    owed = [agent for agent in learners if not folder.agent(iteration, agent.name).exists()]
+    names = learners(folder.config)
+    owed = [
+        agent for agent in society.agents if agent.name in names and not folder.agent(iteration, agent.name).exists()
+    ]
     if owed:
         jobs = [_job(folder, iteration, agent, num_examples[agent.name]) for agent in owed]
         jobs.sort(key=lambda job: job.base_model)  # each base is loaded once

@@ -7,10 +7,9 @@ it is finished; on resumption only the questions that are not in the file are de
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from maft import files
+from maft import files, method
 from maft.errors import StageFailed, UserError
-from maft.method import debate as debate_
-from maft.method.debate import Play, Rules
+from maft.method.protocol import Play, Rules
 from maft.records import Debate, Problem, Reply, Request
 from maft.samplers.base import Sampler
 
@@ -43,7 +42,7 @@ def collect(
     for start in range(0, len(problems), batch_size):
         owed = [problem for problem in problems[start : start + batch_size] if problem.id not in done]
         if owed:
-            debates = play_all([debate_.play(problem, rules) for problem in owed], sampler, on_reply)
+            debates = play_all([method.play(problem, rules) for problem in owed], sampler, on_reply)
             files.append_records(path, debates)
             done |= {debate.problem_id: debate for debate in debates}
             if on_batch:

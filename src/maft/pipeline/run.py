@@ -2,7 +2,7 @@
 
     society 0 = N generators and N critics, all the base model
     for l = 1 .. L:
-        debates   = society l-1 debates the training questions              debate.play, rollouts.collect
+        debates   = society l-1 debates the training questions              method.play, rollouts.collect
         votes     = majority of the last round, the pseudo-labels           voting.vote
         examples  = each agent's own responses that agree with the vote     curate
         society l = each agent finetuned on its own examples                finetune
@@ -24,10 +24,10 @@ from maft import files, tasks
 from maft.config import AgentSampling, prompts
 from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
-from maft.method import curate
+from maft.method import curate, learners, protocol_of
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
-from maft.method.debate import Rules, calls_per_debate
+from maft.method.protocol import Rules
 from maft.pipeline import finetune, rollouts
 from maft.records import Debate, Problem, Society, Vote
 from maft.runs import manifest, societies
@@ -100,11 +100,11 @@ def make_examples(
     if not summary.exists():
         how, seed, places = config.curate, config.seed, range(config.debate.num_agents)
         sets = {f"generator_{n}": curate.generator_examples(debates, votes, n, how, seed) for n in places}
-        if config.debate.num_rounds > 1:
+        if "critic" in protocol_of(config.debate).roles(config.debate):
             sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed) for n in places}
         if config.society.one_model:
-            sets = {config.learners[0]: curate.pool(sets.values())}
-        sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in config.learners}
+            sets = {learners(config)[0]: curate.pool(sets.values())}
+        sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in learners(config)}
         for agent, made in sets.items():
             files.write_records(folder.examples(iteration, agent), made.examples)
         files.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
@@ -195,7 +195,7 @@ def _collect(
     progress: Progress,
     title: str,
 ) -> list[Debate]:
-    per_debate = calls_per_debate(rules.debate)
+    per_debate = protocol_of(rules.debate).calls(rules.debate)
     with progress.stage(title, len(problems) * per_debate, "call") as bar:
         started = time.monotonic()
 

@@ -7,7 +7,7 @@ from maft import tasks
 from maft.config import DebateConfig, RoleSampling, RunConfig, prompts
 from maft.hosted import service as hosted
 from maft.hosted.service import BYTES_PER_TOKEN, MILLION
-from maft.method.debate import calls_per_debate
+from maft.method import learners, protocol_of
 from maft.records import Problem
 from maft.tasks import prepare
 
@@ -20,8 +20,9 @@ def plan(config: RunConfig) -> str:
     train, held_out = config.task.num_train, config.task.num_eval
     if train is None or held_out is None:
         return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
-    calls = train * config.num_iterations * calls_per_debate(config.debate)
-    calls += held_out * (config.num_iterations + 1) * calls_per_debate(_evaluated(config))
+    protocol = protocol_of(config.debate)
+    calls = train * config.num_iterations * protocol.calls(config.debate)
+    calls += held_out * (config.num_iterations + 1) * protocol.calls(evaluated(config))
     longest = max(
         how.max_new_tokens
         for widest in (_widest(config, role) for role in (config.sampling.train, config.sampling.eval) if role)
@@ -30,7 +31,7 @@ def plan(config: RunConfig) -> str:
     text = (
         f"Plan: {config.num_iterations} iterations of {train} debates, {config.num_iterations + 1} evaluations of "
         f"{held_out} debates; {calls:,} calls, at most {calls * longest:,} generated tokens; "
-        f"{config.num_iterations * len(config.learners)} finetunings."
+        f"{config.num_iterations * len(learners(config))} finetunings."
     )
     return f"{text}\n{_money(config)}" if "openai" in (config.engine.sampler, config.engine.trainer) else text
 
@@ -65,11 +66,11 @@ def most_tokens(config: RunConfig) -> Tokens:
     texts = prompts.build(task.prompts, config.prompts)
     held = _debates(split.train, config.debate, _widest(config, config.sampling.train), texts)
     sampling = _widest(config, config.sampling.eval or config.sampling.train)
-    evaluated = _debates(split.eval, _evaluated(config), sampling, texts)
+    rated = _debates(split.eval, evaluated(config), sampling, texts)
     rounds, evaluations = config.num_iterations, config.num_iterations + 1
     return Tokens(
-        prompt=rounds * held.prompt + evaluations * evaluated.prompt,
-        completion=rounds * held.completion + evaluations * evaluated.completion,
+        prompt=rounds * held.prompt + evaluations * rated.prompt,
+        completion=rounds * held.completion + evaluations * rated.completion,
         training=held.training * sum(_most_epochs(config, number) for number in range(1, rounds + 1)),
     )
 
@@ -93,7 +94,8 @@ def _money(config: RunConfig) -> str:
     return f"{text}: at most {usd:,.2f} USD; {limit} (openai.spending_limit)."
 
 
-def _evaluated(config: RunConfig) -> DebateConfig:
+def evaluated(config: RunConfig) -> DebateConfig:
+    """Return the settings of debates on held-out questions."""
     more = config.debate.num_eval_samples or config.debate.num_samples
     return config.debate.model_copy(update={"num_samples": more})
 
@@ -110,25 +112,17 @@ def _debates(
 
 
 def _debate(question: float, debate: DebateConfig, sampling: RoleSampling, texts: prompts.Prompts) -> Tokens:
-    n, others = debate.num_agents, min(debate.num_agents - 1, debate.max_others)
-    first, last, summary = (how.max_new_tokens for how in (sampling.generator, sampling.critic, sampling.summarizer))
-    summarized = debate.summarizer != "none" and others > 0
-    shown = summary if summarized else others * max(first, last)
-    asked = max(map(_tokens, (texts.critic_summary, texts.critic_full, texts.critic_alone))) + question + shown
-    dialogue = _tokens(texts.system or "") + _tokens(texts.solve) + question
-    prompt, completion = n * debate.num_samples * dialogue, n * debate.num_samples * float(first)
-    training = n * (dialogue + first)
-    dialogue += first
-    for _ in range(debate.num_rounds - 1):
-        if summarized:
-            prompt += n * (_tokens(texts.summarize) + question + others * max(first, last))
-            completion += n * summary
-        prompt += n * (dialogue + asked)
-        completion += n * last
-        dialogue += asked + last
-    if debate.num_rounds > 1:
-        training += n * dialogue
-    return Tokens(prompt, completion, training)
+    longest: dict[str, int] = {role: getattr(sampling, role).max_new_tokens for role in RoleSampling.model_fields}
+    prompt = completion = 0.0
+    rows: dict[str, float] = {}
+    for kind in protocol_of(debate).kinds(debate, texts):
+        read = sum(_tokens(text) + question for text in kind.texts)
+        read += sum(number * longest[role] for role, number in kind.quoted.items())
+        prompt += kind.times * read
+        completion += kind.times * longest[kind.role]
+        if kind.kind == "answer":
+            rows[kind.role] = read + longest[kind.role]
+    return Tokens(prompt, completion, debate.num_agents * sum(rows.values()))
 
 
 def _tokens(text: str) -> float:

@@ -16,6 +16,7 @@ changes after that. Seeds are the run's own, so step 1 holds the debates that th
 import logging
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,12 @@ from typing import Any
 from maft import config as config_
 from maft import engines, files, models, seeds
 from maft.config import ClusterConfig, RunConfig
+from maft.config.prompts import Prompts
 from maft.errors import UserError
-from maft.method import curate
+from maft.method import curate, protocol_of
 from maft.pipeline import run as pipeline
-from maft.planning.forecast import Behaviour, Texts
-from maft.records import Debate, Example, Message, Problem, Record, Request, Role, SamplingParams, Society, Vote
+from maft.planning.forecast import Behaviour, Texts, calls
+from maft.records import Debate, Example, Message, Problem, Record, Reply, Request, Role, SamplingParams, Society, Vote
 from maft.runs import manifest, societies
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
@@ -159,7 +161,7 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     return Calibration(
         questions=len(batch),
         batch_size=config.engine.batch_size,
-        texts=_texts(config, debates),
+        texts=_texts(config, debates, before),
         societies=(before, after, _later(config, after, again, learned)),
         speed=Speed(
             start=start,
@@ -200,10 +202,11 @@ def _examples(
     """Return what each agent would learn, by role."""
     config, places = folder.config, range(folder.config.debate.num_agents)
     how, seed = config.curate, config.seed
+    roles = protocol_of(config.debate).roles(config.debate)
     sets: dict[Role, list[tuple[Example, ...]]] = {
         "generator": [curate.generator_examples(debates, votes, n, how, seed).examples for n in places]
     }
-    if config.debate.num_rounds > 1 and (config.train.critics or config.society.one_model):
+    if "critic" in roles and (config.train.critics or config.society.one_model):
         sets["critic"] = [curate.critic_examples(debates, votes, n, how, seed).examples for n in places]
     return sets
 
@@ -286,50 +289,37 @@ def _tokens(debates: Sequence[Debate]) -> int:
     return sum(call.reply.prompt_tokens + call.reply.completion_tokens for debate in debates for call in debate.calls())
 
 
-def _texts(config: RunConfig, debates: Sequence[Debate]) -> Texts:
+def _texts(config: RunConfig, debates: Sequence[Debate], said: Behaviour) -> Texts:
     """Take what was said out of what was asked."""
-    others = min(config.debate.num_agents - 1, config.debate.max_others)
-    solve: list[float] = []
-    asked: list[float] = []
-    summarize: list[float] = []
+    asked = {name: _mean([reply.prompt_tokens for reply in replies]) for name, replies in _by_kind(debates).items()}
+    silent = dict.fromkeys(asked, 0.0)
+    return {call.kind: asked[call.kind] - call.prompt for call in calls(config.debate, silent, said)}
+
+
+def _by_kind(debates: Sequence[Debate]) -> dict[str, list[Reply]]:
+    """Return all replies by the kind of their call."""
+    replies: dict[str, list[Reply]] = defaultdict(list)
     for debate in debates:
-        before: dict[int, float] = {}
-        for number in range(1, config.debate.num_rounds + 1):
-            turns = debate.round(number)
-            reply = _mean([turn.call.reply.completion_tokens for turn in debate.round(number - 1)]) if number > 1 else 0
-            for turn in turns:
-                prompt, own = turn.call.reply.prompt_tokens, turn.call.reply.completion_tokens
-                if number == 1:
-                    solve.append(prompt)
-                elif turn.summary is not None:
-                    asked.append(prompt - before[turn.agent] - turn.summary.reply.completion_tokens)
-                    summarize.append(turn.summary.reply.prompt_tokens - others * reply)
-                else:
-                    asked.append(prompt - before[turn.agent] - others * reply)
-                before[turn.agent] = prompt + own
-    return Texts(solve=_mean(solve), asked=_mean(asked), summarize=_mean(summarize))
+        for turn in (*debate.turns, *debate.samples):
+            replies[f"answer {turn.round}"].append(turn.call.reply)
+            if turn.summary is not None:
+                replies[f"summary {turn.round}"].append(turn.summary.reply)
+    return replies
 
 
 def _behaviour(
     config: RunConfig, debates: Sequence[Debate], examples: Mapping[Role, list[tuple[Example, ...]]]
 ) -> Behaviour:
-    turns = [turn for debate in debates for turn in debate.turns]
+    by_kind = _by_kind(debates)
+    lengths: dict[Role, list[float]] = {"generator": [], "critic": [], "summarizer": []}
+    for kind in protocol_of(config.debate).kinds(config.debate, Prompts()):
+        lengths[kind.role] += [reply.completion_tokens for reply in by_kind[kind.name]]
     rows = {role: _rows(debates, sets, role, config) for role, sets in examples.items()}
-
-    def learned(role: Role) -> float:
-        return len(rows.get(role, ())) / (config.debate.num_agents * len(debates))
-
-    def row(role: Role) -> float | None:
-        return _mean([prompt + reply for prompt, reply in rows[role]]) if rows.get(role) else None
-
+    num_responses = config.debate.num_agents * len(debates)
     return Behaviour(
-        first=_mean([turn.call.reply.completion_tokens for turn in turns if turn.round == 1]),
-        critic=_mean([turn.call.reply.completion_tokens for turn in turns if turn.round > 1]),
-        summary=_mean([turn.summary.reply.completion_tokens for turn in turns if turn.summary is not None]),
-        learned_first=learned("generator"),
-        learned_critic=learned("critic"),
-        first_row=row("generator"),
-        critic_row=row("critic"),
+        replies={role: _mean(of_role) for role, of_role in lengths.items()},
+        learned={role: len(of_role) / num_responses for role, of_role in rows.items()},
+        rows={role: _mean([prompt + reply for prompt, reply in of_role]) for role, of_role in rows.items() if of_role},
     )
 
 
@@ -341,16 +331,16 @@ def _later(
 ) -> Behaviour:
     """Return what the society will do that learns from these debates: replies as long as those that it learns."""
     lengths = {role: [reply for _, reply in _rows(debates, sets, role, config)] for role, sets in examples.items()}
-    first = _mean(lengths["generator"]) if lengths.get("generator") else now.first
-    critic = _mean(lengths["critic"]) if lengths.get("critic") else now.critic
-    return now.model_copy(update={"first": first, "critic": critic, "first_row": None, "critic_row": None})
+    learned = {role: _mean(of_role) for role, of_role in lengths.items() if of_role}
+    return now.model_copy(update={"replies": now.replies | learned, "rows": {}})
 
 
 def _rows(
     debates: Sequence[Debate], sets: Sequence[tuple[Example, ...]], role: Role, config: RunConfig
 ) -> list[tuple[int, int]]:
     """Return the tokens of prompt and reply of every example; further samples count as the first answer does."""
-    number = 1 if role == "generator" else config.debate.num_rounds
+    kinds = protocol_of(config.debate).kinds(config.debate, Prompts())
+    number = max(kind.round for kind in kinds if kind.role == role)
     replies = {(debate.problem_id, turn.agent): turn.call.reply for debate in debates for turn in debate.round(number)}
     found = [replies.get((example.problem_id, place)) for place, examples in enumerate(sets) for example in examples]
     return [(reply.prompt_tokens, reply.completion_tokens) for reply in found if reply is not None]

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterator
 
 from maft.config import RunConfig
+from maft.config.prompts import Prompts
+from maft.method import bases, learners, protocol_of
 from maft.models import shapes
 from maft.models.shapes import BYTES, Shape
 from maft.planning import hardware
@@ -86,7 +88,7 @@ def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) 
 def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
     """Return what engines need that hold the bases and adapters of the society, and a cache for sequences."""
     dtype = config.engine.dtype
-    held = 0 if config.train.method == "full" else config.vllm.max_loras or len(config.learners)
+    held = 0 if config.train.method == "full" else config.vllm.max_loras or len(learners(config))
     adapters = held * lora_parameters(config, shape) * BYTES[dtype]
     cache = sequences * tokens * shape.kv_bytes_per_token(dtype)
     return Memory(weights=weights(config, shape), adapters=adapters, cache=cache)
@@ -94,7 +96,7 @@ def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: i
 
 def weights(config: RunConfig, shape: Shape) -> float:
     """Return the bytes of all base models; what is not known of another one is taken to be as of `model`."""
-    each = (shape if base == config.model else shapes.of_model(base) or shape for base in config.bases)
+    each = (shape if base == config.model else shapes.of_model(base) or shape for base in bases(config))
     return float(sum(one.weight_bytes(config.engine.dtype) for one in each))
 
 
@@ -128,7 +130,7 @@ def disk(config: RunConfig, shape: Shape, run: Forecast, method: str) -> dict[st
     """Return the bytes of a run folder: debates, and agents of all iterations."""
     new = sum(stage.generated_tokens for stage in run.stages)
     new += sum(stage.prompt_tokens for stage in run.stages) / 2  # a dialogue is written once, and sent again each round
-    made = len(config.learners) * config.num_iterations
+    made = len(learners(config)) * config.num_iterations
     each = shape.weight_bytes(config.engine.dtype) if method == "full" else lora_parameters(config, shape) * FLOAT32
     return {"debates": new * BYTES_PER_TOKEN + run.calls * BYTES_PER_CALL, "agents": made * each}
 
@@ -145,7 +147,7 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
         return None
     room = usable * per_engine - one.weights - one.adapters
     most = config.engine.max_sequences or SEQUENCES
-    widest = config.engine.batch_size * config.debate.num_agents
+    widest = config.engine.batch_size * most_at_once(config)
     fitting = int(room // (run.mean * shape.kv_bytes_per_token(config.engine.dtype)))
     sequences = max(1, min(most, widest, fitting))
     engines = num_gpus // per_engine
@@ -225,3 +227,8 @@ def _sampling_seconds(
     bandwidth = gpu.bandwidth_gb * GIGA * per_engine * hardware.BANDWIDTH_UTILISATION
     steps = run.generated_tokens / sequences
     return reading / rate, (whole - reading) / rate, steps * step / bandwidth
+
+
+def most_at_once(config: RunConfig) -> int:
+    """Return the largest number of calls that one debate can have answered at the same time."""
+    return max(kind.times for kind in protocol_of(config.debate).kinds(config.debate, Prompts()))

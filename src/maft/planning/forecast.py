@@ -1,11 +1,7 @@
-"""How many calls and tokens a run will take: from N, M, L, and how long prompts and replies are.
+"""How many calls and tokens a run will take: from its protocol, L, and how long prompts and replies are.
 
-    first answer    prompt = solve                                              reply = first
-    summary         prompt = summarize + others x the replies of the round before
-    critic, round m prompt = its prompt and reply of the round before + asked + what it is shown
-
-What it is shown is the summary, or the other agents' replies. Lengths are those of a society: replies become shorter as
-agents are finetuned, so every society has its own.
+The protocol names the kinds of its calls, what each of them reads, and whose replies are in it. Lengths are those of a
+society: replies become shorter as agents are finetuned, so every society has its own.
 """
 
 import math
@@ -13,7 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from maft import tasks
 from maft.config import DebateConfig, RunConfig, of_iteration, prompts
-from maft.records import Record
+from maft.config.prompts import Prompts
+from maft.method import learners, protocol_of
+from maft.planning.bounds import evaluated
+from maft.records import Record, Role
 from maft.tasks import prepare
 
 BYTES_PER_TOKEN = 3.5
@@ -25,30 +24,19 @@ LEARNED_SHARE = 0.6
 """Share of an agent's responses that agree with the label, where nothing is known of it."""
 
 
-class Texts(Record):
-    """Tokens of what is asked, the same for every society."""
-
-    solve: float
-    """Whole prompt of a first answer."""
-    asked: float
-    """What a critic is told in a round, beside what it is shown."""
-    summarize: float
-    """Prompt of a summary without the answers."""
+Texts = dict[str, float]
+"""Tokens of a prompt that no model wrote, by the kind of call, such as `summary 2`; the same for every society."""
 
 
 class Behaviour(Record):
     """What one society does with a question, on average."""
 
-    first: float
-    """Tokens of a generator's reply."""
-    critic: float
-    summary: float
-    learned_first: float
-    """Examples of a generator for each question debated."""
-    learned_critic: float
-    first_row: float | None = None
-    """Tokens of a generator's example; None takes prompt and reply."""
-    critic_row: float | None = None
+    replies: dict[Role, float]
+    """Tokens of a reply."""
+    learned: dict[Role, float]
+    """Examples of an agent for each question debated."""
+    rows: dict[Role, float] = {}  # noqa: RUF012  # pydantic copies it
+    """Tokens of an example; where none is given, it is the prompt and reply of the role's last call."""
 
 
 class Stage(Record):
@@ -115,9 +103,10 @@ class Forecast(Record):
 
 
 class Call(Record):
-    """A kind of call in a debate, and how often it is made."""
+    """Calls of one kind in a debate."""
 
     kind: str
+    role: Role
     times: int
     prompt: float
     reply: float
@@ -125,16 +114,10 @@ class Call(Record):
 
 def calls(debate: DebateConfig, texts: Texts, said: Behaviour) -> Iterator[Call]:
     """Yield the kinds of calls of one debate."""
-    n, others = debate.num_agents, min(debate.num_agents - 1, debate.max_others)
-    summarized = debate.summarizer != "none" and others > 0
-    prompt, reply = texts.solve, said.first
-    yield Call(kind="first", times=n * debate.num_samples, prompt=prompt, reply=reply)
-    for _ in range(debate.num_rounds - 1):
-        if summarized:
-            yield Call(kind="summary", times=n, prompt=texts.summarize + others * reply, reply=said.summary)
-        prompt += reply + texts.asked + (said.summary if summarized else others * reply)
-        reply = said.critic
-        yield Call(kind="critic", times=n, prompt=prompt, reply=reply)
+    for kind in protocol_of(debate).kinds(debate, Prompts()):
+        quoted = sum(number * said.replies[role] for role, number in kind.quoted.items())
+        prompt, reply = texts[kind.name] + quoted, said.replies[kind.role]
+        yield Call(kind=kind.name, role=kind.role, times=kind.times, prompt=prompt, reply=reply)
 
 
 def assumed_texts(config: RunConfig, question_tokens: float | None = None) -> Texts:
@@ -144,15 +127,10 @@ def assumed_texts(config: RunConfig, question_tokens: float | None = None) -> Te
     if question_tokens is None:
         questions = prepare(task).train
         question_tokens = sum(_tokens(problem.question) for problem in questions) / max(1, len(questions))
-    system = _tokens(words.system) + MESSAGE_TOKENS if words.system is not None else 0.0
-    alone = config.debate.num_agents == 1
-    shown = words.critic_alone if alone else words.critic_full
-    asked = words.critic_summary if config.debate.summarizer != "none" and not alone else shown
-    return Texts(
-        solve=system + _tokens(words.solve) + question_tokens + MESSAGE_TOKENS,
-        asked=_tokens(asked) + question_tokens + MESSAGE_TOKENS,
-        summarize=_tokens(words.summarize) + question_tokens + MESSAGE_TOKENS,
-    )
+    return {
+        kind.name: sum(_tokens(text) + MESSAGE_TOKENS + question_tokens * ("{question}" in text) for text in kind.texts)
+        for kind in protocol_of(config.debate).kinds(config.debate, words)
+    }
 
 
 def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> Behaviour:
@@ -162,12 +140,15 @@ def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> B
     def length(most: int) -> float:
         return min(reply_tokens, most) if reply_tokens else most * REPLY_SHARE
 
+    first = LEARNED_SHARE * min(config.curate.examples_per_question, config.debate.num_samples)
+    roles = protocol_of(config.debate).roles(config.debate)
     return Behaviour(
-        first=length(how.generator.max_new_tokens),
-        critic=length(how.critic.max_new_tokens),
-        summary=length(how.summarizer.max_new_tokens),
-        learned_first=LEARNED_SHARE * min(config.curate.examples_per_question, config.debate.num_samples),
-        learned_critic=LEARNED_SHARE,
+        replies={
+            "generator": length(how.generator.max_new_tokens),
+            "critic": length(how.critic.max_new_tokens),
+            "summarizer": length(how.summarizer.max_new_tokens),
+        },
+        learned={role: first if role == "generator" else LEARNED_SHARE for role in roles},
     )
 
 
@@ -183,14 +164,13 @@ def forecast(
         texts: tokens of what is asked.
         societies: what a society says that was finetuned 0, 1, ... times; the last entry lasts.
     """
-    more = config.debate.num_eval_samples or config.debate.num_samples
-    evaluated = config.debate.model_copy(update={"num_samples": more})
-    stages = [_stage("eval", 0, evaluated, num_eval, texts, societies, 0)]
+    held_out = evaluated(config)
+    stages = [_stage("eval", 0, held_out, num_eval, texts, societies, 0)]
     trainings: list[Training] = []
     for iteration in range(1, config.num_iterations + 1):
         stages.append(_stage("train", iteration, config.debate, num_train, texts, societies, iteration - 1))
         trainings += _trainings(config, iteration, num_train, texts, _of(societies, iteration - 1))
-        stages.append(_stage("eval", iteration, evaluated, num_eval, texts, societies, iteration))
+        stages.append(_stage("eval", iteration, held_out, num_eval, texts, societies, iteration))
     most = assumed_behaviour(config, math.inf)
     everything = [(call, stage.debates) for stage in stages
                   for call in calls(config.debate, texts, _of(societies, stage.society))]  # fmt: skip
@@ -229,14 +209,12 @@ def _stage(
 
 
 def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, said: Behaviour) -> Iterator[Training]:
-    last = list(calls(config.debate, texts, said))[-1]
-    rows = {"generator": said.first_row or texts.solve + said.first,
-            "critic": said.critic_row or last.prompt + last.reply}  # fmt: skip
-    learned = {"generator": said.learned_first * num_train, "critic": said.learned_critic * num_train}
+    rows = {call.role: call.prompt + call.reply for call in calls(config.debate, texts, said)} | said.rows
+    learned = {role: share * num_train for role, share in said.learned.items()}
     most = of_iteration(config.curate.max_examples, iteration)
-    jobs = {role: sum(name.startswith(role) for name in config.learners) for role in rows}
+    jobs = {role: sum(name.startswith(role) for name in learners(config)) for role in learned}
     if config.society.one_model:  # one agent learns what all of them would
-        tokens = sum(learned[role] * rows[role] for role in rows) / sum(learned.values())
+        tokens = sum(learned[role] * rows[role] for role in learned) / sum(learned.values())
         learned["generator"] = config.debate.num_agents * sum(learned.values())
         rows["generator"] = tokens
     for role, count in jobs.items():

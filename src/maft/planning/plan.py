@@ -9,6 +9,7 @@ from maft import tasks
 from maft.config import RunConfig
 from maft.errors import UserError
 from maft.hosted.service import MILLION
+from maft.method import bases, protocol_of
 from maft.models import shapes
 from maft.models.shapes import Shape
 from maft.planning import costs, hardware
@@ -91,7 +92,7 @@ def make(
         model=config.model,
         iterations=config.num_iterations,
         agents=config.debate.num_agents,
-        rounds=config.debate.num_rounds,
+        rounds=protocol_of(config.debate).rounds(config.debate),
         train_questions=num_train,
         eval_questions=num_eval,
         calls=run.calls,
@@ -155,7 +156,7 @@ def _sizes(
     """Return what follows from the shape of the model."""
     rows = max((training.row for training in run.trainings), default=0.0)
     hours = costs.hours(config, shape, run, gpu, num_gpus, method) if gpu else None
-    widest = min(config.engine.max_sequences or costs.SEQUENCES, config.engine.batch_size * config.debate.num_agents)
+    widest = min(config.engine.max_sequences or costs.SEQUENCES, config.engine.batch_size * costs.most_at_once(config))
     sequences = hours.sequences if hours else widest
     if gpu and hours is None:
         one = costs.sampling_memory(config, shape, run.longest, 1).total
@@ -218,9 +219,9 @@ def _assumptions(
 ) -> Iterator[str]:
     if config.train.method == "full":
         yield "Fully finetuned agents are models of their own, loaded in turn; the time of that is not counted."
-    if config.bases != (config.model,):
+    if bases(config) != (config.model,):
         yield (
-            f"The weights of all base models ({len(config.bases)}) are counted for sampling; otherwise all agents are "
+            f"The weights of all base models ({len(bases(config))}) are counted for sampling; otherwise all agents are "
             f"taken to be as large as {config.model}."
         )
     if calibration is not None:

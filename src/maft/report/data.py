@@ -12,6 +12,7 @@ from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.over_iterations import accuracy_interval
 from maft.evaluation.reliability import Level, levels, most_ballots
+from maft.method import learners
 from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
 from maft.runs.folder import RunFolder
@@ -173,8 +174,8 @@ def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int])
             return "choice of examples"
         agents = folder.agent(number, "generator_0").parent
         done = len([path for path in agents.iterdir() if not path.name.startswith(".")]) if agents.exists() else 0
-        if done < len(folder.config.learners):
-            return f"finetuning ({done} of {len(folder.config.learners)} agents done)"
+        if done < len(learners(folder.config)):
+            return f"finetuning ({done} of {len(learners(folder.config))} agents done)"
     if not folder.evaluated(number):
         done = _num_lines(folder.held_out_debates(number))
         return f"evaluation ({done} of {sides['eval']} questions done)"

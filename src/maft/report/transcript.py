@@ -19,6 +19,7 @@ from maft.answers import equivalent
 from maft.config import CurateConfig, RunConfig
 from maft.errors import DataError
 from maft.evaluation.methods import names
+from maft.method import learners
 from maft.method.vote import ballots, tally
 from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
 from maft.runs import societies
@@ -132,7 +133,7 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
         if agent in kinds:
             again = f"; {times[agent]} times" if times[agent] > 1 else ""
             found.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
-        elif config.society.one_model or agent in config.learners:
+        elif config.society.one_model or agent in learners(config):
             found.append(Fate(agent, None, _why_not(turn, vote, config.curate)))
     return tuple(found)
 

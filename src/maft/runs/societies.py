@@ -6,6 +6,7 @@ from pathlib import Path
 from maft import files, models
 from maft.config import AgentConfig, RunConfig
 from maft.errors import DataError
+from maft.method import learners, protocol_of
 from maft.records import AgentRef, Role, Society
 from maft.runs.folder import RunFolder
 
@@ -13,14 +14,15 @@ from maft.runs.folder import RunFolder
 def untrained(config: RunConfig) -> Society:
     """Return the society of the first iteration: N generators, N critics and the summariser.
 
-    All are the base model where the config names no other weights. Debates of one round have no critics.
+    All are the base model where the config names no other weights. A protocol without critics has none.
     """
 
     def agents(role: Role, entries: Sequence[str | AgentConfig]) -> tuple[AgentRef, ...]:
         chosen = entries or [config.model] * config.debate.num_agents
         return tuple(_first(role, n, entry, config.model) for n, entry in enumerate(chosen))
 
-    critics = agents("critic", config.society.critics) if config.debate.num_rounds > 1 else ()
+    roles = protocol_of(config.debate).roles(config.debate)
+    critics = agents("critic", config.society.critics) if "critic" in roles else ()
     return Society(
         generators=agents("generator", config.society.generators), critics=critics, summarizer=_summarizer(config)
     )
@@ -45,11 +47,11 @@ def after(folder: RunFolder, iteration: int) -> Society:
     if iteration == 0:
         return society
 
-    learners = folder.config.learners
+    names = learners(folder.config)
 
     def trained(one: AgentRef) -> AgentRef:
-        learner = learners[0] if folder.config.society.one_model else one.name
-        if learner not in learners:
+        learner = names[0] if folder.config.society.one_model else one.name
+        if learner not in names:
             return one
         return agent(one.role, one.index, str(folder.agent(iteration, learner)), one.model)
 
@@ -77,7 +79,7 @@ def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
 
 def finished(folder: RunFolder, iteration: int) -> bool:
     """Say whether every agent of an iteration is finetuned."""
-    return all(folder.agent(iteration, learner).exists() for learner in folder.config.learners)
+    return all(folder.agent(iteration, learner).exists() for learner in learners(folder.config))
 
 
 def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from maft import files
+from maft.method import learners
 from maft.records import Debate
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -27,7 +28,7 @@ def current(folder: RunFolder) -> int:
 
 def status(folder: RunFolder) -> str:
     """Say what each iteration has and what it owes, a line each."""
-    agents = folder.config.learners
+    agents = learners(folder.config)
 
     def done(path: Path) -> str:
         return "done" if path.exists() else "owed"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from maft import files
 from maft.errors import DataError, UserError
+from maft.method import learners
 from maft.records import AgentRef
 from maft.runs import societies, status
 from maft.runs.folder import RunFolder
@@ -40,17 +41,17 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
         DataError: an agent is a hosted model, or has no weights.
     """
     number = _iteration(run, iteration)
-    learners = run.config.learners
-    if name is None and len(learners) > 1:
+    names = learners(run.config)
+    if name is None and len(names) > 1:
         raise UserError(
-            f"{run.path} has {len(learners)} finetuned agents: {', '.join(learners)}. "
+            f"{run.path} has {len(names)} finetuned agents: {', '.join(names)}. "
             "Say which one with --agent NAME, or --agent all."
         )
-    if name not in (None, "all", *learners):
-        raise UserError(f"--agent must be one of {', '.join(learners)} or all; got {name}.")
+    if name not in (None, "all", *names):
+        raise UserError(f"--agent must be one of {', '.join(names)} or all; got {name}.")
     first = {agent.name: agent.model for agent in societies.untrained(run.config).agents}
     after = {agent.name: agent for agent in societies.after(run, number).agents}
-    wanted = learners if name in (None, "all") else (name,)
+    wanted = names if name in (None, "all") else (name,)
     found = [Agent(after[one], first[one], run.agent(number, one), number) for one in wanted]
     for agent in found:
         _check(agent)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from maft import __version__, models
 from maft.errors import DataError
+from maft.method import protocol_of
 from maft.runs.folder import RunFolder
 from maft.sharing import merge, sections
 from maft.sharing.agents import Agent, described
@@ -175,7 +176,10 @@ def _debate_again(run: RunFolder, repo: Repo, base: str, agents: Sequence[Agent]
     names = {role: [one.name for one in agents if one.ref.role == role] for role in ("generator", "critic")}
     if run.config.society.one_model:  # it speaks for all
         everybody = names["generator"] * run.config.debate.num_agents
-        names = {"generator": everybody, "critic": everybody if run.config.debate.num_rounds > 1 else []}
+        names = {
+            "generator": everybody,
+            "critic": everybody if "critic" in protocol_of(run.config.debate).roles(run.config.debate) else [],
+        }
     options = " ".join(f"--{role}s society/{' society/'.join(some)}" for role, some in names.items() if some)
     return (
         "With `maft`, they debate questions of your own:\n\n```sh\n"

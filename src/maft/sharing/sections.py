@@ -9,6 +9,7 @@ from maft.config import prompts
 from maft.evaluation import series as metrics
 from maft.evaluation.methods import names
 from maft.evaluation.over_iterations import Line
+from maft.method import protocol_of
 from maft.records import Problem
 from maft.runs.folder import RunFolder
 
@@ -84,10 +85,11 @@ def data(run: RunFolder, iteration: int) -> str:
     debate, task = run.config.debate, run.config.task
     label = next(iter(metrics.of_labels(run, iteration)), None)
     source = f", from the data set {task.dataset}" if _on_hub(task.dataset) else ""
-    critics = f" and {debate.num_agents} critics" if debate.num_rounds > 1 else ""
+    protocol = protocol_of(debate)
+    critics = f" and {debate.num_agents} critics" if "critic" in protocol.roles(debate) else ""
     text = (
         f"Task `{task.name}`{source}: {len(_problems(run, 'train'))} training questions, debated by "
-        f"{debate.num_agents} generators{critics} in {debate.num_rounds} rounds. "
+        f"{debate.num_agents} generators{critics} in {protocol.rounds(debate)} rounds. "
     )
     if run.votes(iteration).exists():
         text += "The labels are the agents' majority votes; no known answers were used."
