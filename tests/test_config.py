@@ -44,7 +44,7 @@ def test_an_unknown_key_in_the_file_is_refused_as_well():
 
 
 def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
-    assert "debate.zzz is not a setting. debate has: num_agents, num_rounds," in refusal("debate.zzz=1")
+    assert "debate.zzz is not a setting. debate has: protocol, num_agents, num_rounds," in refusal("debate.zzz=1")
     assert "zzz is not a setting. The top level has: name, runs_dir, seed, model," in refusal("zzz=1")
 
 
@@ -72,7 +72,7 @@ def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
         ("train.lora.target_modules=[q_proj, 3]", "text, or a list of these, got ['q_proj', 3]"),
         ("prompts=none", "a section of texts by name, got 'none'"),
         ("prompts.solve=3", "text, got 3"),
-        ("debate=3", "a section with settings such as num_agents, num_rounds, summarizer, got 3"),
+        ("debate=3", "a section with settings such as protocol, num_agents, num_rounds, got 3"),
         ("sampling.eval=3", "a section with settings such as generator, critic, summarizer, or null, got 3"),
         ("name=''", "text that is not empty, got ''"),
     ],
