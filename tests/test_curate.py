@@ -25,6 +25,22 @@ def critic(num_corrected: int, num_kept: int, *, seed: int = 0, **settings: obje
     return critic_examples(held, votes, 0, CurateConfig(**settings), seed)
 
 
+def test_sampled_tokens_come_with_the_examples_where_they_were_kept():
+    held = debate(["1", "1", "1"], ["1", "1", "1"])
+    turns = []
+    for turn in held.turns:
+        sampled = {"token_ids": (turn.round, turn.agent), "logprobs": (-float(turn.round), -0.5)}
+        reply = turn.call.reply.model_copy(update=sampled)
+        turns.append(turn.model_copy(update={"call": turn.call.model_copy(update={"reply": reply})}))
+    kept = held.model_copy(update={"turns": tuple(turns)})
+    votes = {held.problem_id: voting.vote(held, VoteConfig(), 0)}
+    (example,) = critic_examples([kept], votes, 1, CurateConfig(), 0).examples
+    assert (example.token_ids, example.logprobs) == (((1, 1), (2, 1)), (-2.0, -0.5))
+    (example,) = generator_examples([kept], votes, 1).examples
+    assert (example.token_ids, example.logprobs) == (((1, 1),), (-1.0, -0.5))
+    assert generator_examples([held], votes, 1).examples[0].token_ids is None
+
+
 @pytest.mark.parametrize(
     ("there", "w", "short_side", "used"),
     [

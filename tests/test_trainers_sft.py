@@ -4,6 +4,7 @@ import functools
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -45,7 +46,10 @@ class FakeTokenizer:
             text = text[len(self.tokens[number]) if number is not None else 1 :]
         return {"input_ids": ([300] if add_special_tokens else []) + ids}
 
-    def decode(self, ids) -> str:
+    all_special_ids = tuple(range(300, 300 + len(SPECIAL)))
+
+    def decode(self, ids, *, skip_special_tokens=False) -> str:
+        ids = [token for token in ids if not (skip_special_tokens and token in self.all_special_ids)]
         return "".join(self.tokens[token - 300] if token >= 300 else chr(token) for token in ids)
 
 
@@ -113,6 +117,92 @@ def test_a_template_that_is_missing_or_fails_is_a_data_error(template):
 def test_an_example_must_end_with_a_reply():
     with pytest.raises(DataError, match="end with an assistant message"):
         tokenize(FakeTokenizer(), CRITIC[:3], "last")
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    """The tokenizer of the packaged model."""
+    from maft import models
+    from maft.samplers.chat import Chat
+
+    return Chat(models.resolve(models.PACKAGED)).tokenizer
+
+
+LETTERS = [
+    "a",
+    "the",
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "7",
+    "12",
+    "+",
+    "\\boxed{",
+    "}",
+    "é",
+    "中",
+    "🙂",
+    "\u200b",
+    " So",
+    ".",
+    "'s",
+]
+
+
+@pytest.mark.slow
+def test_sampled_tokens_that_are_as_the_tokenizer_splits_them_change_nothing(packaged):
+    rng = random.Random(0)
+    for _ in range(300):
+        replies = ["".join(rng.choices(LETTERS, k=rng.randint(1, 30))) for _ in range(2)]
+        messages = dialogue("Why?", replies[0], "Sure?", replies[1])
+        ends = [[], [packaged.eos_token_id]]
+        sampled = [packaged(text, add_special_tokens=False)["input_ids"] + rng.choice(ends) for text in replies]
+        for turns in ("last", "all"):
+            plain = tokenize(packaged, messages, turns)
+            assert packaged.decode(plain.input_ids) == packaged.decode(
+                tokenize(packaged, messages, turns, sampled).input_ids
+            )
+            pieces = "".join(replies[:1] if turns == "all" else []) + replies[1]
+            if (
+                not pieces[:1].isspace() and not replies[1][:1].isspace()
+            ):  # else it would be merged with the prompt's end
+                assert tokenize(packaged, messages, turns, sampled) == plain
+
+
+@pytest.mark.slow
+def test_sampled_tokens_are_learned_as_they_were_sampled(packaged):
+    """Random tokens: the tokenizer would split many of these texts in another way."""
+    rng = random.Random(0)
+    others = 0
+    for _ in range(300):
+        ids = [rng.randrange(100, packaged.vocab_size) for _ in range(rng.randint(1, 20))] + [packaged.eos_token_id]
+        text = packaged.decode(ids, skip_special_tokens=True)
+        messages = dialogue("Why?", text)
+        plain, row = tokenize(packaged, messages, "last"), tokenize(packaged, messages, "last", [ids])
+        learned = [label for label in row.labels if label != IGNORED]
+        assert learned == ids + packaged("\n", add_special_tokens=False)["input_ids"]
+        assert row.input_ids[: -len(learned)] == plain.input_ids[: -plain.num_completion_tokens]
+        others += row != plain
+    assert others > 60
+
+
+def test_sampled_tokens_that_are_not_the_message_are_not_used():
+    tokenizer = FakeTokenizer()
+    wrong = [None, [ord(letter) for letter in "It is \\boxed{8}."]]
+    assert tokenize(tokenizer, CRITIC, "all", wrong) == tokenize(tokenizer, CRITIC, "all")
+
+
+def test_the_first_reply_is_context_as_the_second_was_sampled_after_it():
+    tokenizer = FakeTokenizer()
+    messages = dialogue("Why?", "So\n\n.", "Sure?", "Yes\n\n.")
+    split = [[*map(ord, "So\n\n.")], [*map(ord, "Yes\n\n."), 301]]
+    last, both = (tokenize(tokenizer, messages, turns, split) for turns in ("last", "all"))
+    again = tokenizer(messages[1].content, add_special_tokens=False)["input_ids"]
+    assert again[2] == 305 and again in [last.input_ids[n : n + len(again)] for n in range(len(last.input_ids))]
+    for row, wanted in ((last, split[1:]), (both, [[*split[0], 301], split[1]])):
+        learned = [label for label in row.labels if label != IGNORED]
+        assert learned == [token for ids in wanted for token in [*ids, 10]]
 
 
 def test_every_row_is_in_one_part_and_no_part_is_too_large():

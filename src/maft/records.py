@@ -181,6 +181,10 @@ class Debate(Record):
                 messages.append(Message(role="assistant", content=turn.call.reply.text))
         return tuple(messages)
 
+    def replies(self, agent: int) -> tuple[Reply, ...]:
+        """Return agent's own replies, round by round."""
+        return tuple(turn.call.reply for turn in self.turns if turn.agent == agent)
+
     def calls(self, *, samples: bool = True) -> Sequence[Call]:
         """Return every call that the debate cost, summaries included, with or without the further first answers."""
         turns = self.turns + self.samples if samples else self.turns

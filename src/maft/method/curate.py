@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from maft import seeds
 from maft.answers import equivalent
 from maft.config import CurateConfig, of_iteration
-from maft.records import Debate, Example, Message, Record, Vote
+from maft.records import Debate, Example, Message, Record, Reply, Vote
 
 Kind = Literal["first", "corrected", "kept"]
 
@@ -73,11 +73,14 @@ def generator_examples(
         reasons = [vote.dropped or _disagreement(turn.answer, vote.label) for turn in turns] or [vote.dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
-        agreeing = [turn.call.reply.text for turn, reason in zip(turns, reasons, strict=False) if reason is None]
-        for text in list(dict.fromkeys(agreeing))[: settings.examples_per_question]:
-            asked = debate.dialogue(agent, num_rounds=1)[:-1]
-            said = Message(role="assistant", content=text)
-            found.append(_example(debate, f"generator_{agent}", "first", (*asked, said)))
+        agreeing: dict[str, Reply] = {}
+        for turn, reason in zip(turns, reasons, strict=False):
+            if reason is None:
+                agreeing.setdefault(turn.call.reply.text, turn.call.reply)
+        asked = debate.dialogue(agent, num_rounds=1)[:-1]
+        for reply in list(agreeing.values())[: settings.examples_per_question]:
+            answer = Message(role="assistant", content=reply.text)
+            found.append(_example(debate, f"generator_{agent}", "first", (*asked, answer), (reply,)))
     examples = weigh(found, votes, settings, run_seed)
     counts["first"] = len(examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
@@ -101,7 +104,8 @@ def critic_examples(
         if reason is None:
             kept = _disagreement(own[0].answer, vote.label) is None
             kind: Kind = "kept" if kept else "corrected"
-            found.append(_example(debate, f"critic_{agent}", kind, debate.dialogue(agent)))
+            dialogue = debate.dialogue(agent)
+            found.append(_example(debate, f"critic_{agent}", kind, dialogue, debate.replies(agent)))
         else:
             counts[reason] += 1
     examples = mix(found, settings, run_seed)
@@ -191,5 +195,16 @@ def _disagreement(answer: str | None, label: str | None) -> str | None:
     return None if equivalent(answer, label) else "disagrees"
 
 
-def _example(debate: Debate, agent: str, kind: Kind, messages: tuple[Message, ...]) -> Example:
-    return Example(iteration=debate.iteration, problem_id=debate.problem_id, agent=agent, kind=kind, messages=messages)
+def _example(
+    debate: Debate, agent: str, kind: Kind, messages: tuple[Message, ...], replies: tuple[Reply, ...]
+) -> Example:
+    token_ids = tuple(reply.token_ids for reply in replies)
+    return Example(
+        iteration=debate.iteration,
+        problem_id=debate.problem_id,
+        agent=agent,
+        kind=kind,
+        messages=messages,
+        token_ids=token_ids if any(token_ids) else None,
+        logprobs=replies[-1].logprobs,
+    )

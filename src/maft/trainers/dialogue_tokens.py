@@ -2,6 +2,9 @@
 
 The tokens before a reply are the ones that it was sampled after: the template up to the reply, with its generation
 prompt, tokenised alone. The loss covers what the template writes after that: the reply and the end of its turn.
+
+Where the sampled tokens of a reply are known, the loss is on these: tokenising the text again may split it differently.
+Replies without loss are tokenised again, as they were for the reply that was sampled after them.
 """
 
 from collections.abc import Sequence
@@ -28,8 +31,20 @@ class DialogueTokens(NamedTuple):
         return sum(label != IGNORED for label in self.labels)
 
 
-def tokenize(tokenizer: Any, messages: Sequence[Message], loss_turns: Literal["last", "all"]) -> DialogueTokens:
+def tokenize(
+    tokenizer: Any,
+    messages: Sequence[Message],
+    loss_turns: Literal["last", "all"],
+    sampled: Sequence[Sequence[int] | None] | None = None,
+) -> DialogueTokens:
     """Tokenise a dialogue that ends with an assistant turn, with loss on that turn or on all assistant turns.
+
+    Args:
+        tokenizer: of transformers.
+        messages: the dialogue.
+        loss_turns: which assistant turns carry loss.
+        sampled: sampled tokens of each assistant message, where they are known. They are used if they decode to the
+            message, so tokens of another model's tokenizer do no harm.
 
     Raises:
         DataError: there is no chat template, it cannot render this dialogue, or it writes a turn differently when
@@ -38,13 +53,21 @@ def tokenize(tokenizer: Any, messages: Sequence[Message], loss_turns: Literal["l
     if not messages or messages[-1].role != "assistant":
         raise DataError("a training example must end with an assistant message. Make the examples again.")
     text = _render(tokenizer, messages)
-    cuts = [0]
+    cuts, replies = [0], []
+    known = iter(sampled or ())
     for place, message in enumerate(messages):
+        ids = next(known, None) if message.role == "assistant" else None
         if message.role == "assistant" and (loss_turns == "all" or place == len(messages) - 1):
             cuts.append(_prefix_length(tokenizer, text, messages[:place], loss_turns, generation_prompt=True))
             cuts.append(_prefix_length(tokenizer, text, messages[: place + 1], loss_turns, generation_prompt=False))
+            replies.append((message.content, ids))
     cuts.append(len(text))  # some templates close the dialogue after its last turn
     pieces = _pieces(tokenizer, text, cuts)
+    for turn, (reply, ids) in enumerate(replies):
+        written = text[cuts[2 * turn + 1] : cuts[2 * turn + 2]]
+        if ids and written.startswith(reply) and tokenizer.decode(ids, skip_special_tokens=True) == reply:
+            body = ids[:-1] if ids[-1] in tokenizer.all_special_ids else ids
+            pieces[2 * turn + 1] = [*body, *_encode(tokenizer, written[len(reply) :])]
     labels = [token if turn % 2 else IGNORED for turn, piece in enumerate(pieces) for token in piece]
     return DialogueTokens([token for piece in pieces for token in piece], labels)
 

@@ -111,7 +111,7 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
     started = time.monotonic()
     examples = files.read_records(job.examples, Example)
     training = job.training(settings)
-    rows = [tokenize(base.tokenizer, example.messages, training.loss_turns) for example in examples]
+    rows = [tokenize(base.tokenizer, e.messages, training.loss_turns, e.token_ids) for e in examples]
     kept = [row for row in rows if len(row.input_ids) <= training.max_length]
     model = base.trainable(job, training)
     losses, state = _fit(job, training, base, model, kept, report) if kept else ([], None)
