@@ -12,6 +12,7 @@ from maft.method import PROTOCOLS, Protocol, protocol_of
 from maft.method.protocol import Ask, Calls, Play, ask, turn
 from maft.pipeline import rollouts
 from maft.records import Debate, Reply, Request
+from maft.runs import manifest
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 
@@ -203,9 +204,9 @@ class Relay(Protocol):
 
 
 def test_a_protocol_that_is_not_n_times_m_is_debated_voted_planned_and_learned(tmp_path, monkeypatch):
-    monkeypatch.setattr(method, "PROTOCOLS", {**PROTOCOLS, "relay": Relay})
-    monkeypatch.setattr(config_.method, "PROTOCOLS", (*PROTOCOLS, "relay"))
-    ours = settings(tmp_path, "debate.protocol=relay", "vote.label_from=all", "vote.min_agreement=plurality")
+    monkeypatch.setattr(method, "find", lambda kind, name, base: {"relay.py:Relay": Relay}[name])
+    monkeypatch.setattr(manifest.extensions, "fingerprints", lambda names: dict.fromkeys(names, ""))
+    ours = settings(tmp_path, "debate.protocol=relay.py:Relay", "vote.label_from=all", "vote.min_agreement=plurality")
     sampler = Scripted(guess)
     folder = run(ours, sampler)
     plan = planning.make(ours)

@@ -127,18 +127,12 @@ PROTOCOLS = ("debate", "vote")
 """Names of the protocols that ship."""
 
 
-def _known_protocol(name: str) -> str:
-    if name not in PROTOCOLS:
-        raise ValueError(f"{name!r} is not a protocol. The protocols are: {', '.join(PROTOCOLS)}.")
-    return name
-
-
 class DebateConfig(Section):
     """Who argues, for how long, and what they are shown."""
 
-    protocol: Annotated[str, AfterValidator(_known_protocol)] = "debate"
+    protocol: Annotated[str, AfterValidator(Part("protocol", PROTOCOLS))] = "debate"
     """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
-    later rounds have no effect."""
+    later rounds have no effect. Or a class of your own, such as `my_file.py:MyProtocol`."""
     num_agents: Positive = 3
     """N: generators, and critics as well."""
     num_rounds: Positive = 2

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maft.config import AgentConfig, DebateConfig, RunConfig
+from maft.extensions import find
 from maft.method.debate import FirstAnswers, SynchronousDebate
 from maft.method.protocol import Play, Protocol, Rules
 from maft.records import Problem
@@ -14,8 +15,13 @@ PROTOCOLS: Mapping[str, type[Protocol]] = {protocol.name: protocol for protocol 
 
 
 def protocol_of(settings: DebateConfig) -> Protocol:
-    """Return the protocol that the settings name."""
-    return PROTOCOLS[settings.protocol]()
+    """Return the protocol that the settings name.
+
+    Raises:
+        ConfigError: it comes from outside and cannot be loaded.
+    """
+    kind = PROTOCOLS.get(settings.protocol) or find("protocol", settings.protocol, Protocol)
+    return kind()
 
 
 def play(problem: Problem, rules: Rules) -> Play:
