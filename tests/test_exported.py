@@ -15,6 +15,7 @@ import maft
 PUBLIC = {
     "answers": ["equivalent", "extract_answer"],
     "config": ["RunConfig"],
+    "library": ["Answer", "LoadedSociety", "Records", "Run", "open", "run"],
     "method.vote": ["Tally", "tally", "vote"],
     "method.curate": ["critic_examples", "generator_examples"],
     "method": ["Protocol", "play"],

@@ -108,7 +108,16 @@ def own_at_module_level(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_engines_are_imported_only_in_the_files_that_are_engines(module):
-    if module.split(".")[0] not in ("samplers", "trainers", "cluster", "hosted", "models", "tasks", "diversity"):
+    if module.split(".")[0] not in (
+        "samplers",
+        "trainers",
+        "cluster",
+        "hosted",
+        "models",
+        "tasks",
+        "diversity",
+        "library",
+    ):
         assert not imports_of(MODULES[module]) & ENGINES
     assert module in LATE or not at_module_level(MODULES[module]) & HEAVY
     assert not own_at_module_level(MODULES[module]) & LATE

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maft.answers import equivalent, extract_answer
     from maft.config import RunConfig
     from maft.errors import ConfigError, DataError, MaftError, MissingExtra, StageFailed, UserError
+    from maft.library import Answer, LoadedSociety, Records, Run, open, run
     from maft.method import Protocol, play
     from maft.method.curate import critic_examples, generator_examples
     from maft.method.vote import Tally, tally, vote
@@ -41,19 +42,23 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AgentRef",
+    "Answer",
     "Call",
     "ConfigError",
     "DataError",
     "Debate",
     "Example",
+    "LoadedSociety",
     "MaftError",
     "Message",
     "MissingExtra",
     "NullTrainer",
     "Problem",
     "Protocol",
+    "Records",
     "Reply",
     "Request",
+    "Run",
     "RunConfig",
     "RunFolder",
     "Sampler",
@@ -75,25 +80,35 @@ __all__ = [
     "equivalent",
     "extract_answer",
     "generator_examples",
+    "open",
     "play",
+    "run",
     "tally",
     "vote",
 ]
 
-_MODULES = (
-    "errors", "records", "answers", "config", "method.vote", "method.curate", "method", "samplers", "trainers",
-    "tasks", "runs.folder",
-)  # fmt: skip
+_HOMES = {
+    "answers": ["equivalent", "extract_answer"],
+    "config": ["RunConfig"],
+    "errors": ["ConfigError", "DataError", "MaftError", "MissingExtra", "StageFailed", "UserError"],
+    "library": ["Answer", "LoadedSociety", "Records", "Run", "open", "run"],
+    "method": ["Protocol", "play"],
+    "method.curate": ["critic_examples", "generator_examples"],
+    "method.vote": ["Tally", "tally", "vote"],
+    "runs.folder": ["RunFolder"],
+    "samplers": ["Sampler", "Scripted"],
+    "tasks": ["Split", "Task"],
+    "trainers": ["NullTrainer", "TrainJob", "TrainProgress", "Trainer"],
+}
+"""Which module has a name; the others are records."""
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name from the module that has it (PEP 562)."""
     if name in __all__:
-        for module in _MODULES:
-            found = getattr(import_module(f"maft.{module}"), name, None)
-            if found is not None:
-                globals()[name] = found
-                return found
+        home = next((module for module, names in _HOMES.items() if name in names), "records")
+        globals()[name] = getattr(import_module(f"maft.{home}"), name)
+        return globals()[name]
     raise AttributeError(f"module 'maft' has no attribute {name!r}")
 
 

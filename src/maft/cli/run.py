@@ -22,10 +22,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """
     from maft import config as config_
-    from maft import engines, report
+    from maft import library, report
     from maft.hosted import service as hosted
-    from maft.pipeline import run as pipeline
-    from maft.runs import societies, status
 
     settings = config_.load(config, overrides)
     config_.check_loop(settings)
@@ -35,13 +33,9 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
         click.echo(config_.resolved(settings), nl=False)
         click.echo(plan(settings), err=True)
         return
-    with stage.opened(settings, quiet=quiet) as (folder, progress):
-        if status.newest(folder) == 0:
-            societies.check(settings)
-        with engines.opened(settings) as sampler:
-            pipeline.run(folder, sampler, engines.make_trainer(settings), progress)
-        report.write_metrics(folder)
-        click.echo(report.table(folder))
-        click.echo(f"Report: {report.write_page(folder)}")
-        if (spent := hosted.spent(folder.path)) is not None:
-            click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)
+    stage.log_to_stderr(quiet=quiet)
+    finished = library.run(settings, quiet=quiet)
+    click.echo(report.table(finished.folder))
+    click.echo(f"Report: {finished.folder.page}")
+    if (spent := hosted.spent(finished.path)) is not None:
+        click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)

@@ -74,17 +74,11 @@ def log_to_stderr(*, quiet: bool) -> None:
 @contextmanager
 def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder", "Progress"]]:
     """Open the folder of a run for work on it, with progress and messages on stderr."""
-    from maft.cluster.mirror import mirrored
-    from maft.pipeline import tracking
-    from maft.runs import manifest
-    from maft.runs.folder import RunFolder
-    from maft.runs.progress import Progress
+    from maft import library
 
     log_to_stderr(quiet=quiet)
-    with RunFolder.open(settings, mirrored) as folder:
-        manifest.write(folder)
-        with tracking.following(folder):
-            yield folder, Progress(quiet=quiet)
+    with library.opened(settings, quiet=quiet) as both:
+        yield both
 
 
 def describe(settings: "RunConfig") -> None:
