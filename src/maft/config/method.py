@@ -57,6 +57,8 @@ class _TaskName(Part):
 
 _TASK_NAMES = [name if name != "reasoning_gym" else "reasoning_gym:<name>" for name in TASK_SETTINGS]
 
+EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence")
+
 
 class TaskConfig(Section):
     """Which questions, and how they are split."""
@@ -68,7 +70,7 @@ class TaskConfig(Section):
     """Questions to debate and finetune on; null takes all there are."""
     num_eval: Positive | None = None
     """Held-out questions; null takes all there are."""
-    equality: Literal["mathematics", "text", "exact", "sequence", "folded_sequence"] | None = None
+    equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
     `exact` (characters), `sequence` (tokens in order, line by line) or `folded_sequence` (case folded); null:
     the task's own, which is text for mmlu, the scorer for reasoning_gym, mathematics for all others."""

@@ -12,6 +12,7 @@ from maft import seeds
 from maft.answers import EQUALITIES, Equality, equivalent, extract_answer
 from maft.config import TaskConfig
 from maft.errors import DataError
+from maft.extensions import find
 from maft.records import Problem
 
 log = logging.getLogger("maft")
@@ -50,7 +51,10 @@ class Task(ABC):
     def equality(self) -> Equality:
         """Which answers to a question are the same."""
         name = self.settings.equality
-        return self.own_equality() if name is None else EQUALITIES[name]()
+        if name is None:
+            return self.own_equality()
+        kind: type[Equality] = EQUALITIES.get(name) or find("equality", name, Equality)
+        return kind()
 
     @abstractmethod
     def questions(self) -> Split:
