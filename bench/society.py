@@ -21,7 +21,8 @@ from random import Random
 from rich.console import Console
 from rich.table import Table
 
-from maft import answers, files, seeds, tasks
+from maft import files, seeds, tasks
+from maft.answers import EQUALITIES
 from maft.evaluation.paired import Accuracies, accuracy_over, difference
 from maft.records import Debate, Problem
 from maft.runs.folder import RunFolder
@@ -36,12 +37,10 @@ Verdicts = Mapping[int, Sequence[tuple[int | None, float]]]
 def verdicts(debate: Debate, right: Mapping[str, float]) -> Verdicts:
     """Return the samples of each agent to one question."""
     turns = debate.first_answers()
-    classes = {
-        place: number for number, places in enumerate(answers.group([t.answer for t in turns])) for place in places
-    }
+    classes = EQUALITIES["mathematics"]().classes([turn.answer for turn in turns])
     found: dict[int, list[tuple[int | None, float]]] = {}
     for place, turn in enumerate(turns):
-        found.setdefault(turn.agent, []).append((classes.get(place), right.get(turn.answer or "", 0.0)))
+        found.setdefault(turn.agent, []).append((classes[place], right.get(turn.answer or "", 0.0)))
     return found
 
 

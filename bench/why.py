@@ -39,11 +39,11 @@ def problems(folder: RunFolder, side: str) -> dict[str, Problem]:
 def labels(folder: RunFolder, iteration: int) -> Iterator[float | None]:
     """Yield, for each choice of rounds, the share of the questions with a label, and of right labels among them."""
     debates = files.read_records(folder.debates(iteration), Debate)
-    grade = tasks.make(folder.config.task).grade
+    task = tasks.make(folder.config.task)
     for rounds in ROUNDS:
         how = folder.config.vote.model_copy(update={"label_from": rounds})
-        votes = [voting.vote(debate, how, folder.config.seed) for debate in debates]
-        quality = label_quality(votes, problems(folder, "train"), grade)
+        votes = [voting.vote(debate, how, folder.config.seed, task.equality) for debate in debates]
+        quality = label_quality(votes, problems(folder, "train"), task.grade)
         yield from (quality.coverage, quality.accuracy)
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from maft import NullTrainer, Scripted, equivalent, seeds
+from maft import NullTrainer, Scripted, seeds
 from maft.config import RunConfig, TaskConfig, TrainConfig
 from maft.engines import make_sampler, make_trainer
 from maft.files import write_records
@@ -73,7 +73,10 @@ def debate(problems, generators, critics, *seed):
 def vote(problems, dialogues, *seed):
     """Return the majority of the last round and how many voted for it, for each problem."""
     answers = [[task.extract(dialogues[n][i][-1].content) for n in range(N)] for i in range(len(problems))]
-    tallies = [tally(a, seeds.rng(SEED, "tie", *seed, p.id)) for a, p in zip(answers, problems, strict=True)]
+    tallies = [
+        tally(a, seeds.rng(SEED, "tie", *seed, p.id), equality=task.equality)
+        for a, p in zip(answers, problems, strict=True)
+    ]
     return [(t.winner, t.counts[0][1] if t.counts else 0) for t in tallies]
 
 
@@ -113,7 +116,7 @@ def finetune(agent, dialogues, iteration):
 def is_label(message, winner):
     """Say whether a message's answer is the pseudo-label."""
     answer = task.extract(message.content)
-    return answer is not None and equivalent(answer, winner)
+    return answer is not None and task.equality.same(answer, winner)
 
 
 generators = [AgentRef(role="generator", index=n, model=MODEL) for n in range(N)]

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ import pytest
 
 import maft
 from maft import config as config_
-from maft import method
+from maft import method, tasks
 from maft.cluster.mirror import mirrored
-from maft.config import DebateConfig, RoleSampling, RunConfig, prompts
+from maft.config import DebateConfig, RoleSampling, RunConfig, TaskConfig, VoteConfig, prompts
+from maft.evaluation.methods import HeldOut, Scoring, score_all
+from maft.evaluation.votes import decide
 from maft.method.protocol import Rules
 from maft.pipeline import run as pipeline
-from maft.records import Call, Debate, Message, Problem, Reply, Request, Society, Turn
+from maft.records import Call, Debate, Message, Problem, Reply, Request, Score, Society, Turn
 from maft.runs import manifest, societies
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
@@ -88,6 +90,23 @@ def data_lines(name: str) -> list[dict[str, Any]]:
 def math500() -> list[dict[str, Any]]:
     """Return the problems of MATH-500, or skip the test."""
     return data_lines("math500.jsonl")
+
+
+MATHEMATICAL = tasks.make(TaskConfig(name="arithmetic"))
+grade = MATHEMATICAL.grade
+
+
+def held_out(debates: Iterable[Debate], problems: Mapping[str, Problem] | None = None, **how: Any) -> HeldOut:
+    """Return debates on held-out questions with their votes; `how` is `vote` of a config."""
+    debates = list(debates)
+    of = problems or {debate.problem_id: problem(debate.problem_id, None) for debate in debates}
+    return HeldOut(debates, decide(debates, list(of.values()), MATHEMATICAL, VoteConfig(**how), 0))
+
+
+def scored(
+    debates: Iterable[Debate], problems: Mapping[str, Problem], iteration: int, num_agents: int = 3, **how: Any
+) -> dict[str, list[Score]]:
+    return score_all(num_agents, Scoring(held_out(debates, problems, **how), iteration, VoteConfig(**how), 0))
 
 
 def boxed(answer: object) -> str:

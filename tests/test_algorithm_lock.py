@@ -35,13 +35,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import boxed, debate, play, problem, rules, run, run_files, settings
+from helpers import boxed, debate, play, problem, rules, run, run_files, scored, settings
 
 import maft
 from maft import answers, files
 from maft.config import CurateConfig, TrainConfig, VoteConfig
 from maft.errors import DataError
-from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.method import curate
 from maft.method import vote as voting
@@ -482,7 +481,7 @@ def test_14_training_debates_are_held_by_the_agents_finetuned_one_time_less(reco
 
 def test_14_the_vote_of_the_last_round_is_the_answer():
     held = debate(["1", "1", "2"], ["2", "2", "1"])
-    scores = score_all([held], 3, Scoring({"7*8": problem(gold="2")}, 1, VoteConfig(), 0))
+    scores = scored([held], {"7*8": problem(gold="2")}, 1)
     assert scores["maft"][0].answers == ("2",) and scores["maft"][0].correct == (True,)
 
 
@@ -519,7 +518,7 @@ def test_15_nothing_on_the_way_to_the_weights_mentions_gold():
 def test_16_an_answer_that_cannot_be_parsed_is_wrong_in_every_accuracy():
     held = [debate(["2", None, None], [None, None, None], problem_id="a"), debate(["2"] * 3, ["2"] * 3, problem_id="b")]
     problems = {name: Problem(id=name, question=name, gold="2") for name in "ab"}
-    results = {m: summarize(s) for m, s in score_all(held, 3, Scoring(problems, 0, VoteConfig(), 0)).items()}
+    results = {m: summarize(s) for m, s in scored(held, problems, 0).items()}
     assert results["base"].accuracy == pytest.approx(4 / 6) and results["base"].unparsed == pytest.approx(2 / 3)
     assert results["debate"].accuracy == 0.5 and results["debate"].unparsed == 1
     assert {result.n for result in results.values()} == {2}
@@ -527,6 +526,6 @@ def test_16_an_answer_that_cannot_be_parsed_is_wrong_in_every_accuracy():
 
 def test_16_a_debate_that_failed_is_wrong_too_and_stays_in_the_denominator():
     held = [debate(["2", "2", "2"], problem_id="a", error="critic_0, round 2: timeout")]
-    scores = score_all(held, 3, Scoring({"a": Problem(id="a", question="a", gold="2")}, 0, VoteConfig(), 0))
+    scores = scored(held, {"a": Problem(id="a", question="a", gold="2")}, 0)
     assert summarize(scores["debate"]).accuracy == 0.0
     assert isinstance(scores["debate"][0], Score) and scores["debate"][0].answers == (None,)

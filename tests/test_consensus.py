@@ -8,7 +8,8 @@ import pytest
 from helpers import debate
 
 from maft import seeds
-from maft.config import VoteConfig
+from maft.config import CurateConfig, VoteConfig
+from maft.method.curate import critic_examples, generator_examples
 from maft.method.vote import tally, vote
 
 
@@ -56,7 +57,22 @@ def test_the_winner_stands_first_in_the_counts():
 def test_a_tie_can_be_no_answer():
     assert tally(["1", "2"], Random(0), ties="abstain").winner is None
     assert tally(["1", "2", "2"], Random(0), ties="abstain").winner == "2"
-    assert vote(debate(["1", "2"]), VoteConfig(ties="abstain", min_agreement="plurality"), 0).dropped == "no_answer"
+    assert vote(debate(["1", "2"]), VoteConfig(ties="abstain", min_agreement="plurality"), 0).dropped == "tied"
+
+
+def test_a_tie_that_abstains_has_no_agreement_and_is_counted_as_a_tie():
+    held = debate(["1", "2"], ["1", "2"])
+    tied = vote(held, VoteConfig(ties="abstain"), 0)
+    assert (tied.label, tied.winner, tied.votes, tied.agreement, tied.tied) == (None, None, 0, 0.0, True)
+    assert tied.counts == (("1", 1), ("2", 1))
+    votes = {held.problem_id: tied}
+    for n in (0, 1):
+        assert generator_examples([held], votes, n).counts.model_dump(exclude_defaults=True) == {
+            "examples": 0,
+            "tied": 1,
+        }
+        critic = critic_examples([held], votes, n, CurateConfig(), 0)
+        assert critic.counts.model_dump(exclude_defaults=True) == {"examples": 0, "tied": 1}
 
 
 @pytest.mark.parametrize("num_agents", range(1, 8))

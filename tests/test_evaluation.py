@@ -1,7 +1,7 @@
 """Numbers: what is right, what it cost, and how sure we are."""
 
 import pytest
-from helpers import debate, problem, run, settings
+from helpers import debate, grade, problem, run, scored, settings
 
 from maft import files, report
 from maft.config import VoteConfig
@@ -9,11 +9,10 @@ from maft.evaluation import reliability
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
-from maft.evaluation.methods import Scoring, names, score_all, votes_at_budget
+from maft.evaluation.methods import names, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
 from maft.method import vote as voting
 from maft.records import Debate, Problem
-from maft.tasks.base import by_equality
 
 
 @pytest.mark.parametrize(
@@ -44,10 +43,9 @@ def test_more_questions_make_a_narrower_interval():
     assert widths == sorted(widths, reverse=True)
 
 
-def scores(*held, gold: str | None = "2", iteration: int = 1, settings: VoteConfig | None = None):
+def scores(*held, gold: str | None = "2", iteration: int = 1, **how: str):
     problems = {d.problem_id: problem(d.problem_id, gold) for d in held}
-    num_agents = len(held[0].round(1))
-    return score_all(list(held), num_agents, Scoring(problems, iteration, settings or VoteConfig(), 0))
+    return scored(held, problems, iteration, len(held[0].round(1)), **how)
 
 
 def test_one_debate_answers_for_three_methods():
@@ -87,28 +85,32 @@ def test_questions_without_gold_leave_the_accuracy_of_the_others_alone():
     held = [debate(["2"] * 3, problem_id="a"), debate(["1"] * 3, problem_id="b"), debate(["1"] * 3, problem_id="c")]
     problems = {name: Problem(id=name, question=name, gold=gold) for name, gold in zip("abc", "22 ", strict=True)}
     problems["c"] = Problem(id="c", question="c")
-    result = summarize(score_all(held, 3, Scoring(problems, 1, VoteConfig(), 0))["maft"])
+    result = summarize(scored(held, problems, 1)["maft"])
     assert result.accuracy == 0.5 and result.n == 3
     assert (result.ci_low, result.ci_high) == wilson(0.5, 2)
 
 
-def test_a_tie_that_abstains_is_unparsed_and_wrong():
-    made = scores(debate(["1", "2"]), settings=VoteConfig(ties="abstain"))
+def test_a_tie_that_abstains_is_wrong_and_counted_as_a_tie():
+    made = scores(debate(["1", "2"]), ties="abstain")
     assert made["maft"][0].answers == (None,) and made["maft"][0].correct == (False,)
+    result = summarize(made["maft"])
+    assert (result.tied, result.failed, result.unparsed, result.accuracy) == (1, 0, 0, 0)
 
 
 def test_a_debate_that_failed_at_once_has_no_answer_and_cost_nothing():
     problems = {"7*8": problem()}
-    made = score_all([debate(error="generator_0, round 1: timeout")], 3, Scoring(problems, 0, VoteConfig(), 0))
+    made = scored([debate(error="generator_0, round 1: timeout")], problems, 0)
     assert [made[m][0].answers for m in names(0, 3)] == [(None,)] * 3
     assert [made[m][0].correct for m in names(0, 3)] == [(False,)] * 3
     assert [made[m][0].calls for m in names(0, 3)] == [0, 0, 0]
+    results = [summarize(made[m]) for m in names(0, 3)]
+    assert [(result.failed, result.unparsed) for result in results] == [(1, 0)] * 3
 
 
 def quality(*held, gold=("2",) * 9):
     votes = [voting.vote(d, VoteConfig(), 0) for d in held]
     problems = {d.problem_id: problem(d.problem_id, g) for d, g in zip(held, gold, strict=False)}
-    return label_quality(votes, problems)
+    return label_quality(votes, problems, grade)
 
 
 def test_labels_are_graded_where_they_are_used_and_where_they_are_not():
@@ -152,7 +154,7 @@ def test_too_few_samples_are_all_counted():
 @pytest.mark.parametrize(("over", "right", "calls"), [("last", 0, 6), ("first", 1, 6), ("all", 0, 9)])
 def test_a_debate_may_be_decided_by_other_rounds(over, right, calls):
     held = debate(["2", "1", "1"], ["1", "1", "1"], samples=["2", "2", "2"])
-    made = scores(held, settings=VoteConfig(over=over))["maft"][0]
+    made = scores(held, over=over)["maft"][0]
     assert (made.accuracy, made.calls) == (right, calls)
 
 
@@ -172,7 +174,7 @@ def test_flows_count_what_becomes_of_each_agents_answer():
         debate(["2"] * 3, problem_id="one round"),
     ]
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "unknown" else "2") for d in held}
-    found = flows(held, problems, 1, by_equality)
+    found = flows(held, problems, 1, grade)
     assert [tuple(flow)[1:] for flow in found] == [(0, 1, 0, 1, 0), (1, 0, 1, 0, 1), (2, 0, 1, 0, 1)]
 
 
@@ -187,7 +189,7 @@ def test_levels_count_questions_and_right_winners_by_votes():
     votes = [voting.vote(d, VoteConfig(), 0) for d in held]
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
     assert reliability.most_ballots(votes) == 3 and reliability.most_ballots([]) == 0
-    assert reliability.levels(votes, problems, by_equality, 3) == (
+    assert reliability.levels(votes, problems, grade, 3) == (
         (3, 2, 1, 1),
         (2, 2, 2, 1),
         (1, 0, 0, 0),
@@ -203,7 +205,7 @@ def test_single_agents_are_graded_in_the_first_round_and_in_the_last():
         debate(error="generator_0, round 1: timeout", problem_id="failed"),
     ]
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
-    found = {(one.role, one.agent): one for one in agent_accuracies(held, problems, 1, 3, by_equality)}
+    found = {(one.role, one.agent): one for one in agent_accuracies(held, problems, 1, 3, grade)}
     right = {key: one.accuracy * 3 for key, one in found.items()}
     assert right == pytest.approx(
         {
@@ -216,6 +218,6 @@ def test_single_agents_are_graded_in_the_first_round_and_in_the_last():
 
 def test_a_society_of_one_round_has_no_critics_and_without_gold_there_is_nothing():
     held = [debate(["2", "2"])]
-    found = agent_accuracies(held, {"7*8": problem(gold="2")}, 0, 2, by_equality)
+    found = agent_accuracies(held, {"7*8": problem(gold="2")}, 0, 2, grade)
     assert {one.role for one in found} == {"generator"} and len(found) == 3
-    assert agent_accuracies(held, {"7*8": problem(gold=None)}, 0, 2, by_equality) == []
+    assert agent_accuracies(held, {"7*8": problem(gold=None)}, 0, 2, grade) == []

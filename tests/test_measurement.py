@@ -10,7 +10,7 @@ from math import cos, sin
 from random import Random
 
 import pytest
-from helpers import debate, run, settings
+from helpers import debate, grade, held_out, run, scored, settings
 from simulated_society import RIGHT, WRONG, Simulated, problems
 from test_comparison import sums
 
@@ -21,14 +21,12 @@ from maft.evaluation import series as metrics
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
-from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import accuracy_over, difference, mcnemar
 from maft.method import vote as voting
 from maft.records import Score
 from maft.report.gains import paired
 from maft.samplers import Scripted
-from maft.tasks.base import by_equality
 
 SIMULATIONS = 1000
 NUM = 1500
@@ -59,8 +57,8 @@ def test_with_correlation_a_vote_gains_less_and_at_last_nothing(num_agents):
 def evaluated(society: Simulated, num: int, seed: int = 0):
     """Return the results of a simulated society's debates, by method."""
     held = list(society.debates(Random(seed), num))
-    how = Scoring(problems(num), 1, VoteConfig(), 0)
-    return {method: summarize(scores) for method, scores in score_all(held, society.num_agents, how).items()}
+    scores = scored(held, problems(num), 1, society.num_agents)
+    return {method: summarize(of_method) for method, of_method in scores.items()}
 
 
 @pytest.mark.parametrize("num_agents", [3, 5])
@@ -77,7 +75,7 @@ def test_votes_are_as_often_right_as_theory_says(correlation, num_agents):
 def test_labels_agree_as_often_as_theory_says(correlation):
     society = Simulated(0.7, correlation, 5)
     held = list(society.debates(Random(1), NUM))
-    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(NUM))
+    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(NUM), grade)
     margin = sum(society.share(right) * abs(2 * right - 5) / 5 for right in range(6))
     assert found.accuracy == pytest.approx(society.majority, abs=0.04)
     assert found.mean_margin == pytest.approx(margin, abs=0.04)
@@ -94,7 +92,7 @@ def test_where_the_wrong_differ_coverage_is_the_share_of_two_alike_or_more():
         )
         for n in range(num)
     ]
-    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(num))
+    found = label_quality([voting.vote(one, VoteConfig(), 0) for one in held], problems(num), grade)
     assert found.coverage == pytest.approx(society.share(2) + society.share(3), abs=0.04)
     assert found.accuracy == 1
 
@@ -103,7 +101,7 @@ def test_where_the_wrong_differ_coverage_is_the_share_of_two_alike_or_more():
 def test_single_agents_are_as_good_as_they_are(correlation):
     society = Simulated(0.7, correlation, 3)
     held = list(society.debates(Random(3), NUM))
-    mean, *agents = agent_accuracies(held, problems(NUM), 1, 3, by_equality)
+    mean, *agents = agent_accuracies(held, problems(NUM), 1, 3, grade)
     assert [one.accuracy for one in agents] == pytest.approx([0.7] * 3, abs=0.04)
     narrower = (mean.high - mean.low) / (agents[0].high - agents[0].low)
     assert narrower == pytest.approx(((1 + 2 * correlation) / 3) ** 0.5, abs=0.04)  # the variance of a mean of three
@@ -213,7 +211,7 @@ def test_consensus_is_as_theory_says(correlation):
     society = Simulated(0.6, correlation, 3)
     held = list(society.debates(Random(9), NUM))
     outvoted = (society.share(1) + society.share(2)) / 3
-    assert disagreement(held) == pytest.approx(outvoted, abs=0.015)
+    assert disagreement(held, held_out(held).votes) == pytest.approx(outvoted, abs=0.015)
 
 
 @pytest.mark.parametrize("width", [0.2, 1.0, 2.0])
@@ -246,7 +244,7 @@ def test_votes_flow_between_rounds_as_they_were_made_to():
         turns = [rng.random() < (spoils[n] if a == RIGHT else corrects[n]) for n, a in enumerate(first)]
         last = [{RIGHT: WRONG, WRONG: RIGHT}[a] if turn else a for a, turn in zip(first, turns, strict=True)]
         held.append(debate(first, last, problem_id=f"q{number}"))
-    for flow in flows(held, problems(num), 1, by_equality):
+    for flow in flows(held, problems(num), 1, grade):
         wrong, right = flow.corrected + flow.stayed_wrong, flow.spoiled + flow.stayed_right
         assert wrong + right == num and right / num == pytest.approx(0.6, abs=0.04)
         assert flow.corrected / wrong == pytest.approx(corrects[flow.agent], abs=0.04)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import debate, problem, run, settings
+from helpers import debate, grade, held_out, problem, run, settings
 
 from maft import files, report
 from maft.config import VoteConfig
@@ -11,16 +11,15 @@ from maft.evaluation import series as metrics
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.over_iterations import held_out_votes, label_line
 from maft.records import Debate
-from maft.tasks.base import by_equality
 
 
 def votes(*held, **how):
-    return held_out_votes(held, VoteConfig(**how), 0)
+    return held_out_votes(held_out(held, **how), VoteConfig(**how), 0)
 
 
 def line(*held, gold: str | None = "2"):
     problems = {d.problem_id: problem(d.problem_id, gold) for d in held}
-    return label_line("held_out_votes", votes(*held), problems, by_equality)
+    return label_line("held_out_votes", votes(*held), problems, grade)
 
 
 def test_held_out_questions_are_voted_on_as_the_next_labels_will_be():

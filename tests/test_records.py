@@ -1,21 +1,22 @@
 """Records: one line of JSON each, and back, unchanged."""
 
 import inspect
+import json
 
 import pytest
-from helpers import boxed, call, debate, problem, society, user
+from helpers import boxed, call, debate, grade, problem, scored, society, user
 from pydantic import ValidationError
 
-from maft import records
+from maft import files, records
 from maft.config import CurateConfig, VoteConfig
 from maft.config.prompts import Prompts
+from maft.errors import DataError
 from maft.evaluation.labels import label_quality
-from maft.evaluation.methods import Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.method import curate
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
-from maft.records import AgentRef, Debate, Example, Record, Reply, Request, SamplingParams, Turn, Vote
+from maft.records import AgentRef, Debate, Example, GradedVote, Record, Reply, Request, SamplingParams, Turn, Vote
 from maft.trainers import TrainJob, TrainProgress
 
 NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
@@ -23,7 +24,7 @@ NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
 HELD = debate(["1", None, "2"], ["2", "2", None], problem_id=NASTY)
 VOTE = voting.vote(HELD, VoteConfig(), 0)
 CURATED = curate.critic_examples([HELD], {NASTY: VOTE}, 0, CurateConfig(), 0)
-SCORES = score_all([HELD], 3, Scoring({NASTY: problem(NASTY, gold="2")}, 0, VoteConfig(), 0))
+SCORES = scored([HELD], {NASTY: problem(NASTY, gold="2")}, 0)
 JOB = TrainJob(
     agent="critic_0",
     role="critic",
@@ -50,6 +51,7 @@ SAMPLES: list[Record] = [
     HELD,
     debate(error=NASTY),
     VOTE,
+    GradedVote(**dict(VOTE), grades=(False, True)),
     CURATED.examples[0],
     CURATED.examples[0].model_copy(
         update={"token_ids": ((1, 2), None), "weight": -0.5, "wanted": False, "rejected": NASTY}
@@ -58,7 +60,7 @@ SAMPLES: list[Record] = [
     SCORES["base"][0],
     SCORES["base"][0].model_copy(update={"correct": None}),
     summarize(SCORES["base"]),
-    label_quality([VOTE], {NASTY: problem(NASTY)}),
+    label_quality([VOTE], {NASTY: problem(NASTY)}, grade),
     Prompts(system=NASTY),
     JOB,
     TrainProgress(agent="critic_0", step=1, num_steps=2, loss=None, tokens=3),
@@ -89,7 +91,17 @@ def test_a_record_is_frozen_and_knows_its_fields(record):
 
 @pytest.mark.parametrize("kind", [Debate, Vote, Example])
 def test_what_is_kept_on_the_disk_has_a_version(kind):
-    assert kind.model_fields["schema_version"].default == records.SCHEMA_VERSION
+    newest = records.VOTE_SCHEMA_VERSION if kind is Vote else records.SCHEMA_VERSION
+    assert kind.model_fields["schema_version"].default == newest
+
+
+@pytest.mark.parametrize("record", [HELD, VOTE, CURATED.examples[0], SCORES["base"][0]], ids=lambda r: type(r).__name__)
+def test_a_record_of_a_newer_maft_is_refused(record, tmp_path):
+    file = tmp_path / "records.jsonl"
+    tree = record.model_dump(mode="json") | {"schema_version": 99, "of_tomorrow": 1}
+    file.write_text(f"{record.to_json()}\n{json.dumps(tree)}\n")
+    with pytest.raises(DataError, match=r"records.jsonl, line 2, was written by a newer maft: schema_version is 99"):
+        files.read_records(file, type(record))
 
 
 def test_fields_that_few_use_are_not_written_where_they_have_their_default():

@@ -62,9 +62,12 @@ def of_kind(folder: RunFolder, iteration: int) -> Counter[str]:
     """Return how many held-out debates of an iteration are of each kind."""
     found = {one.iteration: one for one in held_out.evaluations(folder)}[iteration]
     shown = [
-        debates.Shown(d, found.votes[d.problem_id], found.first[d.problem_id].answers[0], ()) for d in found.debates
+        debates.Shown(d, found.held.votes[d.problem_id], found.first[d.problem_id].answers[0], ())
+        for d in found.held.debates
     ]
-    return Counter(k for one in shown for k in debates.kinds(one, found.problems[one.debate.problem_id], found.grade))
+    return Counter(
+        k for one in shown for k in debates.kinds(one, found.problems[one.debate.problem_id], found.held.grade)
+    )
 
 
 def test_a_click_filters_and_a_click_opens(page, file, folder):

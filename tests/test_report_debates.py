@@ -6,13 +6,14 @@ import zlib
 from typing import Any
 
 import pytest
-from helpers import boxed, problem, run, settings
+from helpers import boxed, grade, problem, run, settings
 
 from maft import files
-from maft.records import Call, Debate, Reply, Score, Turn, Vote
+from maft.config import VoteConfig
+from maft.method import vote as voting
+from maft.records import Call, Debate, Reply, Score, Turn
 from maft.report import debates, held_out, transcript
 from maft.samplers import Scripted
-from maft.tasks.base import by_equality
 
 
 def turn(agent: int, number: int, answer: str | None, text: str = "so") -> Turn:
@@ -24,12 +25,12 @@ def turn(agent: int, number: int, answer: str | None, text: str = "so") -> Turn:
 def shown(first: list[str | None], last: list[str | None], label: str | None, before: str | None, **vote: Any):
     turns = [turn(n, 1, a) for n, a in enumerate(first)] + [turn(n, 2, a) for n, a in enumerate(last)]
     debate = Debate(iteration=1, problem_id="7*8", question="What is 7*8?", system=None, turns=tuple(turns))
-    about = {"counts": (), "num_ballots": 3, "abstained": 0, "tied": False, "dropped": None} | vote
-    return debates.Shown(debate, Vote(iteration=1, problem_id="7*8", label=label, **about), before, ())
+    found = voting.vote(debate, VoteConfig(), 0).model_copy(update={"label": label, "dropped": None} | vote)
+    return debates.Shown(debate, found, before, ())
 
 
 def kinds(one: debates.Shown, gold: str | None = "56") -> set[str]:
-    return set(debates.kinds(one, problem(gold=gold), by_equality))
+    return set(debates.kinds(one, problem(gold=gold), grade))
 
 
 def test_what_is_said_of_a_debate():

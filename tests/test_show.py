@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 from click.testing import CliRunner
-from helpers import boxed, debate, problem, run, settings
+from helpers import boxed, debate, grade, problem, run, settings
 
 from maft import files, seeds
 from maft.cli.main import maft
@@ -128,18 +128,18 @@ def test_what_was_left_out_for_the_limit_says_so(tmp_path):
 def test_a_question_that_is_not_used_says_why(answers, said):
     made = debate(*answers)
     vote = voting.vote(made, VoteConfig(), 0)
-    text = transcript.render(Told("train", problem(), made, vote, ()))
+    text = transcript.render(Told("train", problem(), made, vote, (), grade))
     assert f"Nobody learns from this debate: {said}" in text
 
 
 def test_a_tie_is_said_to_be_one():
     made = debate(("1", "2", None), ("1", "2", None))
-    text = transcript.render(Told("train", problem(gold="1"), made, voting.vote(made, VoteConfig(), 0), ()))
+    text = transcript.render(Told("train", problem(gold="1"), made, voting.vote(made, VoteConfig(), 0), (), grade))
     assert "drawn among equals" in text and "no readable answer x 1" in text
 
 
 def test_nothing_is_right_or_wrong_without_a_gold_answer():
-    text = transcript.render(Told("train", problem(gold=None), debate("111", "111"), None, ()))
+    text = transcript.render(Told("train", problem(gold=None), debate("111", "111"), None, (), grade))
     assert "Gold answer: not known" in text and "right" not in text and "wrong" not in text
 
 
@@ -164,7 +164,7 @@ def test_questions_and_answers_cannot_either():
         iteration=1, problem_id="x", label=CLEAR_SCREEN, counts=((CLEAR_SCREEN, 3),), num_ballots=3, abstained=0,
         tied=False, dropped=None,
     )  # fmt: skip
-    assert not re.search(r"[\x1b\x07\x9b\u202e]", transcript.render(Told("train", hostile, made, vote, ())))
+    assert not re.search(r"[\x1b\x07\x9b\u202e]", transcript.render(Told("train", hostile, made, vote, (), grade)))
 
 
 def test_the_last_iteration_is_shown_unless_another_is_asked_for(folder):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from maft.errors import DataError
-from maft.records import Record
+from maft.records import NEWER_SCHEMA, Record
 
 R = TypeVar("R", bound=Record)
 
@@ -101,6 +101,10 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
             records.append(kind.from_json(line))
         except ValidationError as errors:
             first = errors.errors()[0]
+            if first["type"] == NEWER_SCHEMA:
+                raise DataError(
+                    f"{path}, line {number}, was written by a newer maft: {first['msg']}. Install that one."
+                ) from None
             where = ".".join(map(str, first["loc"]))
             raise DataError(
                 f"{path}, line {number}, is not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}. "

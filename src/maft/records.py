@@ -5,11 +5,33 @@ It is never the same as wrong.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 SCHEMA_VERSION = 1
+VOTE_SCHEMA_VERSION = 2
+NEWER_SCHEMA = "newer_schema"
+"""Type of the error of a record that a newer maft wrote."""
+
+
+def _up_to(newest: int) -> AfterValidator:
+    """Refuse records of a later schema than the newest that is known."""
+
+    def check(version: int) -> int:
+        if version > newest:
+            raise PydanticCustomError(
+                NEWER_SCHEMA,
+                "schema_version is {version}, this maft reads up to {newest}",
+                {"version": version, "newest": newest},
+            )
+        return version
+
+    return AfterValidator(check)
+
+
+SchemaVersion = Annotated[int, _up_to(SCHEMA_VERSION)]
 
 
 def _optional(default: Any = None) -> Any:
@@ -151,7 +173,7 @@ class Turn(Record):
 class Debate(Record):
     """One question, argued by N agents for M rounds."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     iteration: int
     """Society of which iteration spoke: debates of iteration l are held by agents finetuned l - 1 times."""
     problem_id: str
@@ -187,8 +209,13 @@ class Debate(Record):
 
     def calls(self, *, samples: bool = True) -> Sequence[Call]:
         """Return every call that the debate cost, summaries included, with or without the further first answers."""
-        turns = self.turns + self.samples if samples else self.turns
+        turns = self.all_turns if samples else self.turns
         return [call for turn in turns for call in (turn.summary, turn.call) if call is not None]
+
+    @property
+    def all_turns(self) -> tuple[Turn, ...]:
+        """The turns, then the samples: all that has an answer, in the order of `Vote.partition`."""
+        return self.turns + self.samples
 
     def first_answers(self, agent: int | None = None) -> tuple[Turn, ...]:
         """Return the turns of round 1 and the samples beside it, of one agent or of all."""
@@ -198,11 +225,11 @@ class Debate(Record):
 class Vote(Record):
     """How the answers of one question were counted, and whether the question may be trained on."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, _up_to(VOTE_SCHEMA_VERSION)] = VOTE_SCHEMA_VERSION
     iteration: int
     problem_id: str
     label: str | None
-    """The winning answer, which is the pseudo-label; None if nobody gave an answer that could be parsed."""
+    """The winning answer, which is the pseudo-label; None if there is no answer or, by `vote.ties`, a tie."""
     counts: tuple[tuple[str, int], ...]
     """One (representative answer, votes) for each class of equal answers, most votes first."""
     num_ballots: int
@@ -210,14 +237,24 @@ class Vote(Record):
     abstained: int
     """Answers that could not be parsed."""
     tied: bool
-    """Whether the label was drawn among several classes with the most votes."""
-    dropped: Literal["failed", "no_answer", "low_agreement"] | None
+    """Whether several classes have the most votes; by `vote.ties` the label is drawn among them, or there is none."""
+    dropped: Literal["failed", "no_answer", "tied", "low_agreement"] | None
     """Why the question is not used for training; None if it is used."""
+    partition: tuple[int | None, ...] | None = None
+    """Class of equal answers of each answer of the debate, its turns first, then its samples; None in the tuple: could
+    not be parsed. Schema 1 has no partition."""
+    winner: int | None = None
+    """The class of the label."""
 
     @property
     def agreement(self) -> float:
-        """Votes for the label as a share of all ballots, abstentions included."""
-        return self.counts[0][1] / self.num_ballots if self.counts else 0.0
+        """Votes for the label as a share of all ballots, abstentions included; 0 without a label."""
+        return self.votes / self.num_ballots if self.votes else 0.0
+
+    @property
+    def votes(self) -> int:
+        """Votes for the label; 0 without one."""
+        return 0 if self.label is None else self.counts[0][1]
 
     @property
     def margin(self) -> int:
@@ -225,11 +262,37 @@ class Vote(Record):
         top = [votes for _, votes in self.counts[:2]] + [0, 0]
         return top[0] - top[1]
 
+    def classes(self, debate: Debate) -> dict[str | None, int | None]:
+        """Return the class of each answer of the debate that was voted on."""
+        assert self.partition is not None, "a vote of schema 1 is grouped again when it is read"
+        answers = (turn.answer for turn in debate.all_turns)
+        return dict(zip(answers, self.partition, strict=True))
+
+    def agreeing(self, debate: Debate) -> frozenset[str | None]:
+        """Return the answers of the debate that are the label."""
+        if self.winner is None:
+            return frozenset()
+        return frozenset(answer for answer, number in self.classes(debate).items() if number == self.winner)
+
+
+class GradedVote(Vote):
+    """The vote on a held-out question, whose classes are graded."""
+
+    grades: tuple[bool, ...] | None
+    """Whether the answers of each class are right; None where nobody knows the right answer."""
+
+    def verdicts(self, debate: Debate) -> dict[str | None, bool | None]:
+        """Return whether each answer of the debate is right; None where nobody knows. No answer is wrong."""
+        known = self.grades is not None
+        grades = {None: False} | dict(enumerate(self.grades or ()))
+        numbers = {None: None} | self.classes(debate)
+        return {answer: grades[number] if known else None for answer, number in numbers.items()}
+
 
 class Example(Record):
     """One training example of one agent: a dialogue whose last message is the response to learn."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     iteration: int
     problem_id: str
     agent: str
@@ -254,13 +317,15 @@ class Example(Record):
 class Score(Record):
     """What one method answered to one held-out question. `correct` is None where there is no gold answer."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: SchemaVersion = SCHEMA_VERSION
     iteration: int
     method: str
     problem_id: str
     answers: tuple[str | None, ...]
     """One answer, or for a mean over single agents the answer of each; None is unparsed, which counts as wrong."""
     correct: tuple[bool, ...] | None
+    no_answer: Literal["failed", "tied"] | None = _optional()
+    """Why there is no answer, where not for want of one that could be read: the debate failed, or the vote is tied."""
     calls: float
     """Calls that the method needs for this question."""
     prompt_tokens: float

@@ -9,15 +9,16 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maft import files, tasks
+from maft import files
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
 from maft.errors import ConfigError
 from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
+from maft.evaluation.votes import held_out
 from maft.method import learners, protocol_of
-from maft.records import Debate, Problem, Record, Score
+from maft.records import Debate, Record, Score
 from maft.runs.folder import RunFolder
 
 
@@ -148,22 +149,17 @@ def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
     """Return the tokens of the reference's debates on the held-out questions, or of its answers where it has none."""
     folder = comparison.folder(ARMS[comparison.reference], seed)
     alone = _rounds(folder) == 1
-    return tokens(call for debate in _debates(folder, iteration) for call in debate.calls(samples=alone))
+    debates = files.read_records(folder.held_out_debates(iteration), Debate)
+    return tokens(call for debate in debates for call in debate.calls(samples=alone))
 
 
 def _rounds(folder: RunFolder) -> int:
     return protocol_of(folder.config.debate).rounds(folder.config.debate)
 
 
-def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return files.read_records(folder.held_out_debates(iteration), Debate)
-
-
 def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:
-    problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
-    grade = tasks.make(folder.config.task).grade
-    how = Scoring(problems, iteration, folder.config.vote, folder.config.seed, grade)
-    scored = score_all(_debates(folder, iteration), folder.config.debate.num_agents, how, budget=budget)
+    how = Scoring(held_out(folder, iteration), iteration, folder.config.vote, folder.config.seed)
+    scored = score_all(folder.config.debate.num_agents, how, budget=budget)
     single, majority, *rest = scored
     rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
     if len(rest) > 1:

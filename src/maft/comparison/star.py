@@ -4,14 +4,13 @@ Zelikman et al., *STaR: Bootstrapping Reasoning With Reasoning*, 2022. This is t
 known answers, and only if asked to: without them, the vote over first answers takes their place.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
 
-from maft import files
-from maft.answers import equivalent
+from maft import files, tasks
 from maft.config import prompts
 from maft.errors import DataError
 from maft.method import learners
-from maft.method import vote as voting
 from maft.method.curate import CurateCounts, Curated, limit
 from maft.method.protocol import Rules
 from maft.pipeline import rollouts
@@ -35,7 +34,7 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     pipeline.evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
         debates = pipeline.debate(folder, iteration, society, split.train, sampler, progress)
-        labels = _gold(split.train) if with_gold else _votes(folder, debates)
+        labels = _gold(folder, split.train) if with_gold else _votes(folder, iteration, debates)
         hinted = _ask_with_hints(folder, iteration, society, split.train, debates, labels, sampler, progress)
         counts = _make_examples(folder, iteration, debates, hinted, labels)
         sampler.release()
@@ -44,19 +43,39 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     sampler.release()
 
 
-def _gold(problems: Sequence[Problem]) -> dict[str, str]:
+class _Labels(NamedTuple):
+    """What the answers to the training questions are held against."""
+
+    hints: Mapping[str, str]
+    """The label of each question that has one."""
+    right: Callable[[Debate], Collection[str | None]]
+    """Returns the answers of a debate that are the label."""
+
+
+def _gold(folder: RunFolder, problems: Sequence[Problem]) -> _Labels:
     unknown = [problem.id for problem in problems if problem.gold is None]
     if unknown:
         raise DataError(
             f"method star learns from known answers, and {len(unknown)} of {len(problems)} training questions have "
             f"none, such as {unknown[0]}. Leave it out, or compare star_label_free."
         )
-    return {problem.id: problem.gold for problem in problems if problem.gold is not None}
+    by_id, grade = {problem.id: problem for problem in problems}, tasks.make(folder.config.task).grade
+
+    def right(debate: Debate) -> Collection[str | None]:
+        answers = {turn.answer for turn in debate.first_answers()}
+        return {answer for answer in answers if grade(by_id[debate.problem_id], answer)}
+
+    return _Labels({problem.id: problem.gold for problem in problems if problem.gold is not None}, right)
 
 
-def _votes(folder: RunFolder, debates: Sequence[Debate]) -> dict[str, str]:
-    votes = (voting.vote(debate, folder.config.vote, folder.config.seed) for debate in debates)
-    return {vote.problem_id: vote.label for vote in votes if vote.label is not None and vote.dropped is None}
+def _votes(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> _Labels:
+    """Take the votes; somebody has said each label, so that nobody is asked again with a hint."""
+    votes = {name: vote for name, vote in pipeline.vote(folder, iteration, debates).items() if vote.dropped is None}
+
+    def right(debate: Debate) -> Collection[str | None]:
+        return votes[debate.problem_id].agreeing(debate) if debate.problem_id in votes else ()
+
+    return _Labels({name: vote.label for name, vote in votes.items() if vote.label is not None}, right)
 
 
 def _ask_with_hints(
@@ -65,14 +84,14 @@ def _ask_with_hints(
     society: Society,
     problems: Sequence[Problem],
     debates: Sequence[Debate],
-    labels: Mapping[str, str],
+    labels: _Labels,
     sampler: Sampler,
     progress: Progress,
 ) -> list[Debate]:
     """Ask again, with the label as a hint, every question that none of the first answers got right."""
     rules = pipeline.debate_rules(folder, iteration, society, "train")._replace(stage="hint")
-    failed = {d.problem_id for d in debates if d.problem_id in labels and not _right(d, labels[d.problem_id])}
-    asked = [_hinted(problem, labels[problem.id], rules) for problem in problems if problem.id in failed]
+    failed = {d.problem_id for d in debates if d.problem_id in labels.hints and not labels.right(d)}
+    asked = [_hinted(problem, labels.hints[problem.id], rules) for problem in problems if problem.id in failed]
     path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
         return files.read_records(path, Debate) if path.exists() else []
@@ -95,7 +114,7 @@ def _hinted(problem: Problem, label: str, rules: Rules) -> Problem:
 
 
 def _make_examples(
-    folder: RunFolder, iteration: int, debates: Sequence[Debate], hinted: Sequence[Debate], labels: Mapping[str, str]
+    folder: RunFolder, iteration: int, debates: Sequence[Debate], hinted: Sequence[Debate], labels: _Labels
 ) -> dict[str, int]:
     """Write the right answers as examples, those found with a hint as answers to the plain question."""
     config, summary = folder.config, folder.examples_summary(iteration)
@@ -105,7 +124,7 @@ def _make_examples(
         found = [
             _example(plain[debate.problem_id], text, agent)
             for debate in (*debates, *hinted)
-            for text in _right(debate, labels.get(debate.problem_id))
+            for text in _right(debate, labels)
         ]
         counts = CurateCounts(examples=len(found), first=len(found))
         made = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
@@ -115,10 +134,10 @@ def _make_examples(
     return pipeline.num_examples(folder, iteration)
 
 
-def _right(debate: Debate, label: str | None) -> list[str]:
-    """Return the different first answers that are right."""
-    said = [turn for turn in debate.first_answers() if turn.answer is not None and label is not None]
-    return list(dict.fromkeys(turn.call.reply.text for turn in said if equivalent(str(turn.answer), str(label))))
+def _right(debate: Debate, labels: _Labels) -> list[str]:
+    """Return the different replies of the first round whose answer is right."""
+    right = labels.right(debate)
+    return list(dict.fromkeys(turn.call.reply.text for turn in debate.first_answers() if turn.answer in right))
 
 
 def _example(debate: Debate, text: str, agent: str) -> Example:

@@ -7,6 +7,7 @@ from maft import files
 from maft.diversity.embedding import embedder
 from maft.diversity.likelihood import LikelihoodReader, Reading
 from maft.diversity.measures import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
+from maft.evaluation.votes import held_out
 from maft.records import AgentRef, Debate
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -25,13 +26,14 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
         if folder.evaluated(iteration) and not folder.diversity(iteration).exists():
-            debates = [d for d in _debates(folder, iteration) if d.error is None]
+            held = held_out(folder, iteration)
+            debates = [debate for debate in held.debates if debate.error is None]
             texts = [turn.call.reply.text for debate in debates for turn in debate.round(-1)]
             vectors, n = embed(texts), folder.config.debate.num_agents
             found = Diversity(
                 iteration=iteration,
                 num_questions=len(debates),
-                disagreement=disagreement(debates),
+                disagreement=disagreement(debates, held.votes),
                 dissimilarity=dissimilarity([vectors[k : k + n] for k in range(0, len(vectors), n)]),
                 embedder=name,
             )
@@ -45,10 +47,6 @@ def measured(folder: RunFolder) -> list[Diversity]:
     """Return what has been measured."""
     measurements = (folder.diversity(number) for number in range(folder.config.num_iterations + 1))
     return [Diversity.model_validate(files.read_json(file)) for file in measurements if file.exists()]
-
-
-def _debates(folder: RunFolder, iteration: int) -> list[Debate]:
-    return files.read_records(folder.held_out_debates(iteration), Debate)
 
 
 class _Read(NamedTuple):

@@ -1,12 +1,11 @@
 """How different the agents of a society still are (paper, section on diversity; definitions: docs/diversity.md)."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import sqrt
-from random import Random
 
-from maft.method.vote import tally
-from maft.records import Debate, Message, Record
+from maft.records import Debate, Message, Record, Vote
 
 
 class Diversity(Record):
@@ -32,9 +31,9 @@ class Diversity(Record):
     """Mean KL divergence from each agent to the untrained model, in nats."""
 
 
-def disagreement(debates: Sequence[Debate]) -> float:
-    """Return 1 - consensus: the mean share of agents whose last answer is not that of the vote, or was not read."""
-    return _mean([1 - _agreement([turn.answer for turn in debate.round(-1)]) for debate in debates if debate.turns])
+def disagreement(debates: Sequence[Debate], votes: Mapping[str, Vote]) -> float:
+    """Return 1 - consensus: the mean share of agents whose last answer is not the commonest, or was not read."""
+    return _mean([1 - _agreement(debate, votes[debate.problem_id]) for debate in debates if debate.turns])
 
 
 def dissimilarity(replies: Sequence[Sequence[Sequence[float]]]) -> float:
@@ -98,9 +97,11 @@ def collapsed(measured: Sequence[Diversity]) -> list[str]:
     return warnings
 
 
-def _agreement(answers: Sequence[str | None]) -> float:
-    counts = tally(answers, Random(0)).counts
-    return counts[0][1] / len(answers) if counts else 0.0
+def _agreement(debate: Debate, vote: Vote) -> float:
+    """Return the share of the agents that give the commonest last answer."""
+    classes, last = vote.classes(debate), debate.round(-1)
+    numbers = Counter(classes[turn.answer] for turn in last if turn.answer is not None)
+    return max(numbers.values(), default=0) / len(last)
 
 
 def _cosine(a: Sequence[float], b: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from maft.records import Problem, Record, Vote
-from maft.tasks.base import Grade, by_equality
+from maft.tasks.base import Grade
 
 
 class LabelQuality(Record):
@@ -33,7 +33,7 @@ class LabelQuality(Record):
     """Questions not trained on, by reason."""
 
 
-def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade = by_equality) -> LabelQuality:
+def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> LabelQuality:
     """Count votes, and grade the labels of the questions whose answer is known."""
     used = [vote for vote in votes if vote.dropped is None]
     return LabelQuality(

@@ -4,14 +4,12 @@ The first round of a debate holds N independent answers, so a single answer, the
 come from the same samples: the comparison is paired and nothing is computed twice.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
-from maft import seeds
 from maft.config import VoteConfig
-from maft.method.vote import ballots, tally
-from maft.records import Call, Debate, Problem, Score, Turn
-from maft.tasks.base import Grade, by_equality
+from maft.method.vote import ballots, tally_of
+from maft.records import Call, Debate, GradedVote, Problem, Score, Turn
 
 
 def names(iteration: int, num_agents: int) -> tuple[str, str, str]:
@@ -27,24 +25,36 @@ def names(iteration: int, num_agents: int) -> tuple[str, str, str]:
     return "maft_single", f"maft_majority@{num_agents}", "maft"
 
 
+class HeldOut:
+    """The debates of one society on held-out questions, with their votes."""
+
+    def __init__(self, debates: Sequence[Debate], votes: Sequence[GradedVote]) -> None:
+        self.debates = debates
+        self.votes = {vote.problem_id: vote for vote in votes}
+        self.verdicts = {debate.problem_id: self.votes[debate.problem_id].verdicts(debate) for debate in debates}
+        """Whether each answer to each question is right; None where nobody knows."""
+
+    def grade(self, problem: Problem, answer: str | None) -> bool | None:
+        """Look up whether an answer that was given is right."""
+        return self.verdicts[problem.id][answer]
+
+
 class Scoring(NamedTuple):
     """What all scores of an iteration have in common."""
 
-    problems: Mapping[str, Problem]
+    held: HeldOut
     iteration: int
     settings: VoteConfig
     run_seed: int
-    grade: Grade = by_equality
 
 
-def score_all(
-    debates: Sequence[Debate], num_agents: int, how: Scoring, budget: int | None = None
-) -> dict[str, list[Score]]:
+def score_all(num_agents: int, how: Scoring, budget: int | None = None) -> dict[str, list[Score]]:
     """Score every debate by the three methods, see `names`.
 
     Where there are further first answers, a fourth one, `majority@budget`, is the vote over as many of them as cost
     `budget` tokens, by default those of the debates, or over all if these are too few.
     """
+    debates = how.held.debates
     if budget is None:
         budget = tokens(call for debate in debates for call in debate.calls(samples=False))
     single, majority, debated = names(how.iteration, num_agents)
@@ -74,23 +84,29 @@ def _single(debate: Debate, method: str, how: Scoring) -> Score:
     """One answer of one generator: the mean over all first answers, at the cost of one."""
     turns = debate.first_answers()
     answers = tuple(turn.answer for turn in turns) or (None,)
-    return _score(debate, method, how, answers, [turn.call for turn in turns], share=1 / max(1, len(turns)))
+    calls = [turn.call for turn in turns]
+    return _score(debate, method, how, answers, calls, "failed" if not turns else None, 1 / max(1, len(turns)))
+
+
+def _voted(debate: Debate, turns: Sequence[Turn], method: str, how: Scoring) -> Score:
+    """The vote over some of the answers, at their own cost."""
+    classes = how.held.votes[debate.problem_id].partition or ()
+    found = tally_of(debate, classes, turns, how.settings.ties, how.run_seed)
+    calls = [turn.call for turn in turns]
+    return _score(debate, method, how, (found.winner,), calls, _no_answer(debate, found.winner, found.tied))
 
 
 def _debated(debate: Debate, method: str, how: Scoring) -> Score:
-    over = how.settings.over
-    turns = ballots(debate, over)
-    return _voted(debate, turns, method, how, None if over == "first" else debate.calls(samples=over == "all"))
+    """The vote of the debate, at the cost of the whole debate unless first answers alone are counted."""
+    over, vote = how.settings.over, how.held.votes[debate.problem_id]
+    calls = [t.call for t in ballots(debate, over)] if over == "first" else debate.calls(samples=over == "all")
+    return _score(debate, method, how, (vote.label,), calls, _no_answer(debate, vote.label, vote.tied))
 
 
-def _voted(
-    debate: Debate, turns: Sequence[Turn], method: str, how: Scoring, calls: Sequence[Call] | None = None
-) -> Score:
-    """The vote over some of the answers, at their own cost if not told otherwise; a failed debate has no answer."""
-    rng = seeds.rng(how.run_seed, "tie", method, how.iteration, debate.problem_id)
-    answers = [turn.answer for turn in turns] if debate.error is None else []
-    winner = tally(answers, rng, ties=how.settings.ties).winner
-    return _score(debate, method, how, (winner,), [turn.call for turn in turns] if calls is None else calls)
+def _no_answer(debate: Debate, answer: str | None, tied: bool) -> Literal["failed", "tied"] | None:
+    if debate.error is not None:
+        return "failed"
+    return "tied" if answer is None and tied else None
 
 
 def _score(
@@ -99,17 +115,18 @@ def _score(
     how: Scoring,
     answers: tuple[str | None, ...],
     calls: Sequence[Call],
-    *,
+    no_answer: Literal["failed", "tied"] | None,
     share: float = 1.0,
 ) -> Score:
-    graded = [how.grade(how.problems[debate.problem_id], answer) for answer in answers]
-    right = tuple(verdict for verdict in graded if verdict is not None) or None
+    verdicts = how.held.verdicts[debate.problem_id]
+    right = tuple(verdict for answer in answers if (verdict := verdicts[answer]) is not None) or None
     return Score(
         iteration=how.iteration,
         method=method,
         problem_id=debate.problem_id,
         answers=answers,
         correct=right,
+        no_answer=no_answer,
         calls=len(calls) * share,
         prompt_tokens=sum(call.reply.prompt_tokens for call in calls) * share,
         completion_tokens=sum(call.reply.completion_tokens for call in calls) * share,

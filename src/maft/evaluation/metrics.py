@@ -23,6 +23,10 @@ class MethodResult(Record):
     """Model calls that the method needs for all n questions."""
     prompt_tokens: float
     completion_tokens: float
+    failed: int = 0
+    """Questions whose debate failed; they have no answer, which counts as wrong."""
+    tied: int = 0
+    """Questions without an answer since several had the most votes and `vote.ties` is `abstain`."""
 
     @property
     def tokens(self) -> float:
@@ -42,10 +46,12 @@ def summarize(scores: Sequence[Score]) -> MethodResult:
         ci_low=low,
         ci_high=high,
         n=len(scores),
-        unparsed=sum(score.answers.count(None) / len(score.answers) for score in scores),
+        unparsed=sum(s.answers.count(None) / len(s.answers) for s in scores if s.no_answer is None),
         calls=sum(score.calls for score in scores),
         prompt_tokens=sum(score.prompt_tokens for score in scores),
         completion_tokens=sum(score.completion_tokens for score in scores),
+        failed=sum(score.no_answer == "failed" for score in scores),
+        tied=sum(score.no_answer == "tied" for score in scores),
     )
 
 

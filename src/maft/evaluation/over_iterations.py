@@ -8,23 +8,31 @@ the same rule, too: what they would have made labels.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maft.config import VoteConfig
+from maft.config import VoteConfig, of_iteration
 from maft.evaluation.agents import AgentAccuracy
 from maft.evaluation.labels import LabelQuality, label_quality
+from maft.evaluation.methods import HeldOut
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.method import vote as voting
-from maft.records import Debate, Problem, Vote
+from maft.records import Problem, Vote
 from maft.tasks.base import Grade
 
 Line = dict[str, Any]
 """One line of metrics.jsonl: `kind`, `iteration`, names and numbers."""
 
 
-def held_out_votes(debates: Sequence[Debate], settings: VoteConfig, run_seed: int) -> list[Vote]:
+def held_out_votes(held: HeldOut, settings: VoteConfig, run_seed: int) -> list[Vote]:
     """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
-    as_if_trained = [debate.model_copy(update={"iteration": debate.iteration + 1}) for debate in debates]
-    votes = [voting.vote(debate, settings, run_seed) for debate in as_if_trained]
-    return [vote.model_copy(update={"iteration": vote.iteration - 1}) for vote in votes]
+    return [
+        voting.elect(
+            debate,
+            held.votes[debate.problem_id].partition or (),
+            of_iteration(settings.label_from, debate.iteration + 1),
+            settings,
+            run_seed,
+        )
+        for debate in held.debates
+    ]
 
 
 def method_line(result: MethodResult) -> Line:

@@ -31,9 +31,8 @@ def levels(votes: Iterable[Vote], problems: Mapping[str, Problem], grade: Grade,
     graded: Counter[int] = Counter()
     right: Counter[int] = Counter()
     for vote in votes:
-        level = 0 if vote.label is None else vote.counts[0][1]
         verdict = grade(problems[vote.problem_id], vote.label)
-        questions[level] += 1
-        graded[level] += verdict is not None
-        right[level] += verdict is True
+        questions[vote.votes] += 1
+        graded[vote.votes] += verdict is not None
+        right[vote.votes] += verdict is True
     return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(most, -1, -1))

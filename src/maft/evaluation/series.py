@@ -13,10 +13,11 @@ import json
 from functools import cache
 
 from maft import files, tasks
+from maft.evaluation import votes
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.metrics import MethodResult
 from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
-from maft.records import Debate, Problem, Vote
+from maft.records import Problem, Vote
 from maft.runs.folder import RunFolder
 
 
@@ -40,14 +41,12 @@ def of_society(folder: RunFolder, number: int) -> list[Line]:
     if not folder.evaluated(number):
         return []
     results = [MethodResult.model_validate(row) for row in files.read_json(folder.results(number))]
-    debates = files.read_records(folder.held_out_debates(number), Debate)
-    problems, grade = _problems(folder, "eval"), cache(tasks.make(config.task).grade)
-    agents = agent_accuracies(debates, problems, number, config.debate.num_agents, grade)
-    votes = held_out_votes(debates, config.vote, config.seed)
+    held, problems = votes.held_out(folder, number), _problems(folder, "eval")
+    agents = agent_accuracies(held.debates, problems, number, config.debate.num_agents, held.grade)
     return [
         *map(method_line, results),
         *map(agent_line, agents),
-        label_line("held_out_votes", votes, problems, grade),
+        label_line("held_out_votes", held_out_votes(held, config.vote, config.seed), problems, held.grade),
     ]
 
 
@@ -55,8 +54,8 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     """Return the line of one iteration's pseudo-labels; none before the vote."""
     if number == 0 or not folder.votes(number).exists():
         return []
-    votes, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
-    return [label_line("pseudo_labels", votes, _problems(folder, "train"), grade)]
+    found, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
+    return [label_line("pseudo_labels", found, _problems(folder, "train"), grade)]
 
 
 def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:

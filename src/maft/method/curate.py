@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from maft import seeds
-from maft.answers import equivalent
 from maft.config import CurateConfig, of_iteration
 from maft.records import Debate, Example, Message, Record, Reply, Vote
 
@@ -34,6 +33,8 @@ class CurateCounts(Record):
     """The debate failed."""
     no_answer: int = 0
     """Nobody's answer could be parsed, so there is no label."""
+    tied: int = 0
+    """Several answers have the most votes, and `vote.ties` is `abstain`."""
     low_agreement: int = 0
     """Too few agents agreed with the label."""
     unparsed: int = 0
@@ -69,8 +70,8 @@ def generator_examples(
     counts: Counter[str] = Counter()
     for debate in debates:
         vote = votes[debate.problem_id]
-        turns = debate.first_answers(agent)
-        reasons = [vote.dropped or _disagreement(turn.answer, vote.label) for turn in turns] or [vote.dropped]
+        turns, label = debate.first_answers(agent), vote.agreeing(debate)
+        reasons = [vote.dropped or _disagreement(turn.answer, label) for turn in turns] or [vote.dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
         agreeing: dict[str, Reply] = {}
@@ -100,10 +101,10 @@ def critic_examples(
         vote, own = votes[debate.problem_id], debate.turns_of(agent)
         if vote.dropped is None and (not own or own[-1].round == 1):
             continue  # the protocol did not ask it as a critic
-        reason = vote.dropped or _disagreement(own[-1].answer, vote.label)
+        label = vote.agreeing(debate)
+        reason = vote.dropped or _disagreement(own[-1].answer, label)
         if reason is None:
-            kept = _disagreement(own[0].answer, vote.label) is None
-            kind: Kind = "kept" if kept else "corrected"
+            kind: Kind = "kept" if own[0].answer in label else "corrected"
             dialogue = debate.dialogue(agent)
             found.append(_example(debate, f"critic_{agent}", kind, dialogue, debate.replies(agent)))
         else:
@@ -189,10 +190,8 @@ def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Exampl
     return [shuffled[i % len(shuffled)] for i in range(max(1, count))]
 
 
-def _disagreement(answer: str | None, label: str | None) -> str | None:
-    if answer is None or label is None:
-        return "unparsed"
-    return None if equivalent(answer, label) else "disagrees"
+def _disagreement(answer: str | None, label: frozenset[str | None]) -> str | None:
+    return "unparsed" if answer is None else None if answer in label else "disagrees"
 
 
 def _example(

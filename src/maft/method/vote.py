@@ -1,17 +1,24 @@
-"""The vote: answers in, of the last round if not told otherwise; pseudo-label out."""
+"""The vote: answers in, of the last round by default; pseudo-label out.
 
-from collections.abc import Sequence
+Answers are divided into classes of equal ones once, all answers of a debate together, by the task's equality. The vote
+keeps this partition, and whoever asks later whether two answers are the same reads it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
-from maft import answers as rules
 from maft import seeds
-from maft.config import VoteConfig, of_iteration
-from maft.records import Debate, Turn, Vote
+from maft.answers.equality import Classes, Equality, Mathematics
+from maft.config import Ballots, VoteConfig, of_iteration
+from maft.records import Debate, Problem, Turn, Vote
+
+MATHEMATICS = Mathematics()
 
 
 class Tally(NamedTuple):
-    """Answers counted by classes of mathematical equality."""
+    """Answers counted by classes of equal ones."""
 
     winner: str | None
     counts: tuple[tuple[str, int], ...]
@@ -20,57 +27,130 @@ class Tally(NamedTuple):
     tied: bool
 
 
-def tally(answers: Sequence[str | None], rng: Random, *, ties: str = "random") -> Tally:
-    """Count equal answers; those that could not be parsed (None) abstain.
-
-    Ties are drawn by `rng` among the classes with the most votes. Neither the counts nor the winner depend on the
-    order of the answers.
+def tally(
+    answers: Sequence[str | None], rng: Random, *, ties: str = "random", equality: Equality = MATHEMATICS
+) -> Tally:
+    """Divide answers into classes and count them, see `count`.
 
     >>> tally(["1/2", None, "0.5", "3"], Random(0))
     Tally(winner='0.5', counts=(('0.5', 2), ('3', 1)), abstained=1, tied=False)
     """
-    classes = [[text for i in indices if (text := answers[i]) is not None] for indices in rules.group(answers)]
-    counts = [(rules.representative(texts), len(texts)) for texts in classes]
-    leaders = [label for label, votes in counts if votes == max(votes for _, votes in counts)]
+    return count(answers, equality.classes(answers), rng, ties=ties)
+
+
+def count(answers: Sequence[str | None], classes: Classes, rng: Random, *, ties: str = "random") -> Tally:
+    """Count the answers of each class; those that could not be parsed (None) abstain.
+
+    Ties are drawn by `rng` among the classes with the most votes. Neither the counts nor the winner depend on the
+    order of the answers.
+    """
+    votes = Counter(number for number in classes if number is not None)
+    names = {
+        number: representative(str(answer) for answer, its in zip(answers, classes, strict=True) if its == number)
+        for number in votes
+    }
+    leaders = sorted(names[number] for number in votes if votes[number] == max(votes.values()))
     tied = len(leaders) > 1
-    winner = None if not leaders or (tied and ties == "abstain") else rng.choice(sorted(leaders))
-    counts.sort(key=lambda count: (-count[1], count[0] != winner, count[0]))
-    return Tally(winner, tuple(counts), sum(text is None for text in answers), tied)
+    winner = None if not leaders or (tied and ties == "abstain") else rng.choice(leaders)
+    counts = sorted(
+        ((names[number], of_class) for number, of_class in votes.items()),
+        key=lambda item: (-item[1], item[0] != winner, item[0]),
+    )
+    return Tally(winner, tuple(counts), sum(number is None for number in classes), tied)
+
+
+def representative(answers: Iterable[str]) -> str:
+    r"""Pick the text to show for a class: the shortest, then the first in code-point order.
+
+    >>> representative([r"\frac{1}{2}", "0.5", "1/2"])
+    '0.5'
+    """
+    return min(answers, key=lambda answer: (len(answer), answer))
 
 
 def ballots(debate: Debate, which: str) -> tuple[Turn, ...]:
     """Return the turns whose answers are counted: of the `last` round, the `first` with its samples, or `all`."""
     if which == "first":
         return debate.first_answers()
-    return debate.round(-1) if which == "last" else debate.turns + debate.samples
+    return debate.round(-1) if which == "last" else debate.all_turns
 
 
-def vote(debate: Debate, settings: VoteConfig, run_seed: int) -> Vote:
+def vote(
+    debate: Debate,
+    settings: VoteConfig,
+    run_seed: int,
+    equality: Equality = MATHEMATICS,
+    over: Ballots | None = None,
+) -> Vote:
     """Return the pseudo-label of a debate: the answer with the most votes, by default in the last round.
 
-    The question is dropped from training if the debate failed, nobody gave an answer, or the winner has fewer votes
-    than `settings.min_agreement` asks for.
+    The question is dropped from training if the debate failed, nobody gave an answer, the vote is tied and
+    `settings.ties` has it abstain, or the winner has fewer votes than `settings.min_agreement` asks for.
+
+    Args:
+        debate: what is voted on.
+        settings: the rules.
+        run_seed: draws among equals.
+        equality: the task's; it divides all answers of the debate.
+        over: which answers are counted; None: those of `settings.label_from`.
     """
-    answers = [turn.answer for turn in ballots(debate, of_iteration(settings.label_from, debate.iteration))]
-    rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
-    result = tally(answers, rng, ties=settings.ties) if debate.error is None else Tally(None, (), 0, False)
-    dropped: Literal["failed", "no_answer", "low_agreement"] | None = None
-    if debate.error is not None:
-        dropped = "failed"
-    elif result.winner is None:
-        dropped = "no_answer"
-    elif not _agreed(result.counts[0][1], len(answers), settings.min_agreement):
-        dropped = "low_agreement"
+    counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
+    return elect(debate, partition(debate, equality), counted, settings, run_seed)
+
+
+def partition(debate: Debate, equality: Equality) -> Classes:
+    """Divide all answers of a debate into classes. The known answer of the question is not looked at."""
+    problem = Problem(id=debate.problem_id, question=debate.question)
+    return equality.classes([turn.answer for turn in debate.all_turns], problem)
+
+
+def elect(debate: Debate, classes: Classes, over: str, settings: VoteConfig, run_seed: int) -> Vote:
+    """Return the vote over some answers of a debate whose answers have been divided into classes."""
+    turns = ballots(debate, over)
+    result = tally_of(debate, classes, turns, settings.ties, run_seed)
     return Vote(
         iteration=debate.iteration,
         problem_id=debate.problem_id,
         label=result.winner,
         counts=result.counts,
-        num_ballots=len(answers),
+        num_ballots=len(turns),
         abstained=result.abstained,
         tied=result.tied,
-        dropped=dropped,
+        dropped="failed" if debate.error is not None else _dropped(result, len(turns), settings.min_agreement),
+        partition=classes,
+        winner=_class_of(debate, classes).get(result.winner),
     )
+
+
+def tally_of(debate: Debate, classes: Classes, turns: Sequence[Turn], ties: str, run_seed: int) -> Tally:
+    """Count some turns of a debate; a failed debate has no answer.
+
+    Ties are drawn by question and iteration: whenever the same answers tie, the same one wins.
+    """
+    answers = [turn.answer for turn in turns] if debate.error is None else []
+    class_of = _class_of(debate, classes)
+    rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
+    return count(answers, tuple(class_of[answer] for answer in answers), rng, ties=ties)
+
+
+def with_partition(vote: Vote, debate: Debate, equality: Equality) -> Vote:
+    """Return a vote with its partition; one of schema 1 is grouped now."""
+    if vote.partition is not None:
+        return vote
+    classes = partition(debate, equality)
+    return vote.model_copy(update={"partition": classes, "winner": _class_of(debate, classes).get(vote.label)})
+
+
+def _class_of(debate: Debate, classes: Classes) -> dict[str | None, int | None]:
+    return dict(zip((turn.answer for turn in debate.all_turns), classes, strict=True))
+
+
+def _dropped(
+    result: Tally, num_ballots: int, min_agreement: str | float
+) -> Literal["no_answer", "tied", "low_agreement"] | None:
+    if result.winner is None:
+        return "tied" if result.tied else "no_answer"
+    return None if _agreed(result.counts[0][1], num_ballots, min_agreement) else "low_agreement"
 
 
 def _agreed(votes: int, num_ballots: int, min_agreement: str | float) -> bool:

@@ -22,8 +22,9 @@ from pathlib import Path
 
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
-from maft.evaluation.methods import Scoring, score_all
+from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
+from maft.evaluation.votes import decide, votes_of
 from maft.method import curate, learners, protocol_of
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
@@ -86,10 +87,10 @@ def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[s
     """Find the pseudo-label of every question."""
     path = folder.votes(iteration)
     if not path.exists():
-        votes = [voting.vote(debate, folder.config.vote, folder.config.seed) for debate in debates]
-        files.write_records(path, votes)
+        config, equality = folder.config, tasks.make(folder.config.task).equality
+        files.write_records(path, [voting.vote(debate, config.vote, config.seed, equality) for debate in debates])
         folder.log("voted", iteration=iteration)
-    return {vote.problem_id: vote for vote in files.read_records(path, Vote)}
+    return votes_of(folder, iteration, debates)
 
 
 def make_examples(
@@ -155,9 +156,10 @@ def evaluate(
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
-    by_id = {problem.id: problem for problem in problems}
-    how = Scoring(by_id, iteration, config.vote, config.seed, tasks.make(config.task).grade)
-    scores = score_all(debates, config.debate.num_agents, how)
+    decided = decide(debates, problems, tasks.make(config.task), config.vote, config.seed)
+    files.write_records(folder.held_out_votes(iteration), decided)
+    how = Scoring(HeldOut(debates, decided), iteration, config.vote, config.seed)
+    scores = score_all(config.debate.num_agents, how)
     for method, of_method in scores.items():
         files.write_records(folder.scores(iteration, method), of_method)
     files.write_json(folder.results(iteration), [summarize(of_method).model_dump() for of_method in scores.values()])

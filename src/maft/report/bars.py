@@ -19,6 +19,7 @@ REASONS = {
     "unparsed": "could not be read",
     "low_agreement": "too little agreement",
     "no_answer": "no label",
+    "tied": "a tie",
     "failed": "debate failed",
 }
 FLOW = {

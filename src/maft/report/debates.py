@@ -8,12 +8,12 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from random import Random
 from typing import Any, NamedTuple
 
 from maft import files
 from maft.config import RunConfig
-from maft.method.vote import tally
+from maft.evaluation.votes import votes_of
+from maft.method.vote import tally_of
 from maft.records import Call, Debate, Example, Problem, Turn, Vote
 from maft.report import transcript
 from maft.report.held_out import Evaluation, remembered
@@ -108,7 +108,7 @@ def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
             yield "corrected" if after else "spoiled"
         if not after:
             yield "wrong"
-    if not _unanimous([turn.answer for turn in debate.round(-1)]):
+    if vote is not None and not _unanimous(debate, vote):
         yield "split"
     if any(turn.answer is None for turn in debate.turns):
         yield "unparsable"
@@ -116,11 +116,10 @@ def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
         yield "not used"
 
 
-def _unanimous(answers: Sequence[str | None]) -> bool:
-    if len(set(answers)) == 1:
-        return answers[0] is not None
-    counts = tally(answers, Random(0)).counts
-    return bool(counts) and counts[0][1] == len(answers)
+def _unanimous(debate: Debate, vote: Vote) -> bool:
+    classes = vote.classes(debate)
+    last = {classes[turn.answer] for turn in debate.round(-1)}
+    return len(last) == 1 and None not in last
 
 
 def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
@@ -128,10 +127,10 @@ def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
     for one in (*evaluations[:0:-1][:1], *evaluations[:1], *evaluations[-2:0:-1]):
         title = f"iteration {one.iteration}" if one.iteration else "untrained"
         debates = [
-            Shown(debate, one.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
-            for debate in one.debates
+            Shown(debate, one.held.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
+            for debate in one.held.debates
         ]
-        yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.grade, one.problems, debates)
+        yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.held.grade, one.problems, debates)
 
 
 def _training(folder: RunFolder) -> Iterator[Set]:
@@ -142,12 +141,9 @@ def _training(folder: RunFolder) -> Iterator[Set]:
     problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
     grade = remembered(folder)
     for number in numbers:
-        votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(number), Vote)}
-        examples = _examples(folder, number)
-        debates = [
-            _trained(debate, votes[debate.problem_id], examples, folder.config)
-            for debate in files.read_records(folder.debates(number), Debate)
-        ]
+        held, examples = files.read_records(folder.debates(number), Debate), _examples(folder, number)
+        votes = votes_of(folder, number, held)
+        debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
         yield Set(f"train-{number}", f"Training, iteration {number}", True, grade, problems, debates)
 
 
@@ -163,7 +159,7 @@ def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]]
 
 
 def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:
-    first = tally([turn.answer for turn in debate.round(1)], Random(0)).winner
+    first = tally_of(debate, vote.partition or (), debate.round(1), config.vote.ties, config.seed).winner
     if examples is None or vote.dropped is not None:
         return Shown(debate, vote, first, ())
     return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config))

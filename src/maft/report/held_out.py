@@ -9,10 +9,10 @@ from maft.evaluation import flow as flow_
 from maft.evaluation import reliability
 from maft.evaluation.agents import AgentAccuracy, agent_accuracies
 from maft.evaluation.flow import Flow
-from maft.evaluation.methods import names
+from maft.evaluation.methods import HeldOut, names
 from maft.evaluation.reliability import Level
-from maft.records import Debate, Problem, Score, Vote
-from maft.report import transcript
+from maft.evaluation.votes import held_out
+from maft.records import Problem, Score
 from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
 
@@ -23,12 +23,9 @@ class Evaluation(NamedTuple):
     iteration: int
     num_agents: int
     problems: Mapping[str, Problem]
-    grade: Grade
-    debates: Sequence[Debate]
+    held: HeldOut
     first: Mapping[str, Score]
     """The vote over first answers to each question."""
-    votes: Mapping[str, Vote]
-    """The vote of each debate; its label is the answer that was scored."""
 
 
 def evaluations(folder: RunFolder) -> list[Evaluation]:
@@ -38,8 +35,7 @@ def evaluations(folder: RunFolder) -> list[Evaluation]:
     if not done:
         return []
     problems = {problem.id: problem for problem in files.read_records(folder.problems("eval"), Problem)}
-    grade = remembered(folder)
-    return [_evaluation(folder, number, problems, grade) for number in done]
+    return [_evaluation(folder, number, problems) for number in done]
 
 
 def remembered(folder: RunFolder) -> Grade:
@@ -47,22 +43,18 @@ def remembered(folder: RunFolder) -> Grade:
     return cache(tasks.make(folder.config.task).grade)
 
 
-def _evaluation(folder: RunFolder, number: int, problems: Mapping[str, Problem], grade: Grade) -> Evaluation:
+def _evaluation(folder: RunFolder, number: int, problems: Mapping[str, Problem]) -> Evaluation:
     num_agents = folder.config.debate.num_agents
-    _, majority, debated = names(number, num_agents)
-    first, last = (
-        {score.problem_id: score for score in files.read_records(folder.scores(number, method), Score)}
-        for method in (majority, debated)
-    )
-    debates = files.read_records(folder.held_out_debates(number), Debate)
-    over = folder.config.vote.over
-    votes = {d.problem_id: transcript.held_out_vote(d, last[d.problem_id].answers[0], over) for d in debates}
-    return Evaluation(number, num_agents, problems, grade, debates, first, votes)
+    majority = files.read_records(folder.scores(number, names(number, num_agents)[1]), Score)
+    first = {score.problem_id: score for score in majority}
+    return Evaluation(number, num_agents, problems, held_out(folder, number), first)
 
 
 def flows(found: Sequence[Evaluation]) -> list[Flow]:
     """Return what became of each agent's first answers, iteration by iteration."""
-    return [flow for one in found for flow in flow_.flows(one.debates, one.problems, one.iteration, one.grade)]
+    return [
+        flow for one in found for flow in flow_.flows(one.held.debates, one.problems, one.iteration, one.held.grade)
+    ]
 
 
 def agents(found: Sequence[Evaluation]) -> list[AgentAccuracy]:
@@ -70,11 +62,14 @@ def agents(found: Sequence[Evaluation]) -> list[AgentAccuracy]:
     return [
         agent
         for one in found
-        for agent in agent_accuracies(one.debates, one.problems, one.iteration, one.num_agents, one.grade)
+        for agent in agent_accuracies(one.held.debates, one.problems, one.iteration, one.num_agents, one.held.grade)
     ]
 
 
 def levels(found: Sequence[Evaluation]) -> dict[int, tuple[Level, ...]]:
     """Return how often the debates' answers are right by their votes, for each iteration."""
-    most = max((reliability.most_ballots(one.votes.values()) for one in found), default=0)
-    return {one.iteration: reliability.levels(one.votes.values(), one.problems, one.grade, most) for one in found}
+    votes = {one.iteration: one.held.votes.values() for one in found}
+    most = max(map(reliability.most_ballots, votes.values()), default=0)
+    return {
+        one.iteration: reliability.levels(votes[one.iteration], one.problems, one.held.grade, most) for one in found
+    }

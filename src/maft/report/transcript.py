@@ -8,23 +8,20 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from random import Random
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from maft import files, tasks
-from maft.answers import equivalent
 from maft.config import CurateConfig, RunConfig
 from maft.errors import DataError
-from maft.evaluation.methods import names
+from maft.evaluation.votes import held_out, votes_of
 from maft.method import learners
-from maft.method.vote import ballots, tally
-from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
+from maft.records import Call, Debate, Example, Problem, Turn, Vote
 from maft.runs import societies
 from maft.runs.folder import RunFolder
-from maft.tasks.base import Grade, by_equality
+from maft.tasks.base import Grade
 
 Stage = Literal["train", "eval"]
 How = Literal["title", "quiet", "right", "wrong", "kept", "dropped"]
@@ -59,7 +56,7 @@ class Told(NamedTuple):
     """None until all debates of the stage are done. In a held-out debate, nothing is ever dropped."""
     fates: tuple[Fate, ...]
     """Of a training question that is used, once the examples are made: generators, then critics."""
-    grade: Grade = by_equality
+    grade: Grade
     models: Mapping[str, str] = MappingProxyType({})
     """Base model of each agent by the agent's name, where there are several."""
 
@@ -97,10 +94,12 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
     """Put a debate together with its vote and with what was learned from it."""
     grade, models = tasks.make(folder.config.task).grade, _models(folder)
     if stage == "eval":
-        return Told(stage, problem, debate, _held_out_vote(folder, debate), (), grade, models)
-    path = folder.votes(debate.iteration)
-    votes = files.read_records(path, Vote) if path.exists() else []
-    vote = next((vote for vote in votes if vote.problem_id == problem.id), None)
+        if not folder.evaluated(debate.iteration):
+            return Told(stage, problem, debate, None, (), grade, models)
+        held = held_out(folder, debate.iteration)
+        return Told(stage, problem, debate, held.votes[problem.id], (), held.grade, models)
+    voted = folder.votes(debate.iteration).exists()
+    vote = votes_of(folder, debate.iteration, [debate]).get(problem.id) if voted else None
     summary = folder.examples_summary(debate.iteration)
     if vote is None or vote.dropped is not None or not summary.exists():
         return Told(stage, problem, debate, vote, (), grade, models)
@@ -129,19 +128,20 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
     responses = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
     responses += [(f"critic_{turn.agent}", turn) for turn in debate.round(-1) if turn.round > 1]
     found: list[Fate] = []
+    label = vote.agreeing(debate)
     for agent, turn in responses:
         if agent in kinds:
             again = f"; {times[agent]} times" if times[agent] > 1 else ""
             found.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
         elif config.society.one_model or agent in learners(config):
-            found.append(Fate(agent, None, _why_not(turn, vote, config.curate)))
+            found.append(Fate(agent, None, _why_not(turn, label, config.curate)))
     return tuple(found)
 
 
-def _why_not(turn: Turn, vote: Vote, settings: CurateConfig) -> str:
-    if turn.answer is None or vote.label is None:
+def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig) -> str:
+    if turn.answer is None:
         return "its answer could not be read"
-    if not equivalent(turn.answer, vote.label):
+    if turn.answer not in label:
         return "its answer is not the label"
     reasons = {
         "to mix corrected and kept dialogues as asked": turn.round > 1,
@@ -156,7 +156,9 @@ def why_dropped(vote: Vote) -> str:
     if vote.dropped == "failed":
         return "the debate failed"
     if vote.dropped == "no_answer":
-        return "the vote has no winner" if vote.counts else "nobody's answer could be read, so there is no label"
+        return "nobody's answer could be read, so there is no label"
+    if vote.dropped == "tied" or vote.label is None:
+        return "several answers have the most votes, so there is no label"
     return f"only {vote.counts[0][1]} of {vote.num_ballots} answers agree with the label"
 
 
@@ -318,35 +320,3 @@ def _debates(path: Path) -> list[Debate]:
         return [Debate.from_json(text) for text in lines]
     except ValidationError:
         return files.read_records(path, Debate)  # says which line is wrong, and what to do
-
-
-def _held_out_vote(folder: RunFolder, debate: Debate) -> Vote | None:
-    """Count the votes of a held-out debate; the answer, which may have been drawn, is the one that was scored."""
-    _, _, debated = names(debate.iteration, folder.config.debate.num_agents)
-    path = folder.scores(debate.iteration, debated)
-    if not path.exists() or not folder.evaluated(debate.iteration):
-        return None
-    label = next(s.answers[0] for s in files.read_records(path, Score) if s.problem_id == debate.problem_id)
-    return held_out_vote(debate, label, folder.config.vote.over)
-
-
-def held_out_vote(debate: Debate, label: str | None, over: str) -> Vote:
-    """Count the votes of a held-out debate.
-
-    Args:
-        debate: the debate.
-        label: the answer that was scored; where votes are equal, it has been drawn.
-        over: which answers are counted, see `voting.ballots`.
-    """
-    counting = ballots(debate, over) if debate.error is None else ()
-    counted = tally([turn.answer for turn in counting], Random(0))
-    return Vote(
-        iteration=debate.iteration,
-        problem_id=debate.problem_id,
-        label=label,
-        counts=counted.counts,
-        num_ballots=len(counting),
-        abstained=counted.abstained,
-        tied=counted.tied,
-        dropped=None,
-    )

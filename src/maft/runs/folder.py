@@ -13,7 +13,7 @@
       iter_01/votes.jsonl         one Vote a line
       iter_01/examples/           generator_0.jsonl ... critic_2.jsonl, summary.json
       iter_01/agents/             generator_0/ ... critic_2/: PEFT adapters
-      iter_01/eval/               debates.jsonl, <method>.jsonl, summary.json
+      iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json
 
 A file is done when it is there; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is
 removed on resumption, and what it held is owed again. A run has begun once its questions are written: until then, such
@@ -199,6 +199,10 @@ class RunFolder:
     def held_out_debates(self, number: int) -> Path:
         """Return the file of an iteration's debates on the held-out questions."""
         return self.evaluation(number) / "debates.jsonl"
+
+    def held_out_votes(self, number: int) -> Path:
+        """Return the file of an evaluation's votes, with the grade of each class of equal answers."""
+        return self.evaluation(number) / "votes.jsonl"
 
     def scores(self, number: int, method: str) -> Path:
         """Return the file of a method's scores."""

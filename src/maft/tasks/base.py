@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from maft import seeds
-from maft.answers import EQUALITIES, Equality, equivalent, extract_answer
+from maft.answers import EQUALITIES, Equality, extract_answer
 from maft.config import TaskConfig
 from maft.errors import DataError
 from maft.extensions import find
@@ -19,11 +19,6 @@ log = logging.getLogger("maft")
 
 Grade = Callable[[Problem, str | None], bool | None]
 """Whether an answer is right; None where nobody knows. An answer that is None could not be read, and is wrong."""
-
-
-def by_equality(problem: Problem, answer: str | None) -> bool | None:
-    """Grade by mathematical equality with the known answer, see `Grade`."""
-    return None if problem.gold is None else answer is not None and equivalent(answer, problem.gold)
 
 
 class Split(NamedTuple):

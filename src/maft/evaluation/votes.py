@@ -1,0 +1,62 @@
+"""Votes with the debates they are of: made once, kept in the run folder, read by whoever shows or counts them."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from maft import files, tasks
+from maft.config import VoteConfig
+from maft.evaluation.methods import HeldOut, names
+from maft.method import vote as voting
+from maft.records import Debate, GradedVote, Problem, Score, Vote
+from maft.runs.folder import RunFolder
+from maft.tasks.base import Grade, Task
+
+
+def votes_of(folder: RunFolder, number: int, debates: Sequence[Debate]) -> dict[str, Vote]:
+    """Read the votes of an iteration by problem id; those of schema 1 are grouped again."""
+    votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(number), Vote)}
+    equality = tasks.make(folder.config.task).equality
+    for debate in debates:
+        if debate.problem_id in votes:
+            votes[debate.problem_id] = voting.with_partition(votes[debate.problem_id], debate, equality)
+    return votes
+
+
+def held_out(folder: RunFolder, number: int) -> HeldOut:
+    """Read the held-out debates and votes of a finished evaluation."""
+    debates, path = files.read_records(folder.held_out_debates(number), Debate), folder.held_out_votes(number)
+    if path.exists():
+        return HeldOut(debates, files.read_records(path, GradedVote))
+    # An older maft kept no votes. Where answers tied, the label is the answer that was scored.
+    config, problems = folder.config, files.read_records(folder.problems("eval"), Problem)
+    made = decide(debates, problems, tasks.make(config.task), config.vote, config.seed)
+    scores = files.read_records(folder.scores(number, names(number, config.debate.num_agents)[2]), Score)
+    labels = {score.problem_id: score.answers[0] for score in scores}
+    found = []
+    for debate, vote in zip(debates, made, strict=True):
+        label = labels.get(debate.problem_id, vote.label)
+        found.append(vote.model_copy(update={"label": label, "winner": vote.classes(debate).get(label)}))
+    return HeldOut(debates, found)
+
+
+def decide(
+    debates: Sequence[Debate], problems: Sequence[Problem], task: Task, settings: VoteConfig, run_seed: int
+) -> list[GradedVote]:
+    """Vote on held-out debates by `vote.over`, and grade every class of equal answers once. Nothing is dropped."""
+    by_id = {problem.id: problem for problem in problems}
+    votes = (voting.vote(debate, settings, run_seed, task.equality, settings.over) for debate in debates)
+    return [
+        graded(vote.model_copy(update={"dropped": None}), debate, by_id[debate.problem_id], task.grade)
+        for vote, debate in zip(votes, debates, strict=True)
+    ]
+
+
+def graded(vote: Vote, debate: Debate, problem: Problem, grade: Grade) -> GradedVote:
+    """Grade each class of a vote by its representative."""
+    members: Mapping[int, list[str]] = defaultdict(list)
+    for answer, number in vote.classes(debate).items():
+        if answer is not None and number is not None:
+            members[number].append(answer)
+    known = grade(problem, None) is not None
+    right = tuple(grade(problem, voting.representative(members[number])) is True for number in range(len(members)))
+    return GradedVote(**dict(vote), grades=right if known else None)
