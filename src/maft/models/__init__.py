@@ -1,7 +1,7 @@
 """Models: from names to folders, the packaged one, adapters, shapes and memory."""
 
 from maft.models.adapters import check_adapter
-from maft.models.names import is_hub_name, public_name, resolve, usable_dtype
+from maft.models.names import is_hub_name, public_name, resolve, revision, usable_dtype
 from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, cache_dir, load_quietly
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "load_quietly",
     "public_name",
     "resolve",
+    "revision",
     "usable_dtype",
 ]

