@@ -19,7 +19,8 @@
 10. What is trained on is what was said: the messages sent, in their order, and the reply.
 11. Loss is on the assistant's last turn by default, and that turn is the response that agrees with the label.
 12. An iteration starts from the weights of the one before; or, if asked for, from the base model.
-13. The questions stay the same in every iteration, and no held-out question is a training question.
+13. The questions stay the same in every iteration, and no held-out question is a training question: its text counts,
+    whatever ids the two files give.
 14. Held-out questions are answered by the same debate with the finetuned agents: generators first, critics after.
     The vote of the last round is the answer.
 15. Gold answers are never read on the way to the weights.
@@ -441,7 +442,7 @@ def test_13_the_questions_are_the_same_in_every_iteration(recorded):
     assert not set(train) & set(held_out)
 
 
-@pytest.mark.parametrize("held_out", [{"id": "a", "question": "Else?"}, {"question": "what is  2 + 2 ?"}])
+@pytest.mark.parametrize("held_out", [{"id": "b", "question": "What is 2+2?"}, {"question": "what is  2 + 2 ?"}])
 def test_13_a_run_refuses_to_start_when_the_sides_share_a_question(tmp_path, held_out):
     (tmp_path / "train.jsonl").write_text(json.dumps({"id": "a", "question": "What is 2 + 2?"}))
     (tmp_path / "eval.jsonl").write_text(json.dumps(held_out))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import ENVIRONMENT, ROOT, SlowMaft, maft
 
 from maft import config as config_
@@ -50,16 +51,19 @@ def test_a_dry_run_prints_the_settings_and_makes_nothing(home, call):
     before = set(home.rglob("*"))
     code, out, err = call("run", "sums.yaml", "--dry-run", "seed=5", "num_iterations=2")
     assert code == 0 and set(home.rglob("*")) == before
-    assert json.loads(out)["seed"] == 5 and json.loads(out)["name"] == "sums"
-    assert config_.parse(json.loads(out)).num_iterations == 2
+    assert yaml.safe_load(out)["seed"] == 5 and yaml.safe_load(out)["name"] == "sums"
+    assert len(out.splitlines()) < 15 and config_.parse(yaml.safe_load(out)).num_iterations == 2
+    assert "debate" not in yaml.safe_load(out) and "debate" in json.loads(
+        call("run", "sums.yaml", "--dry-run", "--json")[1]
+    )
     calls = (6 * 2 + 4 * 3) * 9
     assert f"{calls:,} calls, at most {calls * 512:,} generated tokens; 12 finetunings" in err
 
 
 def test_what_a_dry_run_prints_can_be_run(home, call, no_page):
-    _, out, _ = call("run", "sums.yaml", "--dry-run")
-    Path("resolved.json").write_text(out)
-    assert call("run", "resolved.json")[0] == 0
+    for name, options in (("resolved.json", ["--json"]), ("changed.yaml", [])):
+        Path(name).write_text(call("run", "sums.yaml", "--dry-run", *options)[1])
+        assert call("run", name)[0] == 0
     assert call("run", "runs/sums/config.json")[0] == 0
 
 
@@ -67,7 +71,6 @@ MISTAKES = {
     "no such file": (["run", "none.yaml"], "No such file or directory. Give the path of a config file, see recipes/."),
     "a folder": (["run", "."], "Is a directory"),
     "no config": (["run"], "Missing argument 'CONFIG'"),
-    "no such verb": (["rnu", "sums.yaml"], "No such command 'rnu'"),
     "no such option": (["run", "sums.yaml", "--dryrun"], "No such option"),
     "unknown key": (["run", "sums.yaml", "sede=3"], "sede is not a setting. Did you mean seed?"),
     "not an override": (["run", "sums.yaml", "seed"], "must look like section.key=value, got 'seed'"),
@@ -93,6 +96,69 @@ def test_a_mistake_is_exit_code_2_and_a_few_clean_words(home, call, arguments, s
 def test_a_mistake_in_a_real_process_has_no_traceback_either(home, arguments):
     done = maft(*arguments, cwd=home)
     assert done.returncode == 2 and done.stderr.startswith("maft: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["run", "debate", "compare"])
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["model=/no/such", "engine.sampler=transformers"], "model /no/such does not exist"),
+        (["society.critics=[x, x, {model: /no/such}]", "engine.sampler=auto", "model=a/b"], "does not exist"),
+        (["task={name: dataset, train_file: gone.jsonl}"], "gone.jsonl: No such file"),
+    ],
+)
+def test_a_dry_run_checks_models_and_files(home, call, verb, overrides, said):
+    methods = ["--methods", "cooperative"] if verb == "compare" else []
+    code, _, err = call(verb, "sums.yaml", "--dry-run", *overrides, *methods)
+    assert code == 2 and said in err and "Traceback" not in err and not (home / "runs").exists()
+
+
+def test_a_plan_checks_the_model_and_counts_the_questions_itself(home, call):
+    assert call("plan", "sums.yaml", "model=/no/such", "engine.sampler=transformers")[0] == 2
+    code, _, err = call("run", "sums.yaml", "--dry-run", "task.num_train=null", "task.num_eval=null")
+    assert code == 0 and "1 iterations of 24 debates" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rnu"], "maft run"),
+        (["evaluate"], "maft eval"),
+        (["init"], "plan, run, debate"),
+        (["list"], "plan, run, debate"),
+    ],
+)
+def test_a_mistyped_verb_is_answered_with_the_nearest_or_all(call, words, said):
+    code, out, err = call(*words)
+    assert (code, out) == (2, "") and f"No such command '{words[0]}'" in err and said in err
+
+
+def test_help_is_asked_for_in_four_ways(call):
+    for words in (["-h"], ["help"], ["--help"]):
+        assert call(*words)[0] == 0 and "Usage: maft" in call(*words)[1]
+    assert call("help", "run")[1] == call("run", "-h")[1] == call("run", "--help")[1]
+
+
+def test_the_methods_of_a_comparison_are_listed_without_a_config(call):
+    code, out, _ = call("compare", "--list")
+    assert code == 0 and "single_agent_ft" in out
+
+
+def test_results_are_printed_as_json_by_every_verb_that_prints_some(home, call, no_page):
+    def result(*words: str) -> object:
+        code, out, err = call(*words, "--json", "--quiet")
+        assert code == 0, err
+        return json.loads(out)
+
+    assert result("debate", "sums.yaml")["debates"] == 6
+    assert set(result("curate", "sums.yaml")["examples"]) == {
+        f"{r}_{n}" for r in ("generator", "critic") for n in range(3)
+    }
+    assert len(result("finetune", "sums.yaml")["agents"]) == 6
+    assert {row["iteration"] for row in result("eval", "sums.yaml")} == {1}
+    whole = result("run", "sums.yaml")
+    assert whole["run"] == "runs/sums" and whole["spent_usd"] is None and len(whole["results"]) == 6
+    assert [one["iteration"] for one in result("diversity", "runs/sums", "--questions", "0")] == [0, 1]
 
 
 def test_a_mistake_can_be_mended_under_the_same_name(home, call, no_page):
@@ -165,7 +231,7 @@ def test_a_bug_keeps_its_traceback(home, monkeypatch):
         main()
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EIO, errno.EMFILE])
 def test_a_disk_that_takes_no_more_is_said_and_the_run_goes_on_later(home, call, no_page, monkeypatch, number):
     append = files.append_records
 
@@ -175,8 +241,7 @@ def test_a_disk_that_takes_no_more_is_said_and_the_run_goes_on_later(home, call,
     monkeypatch.setattr(files, "append_records", full)
     code, _, err = call("run", "sums.yaml")
     assert code == 1 and "Traceback" not in err
-    assert f"cannot write runs/sums/iter_00/eval/debates.jsonl: {os.strerror(number)}" in err
-    assert "the same command goes on" in err
+    assert f"runs/sums/iter_00/eval/debates.jsonl: {os.strerror(number)}" in err and "same command again" in err
     monkeypatch.setattr(files, "append_records", append)
     assert call("run", "sums.yaml")[0] == 0
 

@@ -143,7 +143,7 @@ def test_an_override_must_look_like_one(override):
 
 
 def test_an_override_that_is_not_yaml_says_so():
-    assert "the value of prompts.solve is not valid YAML: '{question'" in refusal("prompts.solve={question")
+    assert "the value of prompts.solve is not valid YAML: " in refusal("prompts.solve={question")
 
 
 def test_an_override_through_a_value_is_refused():
@@ -156,8 +156,8 @@ def test_an_override_through_a_value_is_refused():
         ("task: {name: [", "is not valid YAML"),
         ("- a\n- b\n", "must hold settings (key: value), got list"),
         ("", "must hold settings (key: value), got NoneType"),
-        ("task: &a\n  name: *a\n", "is not valid YAML|must not hold themselves"),
-        ("2020-01-01: 3\ntask: {name: arithmetic}\n", "settings must be named by texts"),
+        ("task: &a\n  name: *a\n", "is not valid YAML|or holds itself"),
+        ("2020-01-01: 3\ntask: {name: arithmetic}\n", "2020-01-01 is not a setting"),
         ("task: !!python/object/apply:os.system [ls]\n", "is not valid YAML"),
     ],
 )
@@ -167,6 +167,108 @@ def test_a_file_that_holds_no_settings_is_refused(tmp_path, text, said):
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert any(part in str(caught.value) for part in said.split("|")) and str(path) in str(caught.value)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\ntask: {name: arithmetic}\nseed: 2\n", "line 3, column 1: the key seed is given twice"),
+        ('{"task": {"name": "arithmetic", "name": "math"}}', "the key name is given twice"),
+        (BOMB, "holds more than 100,000 values"),
+        ("task: " + "[" * 5000, "is deeper than 50 levels"),
+        ("task: " + "[" * 60 + "]" * 60, "is deeper than 50 levels"),
+        ("task: " + "{a: " * 5000, "is deeper than 50 levels"),
+    ],
+)
+def test_keys_given_twice_and_bombs_are_refused_in_one_line(tmp_path, text, said):
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert said in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dates_times_and_on_are_text_and_whole_numbers_are_names():
+    for name in ("2024-01-01", "on", "12:30", "007", "123"):
+        assert parse(MINIMAL, [f"name={name}"]).name == name
+    assert "name must be text" in refusal("name=1.10") and "got true" in refusal("name=true")
+    assert parse(MINIMAL, ["train.critics=off"]).train.critics is False
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../b", "a//b", "x" * 300, "a\x07b", "."])
+def test_a_name_stays_inside_runs_dir(name):
+    with pytest.raises(ConfigError, match="must be the name of a folder inside runs_dir"):
+        parse(MINIMAL | {"name": name})
+    assert parse(MINIMAL, ["name=sweep/a"]).name == "sweep/a"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["debate.num_agents=true", "seed=false", "train.learning_rate=[1.0e-4, true]", "curate.critic_mix=true",
+     "sampling.train.generator.top_k=true", "openai.timeout=true"],
+)  # fmt: skip
+def test_true_and_false_are_no_numbers(override):
+    assert "true" in refusal(override).lower() or "false" in refusal(override)
+
+
+def test_an_override_changes_one_key_of_the_evaluation_too():
+    train = {"generator": {"temperature": 0.7, "max_new_tokens": 64}, "critic": {"max_new_tokens": 32}}
+    made = parse(MINIMAL | {"sampling": {"train": train}}, ["sampling.eval.generator.temperature=0"]).sampling
+    assert made.eval is not None and made.eval.critic == made.train.critic
+    assert made.eval.generator == made.train.generator.model_copy(update={"temperature": 0})
+    own = {"sampling": {"train": train, "eval": {"critic": {"top_k": 5}}}}
+    assert parse(MINIMAL | own, ["sampling.eval.generator.top_k=2"]).sampling.eval.critic.max_new_tokens == 512
+
+
+def test_what_is_wrong_is_said_of_the_place_it_comes_from(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: {name: arithmetic}\nsede: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load(path, ["debate.num_agents=0"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "command line:" and "debate.num_agents" in lines[1]
+    assert lines[2] == f"{path}:" and "sede" in lines[3]
+
+
+def test_paths_in_a_file_are_beside_it_or_else_in_the_current_folder(tmp_path, monkeypatch, caplog):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "q.jsonl").write_text("{}")
+    (here / "q.jsonl").write_text("{}")
+    (here / "held.jsonl").write_text("{}")
+    (home / "base").mkdir()
+    (home / "model").mkdir()
+    (home / "c.yaml").write_text(
+        "model: model\nsociety: {generators: [model, {model: model}, org/name]}\n"
+        "task: {name: dataset, train_file: q.jsonl, eval_file: held.jsonl}\n"
+    )
+    monkeypatch.chdir(here)
+    with caplog.at_level("INFO", "maft"):
+        made = load(Path("../home/c.yaml"))
+    assert made.task.train_file == home / "q.jsonl" and made.task.eval_file == Path("held.jsonl")
+    assert made.model == str(home / "model") and made.debate.summarizer == "base"
+    assert [getattr(entry, "model", entry) for entry in made.society.generators] == [made.model, made.model, "org/name"]
+    assert "task.train_file is ../home/q.jsonl, beside the config file." in caplog.messages
+    assert load(Path("../home/c.yaml"), ["task.train_file=q.jsonl"]).task.train_file == Path("q.jsonl")
+    monkeypatch.chdir(home)
+    assert load(Path("c.yaml")).task.train_file == Path("q.jsonl")
+    assert "task.train_file" not in differences(made, load(Path("c.yaml")))
+
+
+def test_the_config_of_a_run_folder_is_that_run_wherever_it_was_copied_to(tmp_path):
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    (folder / "config.json").write_text(resolved(parse(MINIMAL, ["name=original", "runs_dir=/elsewhere"])))
+    assert load(folder / "config.json").name == "original"
+    (folder / "manifest.json").write_text("{}")
+    for path in (folder, folder / "config.json"):
+        assert (load(path).name, load(path).runs_dir) == ("copied", tmp_path)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import run, run_files, settings
 from test_formats import RELEASED
 
@@ -52,7 +53,7 @@ def test_a_dry_run_makes_nothing_and_says_what_is_owed(home, call, verb):
     before = set(home.rglob("*"))
     code, out, err = call(verb, "sums.yaml", "--dry-run", "seed=3")
     assert code == 0 and set(home.rglob("*")) == before
-    assert config_.parse(json.loads(out)).seed == 3
+    assert config_.parse(yaml.safe_load(out)).seed == 3
     assert "Iteration 1: 0 debates held, votes owed, examples owed, 0 of 6 agents finetuned" in err
 
 

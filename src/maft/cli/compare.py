@@ -7,6 +7,14 @@ import click
 from maft.cli import stage
 
 
+def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
+    from maft import comparison
+
+    if asked:
+        click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
+        ctx.exit()
+
+
 @click.command(
     cls=stage.ListsOfAgents,
     epilog="Examples:\n\n  maft compare recipes/arithmetic_cpu/config.yaml name=compared debate.num_eval_samples=5\n\n"
@@ -24,9 +32,11 @@ from maft.cli import stage
     show_default=True,
     help="Sets the examples and tokens of the others, and is what they are compared with; always carried out.",
 )
-@click.option("--list", "listed", is_flag=True, help="Print the methods, and stop.")
-@click.option("--dry-run", is_flag=True, help="Print what would be carried out, and stop.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@click.option(
+    "--list", is_flag=True, expose_value=False, is_eager=True, callback=_list, help="Print the methods, and stop."
+)
+@click.option("--dry-run", is_flag=True, help="Check model and files, print what would be carried out, and stop.")
+@stage.prints
 def compare(
     config: Path,
     overrides: tuple[str, ...],
@@ -34,8 +44,8 @@ def compare(
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     reference: str,
-    listed: bool,
     dry_run: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Carry out several methods with the config of a run, or go on where they were interrupted, and print one table.
@@ -43,31 +53,21 @@ def compare(
     The untrained model gives the rows base, majority, debate. What two methods have in common is computed once. Set
     debate.num_eval_samples so high that a plain vote can use up the tokens of a debate (majority@budget).
     """
-    from maft import comparison, engines, report
-    from maft import config as config_
-    from maft.planning.bounds import plan
+    from maft import comparison, engines, files, report
     from maft.runs.progress import Progress
 
-    if listed:
-        click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
-        return
-    settings = config_.load(config, overrides)
+    settings = stage.settings(config, overrides, quiet=quiet)
     asked = (settings, methods or comparison.PAPER, seeds or (settings.seed,), reference)
     if dry_run:
         made = comparison.chosen(*asked)
-        click.echo(config_.resolved(settings), nl=False)
+        stage.describe(settings, as_json=as_json)
         click.echo(f"Methods: {', '.join(made.methods)}. Seeds: {', '.join(map(str, made.seeds))}.", err=True)
-        click.echo(
-            "For maft with one seed; the others take as much or less, for what they share is computed once:", err=True
-        )
-        click.echo(plan(settings), err=True)
+        click.echo("The plan is of maft with one seed; the others take as much or less.", err=True)
         return
-    stage.log_to_stderr(quiet=quiet)
     made = comparison.begin(*asked)
     with engines.opened(settings) as sampler:
         comparison.compare(made, sampler, engines.make_trainer(settings), Progress(quiet=quiet))
     found = comparison.results(made)
-    (made.path / "results.json").write_text(comparison.as_json(found) + "\n", encoding="utf-8")
-    click.echo(comparison.table(found))
-    click.echo(f"Rows: {made.path / 'results.json'}")
-    click.echo(f"Report: {report.write_comparison_page(made, found)}")
+    files.write_text(made.path / "results.json", comparison.as_json(found) + "\n")
+    ends = [f"Rows: {made.path / 'results.json'}", f"Report: {report.write_comparison_page(made, found)}"]
+    stage.say([comparison.table(found), *ends], [row.model_dump() for row in found], as_json=as_json)

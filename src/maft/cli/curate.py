@@ -25,17 +25,17 @@ def curate(
     *,
     iteration: int | None,
     dry_run: bool,
+    as_json: bool,
     quiet: bool,
     formats: tuple[Format, ...],
 ) -> None:
     """Vote on the debates of one iteration and write each agent's own examples."""
-    from maft import config as config_
     from maft.pipeline import exchange, rollouts
     from maft.pipeline import run as pipeline
 
-    settings = config_.load(config, overrides)
+    settings = stage.settings(config, overrides, quiet=quiet)
     if dry_run:
-        stage.describe(settings)
+        stage.describe(settings, as_json=as_json)
         return
     with stage.opened(settings, quiet=quiet) as (folder, _):
         number = stage.iteration(folder, iteration)
@@ -45,7 +45,8 @@ def curate(
         for format in formats:
             exchange.export(folder, number, counts, format)
         used = sum(vote.dropped is None for vote in votes.values())
-        click.echo(f"Iteration {number}: {used} of {len(votes)} questions have a label to train on.")
-        for agent, count in counts.items():
-            click.echo(f"  {agent:<14}{count:>6} examples")
-        click.echo(f"Examples: {folder.examples_summary(number).parent}")
+        home = folder.examples_summary(number).parent
+        lines = [f"Iteration {number}: {used} of {len(votes)} questions have a label to train on."]
+        lines += [f"  {agent:<14}{count:>6} examples" for agent, count in counts.items()]
+        found = {"iteration": number, "questions": len(votes), "used": used, "examples": counts, "folder": home}
+        stage.say([*lines, f"Examples: {home}"], found, as_json=as_json)

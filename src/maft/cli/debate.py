@@ -31,6 +31,7 @@ def debate(
     *,
     iteration: int | None,
     dry_run: bool,
+    as_json: bool,
     quiet: bool,
     generators: tuple[str, ...],
     critics: tuple[str, ...],
@@ -40,7 +41,6 @@ def debate(
 
     CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
     """
-    from maft import config as config_
     from maft import engines
     from maft.pipeline import exchange
     from maft.pipeline import run as pipeline
@@ -49,9 +49,9 @@ def debate(
     num_agents = [f"debate.num_agents={len(generators or critics)}"] if generators or critics else []
     weights = {"generators": generators, "critics": critics}
     given = [f"society.{role}={json.dumps(names)}" for role, names in weights.items() if names]
-    settings = config_.load(config, [*num_agents, *overrides, *given])
+    settings = stage.settings(config, [*num_agents, *overrides, *given], quiet=quiet)
     if dry_run:
-        stage.describe(settings)
+        stage.describe(settings, as_json=as_json)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
         number = stage.iteration(folder, iteration)
@@ -63,4 +63,7 @@ def debate(
         society = societies.after(folder, number - 1)
         with engines.opened(settings) as sampler:
             held = pipeline.debate(folder, number, society, split.train, sampler, progress)
-        click.echo(f"Iteration {number}: {len(held)} debates in {folder.debates(number)}")
+        failed = sum(debate.error is not None for debate in held)
+        file = folder.debates(number)
+        found = {"iteration": number, "debates": len(held), "failed": failed, "file": file}
+        stage.say(f"Iteration {number}: {len(held)} debates in {file}", found, as_json=as_json)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from maft.cli import stage
+
 
 @click.command(
     epilog="Examples:\n\n  maft diversity runs/arithmetic_cpu\n\n  maft diversity runs/arithmetic_cpu --questions 0"
@@ -16,8 +18,8 @@ import click
     type=click.IntRange(min=0),
     help="Held-out questions whose replies every agent reads, for likelihood and KL; 0 measures neither.",
 )
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-def diversity(folder: Path, *, questions: int, quiet: bool) -> None:
+@stage.prints
+def diversity(folder: Path, *, questions: int, as_json: bool, quiet: bool) -> None:
     """Measure the diversity of every society of the run in folder RUN, from iteration 0 on.
 
     docs/diversity.md defines the measures.
@@ -27,5 +29,6 @@ def diversity(folder: Path, *, questions: int, quiet: bool) -> None:
     from maft.runs.folder import RunFolder
     from maft.runs.progress import Progress
 
-    opened = RunFolder.existing(folder)
-    click.echo(report.diversity_table(diversity_.measure(opened, questions, Progress(quiet=quiet))))
+    stage.log_to_stderr(quiet=quiet)
+    measured = diversity_.measure(RunFolder.existing(folder), questions, Progress(quiet=quiet))
+    stage.say(report.diversity_table(measured), [one.model_dump() for one in measured], as_json=as_json)

@@ -9,20 +9,21 @@ from maft.cli import stage
 
 @click.command(epilog="Examples:\n\n  maft eval runs/arithmetic_cpu\n\n  maft eval my.yaml --iteration 0")
 @stage.arguments
-def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, quiet: bool) -> None:
+def eval(
+    config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
     """Let the agents of an iteration debate the held-out questions, and print all results so far.
 
     Iteration 0 is the untrained society. Without --iteration it is the newest one that is finetuned.
     """
-    from maft import config as config_
     from maft import engines, report
     from maft.errors import UserError
     from maft.pipeline import run as pipeline
     from maft.runs import societies, status
 
-    settings = config_.load(config, overrides)
+    settings = stage.settings(config, overrides, quiet=quiet)
     if dry_run:
-        stage.describe(settings)
+        stage.describe(settings, as_json=as_json)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
         number = status.newest(folder) if iteration is None else iteration
@@ -33,4 +34,4 @@ def eval(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry
         with engines.opened(settings) as sampler:
             pipeline.evaluate(folder, number, society, split.eval, sampler, progress)
         report.write_metrics(folder)
-        click.echo(report.table(folder))
+        stage.say(report.table(folder), report.rows(folder), as_json=as_json)

@@ -9,17 +9,18 @@ from maft.cli import stage
 
 @click.command(epilog="Examples:\n\n  maft finetune runs/arithmetic_cpu\n\n  maft finetune my.yaml --dry-run")
 @stage.arguments
-def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, quiet: bool) -> None:
+def finetune(
+    config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, as_json: bool, quiet: bool
+) -> None:
     """Finetune every agent on its own examples, or go on with the agents that are owed."""
-    from maft import config as config_
     from maft import engines
     from maft.errors import UserError
     from maft.pipeline import run as pipeline
     from maft.runs import societies
 
-    settings = config_.load(config, overrides)
+    settings = stage.settings(config, overrides, quiet=quiet)
     if dry_run:
-        stage.describe(settings)
+        stage.describe(settings, as_json=as_json)
         return
     with stage.opened(settings, quiet=quiet) as (folder, progress):
         number = stage.iteration(folder, iteration)
@@ -28,4 +29,6 @@ def finetune(config: Path, overrides: tuple[str, ...], *, iteration: int | None,
             raise UserError(f"iteration {number} has no examples yet. Do `maft curate` first.")
         society = societies.after(folder, number - 1)
         pipeline.train(folder, number, society, counts, engines.make_trainer(settings), progress)
-        click.echo(f"Iteration {number}: {len(counts)} agents in {folder.iteration(number) / 'agents'}")
+        home = folder.agent(number, "generator_0").parent
+        found = {"iteration": number, "agents": list(counts), "folder": home}
+        stage.say(f"Iteration {number}: {len(counts)} agents in {home}", found, as_json=as_json)

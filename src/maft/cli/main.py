@@ -4,7 +4,10 @@ Results go to stdout, progress and messages to stderr. Exit code 0: done; 1: ask
 wrongly; 130: interrupted.
 """
 
+import difflib
 import errno
+import logging
+import sqlite3
 import sys
 from importlib import import_module
 
@@ -38,7 +41,11 @@ class _Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
-            return None
+            near = [verb for verb in VERBS if cmd_name.startswith(verb)] or difflib.get_close_matches(
+                cmd_name, VERBS, n=1
+            )
+            hint = f"Did you mean `maft {near[0]}`?" if near else f"The commands are: {', '.join(VERBS)}."
+            ctx.fail(f"No such command '{cmd_name}'. {hint}")
         command: click.Command = getattr(import_module(f"maft.cli.{cmd_name}"), cmd_name)
         return command
 
@@ -47,7 +54,11 @@ class _Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=_Verbs, epilog="Example: maft run recipes/arithmetic_cpu/config.yaml num_iterations=1")
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: maft run recipes/arithmetic_cpu/config.yaml num_iterations=1",
+)
 @click.version_option(__version__, prog_name="maft")
 def maft() -> None:
     """Multiagent finetuning: copies of one language model debate, vote, and learn from what they agree on."""
@@ -55,8 +66,13 @@ def maft() -> None:
 
 def main() -> None:
     """Run the command line."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("maft").setLevel(logging.INFO)
+    words = sys.argv[1:]
+    if words[:1] == ["help"]:  # `maft help run` is `maft run --help`
+        words = [*words[1:2], "--help"]
     try:
-        maft.main(prog_name="maft", standalone_mode=False)
+        maft.main(words, prog_name="maft", standalone_mode=False)
     except click.exceptions.Abort:
         _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
     except KeyboardInterrupt:
@@ -66,11 +82,26 @@ def main() -> None:
         sys.exit(2)
     except MaftError as error:
         _leave(f"maft: {error}", error.exit_code)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except Exception as error:
+        if (told := _machine_says(error)) is None:
             raise
-        where = f" {error.filename}" if error.filename else ""
-        _leave(f"maft: cannot write{where}: {error.strerror}. Mend that; the same command goes on, nothing is lost.", 1)
+        _leave(f"maft: {told} Fix this and run the same command again; finished work is kept.", 1)
+
+
+_OF_THE_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE),
+    *(errno.ENFILE, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ELOOP, errno.ESTALE),
+}
+
+
+def _machine_says(error: Exception) -> str | None:
+    """Return what disk and system have to say where an error is theirs and no bug."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        return f"{error.filename or 'a file'}: {error.strerror}."
+    full = "No space left on device" in str(error)  # as safetensors and others say it, in exceptions of their own
+    if full or isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError):
+        return f"{' '.join(str(error).split())[:300].rstrip('.')}."
+    return None
 
 
 def _leave(message: str, code: int) -> None:

@@ -17,8 +17,8 @@ from maft.cli import stage
     "--agent", metavar="NAME", help="Such as critic_2, or all: FOLDER/critic_2 and so on. Not needed for one."
 )
 @click.option("--iteration", type=int, help="Which iteration; the newest finished one if left out.")
-@click.option("--quiet", is_flag=True, help="Show no messages.")
-def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, quiet: bool) -> None:
+@stage.prints
+def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, as_json: bool, quiet: bool) -> None:
     """Write an agent of the run in folder RUN as a whole model, with its adapter merged into the base.
 
     The model has the base's dtype and tokenizer, and a model card. transformers and maft (model=FOLDER) load it as any
@@ -31,4 +31,6 @@ def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, 
     folder = RunFolder.existing(run)
     chosen = agents.choose(folder, agent, iteration)
     merge.write(folder, chosen, output, each_in_its_own=agent == "all")
-    click.echo(f"Iteration {chosen[0].iteration}: {', '.join(one.name for one in chosen)} in {output}")
+    number, names = chosen[0].iteration, [one.name for one in chosen]
+    found = {"iteration": number, "agents": names, "folder": output}
+    stage.say(f"Iteration {number}: {', '.join(names)} in {output}", found, as_json=as_json)

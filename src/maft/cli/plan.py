@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from maft.cli import stage
+
 
 @click.command(
     epilog="Examples:\n\n  maft plan recipes/arithmetic_cpu/config.yaml --calibrate\n\n"
@@ -45,16 +47,14 @@ def plan(
     Nothing is loaded or run, unless --calibrate asks for it. What was calibrated once is used again for runs with the
     same settings and other numbers of questions and iterations.
     """
-    from maft import config as config_
     from maft import planning
-    from maft.cli.stage import log_to_stderr
     from maft.models import shapes
     from maft.planning import calibration
     from maft.planning.plan import shape_of_options
     from maft.runs.progress import Progress
 
-    settings = config_.load(config, overrides)
-    log_to_stderr(quiet=False)
+    settings = stage.settings(config, overrides)
+    stage.check_models(settings)
     measured = calibration.cached(settings) if reply_tokens is None and question_tokens is None else None
     if calibrate:
         measured = calibration.calibrate(settings, progress=Progress(quiet=False))

@@ -24,7 +24,7 @@ from maft.cli import stage
 @click.option("--license", metavar="ID", help="The license to declare, such as apache-2.0.")
 @click.option("--base-model", metavar="ORG/NAME", help="The hub's name of a base that is a local folder here.")
 @click.option("--dry-run", is_flag=True, help="Print the files and the card, send nothing and ask nobody.")
-@click.option("--quiet", is_flag=True, help="Show no messages and no bars.")
+@stage.prints
 def push(
     run: Path,
     repo_id: str,
@@ -37,6 +37,7 @@ def push(
     license: str | None,
     base_model: str | None,
     dry_run: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Send finetuned agents of the run in folder RUN to the repository REPO_ID of the Hugging Face hub.
@@ -64,4 +65,6 @@ def push(
             return
         if quiet or not sys.stderr.isatty():
             push_.show_no_bars()
-        click.echo(f"{message}: {push_.upload(root, repo, message)}")
+        url = push_.upload(root, repo, message)
+        found = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen], "url": str(url)}
+        stage.say(f"{message}: {url}", found, as_json=as_json)

@@ -14,9 +14,9 @@ from maft.cli import stage
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-@click.option("--dry-run", is_flag=True, help="Print the resolved config and the plan, and stop.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
-def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool) -> None:
+@click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
+@stage.prints
+def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: bool, quiet: bool) -> None:
     """Carry out the run that CONFIG describes, or go on with it where it was interrupted.
 
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
@@ -25,17 +25,14 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, quiet: bool)
     from maft import library, report
     from maft.hosted import service as hosted
 
-    settings = config_.load(config, overrides)
+    settings = stage.settings(config, overrides, quiet=quiet)
     config_.check_loop(settings)
     if dry_run:
-        from maft.planning.bounds import plan
-
-        click.echo(config_.resolved(settings), nl=False)
-        click.echo(plan(settings), err=True)
+        stage.describe(settings, as_json=as_json)
         return
-    stage.log_to_stderr(quiet=quiet)
     finished = library.run(settings, quiet=quiet)
-    click.echo(report.table(finished.folder))
-    click.echo(f"Report: {finished.folder.page}")
-    if (spent := hosted.spent(finished.path)) is not None:
+    folder, spent = finished.folder, hosted.spent(finished.path)
+    found = {"run": folder.path, "results": report.rows(folder), "report": folder.page, "spent_usd": spent}
+    stage.say([report.table(folder), f"Report: {folder.page}"], found, as_json=as_json)
+    if spent is not None:
         click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)

@@ -1,8 +1,8 @@
 """What the verbs of single stages share: arguments, and the run folder they work on."""
 
+import json
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,11 +50,21 @@ def spread(args: Sequence[str], lists: set[str]) -> list[str]:
     return out[:-1]
 
 
+def prints(command: F) -> F:
+    """Give a verb the options of all that print results."""
+    command = click.option("--quiet", is_flag=True, help="Show neither progress nor messages.")(command)
+    return click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")(command)
+
+
 def arguments(command: F) -> F:
     """Give a verb the arguments that all stages have."""
     for decorate in (
-        click.option("--quiet", is_flag=True, help="Show no progress."),
-        click.option("--dry-run", is_flag=True, help="Print the resolved config and what is owed, and stop."),
+        prints,
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Check model and files, print the settings, the plan and what is missing, and stop.",
+        ),
         click.option(
             "--iteration", type=click.IntRange(min=0), help="Which iteration; the one the run has come to if not given."
         ),
@@ -67,8 +77,21 @@ def arguments(command: F) -> F:
 
 def log_to_stderr(*, quiet: bool) -> None:
     """Print what maft says, and only warnings if `quiet`."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("maft").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def settings(config: Path, overrides: Sequence[str], *, quiet: bool = False) -> "RunConfig":
+    """Load a config, with messages on stderr unless `quiet`."""
+    from maft.config import load
+
+    log_to_stderr(quiet=quiet)
+    return load(config, overrides)
+
+
+def say(lines: str | Sequence[str], value: Any, *, as_json: bool) -> None:
+    """Print results, as lines or as JSON."""
+    text = lines if isinstance(lines, str) else "\n".join(lines)
+    click.echo(json.dumps(value, indent=2, default=str) if as_json else text)
 
 
 @contextmanager
@@ -76,21 +99,66 @@ def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder",
     """Open the folder of a run for work on it, with progress and messages on stderr."""
     from maft import library
 
-    log_to_stderr(quiet=quiet)
     with library.opened(settings, quiet=quiet) as both:
         yield both
 
 
-def describe(settings: "RunConfig") -> None:
-    """Print the resolved config, the plan and what the run folder has of it."""
+def describe(settings: "RunConfig", *, as_json: bool) -> None:
+    """Check a config, and print its settings, the plan and what the run folder has of it.
+
+    Printed are the settings that are not the defaults, as YAML, or all of them as JSON; either can be run.
+
+    Raises:
+        UserError: the model, a file or the questions cannot be used.
+    """
+    import yaml
+
     from maft import config
     from maft.planning.bounds import plan
     from maft.runs import status
     from maft.runs.folder import RunFolder
 
-    click.echo(config.resolved(settings), nl=False)
-    click.echo(plan(settings), err=True)
+    changed = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    click.echo((config.resolved(settings) if as_json else changed).rstrip())
+    click.echo(plan(checked(settings)), err=True)
     click.echo(status.status(RunFolder(settings.runs_dir / settings.name, settings)), err=True)
+
+
+def checked(settings: "RunConfig") -> "RunConfig":
+    """Make sure that models and questions can be used, and return the settings with the numbers of questions.
+
+    Raises:
+        UserError: one cannot.
+    """
+    from maft import files, tasks
+    from maft.records import Problem
+    from maft.runs.folder import RunFolder
+
+    check_models(settings)
+    folder = RunFolder(settings.runs_dir / settings.name, settings)
+    if folder.problems("eval").exists():
+        sides = [files.read_records(folder.problems(side), Problem) for side in ("train", "eval")]
+    else:
+        split = tasks.prepare(tasks.make(settings.task))
+        sides = [list(split.train), list(split.eval)]
+    numbers = {f"num_{name}": len(side) for name, side in zip(("train", "eval"), sides, strict=True)}
+    return settings.model_copy(update={"task": settings.task.model_copy(update=numbers)})
+
+
+def check_models(settings: "RunConfig") -> None:
+    """Make sure that models and adapters which are on this machine can be used; nothing is loaded.
+
+    Raises:
+        UserError: one cannot.
+    """
+    from maft import models
+    from maft.method import bases
+    from maft.runs import societies
+
+    if settings.engine.sampler not in ("scripted", "openai"):
+        for base in bases(settings):
+            models.check(base)
+    societies.check(settings)
 
 
 def iteration(folder: "RunFolder", asked: int | None) -> int:

@@ -1,8 +1,9 @@
 """What all sections of the tree are made of."""
 
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(ge=1)]
@@ -19,10 +20,35 @@ class _Free:
 FREE = _Free()
 
 
+class _Place:
+    """Marks a setting that may name a file or folder: one beside the config file goes before the current folder's."""
+
+
+PLACE = _Place()
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """Return a type and all that it is made of."""
+    return [annotation, *(kind for part in get_args(annotation) for kind in _kinds(part))]
+
+
+def no_truth_value(value: object) -> object:
+    """Refuse true and false where a number belongs, which Python would take for 1 and 0."""
+    if isinstance(value, bool) or (isinstance(value, list | tuple) and any(isinstance(each, bool) for each in value)):
+        raise PydanticCustomError("no_truth_value", "a number is needed")
+    return value
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, no unknown keys, each field documented by the string beneath it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: object, info: ValidationInfo) -> object:
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        return no_truth_value(value) if bool not in kinds and (int in kinds or float in kinds) else value
 
 
 def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from maft.config import prompts as prompts_
-from maft.config.base import PerIteration, Positive, Section, Share
+from maft.config.base import PLACE, PerIteration, Positive, Section, Share
 from maft.extensions import Part
 from maft.records import SamplingParams
 
@@ -25,13 +25,20 @@ def _drawable(how: SamplingParams) -> SamplingParams:
     return how
 
 
+def _no_truth_values(how: object) -> object:
+    for name, value in how.items() if isinstance(how, dict) else ():
+        if isinstance(value, bool):
+            raise ValueError(f"{name} must be a number, got {str(value).lower()}.")
+    return how
+
+
 def known_prompts(texts: dict[str, str]) -> dict[str, str]:
     """Refuse names that no prompt has, and texts that lack what must be filled in."""
     prompts_.build(texts)
     return texts
 
 
-Sampling = Annotated[SamplingParams, AfterValidator(_drawable)]
+Sampling = Annotated[SamplingParams, BeforeValidator(_no_truth_values), AfterValidator(_drawable)]
 _FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
 TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
@@ -88,11 +95,11 @@ class TaskConfig(Section):
     """arithmetic: a sum with a letter for each number to draw, such as `a+b*c+d-e*f`, in place of all sums of two."""
     size: Positive | None = None
     """arithmetic with a shape, reasoning_gym: questions to make; null is num_train + num_eval, or 1000."""
-    train_file: Path | None = None
+    train_file: Annotated[Path | None, PLACE] = None
     """gsm8k, math, mmlu, dataset: a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of .json files."""
-    eval_file: Path | None = None
+    eval_file: Annotated[Path | None, PLACE] = None
     """The same for held-out questions; null takes them from `train_file`."""
-    dataset: str | None = None
+    dataset: Annotated[str | None, PLACE] = None
     """gsm8k, math, mmlu, dataset: a hub name or a local folder, in place of files; null is the task's own, if any."""
     subset: str | None = None
     """The configuration of the data set, where it has several."""
@@ -101,9 +108,9 @@ class TaskConfig(Section):
     eval_split: str | None = None
     """The split to hold out; null is the task's own, or else a part of `train_split`, as when both are the same."""
     question_field: str = "question"
-    """dataset: the column with the question."""
+    """dataset: the column with the question, or a field within one, such as `prompt.0.content`."""
     gold_field: str | None = "answer"
-    """dataset: the column with the known answer, used for reporting only; null when there is none."""
+    """dataset: the same for the known answer, used for reporting only; it may be missing. Null reads none."""
     levels: tuple[int | str, ...] = ()
     """math: only these levels, such as 3 or `Level 3`."""
     types: tuple[str, ...] = ()
@@ -139,7 +146,7 @@ class DebateConfig(Section):
     """N: generators, and critics as well."""
     num_rounds: Positive = 2
     """M: one round of generators, then M - 1 rounds of critics."""
-    summarizer: str = "base"
+    summarizer: Annotated[str, PLACE] = "base"
     """Who condenses the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (the answers
     are quoted in full) or the name or folder of another model."""
     max_others: Positive = 5

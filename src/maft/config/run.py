@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from maft.config.base import FREE, Positive, Section
+from maft.config.base import FREE, PLACE, Positive, Section
 from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
     CurateConfig,
@@ -20,16 +20,34 @@ from maft.config.training import LoraConfig, TrainConfig
 from maft.errors import ConfigError
 
 
+def _text_of_number(name: object) -> object:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
+
+
+def _stays_inside(name: str) -> str:
+    for part in name.split("/"):
+        if part in ("", ".", "..") or not part.isprintable() or len(part.encode()) > LONGEST_NAME:
+            raise ValueError(
+                f"name must be the name of a folder inside runs_dir, of at most {LONGEST_NAME} bytes, "
+                f"got {name[:80]!r}."
+            )
+    return name
+
+
+LONGEST_NAME = 200
+Name = Annotated[str, Field(min_length=1), BeforeValidator(_text_of_number), AfterValidator(_stays_inside)]
+
+
 class RunConfig(Section):
     """A whole run. See `recipes/` for complete ones."""
 
-    name: Annotated[str, Field(min_length=1), FREE] = "run"
+    name: Annotated[Name, FREE] = "run"
     """The run folder is `<runs_dir>/<name>`."""
     runs_dir: Annotated[Path, FREE] = Path("runs")
     """Where run folders are made."""
     seed: int = 0
     """Draws everything but the split of the questions."""
-    model: str = "smollm2-135m-instruct"
+    model: Annotated[str, PLACE] = "smollm2-135m-instruct"
     """The base model: a Hugging Face folder, a hub name, or the packaged `smollm2-135m-instruct`."""
     num_iterations: Annotated[Positive, FREE] = 1
     """L: rounds of debate, vote, curate, finetune, evaluate."""

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from maft.config.base import Positive, Section, Share
+from maft.config.base import PLACE, Positive, Section, Share
 from maft.config.training import LoraConfig
 from maft.records import SamplingParams
 
@@ -86,11 +86,11 @@ Agent = Annotated[str | AgentConfig, BeforeValidator(_read)]
 class SocietyConfig(Section):
     """Whose weights the agents start from, and what else is different for some of them."""
 
-    generators: tuple[Agent, ...] = ()
+    generators: Annotated[tuple[Agent, ...], PLACE] = ()
     """One entry for each agent; none is the base model for all. An entry is an adapter folder, a model folder, a hub
     name or the id of a hosted model; or a section with any of `model`, `adapter`, `sampling` (`temperature`, `top_p`,
     `top_k`, `max_new_tokens`) and `lora` (`rank`, `alpha`, `dropout`, `target_modules`), see docs/society.md."""
-    critics: tuple[Agent, ...] = ()
+    critics: Annotated[tuple[Agent, ...], PLACE] = ()
     """The same for the critics."""
     one_model: bool = False
     """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""

@@ -2,41 +2,50 @@
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from maft.config.base import identity
+from maft.config import reading
+from maft.config.base import PLACE, identity
 from maft.config.run import RunConfig
-from maft.config.words import explain
+from maft.config.words import explain, section_of
 from maft.errors import ConfigError
+
+log = logging.getLogger("maft")
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML or JSON config and put `section.key=value` overrides on top; values are YAML.
 
-    A run folder stands for its config.json and keeps its place. A relative path inside the file is relative to the
-    working directory. A path `recipes/...` that does not exist here is looked up among the recipes that come with maft.
-    A run without a name is called after the file, or after its folder if the file is called config.
+    A run folder, or the config.json in it, is that run and keeps its place. A relative path in a file is looked for
+    beside the file, then in the current folder; one in an override only there. A path `recipes/...` that does not exist
+    here is looked up among the recipes that come with maft. A run without a name is called after the file, or after its
+    folder if the file is called config.
 
     Raises:
         ConfigError: no such file, not YAML, or a setting is unknown, has the wrong type or is out of range.
     """
     path = _shipped(path)
-    home = path if (path / "config.json").is_file() else None
+    home = next((folder for folder in (path, path.parent) if _is_run(folder, path)), None)
     try:
-        tree = yaml.safe_load((home / "config.json" if home else path).read_text(encoding="utf-8-sig"))
+        tree = reading.read((home / "config.json" if home else path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}. Give the path of a config file, see recipes/.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not valid YAML: it is not UTF-8.") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} {error}.") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold settings (key: value), got {type(tree).__name__}.")
     if home:
         tree |= {"name": home.resolve().name, "runs_dir": str(home.parent)}
+    else:
+        _look_beside(path.parent, tree, RunConfig)
     tree.setdefault("name", path.resolve().parent.name if path.stem == "config" else path.stem)
     return parse(tree, overrides, source=str(path))
 
@@ -46,6 +55,13 @@ def _shipped(path: Path) -> Path:
     package = Path(__file__).parent.parent
     homes = (Path(), package, package.parent.parent) if path.parts[:1] == ("recipes",) else (Path(),)
     return next((home / path for home in homes if (home / path).exists()), path)
+
+
+def _is_run(folder: Path, path: Path) -> bool:
+    """Say whether `path` is the folder of a run, or the config.json in it."""
+    if path == folder:
+        return (folder / "config.json").is_file()
+    return path.name == "config.json" and (folder / "manifest.json").is_file()
 
 
 def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = "config") -> RunConfig:
@@ -58,18 +74,44 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
         ConfigError: as `load`.
     """
     try:
-        tree = json.loads(json.dumps(tree, default=str))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{source}: settings must be named by texts and must not hold themselves ({error})."
-        ) from None
-    for override in overrides:
-        _override(tree, override)
+        tree = reading.plain(tree)
+    except ValueError as error:
+        raise ConfigError(f"{source} {error}.") from None
+    keys = [_override(tree, override) for override in overrides]
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as errors:
-        lines = [explain(tree, error) for error in errors.errors()]
-        raise ConfigError(f"{source}:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))) from None
+        lines: dict[str, dict[str, None]] = {}
+        for wrong in errors.errors():
+            place = ".".join(map(str, wrong["loc"]))
+            given = any(f"{place}.".startswith(f"{key}.") or key.startswith(f"{place}.") for key in keys)
+            lines.setdefault("command line" if given else source, {})[explain(tree, wrong)] = None
+        told = (f"{origin}:\n" + "\n".join(f"  {line}" for line in of) for origin, of in lines.items())
+        raise ConfigError("\n".join(told)) from None
+
+
+def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], prefix: str = "") -> None:
+    """Replace relative paths of files and folders that are beside the config file by their whole path, and say so."""
+
+    def whole(value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            return [whole(each, key) for each in value]
+        if isinstance(value, dict):
+            return {name: whole(each, key) if name in ("model", "adapter") else each for name, each in value.items()}
+        if not isinstance(value, str) or not value or value in ("base", "self", "none"):
+            return value
+        beside = folder / Path(value).expanduser()
+        if not beside.exists() or beside.resolve() == Path(value).expanduser().resolve():
+            return value
+        log.info("%s is %s, beside the config file.", key, beside)
+        return str(beside.resolve())
+
+    for name, value in tree.items():
+        field = section.model_fields.get(name)
+        if field is not None and PLACE in field.metadata:
+            tree[name] = whole(value, prefix + name)
+        elif field is not None and isinstance(value, dict) and (inner := section_of(field.annotation)):
+            _look_beside(folder, value, inner, f"{prefix}{name}.")
 
 
 def resolved(config: RunConfig) -> str:
@@ -90,27 +132,39 @@ def short_digest(tree: Mapping[str, Any]) -> str:
 def differences(ours: RunConfig, theirs: RunConfig) -> dict[str, tuple[object, object]]:
     """Return the dotted keys in which two configs differ, with both values."""
     a, b = (_flat(identity(config)) for config in (ours, theirs))
-    return {key: (a.get(key), b.get(key)) for key in sorted(a | b) if a.get(key) != b.get(key)}
+    keys = sorted(a | b)
+    return {key: (a.get(key), b.get(key)) for key in keys if not _same(a.get(key), b.get(key))}
 
 
-def _override(tree: dict[str, Any], override: str) -> None:
+def _same(mine: object, theirs: object) -> bool:
+    """Say whether two values are equal, or two spellings of the path of one file."""
+    if mine == theirs or not (isinstance(mine, str) and isinstance(theirs, str)):
+        return mine == theirs
+    return os.path.exists(mine) and os.path.realpath(mine) == os.path.realpath(theirs)
+
+
+def _override(tree: dict[str, Any], override: str) -> str:
+    """Set one key, and return it."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"an override must look like section.key=value, got {override!r}.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"the value of {key} is not valid YAML: {text!r}. Quote it if it is text.") from None
+        value = reading.read(text)
+    except ValueError as error:
+        raise ConfigError(f"the value of {key} {error}. Got {text[:80]!r}; quote it if it is text.") from None
     *sections, last = key.split(".")
     node = tree
     for section in sections:
         child = node.get(section)
         if child is None:
-            child = node[section] = {}
+            # Without a section of its own, sampling.eval is as sampling.train: one key is changed, the others stay so.
+            start = node.get("train") if key.startswith("sampling.eval.") and node is tree.get("sampling") else None
+            child = node[section] = reading.plain(start or {})
         if not isinstance(child, dict):
             raise ConfigError(f"{key} cannot be set: {section} is a value, not a section.")
         node = child
     node[last] = value
+    return key
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The keys of the tree, and what is wrong with a setting, in words."""
 
 import difflib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -80,7 +81,12 @@ def explain(tree: object, error: ErrorDetails) -> str:
         said = error["msg"].removeprefix("Value error, ")
         place = next((f"[{part}]" for part in error["loc"] if isinstance(part, int)), "")
         return f"{key}{place}: {said}" if key and not said.startswith(f"{key}.") else said
-    return f"{key} must be {allowed}, got {tree!r}."
+    quotes = " Put it in quotes." if allowed.startswith("text") and isinstance(tree, int | float) else ""
+    return f"{key} must be {allowed}, got {_shown(tree)}.{quotes}"
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def _unknown(path: Sequence[str]) -> str:

@@ -1,13 +1,14 @@
 """Models: from names to folders, the packaged one, adapters, shapes and memory."""
 
 from maft.models.adapters import check_adapter
-from maft.models.names import is_hub_name, public_name, resolve, revision, usable_dtype
+from maft.models.names import check, is_hub_name, public_name, resolve, revision, usable_dtype
 from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, cache_dir, load_quietly
 
 __all__ = [
     "PACKAGED",
     "PACKAGED_ON_HUB",
     "cache_dir",
+    "check",
     "check_adapter",
     "is_hub_name",
     "load_quietly",

@@ -5,7 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 from maft.errors import DataError
-from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, prepare_packaged
+from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, prepare_packaged
 
 
 def resolve(name: str) -> str:
@@ -17,6 +17,17 @@ def resolve(name: str) -> str:
     """
     if name.lower() == PACKAGED:
         return str(prepare_packaged())
+    return check(name)
+
+
+def check(name: str) -> str:
+    """Return what `resolve` returns, but prepare nothing: the packaged model is only looked for.
+
+    Raises:
+        DataError: as `resolve`.
+    """
+    if name.lower() == PACKAGED:
+        return str(packaged_gguf())
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

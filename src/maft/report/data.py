@@ -50,11 +50,10 @@ class Questions(NamedTuple):
 
 
 class Split(NamedTuple):
-    """How the questions were split, and how many stand on both sides: that must be none."""
+    """How the questions were split, and how many are on both sides: that must be none."""
 
     train: Questions
     eval: Questions
-    shared_ids: int
     shared_texts: int
 
 
@@ -149,7 +148,6 @@ def split(folder: RunFolder) -> Split | None:
     return Split(
         Questions(len(train), sum(problem.gold is not None for problem in train)),
         Questions(len(held_out), sum(problem.gold is not None for problem in held_out)),
-        len({problem.id for problem in train} & {problem.id for problem in held_out}),
         len({normalised(problem.question) for problem in train} & {normalised(p.question) for p in held_out}),
     )
 

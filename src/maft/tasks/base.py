@@ -181,15 +181,15 @@ def _check_gold(held_out: Sequence[Problem]) -> None:
 
 
 def check_disjoint(train: Sequence[Problem], held_out: Sequence[Problem]) -> None:
-    """Refuse sets that share a question, by id or by normalised text.
+    """Refuse sets that share a question, by normalised text; ids count within a set only.
 
     Raises:
         DataError: names up to three shared questions.
     """
-    ids, texts = {p.id for p in train}, {normalised(p.question) for p in train}
-    shared = [p for p in held_out if p.id in ids or normalised(p.question) in texts]
+    texts = {normalised(p.question): p.id for p in train}
+    shared = [p for p in held_out if normalised(p.question) in texts]
     if shared:
-        named = "; ".join(f"{p.id}: {p.question[:60]!r}" for p in shared[:3])
+        named = "; ".join(f"{p.id} ({texts[normalised(p.question)]}): {p.question[:60]!r}" for p in shared[:3])
         raise DataError(
             f"{len(shared)} of {len(held_out)} held-out questions are training questions too, such as {named}. "
             "Accuracy on them would mean nothing: take them out of one of the two sets."

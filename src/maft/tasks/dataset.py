@@ -1,9 +1,13 @@
 """Questions of one's own, by the names of two columns; known answers are optional."""
 
+from collections.abc import Sequence
+
 from maft.answers import extract_stated
+from maft.errors import DataError
 from maft.records import Problem
+from maft.tasks.base import Split, log
 from maft.tasks.rows import Row
-from maft.tasks.table import Table, known_answer, made, text
+from maft.tasks.table import Table, has, known_answer, made, text
 
 _REMEDY = "Set task.question_field and task.gold_field (null where no answers are known)."
 
@@ -15,8 +19,21 @@ class Dataset(Table):
         """Take the boxed answer, or else what the reply says its answer is."""
         return extract_stated(text)
 
+    def _split(self, train: Sequence[Row], held_out: Sequence[Row] | None) -> Split:
+        name = self.settings.gold_field
+        for side, rows in (("training", train), ("held-out", train if held_out is None else held_out)):
+            if not rows or name is None or any(has(row, name) for row in rows):
+                continue
+            fields = ", ".join(map(repr, rows[0].fields))
+            told = f"no {side} question has the field {name!r}; {rows[0].where} has {fields}. {_REMEDY}"
+            if side == "held-out" and name != type(self.settings).model_fields["gold_field"].default:
+                raise DataError(told)
+            if side == "held-out":
+                log.warning("Accuracy will not be known: %s", told)
+        return super()._split(train, held_out)
+
     def problem(self, row: Row) -> Problem:
-        """Take question and answer from the columns that the settings name."""
-        names = self.settings.question_field, self.settings.gold_field
-        question = text(row, names[0], _REMEDY)
-        return made(row, question, known_answer(row, names[1], _REMEDY) if names[1] else None)
+        """Take question and answer from the columns that the settings name; the answer may be missing."""
+        question, gold = self.settings.question_field, self.settings.gold_field
+        known = known_answer(row, gold, _REMEDY) if gold and has(row, gold) else None
+        return made(row, text(row, question, _REMEDY), known)

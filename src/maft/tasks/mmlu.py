@@ -1,5 +1,6 @@
 """MMLU: questions with four options, one of them right (Hendrycks et al., 2021)."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from maft.answers import EQUALITIES, extract_choice
@@ -15,7 +16,10 @@ LETTERS = "ABCDEFGHIJ"
 
 
 class Mmlu(Table):
-    """Rows with `question`, `choices` (a list, or columns A to D) and `answer`, an index from 0 or a letter."""
+    """Rows with `question`, `choices` (a list, or columns A to D) and `answer`, an index from 0 or a letter.
+
+    Or as other sets have them: `options` (MMLU-Pro, AQuA), texts with labels and `answerKey` (ARC, CommonsenseQA).
+    """
 
     source = Source("cais/mmlu", "all", "validation", "test")
     prompts: Mapping[str, str] = prompts.asking(
@@ -30,14 +34,41 @@ class Mmlu(Table):
 
     def select(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Keep the subjects asked for in `task.types`."""
-        return chosen(rows, "subject", self.settings.types, "types")
+        return chosen([_standard(row) for row in rows], "subject", self.settings.types, "types")
 
     def problem(self, row: Row) -> Problem:
         """List the options under the question."""
+        row = _standard(row)
         options = _options(row)
         listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         question = f"{text(row, 'question', _REMEDY).strip()}\n\n{listed}"
         return made(row, question, _letter(row, len(options)))
+
+
+def _standard(row: Row) -> Row:
+    """Return a row of MMLU-Pro, ARC, CommonsenseQA, OpenBookQA or AQuA as one of MMLU."""
+    own = row.fields
+    fields = {_NAMES[name] if _NAMES.get(name, name) not in own else name: value for name, value in own.items()}
+    choices = fields.get("choices")
+    labels = [*LETTERS]
+    if isinstance(choices, dict) and isinstance(choices.get("text"), list):
+        labels = [str(label) for label in choices.get("label") or LETTERS]
+        fields["choices"] = choices = choices["text"]
+    if isinstance(choices, list) and len(choices) > 1:
+        marked = [_MARK.fullmatch(option) if isinstance(option, str) else None for option in choices]
+        if [mark and mark[1] for mark in marked] == [*LETTERS[: len(choices)]]:
+            fields["choices"] = [mark[2] for mark in marked if mark]
+    if "answerKey" in row.fields:
+        key = str(row.fields["answerKey"]).strip()
+        fields["answer"] = labels.index(key) if key in labels else row.fields["answerKey"] or None
+    return Row(row.where, fields)
+
+
+_NAMES = {
+    **{"options": "choices", "category": "subject", "answerKey": "answer", "correct": "answer"},
+    **{"question_stem": "question"},
+}
+_MARK = re.compile(r"\(?([A-J])\s*[).:]\s*(.*)", re.DOTALL)
 
 
 def _options(row: Row) -> list[str]:

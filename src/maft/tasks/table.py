@@ -4,6 +4,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,11 +84,26 @@ class Table(Task):
         return Split(apart, split.eval, split.duplicates + shared)
 
     def _split(self, train: Sequence[Row], held_out: Sequence[Row] | None) -> Split:
-        sides = [[self.problem(row) for row in self.select(rows)] for rows in (train, held_out) if rows is not None]
+        sides = [self._problems(self.select(rows)) for rows in (train, held_out) if rows is not None]
         kept = [distinct(problems) for problems in sides]
         duplicates = sum(map(len, sides)) - sum(map(len, kept))
         split = split_by_key(kept[0], self.settings) if held_out is None else Split(kept[0], kept[1])
         return split._replace(duplicates=duplicates)
+
+    def _problems(self, rows: Sequence[Row]) -> list[Problem]:
+        """Turn rows into questions, and make sure that an id stands for one of them only."""
+        known: dict[str, tuple[str, str]] = {}
+        problems = []
+        for row in rows:
+            problem = self.problem(row)
+            where, question = known.setdefault(problem.id, (row.where, problem.question))
+            if question != problem.question and normalised(question) != normalised(problem.question):
+                raise DataError(
+                    f"{where} and {row.where} are different questions with the same id {problem.id!r}. Give each "
+                    "question an id of its own, or none."
+                )
+            problems.append(problem)
+        return problems
 
 
 def made(row: Row, question: str, gold: str | None) -> Problem:
@@ -110,28 +126,58 @@ def text(row: Row, name: str, remedy: str) -> str:
 
 
 def known_answer(row: Row, name: str, remedy: str) -> str | None:
-    """Return the answer in a field, None where nobody knows it.
+    """Return the answer in a field, None where nobody knows it; NaN, as tables have it, is such an answer.
 
     Raises:
         DataError: no such field, or neither a text nor a number in it.
     """
     value = field(row, name, remedy)
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, str) and not value.strip():
         raise DataError(f"{row.where}: {name!r} is empty. Write null where the answer is not known.")
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if value is not None and not isinstance(value, str) and not number:
-        raise DataError(f"{row.where}: {name!r} must be a text or a number, got {value!r:.80}.")
-    return None if value is None else str(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)) or value in _MISSING:
+        return None
+    if isinstance(value, Decimal) and value.is_finite():
+        return f"{value:f}"
+    if not isinstance(value, str | int | float) or (isinstance(value, float) and math.isinf(value)):
+        raise DataError(f"{row.where}: {name!r} must be a text, a number or a list of one, got {value!r:.80}.")
+    return str(value)
+
+
+_MISSING = ("NaN", "nan", "<NA>")
+
+
+def has(row: Row, name: str) -> bool:
+    """Say whether a row has a field, see `field`."""
+    return _inside(row.fields, name) is not _NOTHING
 
 
 def field(row: Row, name: str, remedy: str) -> Any:
-    """Return what is in a field.
+    """Return what is in a field; `prompt.0.content` is a field within another.
 
     Raises:
         DataError: there is no such field; lists those there.
     """
-    if name not in row.fields:
+    value = _inside(row.fields, name)
+    if value is _NOTHING:
         raise DataError(
             f"{row.where} has no field {name!r}; it has {', '.join(map(repr, row.fields)) or 'none'}. {remedy}"
         )
-    return row.fields[name]
+    return value
+
+
+_NOTHING = object()
+
+
+def _inside(value: Any, name: str) -> Any:
+    if isinstance(value, dict) and name in value:
+        return value[name]
+    first, dot, rest = name.partition(".")
+    if isinstance(value, dict) and first in value:
+        value = value[first]
+    elif isinstance(value, list) and first.isdecimal() and int(first) < len(value):
+        value = value[int(first)]
+    else:
+        return _NOTHING
+    return _inside(value, rest) if dot else value

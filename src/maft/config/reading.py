@@ -1,0 +1,88 @@
+"""YAML as people write settings: no key twice, no bombs; dates, `on` and `no` are text."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import yaml
+
+LARGEST = 100_000
+"""Values in a tree of settings, each counted as often as an alias repeats it."""
+DEEPEST = 50
+"""Sections within sections."""
+_YAML_1_1 = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "timestamp")}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers and truth values: 12:30, 2024-01-01, 010, on and no are text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # as the base class has it
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _YAML_1_1]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a key that is given twice, of which YAML would keep the last one."""
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name, count in Counter(key.value for key in keys).items():
+            if count > 1 and name != "<<":
+                again = [key for key in keys if key.value == name][1]
+                raise yaml.MarkedYAMLError(problem=f"the key {name} is given twice", problem_mark=again.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*)$"), "-+0123456789")
+
+
+def read(text: str) -> Any:
+    """Return the values of a YAML or JSON text, see `plain`.
+
+    Raises:
+        ValueError: it is not YAML, gives a key twice, or is larger or deeper than any settings; says where.
+    """
+    try:
+        return plain(_Loader(text).get_single_data())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ValueError(f"is not valid YAML: {where}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"is deeper than {DEEPEST} levels") from None
+
+
+def plain(tree: Any) -> Any:
+    """Return a copy of settings as JSON has them: names are texts, and no two places share a value.
+
+    Raises:
+        ValueError: the tree is larger or deeper than any settings, as when it holds itself.
+    """
+    measured: dict[int, tuple[int, int]] = {}
+
+    def measure(value: object, depth: int) -> tuple[int, int]:
+        """Return how many values there are and how deep; a value is looked at once, however often it is repeated."""
+        if id(value) not in measured and depth <= DEEPEST:
+            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            sizes = [measure(each, depth + 1) for each in inner]
+            measured[id(value)] = (
+                1 + sum(size for size, _ in sizes),
+                1 + max((height for _, height in sizes), default=0),
+            )
+        size, height = measured.get(id(value), (0, 1))
+        if depth + height > DEEPEST:
+            raise ValueError(f"is deeper than {DEEPEST} levels, or holds itself")
+        if size > LARGEST:
+            raise ValueError(f"holds more than {LARGEST:,} values")
+        return size, height
+
+    def copy(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(key): copy(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(inner) for inner in value]
+        return value if isinstance(value, bool | int | float | None) else str(value)
+
+    measure(tree, 0)
+    return copy(tree)
