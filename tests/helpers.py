@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(maft.__file__).parent.parent)}
 # Data sets that are too large to be part of the repository; tests that need them are skipped where they are not.
 DATA = Path(os.environ.get("MAFT_DATA") or ROOT.parent / "shared" / "data")
-CHANGES_WITH_EVERY_START = {"events.jsonl", "manifest.json", "report.html", ".lock"}
+CHANGES_WITH_EVERY_START = {"checksums.jsonl", "events.jsonl", "manifest.json", "report.html", ".lock"}
 
 
 class Quiet(Progress):

@@ -31,7 +31,7 @@ def test_what_is_written_is_on_the_disk_before_it_is_named(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda *ends: (done.append("replace"), replace(*ends)))
     files.write_text(tmp_path / "a", "text")
     files.append_records(tmp_path / "b", [problem()])
-    assert done == ["fsync", "replace", "fsync"]
+    assert done == ["fsync", "replace", "fsync", "fsync"]  # the file, its name, the folder; the appended lines
 
 
 @pytest.mark.parametrize("text", ["", "\u2028\u2029\x85\x0b\x0c\x1c", "ünï 𝒙", "a\r\nb\rc", '"\\'])
@@ -179,6 +179,7 @@ def test_a_finished_run_has_the_files_it_promises(finished_run):
         wanted |= {f"iter_{number:02d}/examples/{agent}.jsonl" for agent in agents}
         wanted |= {f"iter_{number:02d}/examples/summary.json"}
         wanted |= {f"iter_{number:02d}/agents/{agent}/adapter.json" for agent in agents}
+    wanted |= {f"iter_{number:02d}/eval/votes.jsonl" for number in range(3)}
     found = {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file() and path.name != ".lock"}
     assert found == wanted
 

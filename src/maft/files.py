@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all, and JSONL that grows by whole lines."""
 
+import errno
 import json
 import os
 import shutil
@@ -27,8 +28,29 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """See a file, or the names in a folder, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot, such as some network ones
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _name_whole(unfinished: Path, output: Path) -> None:
+    """Give a folder its name once all of it is on the disk."""
+    for path in [*unfinished.rglob("*"), unfinished]:
+        sync(path)
+    unfinished.rename(output)
+    sync(output.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -131,7 +153,7 @@ def appearing_whole(output: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
-        unfinished.rename(output)
+        _name_whole(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -142,4 +164,4 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         make(Path(scratch) / folder.name)
         shutil.rmtree(folder, ignore_errors=True)
-        (Path(scratch) / folder.name).rename(folder)
+        _name_whole(Path(scratch) / folder.name, folder)

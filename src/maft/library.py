@@ -24,7 +24,7 @@ from maft.method import vote as voting
 from maft.pipeline import rollouts, tracking
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Problem, Record, Vote
-from maft.runs import manifest, societies, status
+from maft.runs import manifest, seals, societies, status
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
 from maft.samplers.base import Sampler
@@ -33,6 +33,9 @@ from maft.trainers.base import Trainer
 R = TypeVar("R", bound=Record)
 Settings = RunConfig | Mapping[str, Any] | str | Path
 """A config, a dictionary of settings, or the path of a YAML file, a config.json or a run folder."""
+
+FINISHES = ("voted", "curated", "trained", "evaluated")
+"""Events after which files are finished."""
 
 
 def run(
@@ -97,6 +100,9 @@ def parsed(settings: Settings, *overrides: str) -> RunConfig:
 def opened(config: RunConfig, *, quiet: bool) -> Iterator[tuple[RunFolder, Progress]]:
     """Open the folder of a run for work on it, with its manifest, trackers and progress."""
     with RunFolder.open(config, mirrored) as folder:
+        seals.check(folder)
+        seals.seal(folder)
+        folder.listeners.insert(0, lambda event: seals.seal(folder) if event["event"] in FINISHES else None)
         manifest.write(folder)
         with tracking.following(folder):
             yield folder, Progress(quiet=quiet)

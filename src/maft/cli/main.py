@@ -26,6 +26,7 @@ VERBS = {
     "compare": "Carry out several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
     "diversity": "Measure how different the agents of a run still are.",
+    "verify": "Compare the finished files of a run with their checksums.",
     "show": "Print one debate as a transcript.",
     "merge": "Write a finetuned agent as a whole model.",
     "push": "Send finetuned agents to the Hugging Face hub, with model cards.",

@@ -18,7 +18,7 @@ from maft.cluster.storage import WHOLE, Storage
 from maft.config import RunConfig
 from maft.errors import DataError, MaftError, StageFailed
 
-GROWING = {"debates.jsonl", "events.jsonl"}
+GROWING = {"debates.jsonl", "events.jsonl", "checksums.jsonl"}
 STATE = ".mirror.json"
 OWNER = ".owner"
 """Tells which copy of the folder was stored last."""

@@ -4,6 +4,7 @@
       config.json                 resolved settings; their digest is the run's identity; usable as input
       manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
       problems/{train,eval}.jsonl the questions of this run
+      checksums.jsonl             of every finished file, see maft.runs.seals
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
@@ -140,6 +141,11 @@ class RunFolder:
     def events_file(self) -> Path:
         """What happened when, a line an event."""
         return self.path / "events.jsonl"
+
+    @property
+    def checksums(self) -> Path:
+        """The checksums of finished files, see `maft.runs.seals`."""
+        return self.path / "checksums.jsonl"
 
     @property
     def metrics(self) -> Path:

@@ -1,0 +1,142 @@
+"""Checksums of what a run has finished, so that a file that changed afterwards is noticed.
+
+`checksums.jsonl` has a line for each finished file: questions, and of each iteration debates, votes, examples, agents
+and scores. They are compared when a run continues and by `maft verify`. A file without a line gets one when the run
+continues, as all do in a run of an older maft.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from maft import files
+from maft.errors import DataError
+from maft.records import Record
+from maft.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+LARGE = 1 << 30
+"""Bytes from which on only the size of a file is compared when a run continues."""
+
+
+class Seal(Record):
+    """What a finished file holds."""
+
+    file: str
+    """Relative to the run folder."""
+    bytes: int
+    blake2b: str
+    """Of the content, 16 bytes in hexadecimal digits."""
+
+
+class Damage(Record):
+    """A finished file that is not what was written."""
+
+    file: str
+    what: str
+
+
+def seal(folder: RunFolder) -> None:
+    """Add the checksums of what has been finished since the last call."""
+    known = _seals(folder)
+    new = [_seal(folder, file) for file in _finished(folder) if _name(folder, file) not in known]
+    if new:
+        files.append_records(folder.checksums, new)
+
+
+def check(folder: RunFolder) -> None:
+    """Refuse to continue a run of which a finished file has changed, and forget the files that were removed.
+
+    A damaged agent is put aside instead, to be finetuned again from its examples.
+
+    Raises:
+        DataError: names up to three of the files, and what to do.
+    """
+    damaged = [found for found in damage(folder, thorough=False) if not _put_aside(folder, found)]
+    if damaged:
+        listed = "\n".join(f"  {found.file}: {found.what}" for found in damaged[:3])
+        more = f"\n  and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise DataError(
+            f"{folder.path} has finished files that were changed after they were written:\n{listed}{more}\n"
+            "Restore them. Or, of an iteration, remove them and all that was made from them (votes, examples, agents, "
+            "scores of that iteration, and later iterations): they are made again. `maft verify` lists all."
+        )
+    present = [known for known in _seals(folder).values() if (folder.path / known.file).exists()]
+    if len(present) < len(_seals(folder)):
+        files.write_records(folder.checksums, present)
+
+
+def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
+    """Return the finished files that differ from what was written; removed ones are not among them.
+
+    Args:
+        folder: of the run.
+        thorough: compare the content of large files as well, not only their size.
+    """
+    found: list[Damage] = []
+    for known in _seals(folder).values():
+        file = folder.path / known.file
+        if not file.exists():
+            continue
+        size = file.stat().st_size
+        if size != known.bytes:
+            found.append(Damage(file=known.file, what=f"it has {size:,} bytes, and had {known.bytes:,}"))
+        elif (thorough or size < LARGE) and _digest(file) != known.blake2b:
+            found.append(Damage(file=known.file, what="its content differs"))
+    return found
+
+
+def _put_aside(folder: RunFolder, found: Damage) -> bool:
+    """Rename the agent that a damaged file belongs to; False where it belongs to none."""
+    iteration, kind, *rest = Path(found.file).parts
+    if kind != "agents":
+        return False
+    agent = folder.path / iteration / kind / rest[0]
+    if agent.exists():
+        agent.rename(agent.with_name(f".{agent.name}.damaged-{time.time_ns()}"))
+        log.warning("%s: %s. The agent is put aside, and finetuned again.", found.file, found.what)
+    return True
+
+
+def num_sealed(folder: RunFolder) -> int:
+    """Return how many finished files have a checksum."""
+    return len(_seals(folder))
+
+
+def _seals(folder: RunFolder) -> dict[str, Seal]:
+    files.drop_torn_line(folder.checksums)
+    path = folder.checksums
+    return {seal.file: seal for seal in files.read_records(path, Seal)} if path.exists() else {}
+
+
+def _seal(folder: RunFolder, file: Path) -> Seal:
+    return Seal(file=_name(folder, file), bytes=file.stat().st_size, blake2b=_digest(file))
+
+
+def _name(folder: RunFolder, file: Path) -> str:
+    return file.relative_to(folder.path).as_posix()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _finished(folder: RunFolder) -> Iterator[Path]:
+    """Yield the files of the run that will not change any more."""
+    if folder.problems("eval").exists():
+        yield from (folder.problems("train"), folder.problems("eval"))
+    for number in range(folder.config.num_iterations + 1):
+        if folder.votes(number).exists():
+            yield from (folder.debates(number), folder.votes(number))
+        if folder.examples_summary(number).exists():
+            yield from sorted(folder.examples_summary(number).parent.glob("*.json*"))
+        if folder.evaluated(number):
+            yield from sorted(
+                file for file in folder.evaluation(number).glob("*.json*") if file != folder.diversity(number)
+            )
+        for agent in sorted(folder.agent(number, "x").parent.glob("[!.]*")):
+            yield from sorted(file for file in agent.rglob("*") if file.is_file() and file.name != "README.md")
