@@ -1,6 +1,8 @@
 """The run folder: whole files or none, whole lines or none."""
 
 import os
+import subprocess
+import time
 
 import pytest
 from helpers import debate, problem, run, run_files, settings
@@ -204,3 +206,25 @@ def test_events_tell_what_every_batch_and_training_cost(finished_run):
     assert [event["agent"] for event in events if event["event"] == "trained"] == [
         f"{role}_{n}" for _ in (1, 2) for role in ("generator", "critic") for n in range(3)
     ]
+
+
+def test_only_what_a_dead_process_left_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    old = time.time() - 3600
+    names = {f".a.{dead.pid}.tmp": False, f".b.{os.getpid()}.tmp": True, ".c.tmp": True, f"maft-x.{dead.pid}.ab": False}
+    for name in names:
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (old, old))
+    (tmp_path / f".young.{dead.pid}.tmp").write_text("")
+    files.remove_leftovers(tmp_path.iterdir())
+    assert {name: (tmp_path / name).exists() for name in names} == names
+    assert (tmp_path / f".young.{dead.pid}.tmp").exists()
+
+
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("/proc/none/x")])
+def test_a_lock_that_is_no_file_is_said_in_one_line(tmp_path, make):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / ".lock")
+    with pytest.raises(DataError, match=r"\.lock cannot be locked: .*"), RunFolder.open(settings(tmp_path)):
+        pass

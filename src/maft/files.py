@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,3 +166,37 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
         make(Path(scratch) / folder.name)
         shutil.rmtree(folder, ignore_errors=True)
         _name_whole(Path(scratch) / folder.name, folder)
+
+
+@contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """Give an empty folder under the system's temporary folder for the time of a block."""
+    remove_leftovers(Path(tempfile.gettempdir()).glob("maft-*"))
+    with tempfile.TemporaryDirectory(prefix=f"maft-{purpose}.{os.getpid()}.", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove those temporary files and folders whose names hold the number of a process that has ended.
+
+    A name is as `write_text` and `scratch` make it: `.votes.jsonl.4711.tmp`, `maft-push.4711.x3k`. What is younger than
+    a minute stays: it may be another machine's, on a folder that both see.
+    """
+    for path in paths:
+        number = next((part for part in path.name.split(".")[::-1] if part.isdigit()), None)
+        try:
+            if number is None or time.time() - path.stat().st_mtime < 60 or _alive(int(number)):
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError:  # somebody else's, or removed by somebody else
+            continue
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

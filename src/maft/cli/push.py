@@ -1,7 +1,6 @@
 """`maft push`: finetuned agents to the Hugging Face hub."""
 
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -57,8 +56,10 @@ def push(
     chosen = agents.choose(folder, agent, iteration)
     names = ", ".join(one.name for one in chosen)
     message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {names}"
-    with tempfile.TemporaryDirectory(prefix="maft-push-") as scratch:
-        root = Path(scratch)
+    from maft import files
+
+    with files.scratch("push") as scratch:
+        root = scratch
         layout.lay_out(folder, chosen, repo, root, one=agent != "all")
         if dry_run:
             click.echo(push_.plan(root, repo, message))

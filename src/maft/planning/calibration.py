@@ -14,7 +14,6 @@ changes after that. Seeds are the run's own, so step 1 holds the debates that th
 """
 
 import logging
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -113,8 +112,8 @@ def calibrate(
     config = config.model_copy(update={"cluster": ClusterConfig()})  # one engine is measured, that of this machine
     sampler, trainer = sampler or engines.make_sampler(config), trainer or engines.make_trainer(config)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="maft-calibration-") as scratch:
-        small = config.model_copy(update={"name": "calibration", "runs_dir": Path(scratch), "num_iterations": 2})
+    with files.scratch("calibration") as scratch:
+        small = config.model_copy(update={"name": "calibration", "runs_dir": scratch, "num_iterations": 2})
         with RunFolder.open(small) as folder:
             measured = _measure(folder, sampler, trainer, progress or Progress(quiet=True))
     found = measured.model_copy(update={"seconds": time.monotonic() - started})

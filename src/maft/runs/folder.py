@@ -87,9 +87,12 @@ class RunFolder:
             lock.acquire()
         except filelock.Timeout:
             raise DataError(f"{path} is in use by another process. Wait for it, or choose another name=...") from None
+        except OSError as error:
+            raise DataError(
+                f"{path / '.lock'} cannot be locked: {error.strerror}. Remove it if it is no file."
+            ) from None
         try:
-            for torn in path.rglob(".*.tmp"):
-                torn.unlink()
+            files.remove_leftovers(path.rglob(".*.tmp"))
             with mirrored(config, path) as store_news:
                 folder = cls._begun(config, path)
                 store_news()
