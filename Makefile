@@ -53,8 +53,15 @@ bench-plan: setup  ## hold maft plan against two real runs, about half an hour
 bench-ray: setup  ## measure two workers of a Ray cluster against one, of one core each
 	$(BIN)/python -m bench.ray_cluster
 
-docs: setup  ## write the generated parts of docs/ anew
+.venv-docs/ready: requirements/docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
+docs: setup .venv-docs/ready  ## write the generated parts of docs/ anew, and build and check the site, site/index.html
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --clean
+	$(BIN)/python docs/check_site.py site
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-vllm .venv-sky .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-docs .venv-vllm .venv-sky site .pytest_cache .ruff_cache build dist

@@ -7,15 +7,36 @@ import json
 import re
 import shlex
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import BaseModel
 
 from maft import config, records
 from maft.cli.main import VERBS, maft
+from maft.diversity.measures import Diversity
+from maft.evaluation.metrics import MethodResult
+from maft.method.curate import CurateCounts
+from maft.runs import folder
 
 HERE = Path(__file__).parent
+
+DEFAULTS = {"name": "name of the config file; of its folder, if the file is called `config`"}
+"""Defaults that the field itself does not have."""
+
+WRITTEN = {
+    "Problem": "problems/train.jsonl, problems/eval.jsonl",
+    "Debate": "iter_NN/debates.jsonl (training questions), iter_NN/eval/debates.jsonl (held-out questions)",
+    "Vote": "iter_NN/votes.jsonl (training questions), iter_NN/eval/votes.jsonl (held-out questions)",
+    "Example": "iter_NN/examples/AGENT.jsonl, such as generator_0.jsonl",
+    "Score": "iter_NN/eval/METHOD.jsonl, such as majority@3.jsonl",
+    "CurateCounts": "iter_NN/examples/summary.json, by agent",
+    "MethodResult": "iter_NN/eval/summary.json, a list",
+    "Diversity": "iter_NN/eval/diversity.json, after `maft diversity`",
+}
+"""Where a record is written; the others are parts of these, or are passed between stages in memory."""
 
 
 def config_page() -> str:
@@ -24,6 +45,11 @@ def config_page() -> str:
     lines.append("|---|---|---|")
     for key, field in config.known_keys().items():
         default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"
+        if key.startswith("sampling.eval."):
+            default = f"`{key.replace('eval', 'train')}`"
+        if key.startswith(("train.generator.", "train.critic.")):
+            default = f"`train.{key.rpartition('.')[2]}`"
+        default = DEFAULTS.get(key, default)
         lines.append(f"| `{key}` | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(lines) + "\n"
 
@@ -52,19 +78,33 @@ def cli_page() -> str:
 
 def formats_page() -> str:
     """Return every record with its fields."""
-    head = "Made by `make docs` from `src/maft/records.py`. One record is one line of JSON."
-    lines = ["# Data formats", "", head]
+    tree = (folder.__doc__ or "").partition("\n\n")[2].partition("\n\n")
+    lines = [
+        "# Files of a run",
+        "",
+        "Made by `make docs` from `src/maft/runs/folder.py` and `src/maft/records.py`. `NN` is the iteration, 00 the",
+        "untrained society. In a .jsonl file one record is one line of JSON.",
+        "",
+        "```text",
+        textwrap.dedent(tree[0]).strip(),
+        "```",
+        "",
+        tree[2].strip(),
+    ]
     kinds = [
         kind
-        for kind in vars(records).values()
-        if isinstance(kind, type) and issubclass(kind, records.Record) and kind is not records.Record
+        for kind in (*vars(records).values(), CurateCounts, MethodResult, Diversity)
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in (BaseModel, records.Record)
     ]
+    unknown = set(WRITTEN) - {kind.__name__ for kind in kinds}
+    assert not unknown, f"WRITTEN names records that do not exist: {unknown}"
     for kind in kinds:
         lines += [
             "",
             f"## {kind.__name__}",
             "",
             (kind.__doc__ or "").strip(),
+            *([] if kind.__name__ not in WRITTEN else ["", f"Written to: {_as_code(WRITTEN[kind.__name__])}."]),
             "",
             "| field | type | |",
             "|---|---|---|",
@@ -73,6 +113,10 @@ def formats_page() -> str:
             described = " ".join((field.description or "").split())
             lines.append(f"| `{name}` | `{_type(field.annotation)}` | {described} |")
     return "\n".join(lines) + "\n"
+
+
+def _as_code(text: str) -> str:
+    return re.sub(r"(?<!`)\b[\w@/]+\.jsonl?\b", r"`\g<0>`", text)
 
 
 def _type(annotation: Any) -> str:

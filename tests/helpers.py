@@ -204,6 +204,7 @@ def maft(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProces
 # `maft` with a sampler that takes its time, and writes down the seeds it was asked for and when it starts.
 SLOW_MAFT = """
 import os, time
+os.fsync = lambda descriptor: None  # a kill, unlike a power cut, loses nothing that was handed to the system
 from maft.runs import manifest
 from maft.pipeline import run as pipeline
 from maft import engines, report

@@ -22,6 +22,13 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == "old" and list(path.parent.iterdir()) == [path]
 
 
+def test_a_folder_of_weights_is_as_readable_as_any_other(tmp_path):
+    (tmp_path / "usual").touch()
+    with files.appearing_whole(tmp_path / "agent") as folder:
+        (folder / "model.safetensors").touch(mode=0o600)
+    assert (tmp_path / "agent/model.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def _fail(*_: object) -> None:
     raise OSError("broken")
 
@@ -174,7 +181,7 @@ def test_a_finished_run_has_the_files_it_promises(finished_run):
     wanted = {"config.json", "manifest.json", "problems/train.jsonl", "problems/eval.jsonl", "events.jsonl"}
     methods = {0: ("base", "majority@3", "debate"), 1: ("maft_single", "maft_majority@3", "maft")}
     for number in range(3):
-        names = ("debates.jsonl", "summary.json", *(f"{m}.jsonl" for m in methods[min(number, 1)]))
+        names = ("debates.jsonl", "votes.jsonl", "summary.json", *(f"{m}.jsonl" for m in methods[min(number, 1)]))
         wanted |= {f"iter_{number:02d}/eval/{name}" for name in names}
     for number in (1, 2):
         wanted |= {f"iter_{number:02d}/{name}.jsonl" for name in ("debates", "votes")}

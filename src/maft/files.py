@@ -154,9 +154,19 @@ def appearing_whole(output: Path) -> Iterator[Path]:
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
+        _give_usual_modes(unfinished)
         _name_whole(unfinished, output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _give_usual_modes(folder: Path) -> None:
+    """Make files as readable as others of this user: safetensors writes weights that nobody else may read."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
 
 
 def make_whole(folder: Path, make: Callable[[Path], None]) -> None:

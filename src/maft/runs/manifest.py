@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def _describe(file: Path) -> dict[str, Any]:
     return {"count": len(ids), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(), "ids": ids}
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -124,6 +126,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the source tree, where maft runs from one."""
     root = Path(__file__).resolve().parents[2]
