@@ -157,15 +157,15 @@ def test_every_recipe_loads(path):
 TIMED = """
 import json, sys, time
 before = set(sys.modules)
-start = time.perf_counter()
+start = time.process_time()  # of this process alone, so that a busy machine is no slower
 {code}
-print(json.dumps([time.perf_counter() - start, sorted(set(sys.modules) - before)]), file=sys.stderr)
+print(json.dumps([time.process_time() - start, sorted(set(sys.modules) - before)]), file=sys.stderr)
 """
 HELP = "from maft.cli.main import maft\ntry:\n    maft.main({arguments})\nexcept SystemExit:\n    pass"
 
 
 def fresh(code: str) -> tuple[float, set[str]]:
-    """Run code in a fresh process, and return the seconds it took and the modules it loaded."""
+    """Run code in a fresh process, and return the CPU seconds it took and the modules it loaded."""
     script = TIMED.format(code=code)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True, env=ENVIRONMENT
@@ -184,10 +184,9 @@ def fresh(code: str) -> tuple[float, set[str]]:
     ids=["import maft", "maft --help", "maft run --help"],
 )
 def test_it_starts_quickly_and_loads_no_engine(code, limit, absent):
-    attempts = [fresh(code) for _ in range(5)]
-    loaded = attempts[0][1]
+    seconds, loaded = fresh(code)
     assert not loaded & (HEAVY | absent)
-    assert min(seconds for seconds, _ in attempts) < limit
+    assert seconds < limit or min(fresh(code)[0] for _ in range(4)) < limit
 
 
 def test_the_rules_need_no_engine_either():
