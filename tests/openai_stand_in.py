@@ -32,6 +32,10 @@ class Fault(NamedTuple):
     delay: float = 0.0
     body: str | None = None
     """Sent, with status 200, in place of an answer."""
+    change: Callable[[dict[str, Any]], Any] | None = None
+    """Changes the answer before it is sent."""
+    works: bool = False
+    """Does the work, and bills it, before a status that says otherwise."""
 
 
 class StandIn:
@@ -51,6 +55,8 @@ class StandIn:
         """Paths by name, where adapters can be loaded."""
         self.adapter_names: list[str] = []
         """Every name that was ever given."""
+        self.refuses: dict[str, dict[str, Any]] = {}
+        """By parameter: the body of the error 400 that a request with it gets."""
         self.most_at_once = 0
         self._at_once = 0
         self.lock = threading.RLock()
@@ -99,9 +105,13 @@ class StandIn:
                 time.sleep(fault.delay)
             if fault is None or fault.status in (-1, 200):
                 status, content, headers = self.answer(http, path, body)
+                content = fault.change(content) if fault and fault.change else content
             else:
+                if fault.works:
+                    self.answer(http, path, body)
                 error = {"message": fault.message, "code": fault.code, "type": "error", "param": None}
                 status, content, headers = fault.status, {"error": error}, dict(fault.headers)
+                content = fault.change(content) if fault.change else content
             if fault and fault.status <= 0:
                 http.close_connection = True
                 http.connection.close()
@@ -123,6 +133,9 @@ class StandIn:
 
     def answer(self, http: Any, path: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
         if path == "/chat/completions":
+            for name, error in self.refuses.items():
+                if name in json.loads(body):
+                    return 422 if "detail" in error else 400, error, {}
             return 200, self.completion(json.loads(body)), {}
         with self.lock:
             if self.adapters is not None and path in ("/load_lora_adapter", "/unload_lora_adapter"):

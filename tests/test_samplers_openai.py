@@ -1,6 +1,7 @@
 """Hosted models through the official client, against a stand-in of the service on loopback, and a real server."""
 
 import asyncio
+import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,12 @@ import pytest
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
+from maft import files
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.hosted import service as hosted
 from maft.hosted.sampler import Gate, OpenAi
+from maft.hosted.service import Spending
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 
 pytest.importorskip("openai")
@@ -385,3 +388,205 @@ def test_a_whole_debate_on_a_real_server(llama_server, tmp_path, monkeypatch, ca
     held = files.read_records(Path("runs/real/iter_01/debates.jsonl"), Debate)
     assert len(held) == 4 and all(debate.error is None and len(debate.calls()) == 9 for debate in held)
     assert all(call_.reply.completion_tokens <= 16 for debate in held for call_ in debate.calls())
+
+
+# Services as they are
+
+
+def choice(**changes: object):
+    """Return what changes the message, or with `finish_reason` the choice, of an answer."""
+
+    def change(answer: dict) -> dict:
+        first = answer["choices"][0]
+        first.update({name: value for name, value in changes.items() if name in first})
+        first["message"].update({name: value for name, value in changes.items() if name not in first})
+        return answer
+
+    return change
+
+
+def answered(service: StandIn, folder: Path, change: object, **settings: object) -> Reply:
+    service.faults += [Fault(CHAT, 200, change=change)] * 9
+    return engine(service, folder, **settings).sample([ask()])[0]
+
+
+@pytest.mark.parametrize("reason", ["stop", "eos", "eos_token", "end", "end_turn", "", None])
+def test_the_ends_of_other_services_are_ends(service, tmp_path, reason):
+    reply = answered(service, tmp_path, choice(finish_reason=reason))
+    assert (reply.text, reply.finish_reason, reply.error) == ("You said: question 0", "stop", None)
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "tool_calls", "odd"])
+def test_other_ends_are_errors(service, tmp_path, reason):
+    reply = answered(service, tmp_path, choice(finish_reason=reason))
+    assert reply.error == f"the service ended the reply: {reason}" and reply.text == ""
+
+
+def test_content_in_parts_is_joined_and_half_a_character_is_replaced(service, tmp_path):
+    parts = [
+        {"type": "text", "text": "one "},
+        {"type": "thinking", "thinking": ["no"]},
+        {"type": "text", "text": "two"},
+    ]
+    assert answered(service, tmp_path, choice(content=parts)).text == "one two"
+    service.faults.clear()
+    torn = answered(service, tmp_path / "torn", choice(content="a \ud800 b"))
+    assert torn.text == "a \ufffd b" and torn.to_json()
+    assert engine(service, tmp_path / "torn").sample([ask()])[0] == torn, "it was kept"
+
+
+def test_replies_that_are_all_reasoning_are_counted_with_the_remedy(service, tmp_path, caplog):
+    service.faults += [Fault(CHAT, 200, change=choice(content="", finish_reason="length", reasoning_content="hm"))] * 3
+    replies = engine(service, tmp_path).sample([ask(n) for n in range(4)])
+    assert [reply.error for reply in replies] == [None] * 4
+    (message,) = [message for message in caplog.messages if "reasoning" in message]
+    assert message.startswith("3 of 4 replies are empty") and "max_new_tokens" in message
+
+
+def test_tokens_that_are_not_counted_are_estimated_and_booked_and_said_once(service, tmp_path, caplog):
+    service.faults += [Fault(CHAT, 200, change=lambda answer: answer | {"usage": None})] * 6
+    ours = engine(service, tmp_path, spending_limit=100, **PRICES)
+    replies = ours.sample([ask(n) for n in range(3)]) + ours.sample([ask(n) for n in range(3, 6)])
+    assert all(reply.prompt_tokens > 0 and reply.completion_tokens > 0 for reply in replies)
+    worst = (len("question 0") + 10) * 0.001 + 7 * 0.01
+    kept = files.read_json(tmp_path / "spending.json")
+    assert kept["usd"] == kept["estimated_usd"] == pytest.approx(6 * worst) and kept["under_way"] == 0
+    assert len([message for message in caplog.messages if "does not count tokens" in message]) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": "the text"}, "the text."),
+        ({"detail": "the text"}, "the text."),
+        ({"detail": [{"loc": ["body", "messages"], "msg": "the text"}]}, "body.messages: the text."),
+        ({"object": "error", "message": "the text"}, "the text."),
+    ],
+)
+def test_the_servers_own_words_are_shown(service, tmp_path, body, said):
+    service.faults.append(Fault(CHAT, 400, change=lambda _: body))
+    assert engine(service, tmp_path).sample([ask()])[0].error == f"BadRequestError: {said}"
+
+
+def test_an_error_with_status_200_is_shown_and_tried_again_where_it_is_a_limit(service, tmp_path):
+    limit = {"error": {"message": "Rate limit exceeded", "code": 429}}
+    service.faults += [Fault(CHAT, 200, change=lambda _: limit)] * 2
+    assert engine(service, tmp_path).sample([ask()])[0].text == "You said: question 0"
+    service.faults += [Fault(CHAT, 200, change=lambda _: {"error": {"message": "No such thing", "code": 400}})]
+    assert engine(service, tmp_path).sample([ask(1)])[0].error == "NotAnAnswer: No such thing."
+
+
+def test_a_service_that_wants_to_be_paid_ends_the_run_in_its_words(service, tmp_path):
+    service.faults.append(Fault(CHAT, 402, "Insufficient Balance"))
+    with pytest.raises(StageFailed, match="Insufficient Balance"):
+        engine(service, tmp_path, concurrency=1).sample([ask(n) for n in range(9)])
+    assert not service.asked
+
+
+REFUSALS = {
+    "seed": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
+    "top_p": {
+        "error": {"message": "Unsupported parameter: 'top_p'", "code": "unsupported_parameter", "param": "top_p"}
+    },
+    "max_tokens": {
+        "error": {
+            "message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+            "code": "unsupported_parameter",
+            "param": "max_tokens",
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_parameter_that_is_refused_is_left_out_or_renamed_once_and_for_all(service, tmp_path, caplog, name):
+    service.refuses = {name: REFUSALS[name]}
+    ours = engine(service, tmp_path, concurrency=1)
+    plain = SamplingParams(temperature=0.5, max_new_tokens=7)
+    replies = ours.sample([ask(n, sampling=plain) for n in range(5)])
+    assert [reply.error for reply in replies] == [None] * 5 and len(service.headers) == 6
+    assert all(name not in asked for asked in service.asked)
+    assert all(
+        asked.get("max_completion_tokens" if name == "max_tokens" else "max_tokens") == 7 for asked in service.asked
+    )
+    assert len([message for message in caplog.messages if f"refuses {name}" in message]) == 1
+
+
+def test_a_parameter_that_means_something_is_left_out_only_on_request(service, tmp_path):
+    service.refuses = {"top_p": REFUSALS["top_p"]}
+    with pytest.raises(ConfigError, match=r"leave a parameter out with openai\.omit"):
+        engine(service, tmp_path).sample([ask()])
+    assert engine(service, tmp_path, omit=["top_p", "seed"], rename={"max_tokens": "limit"}).sample([ask()])[0].text
+    assert service.asked[0].keys() == {"model", "messages", "temperature", "limit"}
+
+
+def test_what_is_under_way_at_ctrl_c_is_waited_for_kept_and_booked(service, tmp_path):
+    service.say = lambda asked: time.sleep(0.5) or "late"
+    ours = engine(service, tmp_path, concurrency=4, spending_limit=100, **PRICES)
+    threading.Timer(0.25, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        ours.sample([ask(n) for n in range(20)])
+    assert len(service.asked) == 4
+    assert files.read_json(tmp_path / "spending.json")["usd"] == pytest.approx(4 * 0.07)
+    assert [reply.text for reply in engine(service, tmp_path).sample([ask(n) for n in range(4)])] == ["late"] * 4
+    assert len(service.asked) == 4
+
+
+def test_what_a_killed_process_had_under_way_is_booked_by_the_next(tmp_path):
+    settings = OpenAiConfig(spending_limit=1.0, **PRICES)
+    killed = Spending(settings, tmp_path)
+    for _ in range(3):
+        killed.reserve(0.2, "it")
+    killed.settle(0.2, 0.05)
+    assert Spending(settings, tmp_path).spent == pytest.approx(0.45) == hosted.spent(tmp_path)
+    with pytest.raises(StageFailed, match="could pass"):
+        Spending(settings, tmp_path).reserve(0.6, "it")
+
+
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0}
+CAMPAIGN = {
+    "too many": Fault(CHAT, 429, headers=(("retry-after", "0"),)),
+    "request timeout": Fault(CHAT, 408),
+    "conflict": Fault(CHAT, 409),
+    "refused": Fault(CHAT, 400, "too long"),
+    "broken": Fault(CHAT, 500),
+    "broken after the work": Fault(CHAT, 500, works=True),
+    "bad gateway after the work": Fault(CHAT, 502, works=True),
+    "overloaded": Fault(CHAT, 503),
+    "gateway timeout after the work": Fault(CHAT, 504, works=True),
+    "dropped before": Fault(CHAT, 0),
+    "dropped after": Fault(CHAT, -1),
+    "late": Fault(CHAT, 200, delay=0.25),
+    "HTML": Fault(CHAT, 200, body="<html>A router</html>"),
+    "nothing": Fault(CHAT, 200, body=""),
+    "half an answer": Fault(CHAT, 200, body='{"choices": ['),
+    "no choices": Fault(CHAT, 200, change=lambda answer: answer | {"choices": []}),
+    "an error inside": Fault(CHAT, 200, change=lambda _: {"error": {"message": "upstream", "code": 502}}),
+    "no usage": Fault(CHAT, 200, change=lambda answer: answer | {"usage": None}),
+    "usage of nothing": Fault(CHAT, 200, change=lambda answer: answer | {"usage": NO_USAGE}),
+    "usage in words": Fault(CHAT, 200, change=lambda answer: answer | {"usage": {"prompt_tokens": "20"}}),
+    "filtered": Fault(CHAT, 200, change=choice(finish_reason="content_filter")),
+    "half a character": Fault(CHAT, 200, change=choice(content="\ud800")),
+    "in parts": Fault(CHAT, 200, change=choice(content=[{"type": "text", "text": "hm"}])),
+}
+
+
+@pytest.mark.parametrize("fault", CAMPAIGN.values(), ids=CAMPAIGN)
+def test_the_limit_holds_whatever_goes_wrong(service, tmp_path, fault):
+    """Every eighth request meets a fault; the service bills 0.07 for each answer that it has worked out."""
+    assert len(CAMPAIGN) == 23
+    handle, count = service.handle, iter(range(10_000))
+
+    def sometimes(http: object, body: bytes) -> None:
+        if next(count) % 8 == 3:
+            service.faults.append(fault)
+        handle(http, body)
+
+    service.handle = sometimes
+    for start in range(3):  # each start goes on with the money of the one before
+        ours = engine(service, tmp_path, spending_limit=2.0, concurrency=1 + 3 * start, timeout=0.2, **PRICES)
+        with pytest.raises(StageFailed, match="could pass openai.spending_limit"):
+            ours.sample([ask(n) for n in range(60)])
+    billed, kept = 0.07 * len(service.asked), files.read_json(tmp_path / "spending.json")
+    worst = (len("question 00") + 10) * 0.001 + 7 * 0.01
+    assert billed <= kept["usd"] + 1e-9 <= 2.0 + 1e-9 and kept["usd"] > 2.0 - 2 * worst

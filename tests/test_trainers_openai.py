@@ -19,7 +19,7 @@ from maft import files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.hosted.service import Spending
-from maft.hosted.trainer import OpenAiTrainer
+from maft.hosted.trainer import OpenAiTrainer, _Service
 from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
@@ -190,10 +190,16 @@ def test_a_run_folder_may_be_moved_while_jobs_are_under_way(service, tmp_path, m
 PRICES = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 100.0}
 
 
-@pytest.mark.parametrize("moment", ["settle", "book"])
+@pytest.mark.parametrize("moment", ["the job is submitted", "it is booked"])
 def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeypatch, moment):
+    start = _Service.start
+
+    def killed_after(*words: object) -> None:
+        start(*words)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(Spending, moment, killed)
+        patch.setattr(*((Spending, "book", killed) if moment == "it is booked" else (_Service, "start", killed_after)))
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, job(tmp_path, "generator_0"), **PRICES)
     with monkeypatch.context() as patch:  # booked, but not noted: the job is taken over and booked again
@@ -345,3 +351,40 @@ def test_a_run_stopped_by_its_limit_goes_on_with_a_higher_one(service, tmp_path,
     agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())
     assert len(agents) == 8 and set(agents.values()) == {1}
     assert len({json.dumps(one, sort_keys=True) for one in service.asked}) == len(service.asked)
+
+
+def test_a_job_that_is_paused_or_forgotten_is_said_and_the_way_out(service, tmp_path):
+    service.states = ("running", "paused")
+    with pytest.raises(StageFailed, match=r"the job ftjob-0 of generator_0 is paused\. Resume or cancel it"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    service.faults += [Fault(f"{JOBS}/ftjob-0", 404, "no such job")]
+    with pytest.raises(StageFailed, match="does not know the job ftjob-0 of generator_0 any more"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    service.jobs.clear()
+    service.states = ("succeeded",)
+    train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert (tmp_path / "agents/generator_0/hosted.json").exists()
+
+
+def test_success_without_a_model_is_a_failure(service, tmp_path):
+    service.states = ("succeeded",)
+    service.faults += [Fault(f"{JOBS}/", 200, change=lambda job: job | {"fine_tuned_model": None})]
+    with pytest.raises(StageFailed, match="the job ftjob-0 of generator_0 succeeded, but names no model"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert not (tmp_path / "agents/generator_0").exists()
+
+
+@pytest.mark.parametrize("path", ["/files", JOBS, f"{JOBS}/ftjob"])
+def test_a_page_of_html_is_said_in_a_line(service, tmp_path, monkeypatch, path):
+    monkeypatch.setattr("maft.hosted.trainer.time.sleep", lambda seconds: None)
+    service.faults += [Fault(path, 200, body="<html>A router</html>")] * 30
+    with pytest.raises((DataError, StageFailed), match=r"does not answer") as raised:
+        train(service, tmp_path, job(tmp_path, "generator_0"), max_retries=2)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_end_of_finetuning_at_openai_is_said_at_the_start(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with pytest.raises(DataError, match="has 0 examples"):
+        OpenAiTrainer(OpenAiConfig(), tmp_path).train([job(tmp_path, "generator_0", 0)], TrainConfig(), print)
+    assert "6 January 2027" in caplog.text and "14 January 2027" in caplog.text

@@ -90,7 +90,12 @@ class OpenAiConfig(Section):
     timeout: Annotated[float, Field(gt=0), FREE] = 120.0
     """Seconds until a request without an answer is tried again."""
     max_retries: Annotated[int, Field(ge=0), FREE] = 8
-    """Further tries of a request; never with another model or other parameters."""
+    """Further tries of a request; never with another model."""
+    omit: Annotated[tuple[Literal["seed", "temperature", "top_p", "top_k", "logprobs"], ...], FREE] = ()
+    """Parameters that the service refuses. One that is refused is left out without this where that changes nothing, and
+    that is said: `seed`, or any that is at its default."""
+    rename: Annotated[dict[str, str], FREE] = {}  # noqa: RUF012  # pydantic copies it
+    """Other names of parameters, such as `max_tokens: max_completion_tokens`, which is found out by itself."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
     """Of finetuning jobs; their epochs are `train.num_epochs`."""
     job_batch_size: Positive = 1

@@ -1,8 +1,10 @@
 """Hosted models: OpenAI's service, or any server that speaks its API (vLLM, llama.cpp, ...)."""
 
 import asyncio
+import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +13,9 @@ from typing import Any, TypeVar
 from maft import seeds
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
+from maft.hosted import replies
 from maft.hosted import service as hosted
+from maft.hosted.parameters import Parameters
 from maft.hosted.served import Served
 from maft.hosted.service import NotAnAnswer, Spending
 from maft.models.adapters import fingerprint
@@ -19,6 +23,7 @@ from maft.records import Reply, Request
 from maft.samplers.cached import Replies, key
 
 T = TypeVar("T")
+log = logging.getLogger("maft")
 
 FIRST_CONTACT_RETRIES = 2
 """Further tries to reach a server that has never answered."""
@@ -38,7 +43,10 @@ class OpenAi:
         self._keep_tokens = keep_tokens
         self._folder = folder
         self._served = Served(settings, folder)
-        self._answered = False
+        self._parameters = Parameters(settings, keep_tokens=keep_tokens)
+        self._tries = hosted.Tries(settings, FIRST_CONTACT_RETRIES)
+        self._counts: Counter[str] = Counter()
+        self._said_uncounted = False
         self._limit = float(settings.concurrency)
 
     def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
@@ -86,7 +94,11 @@ class OpenAi:
                 reply = kept.find(key(request))
                 if reply is None:
                     model = names.get(request.agent.adapter or "", request.agent.model)
-                    reply = await self._one(request, model, client, gate, spending)
+                    try:
+                        reply = await self._one(request, model, client, gate, spending)
+                    except BaseException:
+                        await gate.close()  # at once, before the next request in the queue
+                        raise
                     kept.keep({key(request): reply})
                 if on_reply:
                     on_reply(reply)
@@ -96,15 +108,26 @@ class OpenAi:
             try:
                 names |= await self._served.load(client, owed)
                 tasks += [asyncio.create_task(answer(request)) for request in requests]
-                return await asyncio.gather(*tasks)
+                owing = set(tasks)
+                while owing:  # not gather(), which Ctrl-C would make cancel what is under way
+                    done, owing = await asyncio.wait(owing, return_when=asyncio.FIRST_EXCEPTION)
+                    for task in done:
+                        if not task.cancelled():  # by the closed gate: another task says why
+                            task.result()
+                return [task.result() for task in tasks]
             except BaseException:
                 # What is under way is waited for, since it is paid for; what is not yet sent is not sent.
                 await gate.close()
+                if tasks:
+                    await asyncio.wait(tasks, timeout=self.settings.timeout)
+                for task in tasks:
+                    task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 raise
             finally:
                 self._limit = gate.limit
                 kept.close()
+                self._tell()
 
     async def _one(self, request: Request, model: str, client: Any, gate: "Gate", spending: Spending) -> Reply:
         """Send one request until it is answered, or cannot be; `model` is what the server calls the agent's weights."""
@@ -112,53 +135,54 @@ class OpenAi:
         prompt = sum(len(message.content.encode()) + MESSAGE_TOKENS for message in request.messages)
         most = spending.sampling_cost(prompt, request.sampling.max_new_tokens)
         rng = seeds.rng(request.seed, "backoff")
-        for attempt in range(self.settings.max_retries + 1):
+        attempt = 0
+        while True:
             async with gate:
+                sent = self._parameters.of(request, model)
                 spending.reserve(most, "the next request")
-                paid = 0.0
+                paid: float | None = None  # what does not come, or uncounted, is booked as dear as it can be
                 try:
-                    reply = await _ask(client, self._arguments(request, model))
-                    paid = spending.sampling_cost(reply.prompt_tokens, reply.completion_tokens)
-                    self._answered = True
+                    answer = await _ask(client, sent)
+                    if answer.counted:
+                        paid = spending.sampling_cost(answer.reply.prompt_tokens, answer.reply.completion_tokens)
+                    self._tries.answered = True
+                    self._counts.update(replies=1, uncounted=not answer.counted, reasoning=answer.only_reasoning)
                     gate.succeeded()
-                    return reply
+                    return answer.reply
                 except Exception as error:
-                    if (refusal := hosted.refusal(error, self.settings)) is not None:
-                        raise refusal from None
                     if not _is_api_error(error) and not isinstance(error, NotAnAnswer):
                         raise
-                    last = error
+                    paid = None if hosted.may_be_billed(error) else 0.0
+                    if self._parameters.learn(error, sent):
+                        continue
+                    last, wait = error, self._tries.wait(error, attempt)
                 finally:
                     spending.settle(most, paid)
-            told = None if self._answered else hosted.no_contact(last, self.settings)
-            if told is not None and attempt >= min(FIRST_CONTACT_RETRIES, self.settings.max_retries):
-                raise told
-            if not hosted.can_pass(last) or attempt == self.settings.max_retries:
-                break
-            wait = hosted.retry_after(last)
+            if wait is None:
+                text = f"{type(last).__name__}: {hosted.said(last, self.settings)}"
+                return Reply(text="", finish_reason="error", error=text)
             if getattr(last, "status_code", None) == 429:
                 gate.too_many(wait or 1.0)
-            await gate.pause(wait if wait is not None else min(60.0, 2.0**attempt) * (0.5 + rng.random() / 2))
-        return Reply(text="", finish_reason="error", error=f"{type(last).__name__}: {hosted.said(last, self.settings)}")
+            await gate.pause(wait if hosted.retry_after(last) is not None else wait * (0.5 + rng.random() / 2))
+            attempt += 1
 
-    def _arguments(self, request: Request, model: str) -> dict[str, Any]:
-        how = request.sampling
-        # Newer models of the service refuse the old name, and many servers know only that one.
-        # vLLM takes what is not said from the model's generation_config.json, so that "no limit" must be said.
-        extra: dict[str, Any] = {"top_k": how.top_k} if how.top_k or self.settings.load_adapters else {}
-        if self._keep_tokens and self.settings.load_adapters:
-            extra["return_token_ids"] = True
-        length = "max_tokens" if self.settings.base_url else "max_completion_tokens"
-        return {
-            "model": model,
-            "messages": [message.model_dump() for message in request.messages],
-            "temperature": how.temperature,
-            "top_p": how.top_p,
-            length: how.max_new_tokens,
-            "seed": request.seed % 2**31,
-            "extra_body": extra or None,
-            **({"logprobs": True} if self._keep_tokens else {}),
-        }
+    def _tell(self) -> None:
+        """Say what was odd about the replies since the last time."""
+        replies, uncounted, reasoning = (self._counts[name] for name in ("replies", "uncounted", "reasoning"))
+        if uncounted and not self._said_uncounted:
+            self._said_uncounted = True
+            log.warning(
+                "The service does not count tokens (no usage in %d of %d replies): they are estimated, and money is "
+                "booked as if each reply were as long as it may be.",
+                *(uncounted, replies),
+            )
+        if reasoning:
+            log.warning(
+                "%d of %d replies are empty: all of their tokens went into reasoning. Allow more "
+                "(sampling.train.*.max_new_tokens), or take a model that reasons less.",
+                *(reasoning, replies),
+            )
+        self._counts.clear()
 
 
 class Gate:
@@ -217,32 +241,18 @@ def _is_api_error(error: Exception) -> bool:
     return isinstance(error, openai.APIError)
 
 
-async def _ask(client: Any, arguments: dict[str, Any]) -> Reply:
+async def _ask(client: Any, sent: dict[str, Any]) -> replies.Answer:
     """Send a request once.
 
     Raises:
         NotAnAnswer: what came back is no chat completion.
     """
+    asked = "".join(message["content"] for message in sent["messages"])
     try:
-        return _reply(await client.chat.completions.create(**arguments))
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise NotAnAnswer("what came back is no chat completion") from None
-
-
-def _reply(completion: Any) -> Reply:
-    """Turn a chat completion into a reply; one that a filter stopped is an error."""
-    choice, usage = completion.choices[0], completion.usage
-    ended = choice.finish_reason in ("stop", "length")
-    ids, drawn = getattr(choice, "token_ids", None), getattr(choice.logprobs, "content", None)
-    return Reply(
-        text=(choice.message.content or "") if ended else "",
-        finish_reason=choice.finish_reason if ended else "error",
-        prompt_tokens=(usage.prompt_tokens or 0) if usage else 0,
-        completion_tokens=(usage.completion_tokens or 0) if usage else 0,
-        error=None if ended else f"the service ended the reply: {choice.finish_reason}",
-        token_ids=ids and tuple(ids),
-        logprobs=drawn and tuple(step.logprob for step in drawn),
-    )
+        completion = await client.chat.completions.create(**sent)
+    except (AttributeError, TypeError, ValueError):
+        raise NotAnAnswer("what came back is no JSON") from None
+    return replies.read(completion, asked)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,15 @@ SERVICE = "https://api.openai.com/v1"
 
 
 class NotAnAnswer(Exception):
-    """A server said something that this API never says, such as a page of HTML."""
+    """A server answered, with status 200, but with nothing that this API has, such as HTML or a message of an error."""
+
+    def __init__(self, words: str, code: object = None) -> None:
+        """Take the server's words, and its code, which stands for the status where it is a number."""
+        super().__init__(words)
+        self.code = code
+        if code is not None:
+            limit = any(word in f"{code} {words}".lower() for word in ("limit", "overload", "busy", "capacity"))
+            self.status_code = code if isinstance(code, int) else 429 if limit else 400
 
 
 def client(settings: OpenAiConfig, *, asynchronous: bool = False) -> Any:
@@ -68,8 +77,11 @@ def refusal(error: Exception, settings: OpenAiConfig) -> MaftError | None:
             f"{where} does not know what was asked for: {said(error, settings)} Check model and openai.base_url."
         )
     if isinstance(error, openai.BadRequestError) and error.code in _NO_SUCH_PARAMETER:
-        return ConfigError(f"{where} does not take what was set: {said(error, settings)} Check sampling and model.")
-    if isinstance(error, openai.RateLimitError) and getattr(error, "code", None) == "insufficient_quota":
+        return ConfigError(
+            f"{where} does not take what was set: {said(error, settings)} Check sampling and model, or leave a "
+            "parameter out with openai.omit, or give it another name with openai.rename."
+        )
+    if getattr(error, "code", None) == "insufficient_quota" or getattr(error, "status_code", None) == 402:
         return StageFailed(f"the quota of the key is used up: {said(error, settings)} What was paid for is kept.")
     return None
 
@@ -98,9 +110,50 @@ def can_pass(error: Exception) -> bool:
     """Say whether the same request may succeed a little later."""
     import openai
 
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    status = getattr(error, "status_code", None)
+    if status is not None:
+        return bool(status in (408, 409, 429) or status >= 500)
     return isinstance(error, openai.APIConnectionError | NotAnAnswer)
+
+
+def may_be_billed(error: Exception) -> bool:
+    """Say whether the service may have done the work, so that a reply was paid for although none came."""
+    import httpx
+    import openai
+
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code >= 500 and error.status_code not in (503, 529)
+    return not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+
+
+class Tries:
+    """What follows a failed call: another try after a wait, an error that ends the run, or giving up."""
+
+    def __init__(self, settings: OpenAiConfig, contact: int) -> None:
+        """Try `openai.max_retries` times, but only `contact` times while the server has never answered."""
+        self.settings = settings
+        self.contact = min(contact, settings.max_retries)
+        self.answered = False
+
+    def wait(self, error: Exception, attempt: int) -> float | None:
+        """Return the seconds to wait before trying again, None where that is of no use.
+
+        Args:
+            error: of the client, or `NotAnAnswer`.
+            attempt: number of tries before this one.
+
+        Raises:
+            MaftError: no call can succeed.
+        """
+        if (refused := refusal(error, self.settings)) is not None:
+            raise refused from None
+        away = None if self.answered else no_contact(error, self.settings)
+        if away is not None and attempt >= self.contact:
+            raise away from None
+        if not can_pass(error) or attempt >= self.settings.max_retries:
+            return None
+        asked = retry_after(error)
+        return min(60.0, 2.0**attempt) if asked is None else asked
 
 
 def retry_after(error: Exception) -> float | None:
@@ -127,12 +180,35 @@ def _seconds_until(date: str) -> float:
 
 def said(error: Exception, settings: OpenAiConfig) -> str:
     """Return the message of an error as one sentence, without the key."""
-    body = getattr(error, "body", None)
-    message = str((body.get("message") if isinstance(body, dict) else None) or error)
+    message = words(getattr(error, "body", None)) or str(error)
     if error.__cause__ is not None and not hasattr(error, "status_code"):
         message = f"{message.rstrip('.')}: {error.__cause__}"
-    text = without_key(" ".join(message.split()), settings)[:300].rstrip(": ")
+    text = without_key(" ".join(whole_text(message).split()), settings)[:300].rstrip(": ")
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def words(body: object) -> str:
+    """Return what the body of an error says, in whichever of the usual forms.
+
+    >>> words({"error": {"message": "no"}}), words({"detail": [{"loc": ["body", "seed"], "msg": "forbidden"}]})
+    ('no', 'body.seed: forbidden')
+    """
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(words, body)))
+    if not isinstance(body, dict):
+        return body if isinstance(body, str) else ""
+    text = next((found for name in ("message", "msg", "detail", "error") if (found := words(body.get(name)))), "")
+    place = body.get("loc")
+    return f"{'.'.join(map(str, place))}: {text}" if text and isinstance(place, list) else text
+
+
+def whole_text(text: str) -> str:
+    r"""Return a text in which halves of surrogate pairs, which no file can hold, are replaced.
+
+    >>> whole_text("\ud83d\ude00 \ud800") == "\U0001f600 \ufffd"
+    True
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def without_key(text: str, settings: OpenAiConfig) -> str:
@@ -150,20 +226,27 @@ def tokens(text: str) -> float:
 def spent(folder: Path) -> float | None:
     """Return the US dollars that a run has spent; None where nothing was, or prices are not known."""
     file = folder / "spending.json"
-    return float(files.read_json(file)["usd"]) if file.exists() else None
+    return sum(files.read_json(file).get(name, 0.0) for name in ("usd", "under_way")) if file.exists() else None
 
 
 class Spending:
-    """The money that a run has spent, kept in its folder so that a limit holds over all starts; for any thread."""
+    """The money that a run has spent, kept in its folder so that a limit holds over all starts; for any thread.
+
+    What a request could cost is written down before it is sent. Where its reply does not come, or without a count of
+    tokens, or where the process dies meanwhile, all of that is booked: the limit holds whatever goes wrong.
+    """
 
     def __init__(self, settings: OpenAiConfig, folder: Path) -> None:
-        """Read what earlier starts have spent."""
+        """Read what earlier starts have spent, and book what a killed one had under way."""
         self.settings = settings
         self._file = folder / "spending.json"
         self._lock = threading.Lock()
-        self._reserved = 0.0
+        self._under_way: list[float] = []
+        self._jobs_under_way = 0.0
         known = files.read_json(self._file) if self._file.exists() else {}
-        self.spent: float = known.get("usd", 0.0)
+        lost: float = known.get("under_way", 0.0)
+        self.spent: float = known.get("usd", 0.0) + lost
+        self._estimated: float = known.get("estimated_usd", 0.0) + lost
         self._jobs: dict[str, float] = known.get("jobs", {})
 
     def sampling_cost(self, prompt_tokens: float, completion_tokens: float) -> float:
@@ -176,35 +259,59 @@ class Spending:
         return tokens * (self.settings.training_price or 0.0) / MILLION
 
     def reserve(self, most: float, what: str) -> None:
-        """Set money aside for what is about to be sent.
+        """Set money aside for a request that is about to be sent.
 
         Raises:
             StageFailed: the limit could be passed.
         """
-        limit = self.settings.spending_limit
         with self._lock:
-            if limit is not None and self.spent + self._reserved + most > limit:
-                raise StageFailed(
-                    f"{what} could cost {most:.4f} USD, which with {self.spent:.4f} spent and {self._reserved:.4f} "
-                    f"under way could pass openai.spending_limit = {limit}. Everything paid for is kept; the same "
-                    "command with a higher limit goes on."
-                )
-            self._reserved += most
+            self._refuse(most, what)
+            self._under_way.append(most)
+            if most:
+                self._write()
 
-    def settle(self, reserved: float, paid: float) -> None:
-        """Book what was paid of the money set aside."""
+    def settle(self, reserved: float, paid: float | None) -> None:
+        """Book what was paid of the money set aside; all of it where that is not known."""
         with self._lock:
-            self._reserved -= reserved
-            self._add(paid)
+            self._under_way.remove(reserved)
+            self.spent += reserved if paid is None else paid
+            self._estimated += reserved if paid is None else 0.0
+            if reserved or paid:
+                self._write()
+
+    @contextmanager
+    def job(self, most: float, what: str) -> Iterator[None]:
+        """Set money aside while a job is submitted; it is then booked by its name, by which it is found after a kill.
+
+        Raises:
+            StageFailed: the limit could be passed.
+        """
+        with self._lock:
+            self._refuse(most, what)
+            self._jobs_under_way += most
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._jobs_under_way -= most
 
     def book(self, job: str, cost: float) -> None:
         """Book what a finetuning job costs, in place of what was booked for it before: nothing is counted twice."""
         with self._lock:
-            change = cost - self._jobs.get(job, 0.0)
+            self.spent += cost - self._jobs.get(job, 0.0)
             self._jobs[job] = cost
-            self._add(change)
+            if cost:
+                self._write()
 
-    def _add(self, paid: float) -> None:
-        if paid:
-            self.spent += paid
-            files.write_json(self._file, {"usd": self.spent, "jobs": self._jobs})
+    def _refuse(self, most: float, what: str) -> None:
+        limit, under_way = self.settings.spending_limit, sum(self._under_way) + self._jobs_under_way
+        if limit is not None and self.spent + under_way + most > limit:
+            raise StageFailed(
+                f"{what} could cost {most:.4f} USD, which with {self.spent:.4f} spent and {under_way:.4f} under way "
+                f"could pass openai.spending_limit = {limit}. Everything paid for is kept; the same command with a "
+                "higher limit goes on."
+            )
+
+    def _write(self) -> None:
+        content = {"usd": self.spent, "estimated_usd": self._estimated, "under_way": sum(self._under_way)}
+        files.write_json(self._file, content | {"jobs": self._jobs})

@@ -6,8 +6,10 @@ service by its name and takes it over.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from maft.method.formats import write_dialogues
 from maft.records import Example, Record
 from maft.trainers.base import TrainJob, TrainProgress
 
+log = logging.getLogger("maft")
+
 LEAST_EXAMPLES = 10
 """The service refuses smaller sets."""
 LARGEST_FILE = 512 * 1024 * 1024
@@ -30,6 +34,11 @@ LARGEST_FILE = 512 * 1024 * 1024
 FIRST_CONTACT_RETRIES = 5
 """Further tries to reach a server that has not answered yet, for half a minute: a run comes here after hours."""
 ENDED = ("succeeded", "failed", "cancelled")
+RUNNING = ("validating_files", "queued", "running")
+CLOSING = (
+    "OpenAI is closing finetuning: it takes no new jobs after 6 January 2027, and its finetuned GPT-4o and GPT-4.1 "
+    "models stop on 14 January 2027. docs/engines.md names other ways."
+)
 
 
 class Submission(Record):
@@ -59,6 +68,8 @@ class OpenAiTrainer:
             DataError: a set that the service would refuse, or an unknown model.
             StageFailed: a job failed or was cancelled, or the spending limit is reached; the others are kept.
         """
+        if self.settings.base_url is None:
+            log.warning(CLOSING)
         sets = {job.agent: _checked(job, settings) for job in jobs}
         spending = Spending(self.settings, self._folder)
         with hosted.client(self.settings) as client:
@@ -85,9 +96,8 @@ class OpenAiTrainer:
             cost = spending.training_cost(hosted.tokens(text) * job.training(settings).num_epochs)
             there = service.find_job(marker)
             if there is None:
-                spending.reserve(cost, f"finetuning {job.agent}")
-                there = service.start(found, job, settings)
-                spending.settle(cost, 0.0)
+                with spending.job(cost, f"finetuning {job.agent}"):
+                    there = service.start(found, job, settings)
             spending.book(there, cost)  # also where a kill came before it could be booked
             found = found.model_copy(update={"job": there})
             files.write_text(note, found.to_json() + "\n")
@@ -108,7 +118,16 @@ class OpenAiTrainer:
         while owed:
             for agent, submission in list(owed.items()):
                 state = service.job(str(submission.job))
-                if state.status == "succeeded":
+                if state is None:
+                    _note(jobs[agent].output).unlink(missing_ok=True)
+                    raise StageFailed(
+                        f"the service does not know the job {submission.job} of {agent} any more. The same command "
+                        "submits it again."
+                    )
+                if state.status == "succeeded" and not state.fine_tuned_model:
+                    _note(jobs[agent].output).unlink(missing_ok=True)
+                    failures.append(f"the job {submission.job} of {agent} succeeded, but names no model")
+                elif state.status == "succeeded":
                     if state.trained_tokens:
                         spending.book(str(submission.job), spending.training_cost(state.trained_tokens))
                     _keep(jobs[agent], submission, state)
@@ -118,6 +137,12 @@ class OpenAiTrainer:
                     reason = state.error.message if state.error and state.error.message else "no reason was given"
                     reason = hosted.without_key(reason.strip().rstrip("."), self.settings)
                     failures.append(f"the job {submission.job} of {agent} {_ENDED_AS[state.status]}: {reason}")
+                elif state.status not in RUNNING:
+                    waits = hosted.without_key(str(state.status), self.settings)
+                    raise StageFailed(
+                        f"the job {submission.job} of {agent} is {waits}. Resume or cancel it at the service; the same "
+                        "command continues."
+                    )
                 elif (step := service.step(str(submission.job))) is not None:
                     on_progress(_progress(agent, *step, 0))
                 if state.status in ENDED:
@@ -140,20 +165,21 @@ class _Service:
     def __init__(self, client: Any, settings: OpenAiConfig) -> None:
         self._client = client
         self._settings = settings
-        self._answered = False
+        self._tries = hosted.Tries(settings, FIRST_CONTACT_RETRIES)
 
     def file(self, marker: str, text: str) -> str:
         """Return the id of the uploaded set; one of this name is not uploaded again."""
-        there = self._try(lambda: list(self._client.files.list(purpose="fine-tune")))
+        there = self._try(lambda: _whole(list(self._client.files.list(purpose="fine-tune")), "id", "filename"))
         found = [file.id for file in there if file.filename == f"{marker}.jsonl"]
         if found:
             return str(found[0])
         content = (f"{marker}.jsonl", text.encode(), "application/jsonl")
-        return str(self._try(lambda: self._client.files.create(file=content, purpose="fine-tune")).id)
+        create = partial(self._client.files.create, file=content, purpose="fine-tune")
+        return str(self._try(lambda: _whole([create()], "id"))[0].id)
 
     def find_job(self, marker: str) -> str | None:
         """Return the id of a job of this name that runs or has succeeded."""
-        there = self._try(lambda: list(self._client.fine_tuning.jobs.list(limit=100)))
+        there = self._try(lambda: _whole(list(self._client.fine_tuning.jobs.list(limit=100)), "id", "status"))
         found = [job for job in there if (job.metadata or {}).get("maft") == marker]
         return next((str(job.id) for job in found if job.status not in ("failed", "cancelled")), None)
 
@@ -182,11 +208,19 @@ class _Service:
                 },
             )
 
-        return str(self._try(create).id)
+        return str(self._try(lambda: _whole([create()], "id"))[0].id)
 
     def job(self, name: str) -> Any:
-        """Return the state of a job."""
-        return self._try(lambda: self._client.fine_tuning.jobs.retrieve(name))
+        """Return the state of a job, None where the service does not know it any more."""
+        import openai
+
+        def retrieve() -> Any:
+            try:
+                return _whole([self._client.fine_tuning.jobs.retrieve(name)], "id", "status")[0]
+            except openai.NotFoundError:
+                return None
+
+        return self._try(retrieve)
 
     def step(self, name: str) -> tuple[int, int] | None:
         """Return how many steps of how many a job has done, where the service tells."""
@@ -198,28 +232,34 @@ class _Service:
     def _try(self, call: Callable[[], Any]) -> Any:
         import openai
 
-        for attempt in range(self._settings.max_retries + 1):
+        attempt = 0
+        while True:
             try:
                 result = _api_result(call)
-                self._answered = True
+                self._tries.answered = True
                 return result
             except (openai.OpenAIError, NotAnAnswer) as error:
-                if (refusal := hosted.refusal(error, self._settings)) is not None:
-                    raise refusal from None
-                where, words = self._settings.base_url or "the service", hosted.said(error, self._settings)
-                if not hosted.can_pass(error):
-                    raise DataError(f"{where} refuses the finetuning: {words}") from None
-                told = None if self._answered else hosted.no_contact(error, self._settings)
-                if told is not None and attempt >= min(FIRST_CONTACT_RETRIES, self._settings.max_retries):
-                    raise told from None
-                if attempt == self._settings.max_retries:
+                wait = self._tries.wait(error, attempt)
+                if wait is None:
+                    where, words = self._settings.base_url or "the service", hosted.said(error, self._settings)
+                    if not hosted.can_pass(error):
+                        raise DataError(f"{where} refuses the finetuning: {words}") from None
                     raise StageFailed(
-                        f"{where} does not answer: {words} What was submitted is noted; the same command "
-                        "goes on from there."
+                        f"{where} does not answer: {words} What was submitted is noted; the same command continues."
                     ) from None
-                wait = hosted.retry_after(error)
-                time.sleep(min(60.0, 2.0**attempt) if wait is None else wait)
-        raise AssertionError("unreachable")
+            time.sleep(wait)
+            attempt += 1
+
+
+def _whole(answers: list[Any], *names: str) -> list[Any]:
+    """Return what the service answered, if it has these fields.
+
+    Raises:
+        TypeError: it is something else, such as a page of HTML, which the client takes for text.
+    """
+    if not all(isinstance(getattr(answer, name, None), str) for answer in answers for name in names):
+        raise TypeError
+    return answers
 
 
 def _api_result(call: Callable[[], Any]) -> Any:

@@ -1,0 +1,83 @@
+"""What is sent with a request: the parameters that a service knows, under the names that it knows.
+
+A service that refuses one is asked again without it where that changes nothing (`seed`, or a value that is the default
+anyway), or with its other name; what was learned so holds for the rest of the run and is said once.
+"""
+
+import logging
+import re
+from typing import Any
+
+from maft.config import OpenAiConfig
+from maft.hosted import service as hosted
+from maft.records import Request
+
+log = logging.getLogger("maft")
+
+LENGTHS = ("max_tokens", "max_completion_tokens")
+"""Two names of one parameter: newer models refuse the first, and many servers know only that one."""
+_DEFAULTS = {"top_p": 1.0, "temperature": 1.0, "top_k": 0}
+_REFUSED = re.compile(
+    r"(?i)support|unknown|unrecogni[sz]ed|unexpected|extra|forbidden|permitted|not allowed|invalid param"
+)
+
+
+class Parameters:
+    """The parameters of requests to one service."""
+
+    def __init__(self, settings: OpenAiConfig, *, keep_tokens: bool = False) -> None:
+        """Send what the settings allow; nothing is learned yet."""
+        self.settings = settings
+        self.keep_tokens = keep_tokens
+        self._omit: set[str] = set(settings.omit)
+        self._rename = dict(settings.rename)
+
+    def of(self, request: Request, model: str) -> dict[str, Any]:
+        """Return the arguments of the client's `chat.completions.create`."""
+        how, served = request.sampling, self.settings.load_adapters
+        body: dict[str, Any] = {
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            LENGTHS[self.settings.base_url is None]: how.max_new_tokens,
+            "seed": request.seed % 2**31,
+        }
+        if how.top_k or served:  # vLLM takes what is missing from generation_config.json, so "no limit" must be said
+            body["top_k"] = how.top_k
+        if self.keep_tokens:
+            body |= {"logprobs": True} | ({"return_token_ids": True} if served else {})
+        body = {self._rename.get(name, name): value for name, value in body.items() if name not in self._omit}
+        messages = [message.model_dump() for message in request.messages]
+        return {"model": model, "messages": messages, "extra_body": body}
+
+    def learn(self, error: Exception, sent: dict[str, Any]) -> bool:
+        """Learn from a refusal which parameter to leave out or rename; return whether to ask again.
+
+        Args:
+            error: of the client.
+            sent: the arguments that were refused, as `of` made them.
+        """
+        if getattr(error, "status_code", None) not in (400, 422):
+            return False
+        words, body = hosted.said(error, self.settings), sent["extra_body"]
+        at_fault = getattr(error, "param", None)
+        named = [name for name in body if name == at_fault] or [
+            name for name in body if re.search(rf"\b{re.escape(name)}\b", words)
+        ]
+        if not named or not (_REFUSED.search(words) or getattr(error, "code", None)):
+            return False
+        name = named[0]
+        own = next((key for key, other in self._rename.items() if other == name), name)
+        if own in LENGTHS:
+            other = LENGTHS[1 - LENGTHS.index(own)]
+            if own in self._rename:
+                return bool(self._rename[own] != name)  # another request has learned it meanwhile
+            self._rename[own] = other
+            log.warning("The service refuses %s and is sent %s instead: %s", name, other, words)
+            return True
+        if own in self._omit:
+            return True
+        if own not in ("seed", "logprobs") and body[name] != _DEFAULTS.get(own):
+            return False
+        self._omit.add(own)
+        log.warning("The service refuses %s, which is left out from now on: %s", name, words)
+        return True
