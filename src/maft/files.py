@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,13 +188,12 @@ def scratch(purpose: str) -> Iterator[Path]:
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove those temporary files and folders whose names hold the number of a process that has ended.
 
-    A name is as `write_text` and `scratch` make it: `.votes.jsonl.4711.tmp`, `maft-push.4711.x3k`. What is younger than
-    a minute stays: it may be another machine's, on a folder that both see.
+    A name is as `write_text` and `scratch` make it: `.votes.jsonl.4711.tmp`, `maft-push.4711.x3k`.
     """
     for path in paths:
         number = next((part for part in path.name.split(".")[::-1] if part.isdigit()), None)
         try:
-            if number is None or time.time() - path.stat().st_mtime < 60 or _alive(int(number)):
+            if number is None or _alive(int(number)):
                 continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError:  # somebody else's, or removed by somebody else
