@@ -51,6 +51,7 @@ def _reply(a: int, b: int, sentences: int) -> Message:
 
 def plain_trl(file: Path) -> dict[str, float]:
     """Train as a script from TRL's documentation would, and return its figures."""
+    import torch
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
@@ -63,7 +64,7 @@ def plain_trl(file: Path) -> dict[str, float]:
                 output_dir=scratch,
                 model_init_kwargs={"dtype": "bfloat16"},
                 bf16=True,
-                use_cpu=True,
+                use_cpu=not torch.cuda.is_available(),
                 gradient_checkpointing=False,
                 num_train_epochs=SETTINGS.num_epochs,
                 per_device_train_batch_size=SETTINGS.batch_size,

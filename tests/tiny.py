@@ -59,7 +59,7 @@ def slow(test):
     return pytest.mark.slow(pytest.mark.filterwarnings("ignore")(test))
 
 
-def build(folder: Path) -> str:
+def build(folder: Path, **changes) -> str:
     """Make a Llama of a few thousand parameters with a byte tokenizer and the template above."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -74,17 +74,20 @@ def build(folder: Path) -> str:
         tokenizer_object=bpe, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>", chat_template=CHATML
     )
     torch.manual_seed(0)
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         initializer_range=0.5,  # large enough that an adapter can move the logits
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **sizes | changes,
     )
     tokenizer.save_pretrained(folder)
     LlamaForCausalLM(config).save_pretrained(folder)

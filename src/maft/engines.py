@@ -77,9 +77,9 @@ def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
         return lambda _: OpenVino(settings, ledger)
     if not installed("transformers") or not installed("torch"):
         raise MissingExtra("engine.sampler=transformers", "hf")
-    from maft.samplers.transformers import Transformers
+    from maft.samplers.batched import Batched
 
-    return lambda _: Transformers(settings, ledger)
+    return lambda _: Batched(settings, ledger)
 
 
 def _with_parts(make: Callable[[RunConfig], E], config: RunConfig) -> Callable[[RunConfig], E]:

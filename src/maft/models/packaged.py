@@ -81,6 +81,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     # The weights are no longer quantised; left in place, the setting makes transformers refuse to save or reload.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    model.hf_quantizer = None  # transformers 5.17 and newer ask it whether the weights may be saved
     model.config._name_or_path = PACKAGED_ON_HUB
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id

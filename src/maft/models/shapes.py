@@ -6,7 +6,6 @@ Phi-3, SmolLM and their kin), with or without experts.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from maft.errors import DataError
-from maft.models.adapters import shapes_of
+from maft.models.adapters import safetensors_shapes
 from maft.records import Record
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -186,9 +185,14 @@ def count(folder: Path) -> int:
     total = 0
     for file in folder.glob("*.safetensors"):
         try:
-            total += sum(map(math.prod, shapes_of(file).values()))
+            shapes = safetensors_shapes(file)
         except (ValueError, OSError):
             return 0
+        for sizes in shapes.values():
+            product = 1
+            for size in sizes:
+                product *= size
+            total += product
     return total
 
 

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Checks and measures maft on a machine with one GPU and no network; see README.md beside this file.
+#
+#   bash recipes/gpu/check.sh --out DIR [--wheels DIR] [--work DIR] [--minutes N] [--parts "card tests shapes ..."]
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+
+wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" minutes=8 quick="" python="${PYTHON:-python3}"
+parts="card tests steps shapes prepare released plain batched training run"
+while (($#)); do
+  case $1 in
+    --wheels) wheels=$2; shift 2 ;;
+    --out) out=$2; shift 2 ;;
+    --work) work=$2; shift 2 ;;
+    --minutes) minutes=$2; shift 2 ;;
+    --parts) parts=$2; shift 2 ;;
+    --quick) quick=--quick; shift ;;
+    *) echo "check.sh: unknown option $1; see recipes/gpu/README.md" >&2; exit 2 ;;
+  esac
+done
+[[ -n $out ]] || { echo "check.sh: --out DIR is missing: where the log and the results go" >&2; exit 2; }
+mkdir -p "$out" "$work/site" "$work/wheels"
+started=$SECONDS log="$out/log.txt"
+: >"$log"
+
+# What one part may take, in seconds; the whole ends in time all the same.
+declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300)
+
+# A wheel too large to travel at once may come as name.whl.part-a, name.whl.part-b, also in several calls.
+if [[ -n $wheels ]]; then
+  cp -n "$wheels"/*.whl "$wheels"/*.whl.part-* "$work/wheels/" 2>/dev/null
+  if [[ -e $(echo "$work"/wheels/*.part-a) && -e $(echo "$work"/wheels/*.part-b) ]]; then
+    whole=$(echo "$work"/wheels/*.part-a)
+    cat "$work"/wheels/*.part-* >"${whole%.part-a}" && rm "$work"/wheels/*.part-*
+  fi
+  for wheel in "$work"/wheels/*.whl; do
+    [[ -e $wheel && ! -e $wheel.installed ]] || continue
+    "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$work/site" "$wheel" \
+      >>"$log" 2>&1 && touch "$wheel.installed" || echo "check.sh: $wheel could not be installed" | tee -a "$log"
+  done
+fi
+export PYTHONPATH="$PWD/src:$PWD:$work/site${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MAFT_CACHE="${MAFT_CACHE:-$work/cache}"
+echo "installed after $((SECONDS - started)) s" | tee -a "$log"
+
+command_of() {
+  case $1 in
+    tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
+    training) echo "$python -m bench.training $quick" ;;
+    run) echo "$python -m maft run recipes/gpu/config.yaml runs_dir=$work/runs" ;;
+    *) echo "$python -m bench.gpu $1 $quick" ;;
+  esac
+}
+
+for part in $parts; do
+  left=$((60 * minutes - (SECONDS - started) - 5))
+  if ((left < 10)); then
+    echo "== $part: left out, no time" | tee -a "$log"
+    continue
+  fi
+  echo "== $part" >>"$log"
+  begun=$SECONDS
+  timeout -k 5 $((left < limit[$part] ? left : limit[$part])) $(command_of "$part") >"$work/$part.txt" 2>&1
+  code=$?
+  cat "$work/$part.txt" >>"$log"
+  echo "== $part: exit $code after $((SECONDS - begun)) s" | tee -a "$log"
+  ((code == 0)) || tail -n 6 "$work/$part.txt" | cut -c -300
+done
+"$python" -m bench.gpu_table "$work" "$out/results.json" | tee -a "$log"
