@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, math500
+from helpers import ENVIRONMENT, math500, settings
 
 from maft.answers import canonical, compare, equivalent, group, verify, worker
-from maft.answers.verify import Verifier, Worker
-from maft.errors import MaftError
+from maft.answers.process import Died, Killed, Process
+from maft.answers.verify import Verifier
+from maft.errors import DataError, MaftError
+from maft.runs.folder import RunFolder
 
 EQUAL = [("x+1", "1+x"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(x+1)^2", "x^2+2x+1"), ("6-5i", "-5i+6"), ("p-q", "-q+p")]
 DIFFERENT = [("x+1", "x-1"), (r"\sqrt{8}", r"3\sqrt{2}"), ("(x+1)^2", "x^2+1"), ("6-5i", "6+5i"), ("p-q", "q-p")]
@@ -63,7 +65,7 @@ def test_algebra_is_decided_in_both_directions(verifier):
 
 
 def test_arithmetic_and_words_start_no_process(monkeypatch):
-    monkeypatch.setattr(verify, "Worker", lambda: pytest.fail("a process was started"))
+    monkeypatch.setattr(verify, "start", lambda: pytest.fail("a process was started"))
     made = Verifier(2)
     pairs = [("56", "57"), ("1/2", "0.25"), ("1,234", "12.34"), ("(1,2)", "(1,3)"), ("yes", "no"), ("(B)", "C")]
     pairs += [
@@ -81,8 +83,8 @@ def test_arithmetic_and_words_start_no_process(monkeypatch):
 
 def test_a_pair_is_asked_once_in_either_order(verifier, monkeypatch):
     asked = []
-    ask = Worker.ask
-    monkeypatch.setattr(Worker, "ask", lambda self, pair: asked.append(pair) or ask(self, pair))
+    ask = Process.ask
+    monkeypatch.setattr(Process, "ask", lambda self, pair, seconds: asked.append(pair) or ask(self, pair, seconds))
     assert verifier.same([("x+1", "1+x"), ("1+x", "x+1"), ("x+1", "1+x")]) == [True, True, True]
     assert verifier.same([("1+x", "x+1")]) == [True]
     assert asked == [("1+x", "x+1")]
@@ -119,17 +121,17 @@ def test_a_time_out_is_kept_though_the_cache_is_full(verifier, monkeypatch):
     monkeypatch.setattr(verify, "CACHED_PAIRS", 1)
     assert verifier.same([ENDLESS]) == [False]
     assert verifier.same(keys(EQUAL)) == [True] * 5
-    monkeypatch.setattr(Worker, "ask", lambda self, pair: pytest.fail("it was asked again"))
+    monkeypatch.setattr(Process, "ask", lambda *_: pytest.fail("it was asked again"))
     assert verifier.same([ENDLESS]) == [False]
 
 
 @linux
 def test_memory_is_limited_and_too_little_of_it_is_no_answer(verifier, caplog, monkeypatch):
-    asked = Worker()
+    asked = verify.start()
     limits = Path(f"/proc/{asked.process.pid}/limits").read_text()
     assert f"Max address space         {verify.MEMORY_BYTES}" in limits
     asked.close()
-    monkeypatch.setattr(Worker, "_read", lambda self, seconds: "ready" if seconds > 10 else "memory")
+    monkeypatch.setattr(Process, "read", lambda self, seconds: "ready" if seconds > 10 else "memory")
     assert verifier.same([EQUAL[0]]) == [False]
     assert "after more than 1.5 GiB" in caplog.text
 
@@ -142,23 +144,103 @@ def test_a_worker_that_dies_is_replaced(verifier):
     assert verifier.same([EQUAL[1]]) == [True]
 
 
+def test_a_worker_killed_from_outside_says_nothing_of_its_pair(verifier, monkeypatch):
+    """Such as by the system's out-of-memory killer, in the midst of a pair."""
+    started, ask = [], Process.ask
+
+    def killed(self, pair, seconds):
+        started.append(self)
+        if len(started) < 3:
+            self.process.kill()
+            self.process.wait()
+        return ask(self, pair, seconds)
+
+    monkeypatch.setattr(Process, "ask", killed)
+    assert verifier.same([EQUAL[0]]) == [True] and len(started) == 3
+
+
+def test_a_pair_whose_workers_always_die_is_different_in_this_vote_only(verifier, caplog, monkeypatch):
+    def killed(self, pair, seconds):
+        self.close()
+        raise Died
+
+    monkeypatch.setattr(Process, "ask", killed)
+    assert verifier.same([EQUAL[0]]) == [False]
+    assert "its worker ended 3 times" in caplog.text
+    monkeypatch.undo()
+    assert verifier.same([EQUAL[0]]) == [True]
+
+
+def test_a_vote_has_its_time_and_what_is_left_over_is_asked_by_the_next(verifier, caplog, monkeypatch):
+    monkeypatch.setattr(verify, "SECONDS", 0.5)
+    monkeypatch.setattr(verify, "VOTE_SECONDS", 0.7)
+    assert verifier.same([EQUAL[1]]) == [True]  # the worker is there
+    began = time.perf_counter()
+    assert verifier.same([ENDLESS, ALSO_ENDLESS, EQUAL[0]]) == [False] * 3
+    assert time.perf_counter() - began < 0.7 + 2 * 4  # two workers are started anew
+    assert caplog.text.count("the 0.7 s of this vote are over") == 2
+    assert verifier.same([EQUAL[0]]) == [True]
+
+
+def test_only_the_clock_is_a_verdict():
+    process = Process("maft.answers.worker", str(2**31), "5")
+    assert process.read(60) == "ready"
+    with pytest.raises(Killed):
+        process.ask(ENDLESS, 0.3)
+    with pytest.raises(Died):
+        process.ask(EQUAL[0], 1)
+
+
+def test_verdicts_are_kept_with_the_run(tmp_path, monkeypatch):
+    file = tmp_path / "verdicts.jsonl"
+    pairs = [*keys(EQUAL[:2]), *keys(DIFFERENT[:2]), ("56", "57")]
+    first = Verifier(1)
+    with first.keeping(file):
+        assert first.same(pairs) == [True, True, False, False, False]
+        assert first.same(pairs) == [True, True, False, False, False]
+    first.same([("y+1", "1+y")])
+    first.close()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["same"] for row in rows] == [True, True, False, False]
+    file.write_text(file.read_text().replace('"same":true', '"same":false') + '{"a": "torn')
+    monkeypatch.setattr(verify, "start", lambda: pytest.fail("it was asked again"))
+    again = Verifier(1)
+    again.learn(file)
+    with again.keeping(file):
+        assert again.same(pairs) == [False] * 5
+    assert len(file.read_text().splitlines()) == 4
+    file.write_text("{}\n")
+    with pytest.raises(DataError, match="is damaged. Remove it"):
+        again.learn(file)
+
+
+def test_an_open_run_folder_keeps_verdicts_and_a_reader_knows_them(tmp_path, monkeypatch):
+    with RunFolder.open(settings(tmp_path)) as folder:
+        assert equivalent("x+731", "731+x")
+    assert not equivalent("x+732", "733+x") and len(folder.verdicts.read_text().splitlines()) == 1
+    monkeypatch.setattr(verify, "verifier", Verifier(1))
+    monkeypatch.setattr(verify, "start", lambda: pytest.fail("it was asked again"))
+    RunFolder.existing(folder.path)
+    assert equivalent("x+731", "731+x")
+
+
 def test_ctrl_c_is_for_the_parent(verifier):
     assert verifier.same([EQUAL[0]]) == [True]
     verifier._idle.queue[-1].process.send_signal(signal.SIGINT)
-    assert verifier._idle.queue[-1].ask(EQUAL[1]) is True
+    assert verifier._idle.queue[-1].ask(EQUAL[1], 2) is True
 
 
 def test_an_interrupted_question_leaves_no_late_answer(verifier, monkeypatch):
     assert verifier.same([EQUAL[0]]) == [True]
     interrupted = verifier._idle.queue[-1]
-    reading = Worker._read
+    reading = Process.read
 
     def interrupt(self, seconds):
-        monkeypatch.setattr(Worker, "_read", reading)
+        monkeypatch.setattr(Process, "read", reading)
         self.process.stdout.close()
         return reading(self, seconds)
 
-    monkeypatch.setattr(Worker, "_read", interrupt)
+    monkeypatch.setattr(Process, "read", interrupt)
     with pytest.raises(ValueError, match="closed file"):
         verifier.same([EQUAL[1]])
     assert not interrupted.alive
@@ -206,10 +288,10 @@ PARENT = """
 import os, signal, sys, threading, time
 from maft.answers import verify
 verify.SECONDS = 0.75 if "{busy}" else 2.0
-worker = verify.Worker()
+worker = verify.start()
 print(worker.process.pid, flush=True)
 if "{busy}":
-    threading.Thread(target=worker.ask, args=({pair!r},), daemon=True).start()
+    threading.Thread(target=worker.ask, args=({pair!r}, verify.SECONDS), daemon=True).start()
     time.sleep(0.3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -297,7 +379,7 @@ UNGUARDED = """
 import json, sys
 from maft.answers import worker
 same = worker.load()
-sys.addaudithook(worker.forbid)
+sys.addaudithook(worker.refuse)
 for a, b in json.loads(sys.stdin.read()):
     try:
         print(same(a, b))
@@ -339,7 +421,7 @@ attempts = [
     lambda: os.rename("there", "pwned"),
     lambda: os.fork(),
 ]
-sys.addaudithook(worker.forbid)
+sys.addaudithook(worker.refuse)
 for attempt in attempts:
     try:
         print("done", attempt())
@@ -355,7 +437,7 @@ def test_a_worker_cannot_act(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
-    assert len(said) == 13 and all("answers: " in line for line in said), said
+    assert len(said) == 13 and all("answer" in line for line in said), said
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

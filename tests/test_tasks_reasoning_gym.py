@@ -1,19 +1,23 @@
 """Data sets of reasoning-gym: every one of them, and what a hostile answer can do to its scorer."""
 
 import json
+import random
 import re
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
+from maft.answers.process import Process
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.tasks import gym_process, make, prepare
-from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym
+from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym, _may_be_scored
 
 pytest.importorskip("reasoning_gym")
 
@@ -160,6 +164,97 @@ def test_an_answer_that_takes_too_long_is_wrong_and_the_next_one_is_scored(monke
     assert task.correct(problem, problem.gold)
 
 
+def corrupted(gold: str, rng: random.Random) -> Iterator[str]:
+    """Yield the known answer with its tokens or lines in another order, in another case, cut, or with more beside it."""
+    tokens, lines = gold.split(), gold.split("\n")
+    yield " ".join(rng.sample(tokens, len(tokens)))
+    yield "\n".join(rng.sample(lines, len(lines)))
+    yield " ".join(swapped(tokens, rng))
+    yield "\n".join(swapped(lines, rng))
+    yield "".join(swapped(list(gold), rng))
+    yield from (gold.swapcase(), gold.upper(), gold.lower(), gold[::-1], " ".join(reversed(tokens)))
+    yield re.sub("[0-9]", lambda match: str((int(match[0]) + 1) % 10), gold, count=1)
+    yield from (gold[:-1], f"{gold} {tokens[-1]}", gold.replace("\n", " "), gold.replace(" ", ""), f"{gold}.")
+    yield from (gold.replace(" ", "  "), gold.replace(", ", ","), gold.replace(",", ", "), f"{gold}.0", f"[{gold}]")
+    yield from (f"The answer is {gold}", f"not {gold}", gold[1:], f"{gold}, {gold}", f"-{gold}", f"{gold}0")
+
+
+def swapped(parts: list[str], rng: random.Random) -> list[str]:
+    place = rng.randrange(max(1, len(parts) - 1))
+    return [*parts[:place], *parts[place : place + 2][::-1], *parts[place + 2 :]]
+
+
+NOT_IN_GOLDS_CLASS = {"gsm_symbolic", "letter_jumble", "manipulate_matrix", "tsumego"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_scorer_of_every_data_set_says_which_answers_are_the_same():
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    exceptions, checkers = set(), set()
+    for name in sorted(set(DATASETS) - {"composite", "boxnet", "rush_hour"}):
+        data = create_dataset(name, size=3, seed=1)
+        for number in range(3):
+            entry = data[number]
+            gold = (gym_process._gold(data, entry) or "").strip()
+            assert gym_process.compared([gold, gold], entry, data.score_answer) == [0, 0]
+            if gym_process._score(data.score_answer, gold, {**entry, "answer": "§"}) >= 1:
+                checkers.add(name)
+            others = {other.strip() for other in corrupted(gold, random.Random(number))} - {gold, ""}
+            assert len(others) >= 10, gold
+            for other in sorted(others):
+                if all(_may_be_scored(name, text) for text in (gold, other)):
+                    right = gym_process._score(data.score_answer, other, entry) >= 1
+                    same = gym_process.compared([gold, other], entry, data.score_answer) == [0, 0]
+                    assert right or not same, (name, gold, other)
+                    if right and not same:
+                        exceptions.add(name)
+    assert exceptions == NOT_IN_GOLDS_CLASS, "docs/tasks.md lists them"
+    listed = re.search(r"check an answer against the question.*?: (.*?)\.", page, re.DOTALL)
+    assert listed is not None and checkers == set(re.findall(r"`(\w+)`", listed[1]))
+    assert all(f"`{name}`" in page for name in exceptions)
+
+
+def test_votes_on_a_question_ask_its_scorer_without_the_known_answer():
+    task = gym("polynomial_multiplication", size=4)
+    problem = task.questions().train[0].model_copy(update={"gold": None})
+    answers = ["x**2 + 2*x", "2*x + x**2", None, "x**2 + 3*x", "3*x + x**2", "__import__('os')", " __import__('os')"]
+    assert task.equality.name == "scorer"
+    assert task.equality.classes(answers, problem) == (0, 0, None, 1, 1, 2, 2)
+    assert not task.equality.same("Uryyb", "uryyb", gym("caesar_cipher", size=4).questions().train[0])
+    assert gym("spell_backward", equality="text").equality.same("Uryyb", "uryyb")
+
+
+def test_answers_whose_comparison_takes_too_long_are_compared_as_texts(monkeypatch, caplog):
+    monkeypatch.setattr(gym_process, "VOTE_SECONDS", 1.0)
+    task = gym("simple_integration", size=4)
+    problem = task.questions().train[0]
+    started = time.perf_counter()
+    assert task.equality.classes([problem.gold, "9**9**9**9", f" {problem.gold}"], problem) == (0, 1, 0)
+    assert time.perf_counter() - started < 5 and "compared as texts" in caplog.text
+    assert task.equality.classes(["X**2/2 + C", "C + X**2/2"], problem) == (0, 1)  # wrong answers are only texts here
+
+
+def test_a_scoring_process_killed_from_outside_is_asked_again(monkeypatch, caplog):
+    task = gym("spell_backward", size=4)
+    problem = task.questions().train[0]
+    asked, ask = [], Process.ask
+
+    def killed(self, question, seconds):
+        if seconds is not None:
+            asked.append(question)
+            if len(asked) < 3:
+                self.process.kill()
+                self.process.wait()
+        return ask(self, question, seconds)
+
+    monkeypatch.setattr(Process, "ask", killed)
+    assert task.correct(problem, problem.gold) and len(asked) == 3
+    assert not caplog.records
+
+
 def test_a_scorer_can_be_asked_from_several_threads():
     task = gym("spell_backward", size=8)
     split = task.questions()
@@ -175,12 +270,12 @@ def test_a_scorer_can_be_asked_from_several_threads():
 
 def test_the_scoring_process_starts_no_program_and_writes_no_file(tmp_path):
     code = (
-        "import sys\nfrom maft.tasks.gym_process import refuse\nsys.addaudithook(refuse)\n"
-        "import os\nfor act in (lambda: os.system('true'), lambda: open('x', 'w'), lambda: os.remove('x')):\n"
+        "import sys\nfrom maft.answers.process import forbid\nsys.addaudithook(forbid)\n"
+        "import os\nfor act in (lambda: os.system('true'), lambda: open('x', 'w'), lambda: os.remove('x'), lambda: os.open('x', os.O_CREAT | os.O_WRONLY), lambda: os.mkdir('x'), lambda: os.truncate('x', 0)):\n"
         "    try:\n        act()\n    except PermissionError:\n        print('refused')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.split() == ["refused"] * 3 and not list(tmp_path.iterdir())
+    assert done.stdout.split() == ["refused"] * 6 and not list(tmp_path.iterdir())
 
 
 def test_questions_of_another_version_are_not_graded():

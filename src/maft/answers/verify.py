@@ -1,8 +1,12 @@
 """Ask Math-Verify whether keys are the same mathematics, in worker processes that can be killed.
 
 A pair that takes longer than `SECONDS`, or more memory than `MEMORY_BYTES`, is different: its worker is killed, and
-another one goes on with the next pair. What was found out about a pair holds for the rest of the process, so that
-a busy machine cannot turn a vote over within a run.
+another one goes on with the next pair. A worker that ended otherwise, such as by the system's out-of-memory killer,
+says nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` together; those for which
+no time is left are different in this vote.
+
+A verdict holds for the rest of the process, and is kept with the run (`keeping`), so that a busy machine cannot turn a
+vote over within a run.
 
 A worker costs one to two seconds to start and nothing while it waits. It ends with its input, so with its parent,
 even if the parent is killed; if that happens in the midst of a pair, its own alarm ends it some seconds later.
@@ -11,27 +15,33 @@ even if the parent is killed; if that happens in the midst of a pair, its own al
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
-import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from queue import LifoQueue
-from typing import Any
 
+from pydantic import ValidationError
+
+from maft import files
 from maft.answers.compare import verdict
-from maft.errors import MaftError
+from maft.answers.process import TRIES, Died, Killed, Process
+from maft.errors import DataError, MaftError
+from maft.records import Record
 
 log = logging.getLogger(__name__)
 
 SECONDS = 2.0
 """Wall time for one pair."""
+
+VOTE_SECONDS = 5.0
+"""Wall time for all pairs of a vote."""
 
 START_SECONDS = 60.0
 """Wall time for loading Math-Verify; a busy disk is slow."""
@@ -44,112 +54,94 @@ CACHED_PAIRS = 65_536
 Pair = tuple[str, str]
 
 
-class Worker:
-    """One process, asked one pair at a time."""
+class Verdict(Record):
+    """Whether two keys are the same mathematics, as algebra has it; a line of a run's verdicts."""
 
-    def __init__(self) -> None:
-        home = str(Path(__file__).parents[2])
-        paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-        # -P: a file math_verify.py in the working directory is not the library.
-        command = [
-            sys.executable,
-            "-P",
-            "-W",
-            "ignore",
-            "-m",
-            "maft.answers.worker",
-            str(MEMORY_BYTES),
-            str(2 * SECONDS),
-        ]
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-                encoding="utf-8",
-            )
-        except (OSError, ValueError, TypeError) as error:
-            raise _cannot_start(str(error)) from None
-        said = self._read(START_SECONDS)
-        if said != "ready":
-            self.close()
-            raise _cannot_start(said or f"it ended with exit code {self.process.returncode} and said nothing")
-
-    def ask(self, pair: Pair) -> bool | str:
-        """Return whether the pair is the same; or a text, why that is not known."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(pair) + "\n")
-            self.process.stdin.flush()
-        except OSError:
-            self.close()
-            return "its worker ended"
-        said = self._read(SECONDS)
-        if isinstance(said, bool):
-            return said
-        self.close()
-        return f"more than {MEMORY_BYTES / 2**30:.1f} GiB" if said == "memory" else f"more than {SECONDS:g} s"
-
-    def _read(self, seconds: float) -> Any:
-        """Read what the process says next; None if it is killed first, by the clock or otherwise."""
-        assert self.process.stdout is not None
-        clock = threading.Timer(seconds, self.process.kill)
-        clock.daemon = True
-        clock.start()
-        try:
-            line = self.process.stdout.readline()
-        except BaseException:  # its late answer would be taken for that of the next pair
-            self.close()
-            raise
-        finally:
-            clock.cancel()
-        return json.loads(line) if line.endswith("\n") else None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked."""
-        return self.process.poll() is None
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+    a: str
+    b: str
+    same: bool
 
 
-def _cannot_start(why: str) -> MaftError:
-    return MaftError(
-        f"The process that compares answers cannot be started: {why}. It is {sys.executable or 'no Python'} "
+class _Budget:
+    """The time that is left for a vote; several threads may spend it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+        self._lock = threading.Lock()
+
+    def spend(self, seconds: float) -> None:
+        with self._lock:
+            self.left -= seconds
+
+
+def start() -> Process:
+    """Start a worker and wait until it is ready.
+
+    Raises:
+        MaftError: it cannot be started.
+    """
+    try:
+        process = Process("maft.answers.worker", str(MEMORY_BYTES), str(2 * SECONDS))
+        said = process.read(START_SECONDS)
+    except (Killed, Died):
+        said = f"it ended with exit code {process.process.returncode} and said nothing"
+    except (OSError, ValueError, TypeError) as error:
+        said = str(error)
+    if said == "ready":
+        return process
+    raise MaftError(
+        f"The process that compares answers cannot be started: {said}. It is {sys.executable or 'no Python'} "
         "-m maft.answers.worker, and needs: pip install 'math-verify[antlr4_13_2]'."
     )
 
 
 class Verifier:
-    """A few workers, and what they have found out. Every method can be called from any thread."""
+    """A few workers, and their verdicts. Every method can be called from any thread."""
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
-        self._idle: LifoQueue[Worker | None] = LifoQueue()  # the last one used is warm, others may never be needed
+        self._idle: LifoQueue[Process | None] = LifoQueue()  # the last one used is warm, others may never be needed
         for _ in range(num_workers):
             self._idle.put(None)
         self._lock = threading.Lock()
         self._known: OrderedDict[Pair, bool] = OrderedDict()
         self._given_up: set[Pair] = set()
+        self._file: Path | None = None
+        self._kept: set[Pair] = set()
 
     def same(self, pairs: Iterable[Pair]) -> list[bool]:
         """Say of each pair of keys whether they are the same mathematics; in whatever order a pair stands."""
         asked = [(a, b) if a <= b else (b, a) for a, b in pairs]
-        found = {pair: self._recall(pair) for pair in asked}
-        owed = [pair for pair, known in found.items() if known is None]
-        for pair in owed:
-            found[pair] = verdict(*pair)
-        self._ask([pair for pair in owed if found[pair] is None], found)
-        return [bool(found[pair]) for pair in asked]
+        known = {pair: self._recall(pair) for pair in asked}
+        missing = [pair for pair, found in known.items() if found is None]
+        for pair in missing:
+            known[pair] = verdict(*pair)
+        self._ask([pair for pair in missing if known[pair] is None], known)
+        self._keep(asked)
+        return [bool(known[pair]) for pair in asked]
+
+    def learn(self, path: Path) -> set[Pair]:
+        """Take over the verdicts of a file, and return their pairs; a torn last line is left out."""
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        try:
+            verdicts = {(one.a, one.b): one.same for one in map(Verdict.from_json, lines)}
+        except ValidationError:
+            raise DataError(f"{path} is damaged. Remove it: what it held is found out again.") from None
+        with self._lock:
+            self._known.update(verdicts)
+            self._given_up.difference_update(verdicts)
+        return set(verdicts)
+
+    @contextmanager
+    def keeping(self, path: Path) -> Iterator[None]:
+        """Keep the verdicts that are asked for in a file, which may have some already, while the block runs."""
+        files.drop_torn_line(path)
+        before = self._file, self._kept
+        self._file, self._kept = path, self.learn(path)
+        try:
+            yield
+        finally:
+            self._file, self._kept = before
 
     def close(self) -> None:
         """End all workers that wait; they start again when they are needed."""
@@ -158,20 +150,51 @@ class Verifier:
                 worker.close()
             self._idle.put(None)
 
+    def _keep(self, pairs: Iterable[Pair]) -> None:
+        with self._lock:
+            if self._file is not None:
+                known = {pair: self._known[pair] for pair in pairs if pair in self._known and pair not in self._kept}
+                self._kept.update(known)
+                if known:
+                    files.append_records(self._file, [Verdict(a=a, b=b, same=same) for (a, b), same in known.items()])
+
     def _ask(self, pairs: Sequence[Pair], found: dict[Pair, bool | None]) -> None:
+        budget = _Budget(VOTE_SECONDS)
         if len(pairs) < 2 or self.num_workers == 1:
-            found.update((pair, self._ask_one(pair)) for pair in pairs)
+            found.update((pair, self._ask_one(pair, budget)) for pair in pairs)
             return
         with ThreadPoolExecutor(min(self.num_workers, len(pairs))) as threads:
             try:
-                found.update(zip(pairs, threads.map(self._ask_one, pairs), strict=True))
+                found.update(zip(pairs, threads.map(lambda pair: self._ask_one(pair, budget), pairs), strict=True))
             except BaseException:
                 threads.shutdown(cancel_futures=True)
                 raise
 
-    def _ask_one(self, pair: Pair) -> bool:
-        with self._worker() as worker:
-            said = worker.ask(pair)
+    def _ask_one(self, pair: Pair, budget: _Budget) -> bool:
+        why = f"its worker ended {TRIES} times"
+        for _ in range(TRIES):
+            seconds = min(SECONDS, budget.left)
+            if seconds <= 0:
+                why = f"the {VOTE_SECONDS:g} s of this vote are over"
+                break
+            with self._worker() as worker:
+                began = time.monotonic()
+                try:
+                    return self._remember(pair, worker.ask(pair, seconds), worker)
+                except Killed:
+                    if seconds == SECONDS:
+                        return self._remember(pair, f"more than {SECONDS:g} s", worker)
+                except Died:
+                    pass
+                finally:
+                    budget.spend(time.monotonic() - began)
+        log.warning("Taken for different answers in this vote, since %s: %.200r and %.200r", why, *pair)
+        return False
+
+    def _remember(self, pair: Pair, said: bool | str, worker: Process) -> bool:
+        if said == "memory":
+            worker.close()
+            said = f"more than {MEMORY_BYTES / 2**30:.1f} GiB"
         with self._lock:
             if isinstance(said, str) and pair not in self._known:
                 self._given_up.add(pair)
@@ -192,13 +215,13 @@ class Verifier:
             return known
 
     @contextmanager
-    def _worker(self) -> Iterator[Worker]:
+    def _worker(self) -> Iterator[Process]:
         worker = self._idle.get()
         try:
             if worker is not None and not worker.alive:
                 worker.close()
                 worker = None
-            worker = worker or Worker()
+            worker = worker or start()
             yield worker
         finally:
             self._idle.put(worker)
@@ -220,3 +243,15 @@ if hasattr(os, "register_at_fork"):
 def same(pairs: Iterable[Pair]) -> list[bool]:
     """Say of each pair of keys whether they are the same mathematics."""
     return verifier.same(pairs)
+
+
+def learn(path: Path) -> None:
+    """Take over the verdicts that are kept in a file, if there is one."""
+    verifier.learn(path)
+
+
+@contextmanager
+def keeping(path: Path) -> Iterator[None]:
+    """Keep the verdicts that are asked for in a file while the block runs."""
+    with verifier.keeping(path):
+        yield

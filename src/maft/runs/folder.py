@@ -6,6 +6,7 @@
       problems/{train,eval}.jsonl the questions of this run
       checksums.jsonl             of every finished file, see maft.runs.seals
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
+      verdicts.jsonl              pairs of answers whose comparison took algebra
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
       tracking.json, tensorboard/, wandb/   where tracking.to asks for it
@@ -30,6 +31,7 @@ from typing import Any
 
 from maft import config as config_
 from maft import files
+from maft.answers import verify
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError
 
@@ -93,7 +95,7 @@ class RunFolder:
             ) from None
         try:
             files.remove_leftovers(path.rglob(".*.tmp"))
-            with mirrored(config, path) as store_news:
+            with mirrored(config, path) as store_news, verify.keeping(cls(path, config).verdicts):
                 folder = cls._begun(config, path)
                 store_news()
                 folder.listeners.append(lambda _: store_news())
@@ -126,9 +128,11 @@ class RunFolder:
                 f"{path} is not a run folder: it has no config.json. Give the folder that `maft run` printed."
             )
         try:
-            return cls(path, config_.load(path / "config.json"))
+            folder = cls(path, config_.load(path / "config.json"))
         except ConfigError as error:
             raise DataError(f"{path} was made by another version of maft, or was edited. {error}") from None
+        verify.learn(folder.verdicts)
+        return folder
 
     @property
     def config_file(self) -> Path:
@@ -164,6 +168,11 @@ class RunFolder:
     def tracking(self) -> Path:
         """How much each tracker has been sent."""
         return self.path / "tracking.json"
+
+    @property
+    def verdicts(self) -> Path:
+        """Return the file of what algebra said of pairs of answers, so that no later start says otherwise."""
+        return self.path / "verdicts.jsonl"
 
     def iteration(self, number: int) -> Path:
         """Return the folder of an iteration; 0 is the untrained society."""

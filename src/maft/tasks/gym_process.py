@@ -1,35 +1,38 @@
-"""Makes questions and scores answers with reasoning-gym, in a process of its own.
+"""Makes questions, compares and scores answers with reasoning-gym, in a process of its own.
 
-Some data sets draw from sets of texts, whose order differs between processes unless told otherwise, and scorers are
+Some data sets draw from sets of texts, whose order differs between processes unless it is fixed, and scorers are
 handed what a model wrote. So the process has a fixed order of sets, is stopped when an answer takes too long, and can
-start no program and change no file.
+start no program and write no file.
 
-`Gym` is the side that asks. `python -m maft.tasks.gym_process` is the side that answers: the first line of JSON that
-comes in has the settings, each following one is "questions" or a question with an answer to score, and each is answered
-by a line.
+`Gym` is the side that asks. `python -m maft.tasks.gym_process` is the side that answers lines of JSON: first the name
+and the settings of the data set, then "questions", or a question with an answer to score, or with answers to compare.
 """
 
 import contextlib
 import json
-import os
-import subprocess
+import logging
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import IO, Any
 
+from maft.answers.compare import components
+from maft.answers.process import TRIES, Died, Killed, Process, forbid, limit_memory
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Problem
 
+log = logging.getLogger("maft")
+
 SECONDS = 10.0
-"""The longest that scoring one answer may take; one that takes longer is wrong."""
+"""Maximum time of scoring one answer; one that takes longer is wrong."""
+
+VOTE_SECONDS = 5.0
+"""Maximum time of comparing the answers to one question; after it they are compared as texts."""
 
 MEMORY_GB = 4
-"""The most memory that it may take, where the system can limit it."""
-
-COMMAND = (sys.executable, "-m", "maft.tasks.gym_process")
+"""Maximum memory of the process, where the system can limit it."""
 
 
 class Gym:
@@ -39,7 +42,7 @@ class Gym:
         self._name = name
         self._settings = dict(settings)
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
 
     def questions(self) -> list[Problem]:
         """Make the questions; an id is an index.
@@ -48,11 +51,10 @@ class Gym:
             ConfigError: the data set refuses its settings.
             StageFailed: it could not make them.
         """
-        with self._lock:
-            said = self._ask("questions", limit=None)
-        if not said:
+        made = self._ask("questions", limit=None)
+        if made is None:
             raise StageFailed(f"reasoning_gym:{self._name} could not make its questions with {self._settings}.")
-        return [Problem(id=str(n), question=question, gold=gold) for n, (question, gold) in enumerate(json.loads(said))]
+        return [Problem(id=str(n), question=question, gold=gold) for n, (question, gold) in enumerate(made)]
 
     def score(self, problem: Problem, answer: str) -> float:
         """Return the score of an answer, 0 where scoring it failed or took too long.
@@ -60,8 +62,7 @@ class Gym:
         Raises:
             DataError: the installed reasoning-gym makes another question for this id.
         """
-        with self._lock:
-            said = self._ask([int(problem.id), problem.question, problem.gold, answer], limit=SECONDS)
+        said = self._ask([int(problem.id), problem.question, problem.gold, answer], SECONDS)
         if said == "changed":
             raise DataError(
                 f"reasoning-gym makes another question {problem.id} than the one in this run. Install the version that "
@@ -69,61 +70,37 @@ class Gym:
             )
         return float(said or 0)
 
-    def _ask(self, what: object, limit: float | None) -> str:
-        if self._process is None:
-            self._process = self._start()
-        process = self._process
-        timer = None if limit is None else threading.Timer(limit, process.kill)
-        if timer is not None:
-            timer.start()
+    def classes(self, problem: Problem, answers: Sequence[str]) -> list[int] | None:
+        """Return for each answer the place of the first that is the same, see `compared`; None: it took too long."""
+        found: list[int] | None = self._ask([int(problem.id), problem.question, list(answers)], VOTE_SECONDS)
+        return found
+
+    def _ask(self, what: object, limit: float | None) -> Any:
+        """Return the answer; None if it took too long, or the process ended by itself `TRIES` times."""
+        with self._lock:
+            for _ in range(TRIES):
+                if self._process is None or not self._process.alive:
+                    self._process = self._start()
+                try:
+                    return self._process.ask(what, limit)
+                except Killed:
+                    return None
+                except Died:
+                    continue
+        log.warning("The process that asks reasoning_gym:%s ended %d times at one question.", self._name, TRIES)
+        return None
+
+    def _start(self) -> Process:
+        process = Process("maft.tasks.gym_process", PYTHONHASHSEED="0")
+        weakref.finalize(self, process.close)
         try:
-            said = _exchange(process, what)
-        finally:
-            if timer is not None:
-                timer.cancel()
-        if not said:  # it was stopped, or went down by itself; the next question gets a new one
-            _stop(process)
-            self._process = None
-        return said
-
-    def _start(self) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8"},
-        )
-        weakref.finalize(self, _stop, process)
-        said = _exchange(process, [self._name, self._settings])
+            said = process.ask([self._name, self._settings], None)
+        except Died:
+            raise StageFailed("the process that asks reasoning-gym did not start.") from None
         if said != "ready":
-            _stop(process)
-            if said:
-                raise ConfigError(f"reasoning_gym:{self._name} refuses the settings {self._settings}: {said}.")
-            raise StageFailed("the process that asks reasoning-gym did not start.")
+            process.close()
+            raise ConfigError(f"reasoning_gym:{self._name} refuses the settings {self._settings}: {said}.")
         return process
-
-
-def _exchange(process: "subprocess.Popen[str]", what: object) -> str:
-    """Send a line and return the one that comes back, nothing if the process is gone."""
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        process.stdin.write(json.dumps(what) + "\n")
-        process.stdin.flush()
-        return process.stdout.readline().strip()
-    except (OSError, ValueError):
-        return ""
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    process.kill()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-    process.wait()
 
 
 def serve(lines: Iterator[str], out: IO[str]) -> None:
@@ -131,31 +108,55 @@ def serve(lines: Iterator[str], out: IO[str]) -> None:
     from reasoning_gym.dataset import ProceduralDataset
     from reasoning_gym.factory import create_dataset
 
+    def say(what: object) -> None:
+        print(json.dumps(what), file=out, flush=True)
+
     name, settings = json.loads(next(lines))
     try:
         data = create_dataset(name, **settings)
     except (AssertionError, ValueError, TypeError) as error:
-        print(" ".join(str(error).split()) or type(error).__name__, file=out, flush=True)
+        say(" ".join(str(error).split()) or type(error).__name__)
         return
-    sys.addaudithook(refuse)
+    sys.addaudithook(forbid)
     entry = cache(data.__getitem__)
     plain = type(data).score_answer is ProceduralDataset.score_answer
-    print("ready", file=out, flush=True)
+    say("ready")
     for line in lines:
         asked = json.loads(line)
         if asked == "questions":
-            made = [(entry(n)["question"], _gold(data, entry(n))) for n in range(settings["size"])]
-            print(json.dumps(made), file=out, flush=True)
+            say([(entry(n)["question"], _gold(data, entry(n))) for n in range(settings["size"])])
             continue
-        index, question, gold, answer = asked
+        index, question, *gold, answer = asked
         found = entry(index)
         if found["question"] != question and plain:  # one draws anew each time; its scorer needs only the answer
-            found = {"question": question, "answer": gold, "metadata": {}}
-        try:
-            said = str(float(data.score_answer(answer, found))) if found["question"] == question else "changed"
-        except Exception:  # a reply that no scorer has foreseen is wrong
-            said = "0.0"
-        print(said, file=out, flush=True)
+            found = {"question": question, "answer": gold[0] if gold else None, "metadata": {}}
+        if not gold:
+            say(compared(answer, found if found["question"] == question else None, data.score_answer))
+        else:
+            say(_score(data.score_answer, answer, found) if found["question"] == question else "changed")
+
+
+def _score(score: Callable[[str, Any], float], answer: str, entry: Mapping[str, Any]) -> float:
+    try:
+        return float(score(answer, entry))
+    except Exception:  # a reply that no scorer has foreseen is wrong
+        return 0.0
+
+
+def compared(answers: Sequence[str], entry: Mapping[str, Any] | None, score: Callable[[str, Any], float]) -> list[int]:
+    """Return for each answer the place of the first one in its class.
+
+    Two answers are the same if they are the same text, or if the scorer gives each of them 1 where the other one stands
+    for the known answer. Scorers that check an answer against the question, and not against the known answer, make one
+    class of all right answers.
+    """
+
+    def same(a: str, b: str) -> bool:
+        if entry is None or a == b:
+            return a == b
+        return all(_score(score, x, {**entry, "answer": y}) >= 1 for x, y in ((a, b), (b, a)))
+
+    return components(answers, same)
 
 
 def _gold(data: Any, entry: Mapping[str, Any]) -> str | None:
@@ -172,34 +173,7 @@ def _gold(data: Any, entry: Mapping[str, Any]) -> str | None:
     return None
 
 
-REFUSED = (
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.spawn",
-    "os.fork",
-    "os.remove",
-    "os.rename",
-    "os.rmdir",
-    "os.kill",
-)
-
-
-def refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """Let nothing here start a program, open a connection or change a file, whatever an answer says (PEP 578)."""
-    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-    if writes or event.startswith(("subprocess.", "socket.", "shutil.", *REFUSED)):
-        raise PermissionError(f"scoring an answer must not do this: {event}")
-
-
-def _limit_memory() -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_GB << 30, MEMORY_GB << 30))
-
-
 if __name__ == "__main__":
-    _limit_memory()
+    limit_memory(MEMORY_GB << 30)
     with contextlib.redirect_stdout(sys.stderr):
         serve(iter(sys.stdin), sys.__stdout__)  # type: ignore[arg-type]

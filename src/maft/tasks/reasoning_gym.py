@@ -7,15 +7,16 @@ in a process of their own that is stopped when it takes too long; see `gym_proce
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from maft.answers import extract_answer
+from maft.answers import Equality, extract_answer
+from maft.answers.equality import Classes, numbered
 from maft.config import prompts
 from maft.errors import ConfigError, MissingExtra
 from maft.records import Problem
-from maft.tasks.base import Split, Task, distinct, num_made, split_by_key
+from maft.tasks.base import Split, Task, distinct, log, num_made, split_by_key
 from maft.tasks.gym_process import Gym
 
 MAX_CHARS = 4_000
@@ -39,6 +40,32 @@ EVALUATED: Mapping[str, str] = {
     "string_insertion": r"[A-Z]*",
 }
 """Data sets whose scorer evaluates an answer as a program, and the form that an answer must have to be let through."""
+
+
+def _may_be_scored(dataset: str, answer: str) -> bool:
+    form = EVALUATED.get(dataset)
+    return form is None or re.fullmatch(form, answer) is not None
+
+
+class Scored(Equality):
+    """Answers to a question of a data set are the same as its scorer has it, see `gym_process.compared`."""
+
+    name = "scorer"
+
+    def __init__(self, dataset: str, gym: Gym) -> None:
+        self._dataset, self._gym = dataset, gym
+
+    def classes(self, answers: Sequence[str | None], problem: Problem | None = None) -> Classes:
+        """Compare as texts what may not be scored, and everything where scoring takes too long."""
+        texts = [None if answer is None else answer.strip() for answer in answers]
+        names = {text: text for text in texts}
+        scored = sorted(text for text in names if text is not None and _may_be_scored(self._dataset, text))
+        if problem is not None and len(scored) > 1:
+            places = self._gym.classes(problem, scored)
+            if places is None:
+                log.warning("Answers to question %s are compared as texts: scoring them takes too long.", problem.id)
+            names |= {text: scored[place] for text, place in zip(scored, places or (), strict=places is not None)}
+        return numbered(names[text] for text in texts)
 
 
 class ReasoningGym(Task):
@@ -69,12 +96,14 @@ class ReasoningGym(Task):
         kept = distinct(problems)
         return split_by_key(kept, self.settings)._replace(duplicates=len(problems) - len(kept))
 
+    @cached_property
+    def equality(self) -> Equality:
+        """What `task.equality` says, or else the data set's own scorer."""
+        return Scored(self.dataset, self._gym) if self.settings.equality is None else super().equality
+
     def correct(self, problem: Problem, answer: str) -> bool:
         """Ask the data set's own scorer; right is a score of `task.threshold`."""
-        form = EVALUATED.get(self.dataset)
-        if form is not None and not re.fullmatch(form, answer):
-            return False
-        return self._gym.score(problem, answer) >= self.settings.threshold
+        return _may_be_scored(self.dataset, answer) and self._gym.score(problem, answer) >= self.settings.threshold
 
     def grade(self, problem: Problem, answer: str | None) -> bool | None:
         """Score an answer; that needs no known one."""
