@@ -1,34 +1,25 @@
 r"""The key of an answer: what is decoration is gone, numbers are reduced fractions, solutions are sorted.
 
 Answers with one key are equal, at the cost of one pass for each answer. Model text is only matched and rewritten,
-never evaluated, and no power of ten beyond `MAX_EXPONENT` is expanded: any input is cheap.
-
-Some things are decoration and never separate two answers: `$`, `%`, degrees, units after a number (5 cm, 5 m and 5
-are one answer), the `x =` before a value (x = 5 and y = 5 are one answer), round brackets around a lone expression,
-the shape of matrix brackets, spacing and sizing commands, and the case of plain words.
-
-A bare list, "x = 1 or x = 2" and a set in braces are all sets of solutions: their order does not matter, and
-`1 \pm \sqrt2` is two of them. Points, intervals and matrices keep their order. An inequality of one variable with
-numbers at its ends is an interval. "(B) 12" is the choice B.
-
-What algebra it takes beyond that, `x+1` and `1+x`, keys cannot tell: see `maft.answers.verify`.
+never evaluated, and no power of ten beyond `MAX_EXPONENT` is expanded: any input is cheap. The rules in words are in
+docs/answers.md; what algebra it takes beyond them, `x+1` and `1+x`, keys cannot tell: see `maft.answers.verify`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
+
+from maft.answers.latex import CONTROL_WORD, GREEK, MAX_DEPTH, TOKEN, Reader, TooDeep, join, tidy, without_unicode
+from maft.answers.structure import is_maths, with_hyphens
+from maft.answers.units import in_figures, without_units
 
 MAX_ANSWER_CHARS = 1_000
 """A longer box is not an answer, and a longer answer is compared as it is written."""
 
 MAX_EXPONENT = 100
 """Powers of ten up to this size are numbers; larger ones are compared as text."""
-
-MAX_DEPTH = 40
-"""Answers nested deeper than this are compared as they are written."""
 
 
 def canonical(answer: str) -> str:
@@ -37,116 +28,106 @@ def canonical(answer: str) -> str:
     >>> canonical(r"x = 1\frac{1}{2}"), canonical(r"( 0.5 , \sqrt2 \, ]"), canonical(r"\text{Yes.}")
     ('3/2', '(1/2, \\sqrt{2}]', 'yes')
     """
-    text = " ".join(answer.split())
+    lines = [" ".join(line.split()) for line in answer.splitlines()]
+    lines = [line for line in lines if line]
+    text = " ".join(lines)
+    if len(text) > MAX_ANSWER_CHARS:
+        return text
+    if len(lines) > 1 and not any(_NO_GRID.search(line) for line in lines):
+        return "\n".join(lines).casefold()
     # Checked before the cache, so that the cache holds no long texts.
-    return _canonical(text) if len(text) <= MAX_ANSWER_CHARS else text
+    return _canonical(text)
 
 
-# ----------------------------------------------------------------------------------------------------
-# From an answer to tidy LaTeX
+# Lines with none of these are a grid or a list, whose line breaks count.
+_NO_GRID = re.compile(r"[\\=+*/^_<>&{}$]|,$")
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def _pairs(text: str) -> dict[str, str]:
-    words = text.split()
-    return dict(zip(words[::2], words[1::2], strict=True))
-
-
-_SYMBOLS = _pairs(
-    r"π \pi θ \theta ∞ \infty √ \sqrt ∅ \emptyset ° ^\circ · \cdot ≤ \le ≥ \ge ≠ \ne ± \pm ∈ \in ∩ \cap"
-    r" ½ \frac12 ⅓ \frac13 ⅔ \frac23 ¼ \frac14 ¾ \frac34"
-) | {"\u222a": r"\cup", "\u00d7": r"\times", "\u22c5": r"\cdot"}
-_UNICODE = str.maketrans(
-    dict.fromkeys("\u2212\u2013\u2010\u2011\ufe63\uff0d", "-")  # minus, dashes, hyphens
-    | dict.fromkeys("\u2044\u2215", "/")
-    | dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff€£", "")
-    | {digit: f"^{value}" for value, digit in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-    | {symbol: f"{name} " for symbol, name in _SYMBOLS.items()}
-    | {"…": "..."}
-)
-
-_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
-_CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
-
-_DROPPED = _words(r"\! $ \$ % \% \( \) \[ \] \left \right \displaystyle \textstyle") | _words(
-    r"\big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr"
-)
-_SPACES = _words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
-_SYNONYMS = _pairs(
-    r"\dfrac \frac \tfrac \frac \cfrac \frac \times * \cdot * \leq \le \leqslant \le \geq \ge \geqslant \ge"
-    r" \neq \ne \lt < \gt > \lbrace \{ \rbrace \} \lbrack [ \rbrack ] \varnothing \emptyset \rightarrow \to"
-    r" \langle ( \rangle ) \div /"
-    r" \dbinom \binom \tbinom \binom \mid | \vert | \lvert | \rvert |"
-)
-_TEXT = _words(
-    r"\text \textbf \textit \textrm \textsf \texttt \textup \textnormal \mbox \hbox \rm \bf \operatorname"
-    r" \boldsymbol \bm \mathrm \mathbf \mathit \mathsf \mathtt"
-)
-_ONE_ARGUMENT = _words(r"\sqrt \begin \end \mathbb \mathcal \overline \underline \bar \vec \hat \tilde")
 
 # 1{,}234 and 1,\!234 mark the comma as a thousands separator anywhere; so does the thin space in 1\,234.
-_DIGIT_GLUE = re.compile(r"(?<=[0-9])(?: ?\{ ?, ?\} ?| ?, ?\\! ?|\\,)(?=[0-9]{3}(?![0-9]))")
-_DEGREE = re.compile(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\^? ?\\degree(?![A-Za-z])")
+_DIGIT_GLUE = re.compile(r"(?<=[0-9])(?: ?\{ ?, ?\} ?| ?, ?\\! ?|\\,|')(?=[0-9]{3}(?![0-9]))")
+_CIRCLE = r"(?:\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\^? ?\\degree(?![A-Za-z]))"
+_DEGREE = re.compile(_CIRCLE + r"(?: ?(?:\\(?:text|mathrm) ?\{ ?[CFK] ?\}|[CFK](?![A-Za-z])))?")
+_ANGLE = re.compile(rf"(?:\( ?([0-9.]+) ?\)|([0-9.]+)) ?(?:{_CIRCLE}|(?:\\text ?\{{ ?)?degrees(?: ?\}})?)")
+_FUNCTION_OF_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _FULL_STOP = re.compile(r"(?<![. ]) ?\.$")
-_ASSIGNMENT = re.compile(
-    r"(?:[A-Za-z]{1,2}|\\[A-Za-z]+)(?:_\{[^{}]*\})?(?:\([A-Za-z]\))?="  # x= x_{1}= f(x)=
-    r"|\([A-Za-z](?:,[A-Za-z])+\)="  # (x,y)=
-    r"|[A-Za-z]\\in(?![A-Za-z]) ?"
-)
-
-
-_FUNCTIONS = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp"
-_NAMED = re.compile(
-    rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS.replace(' ', '|')})\s*\}}"
-    rf"|(?<![A-Za-z\\])({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
-)
-_GREEK = _words(
-    r"\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma"
-    r" \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Phi \Psi \Omega"
-)
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9])(?![0-9]{3}(?![0-9]))")
 _CHOICE_WITH_TEXT = re.compile(
     r"(?:\\(?:text|textbf|mathbf|mathrm|textrm)\s*\{\s*)?(?:\(([A-J])\)|([A-J])[).])\s*\}?(?:\s|~|\\[ ,;]|\\quad)+"
     r"(?=[0-9A-Za-z$\-]|\\(?:frac|dfrac|tfrac|sqrt|text|mathrm|\$))(?!\w\)|[A-Z]\b)"
 )
-_PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:and|text|mbox|textrm)(?![A-Za-z]))[A-Za-z]{3,}")
-_WORD = r"(?<=\S)\s*,?\s*(?:\\(?:text|mbox|textrm)\s*\{{\s*,?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*(?=\S)"
-_OR, _AND = re.compile(_WORD.format("or")), re.compile(_WORD.format("and"))
-
-
-class _TooDeep(Exception):
-    """An answer is nested deeper than `MAX_DEPTH`."""
 
 
 @lru_cache(maxsize=16_384)
 def _canonical(text: str) -> str:
     """Compute the key of an answer of bounded length."""
-    tidy = _DEGREE.sub("", _DIGIT_GLUE.sub("", _in_latex(text.translate(_UNICODE))))
-    tidy = _FULL_STOP.sub("", _join(_clean(_TOKEN.findall(tidy))).strip())
-    tidy = _FULL_STOP.sub("", _without_unit(tidy))
+    if choice := _CHOICE_WITH_TEXT.match(text):
+        return str(choice[1] or choice[2])
+    latex = _DIGIT_GLUE.sub("", in_figures(without_unicode(text)))
+    if re.search(r"(?<!\\);", latex):  # semicolons part what commas would
+        latex = re.sub(r"(?<!\\);", ", ", latex if re.search(r"[(\[{]", latex) else _DECIMAL_COMMA.sub(".", latex))
+    plain = "=".join(_without_degrees(side) for side in join(tidy(latex)).split("="))
+    plain = with_hyphens(_FULL_STOP.sub("", plain.strip()))
+    plain = _FULL_STOP.sub("", without_units(plain))
     try:
-        tidy = _Reader(tidy).read()
-    except _TooDeep:
+        plain = Reader(plain).read()
+    except TooDeep:
         return text
-    tidy = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", tidy)
+    plain = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", plain)
     # 2*x is 2x, but 2*3 is not 23, 1/2*x is not 1/2x, and 1*\\frac{1}{2} is no mixed number.
-    tidy = re.sub(
-        r"(/[0-9.]+\*|(?<=[0-9])\*(?=\\frac))|(?<=[0-9A-Za-z)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", tidy
+    plain = re.sub(
+        r"(/[0-9.]+\*|(?<=[0-9])\*(?=\\frac))|(?<=[0-9)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", plain
     )
-    tidy = _FULL_STOP.sub("", tidy)
-    value = without_assignment(tidy)
+    plain = _FULL_STOP.sub("", plain)
+    value = without_assignment(plain)
     # y = 2x + 3 stays an equation, so that it can be compared with 2x - y + 3 = 0; f(x) = 2x does not.
-    if not (variables(value) and re.match(r"[A-Za-z](?:_\{[^{}]*\})?=", tidy)):
-        tidy = value
-    return _key(tidy, depth=0)
+    if not (variables(value) and re.match(r"[A-Za-z](?:_\{[^{}]*\})?=", plain)):
+        plain = value
+    return _key(plain, depth=0)
+
+
+def _without_degrees(text: str) -> str:
+    r"""Drop the sign of degrees; in a sine and its like, write it as its value."""
+    if _FUNCTION_OF_ANGLE.search(text):
+        return _ANGLE.sub(lambda m: rf"({m[1] or m[2]}\frac{{\pi}}{{180}})", text)
+    return _DEGREE.sub("", text)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Equations
+
+_NAME = re.compile(
+    r"(?:[A-Za-z]{1,3}|[A-Za-z]{4,}|[A-Za-z]+(?: [A-Za-z]+)+|\\[A-Za-z]+)'*(?:_\{[^{}]*\})?'*"  # x, x_{1}, Total area
+    r"(?:[(\[][^()\[\]]*[)\]])?"  # f(2), P(X=2)
+    r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\|[A-Za-z]{1,2}\||[A-Za-z](?::[A-Za-z])+"  # (x,y), |AB|, a:b
+    r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
+)
+_MEMBER = re.compile(r"[A-Za-z]\\in(?![A-Za-z]) ?")
 
 
 def without_assignment(text: str) -> str:
-    r"""Return the right-hand side of a tidy `x=5`, `f(x)=5` or `x\in 5`, and any other text as it is."""
-    assigned = _ASSIGNMENT.match(text) if text.count("=") <= 1 else None
-    return text[assigned.end() :] if assigned and assigned.end() < len(text) else text
+    r"""Return the value of a tidy `x=5`, `f(2)=5`, `7*8=56`, `5=x` or `x\in 5`, and any other text as it is.
+
+    >>> without_assignment("P(X=2)=1/2"), without_assignment("7*8=56"), without_assignment("x+y=5")
+    ('1/2', '56', 'x+y=5')
+    """
+    return _assigned(text)[1]
+
+
+def _assigned(text: str) -> tuple[str, str]:
+    """Return the name and the value of a tidy equation; no name where it only calculates, or is none."""
+    if (member := _MEMBER.match(text)) and member.end() < len(text):
+        return member[0], text[member.end() :]
+    sides = split(text.replace(r"\approx", "="), "=")
+    if len(sides) == 1 and text.startswith("="):
+        return "", text[1:] or text
+    if len(sides) < 2 or not all(sides[1:]) or any(map(variables, sides[1:-1])):
+        return "", text
+    first, last = sides[0], sides[-1]
+    if _NAME.fullmatch(first) and not CONTROL_WORD.fullmatch(last):
+        return first, last
+    if not variables(first) and not _VARIABLE.fullmatch(last):
+        return "", last
+    return (last, first) if _VARIABLE.fullmatch(last) and not variables(first) else ("", text)
 
 
 def variables(text: str) -> frozenset[str]:
@@ -156,196 +137,8 @@ def variables(text: str) -> frozenset[str]:
     ['\\theta', 'a', 'x']
     """
     plain = re.sub(r"\\(?:begin|end)\{[a-z]*\}", "", text)
-    greek = {name for name in _CONTROL_WORD.findall(plain) if name in _GREEK}
-    return frozenset(re.findall(r"[A-Za-z]", _CONTROL_WORD.sub("", plain))) - {"e", "i"} | greek
-
-
-def _in_latex(text: str) -> str:
-    """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2, (B) twelve."""
-    if choice := _CHOICE_WITH_TEXT.match(text):
-        return choice[1] or choice[2]
-    text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace(r"\infinity", r"\infty")
-    for plain, latex in (("**", "^"), ("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne ")):
-        text = text.replace(plain, latex)
-    if not _PROSE.search(text):
-        related = re.search(r"[<>]|\\(?:le|ge|lt|gt|in)", text)
-        text = _OR.sub(r" \\cup " if related else ", ", text)
-        text = text if related else _AND.sub(", ", text)
-    return text
-
-
-def _clean(tokens: list[str]) -> list[str]:
-    """Drop what is only typography, and give each symbol one name."""
-    cleaned: list[str] = []
-    previous = ""
-    for token in tokens:
-        # A lone backslash can only be the last token: "\\ " whose space was stripped.
-        if token in _SPACES or token.isspace() or token == "\\":
-            cleaned.append(" ")
-        elif token not in _DROPPED and not (token == "." and previous in (r"\left", r"\right")):
-            cleaned.append(_SYNONYMS.get(token, token))
-        previous = token
-    return cleaned
-
-
-def _join(tokens: Iterable[str]) -> str:
-    r"""Concatenate, keeping the space without which `\pi r` would become `\pir`."""
-    pieces: list[str] = []
-    for token in tokens:
-        if pieces and token[:1].isalpha() and _CONTROL_WORD.fullmatch(pieces[-1]):
-            pieces.append(" ")
-        if token:
-            pieces.append(token)
-    return "".join(pieces)
-
-
-class _Reader:
-    r"""Rewrite LaTeX with all arguments in braces, no other braces, and hardly any spaces.
-
-    `\frac12` becomes `\frac{1}{2}`, `x^2` becomes `x^{2}`, `\text{(B)}` becomes `(B)`. Spaces stay in `1 1/2`
-    and in `100, 200`, which is a list where `100,200` is one number. Malformed input is never an error: a
-    missing argument is empty and a stray brace stays.
-    """
-
-    def __init__(self, text: str, depth: int = 0) -> None:
-        self.tokens = _TOKEN.findall(text)
-        self.position = 0
-        self.depth = depth
-
-    def read(self) -> str:
-        pieces: list[str] = []
-        while self.position < len(self.tokens):
-            pieces.append(self._sequence(self.depth))
-            if self.position < len(self.tokens):  # a stray closing brace ended the sequence
-                pieces.append("}")
-                self.position += 1
-        return "".join(pieces)
-
-    def _sequence(self, depth: int) -> str:
-        pieces: list[str] = []
-        spaced = False
-        previous = ""
-        while (token := self._peek()) and token != "}":
-            if token == " ":
-                spaced = True
-                self.position += 1
-                continue
-            after_unknown_command = bool(_CONTROL_WORD.fullmatch(previous)) and previous not in _ONE_ARGUMENT | _TEXT
-            piece = self._item(previous, depth)
-            if token == "{" and after_unknown_command and len(piece) != 1:
-                piece = "{" + piece + "}"
-            if spaced and piece[:1].isdigit() and pieces and (pieces[-1] == "," or pieces[-1][-1:].isdigit()):
-                pieces.append(" ")
-            if piece:
-                pieces.append(piece)
-                spaced = False
-            previous = token
-        return _join(pieces)
-
-    def _item(self, previous: str, depth: int) -> str:
-        if depth > MAX_DEPTH:
-            raise _TooDeep
-        token = self._peek()
-        self.position += 1
-        if token == "{":
-            content = self._sequence(depth + 1)
-            if self._peek() == "}":
-                self.position += 1
-            return content
-        if token in _TEXT:
-            return self._argument(token, depth)
-        if token in (r"\frac", r"\binom"):
-            return rf"{token}{{{self._argument(token, depth)}}}{{{self._argument(token, depth)}}}"
-        if token == r"\sqrt" and self._peek() == "[" and "]" in self.tokens[self.position :]:
-            end = self.tokens.index("]", self.position)
-            index = "".join(self.tokens[self.position : end + 1])
-            self.position = end + 1
-            return rf"\sqrt{index}{{{self._argument(token, depth)}}}"
-        if token in ("^", r"\sqrt") and self._next_is("(") and (inside := self._round()):
-            return f"{token}{{{_Reader(inside, depth + 1).read()}}}"
-        if token in ("^", "_", r"\sqrt"):
-            # Plain-text writers mean x^{10} by x^10, where LaTeX reads x^{1}0. In \log_28 LaTeX is right.
-            run = self._digits() if previous != r"\log" else ""
-            return f"{token}{{{run or self._argument(token, depth)}}}"
-        if token in _ONE_ARGUMENT:
-            return f"{token}{{{self._argument(token, depth)}}}"
-        return token
-
-    def _argument(self, command: str, depth: int) -> str:
-        while self._peek() == " ":
-            self.position += 1
-        if self._peek() in ("", "}"):
-            return ""
-        return self._item(command, depth + 1)
-
-    def _round(self) -> str:
-        """Read a pair of round brackets, as in 2^(n+1), and return what is in it; nothing if it is not closed."""
-        depth = 0
-        for end in range(self.position, len(self.tokens)):
-            depth += (self.tokens[end] == "(") - (self.tokens[end] == ")")
-            if depth == 0:
-                inside = "".join(self.tokens[self.position + 1 : end])
-                self.position = end + 1 if inside else self.position
-                return inside
-        return ""
-
-    def _digits(self) -> str:
-        while self._peek() == " ":
-            self.position += 1
-        start = self.position
-        end = start + 1 if self._peek() == "-" else start
-        while end < len(self.tokens) and self.tokens[end] in "0123456789":
-            end += 1
-        if self.tokens[start:end] in ([], ["-"]):
-            return ""
-        self.position = end
-        return "".join(self.tokens[start:end])
-
-    def _next_is(self, token: str) -> bool:
-        while self._peek() == " ":
-            self.position += 1
-        return self._peek() == token
-
-    def _peek(self) -> str:
-        return self.tokens[self.position] if self.position < len(self.tokens) else ""
-
-
-# ----------------------------------------------------------------------------------------------------
-# Units
-
-_TEXT_UNIT = r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox) ?\{[^{}]*\}"
-_TEXT_UNITS = re.compile(rf"(?:{_TEXT_UNIT}(?: ?\^ ?(?:[0-9]|\{{ ?-?[0-9] ?\}}))?[ /*]*)+$")
-_PLAIN_UNITS = re.compile(r"(?<=[0-9}). ])[A-Za-z]+(?:[ /.]+[A-Za-z]+)*(?:\^[0-9]|\^\{[0-9]\})?\.?$")
-_SHORT_UNITS = _words("pct mm cm km mg kg ml ft yd mi lb lbs oz hr hrs min mins sec secs day men mph in of per the")
-# A number before one of these words is not the whole answer.
-_NOT_UNITS = _words(
-    "hundred thousand million billion trillion dozen half halves third thirds quarter quarters fourth "
-    "fourths fifth fifths sixth sixths eighth eighths tenth tenths hundredth hundredths two three four "
-    "five six seven eight nine ten sixteen am pm ad bc bce ce base mod modulo remainder or and if to plus "
-    "minus times factorial choose infinity pi theta alpha beta gamma delta sigma lambda sqrt sin cos tan "
-    "cot sec csc sinh cosh tanh log exp arcsin arccos arctan i e j k n x y z"
-)
-_NUMERIC = re.compile(r"(?:[A-Za-z]{1,2} ?= ?)?(?:[-+0-9.,/^{}()* ]|\\(?:frac|sqrt|pi)(?![A-Za-z]))+(?<=[0-9.)}i])")
-
-
-def _without_unit(text: str) -> str:
-    r"""Drop a trailing unit, `5 \text{ cm}^2` or `5 apples`, if all before it is numeric like `8\pi`."""
-    if match := _TEXT_UNITS.search(text):
-        words = re.findall(r"[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", match[0]))
-        plausible = not re.search(r"[^A-Za-z0-9\\{}^.()/* '-]", match[0])
-    elif (match := _PLAIN_UNITS.search(text)) and text[match.start() - 1] != "\\":
-        words = re.findall(r"[A-Za-z]+", match[0])
-        # Words must look like words: 6 abc is a product, and 5cm needs no space but 5apples is left alone.
-        glued = text[match.start() - 1] != " "
-        plausible = all(
-            word.lower() in _SHORT_UNITS or (not glued and len(word) > 3 and re.search("[aeiou]", word))
-            for word in words
-        )
-    else:
-        return text
-    number = text[: match.start()].rstrip()
-    numeric = _NUMERIC.fullmatch(number) and re.search(r"[0-9]|\\pi", number)
-    return number if numeric and plausible and _NOT_UNITS.isdisjoint(word.lower() for word in words) else text
+    greek = {name for name in CONTROL_WORD.findall(plain) if name in GREEK}
+    return frozenset(re.findall(r"[A-Za-z]", CONTROL_WORD.sub("", plain))) - {"e", "i"} | greek
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -362,13 +155,19 @@ _QUOTIENT = re.compile(
 _MIXED = re.compile(r"([-+]?)([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))")
 _MIXED_FACTOR = re.compile(r"(?<![0-9.}])([0-9]+)\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]*)?")
+# 1.234,56 and 1 234,56 and 1.234.567
+_EUROPEAN = re.compile(
+    r"([-+]?[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+|(?: [0-9]{3})+)),([0-9]+)|[-+]?[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}"
+)
 
+_UNEQUAL = re.compile(r"\\ne(?![A-Za-z])")
 _INEQUALITY = re.compile(r"(<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
-_VARIABLE = re.compile(r"[A-Za-z]|" + "|".join(map(re.escape, sorted(_GREEK))))
+_VARIABLE = re.compile(r"[A-Za-z]|" + "|".join(map(re.escape, sorted(GREEK))))
+_FLIPPED = {">": "<", r"\ge": r"\le", "<": ">", r"\le": r"\ge"}
 
 _OPENING = frozenset(["(", "[", "{", r"\{", r"\langle"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle"])
-MATRIX = re.compile(r"\\begin\{[pb]matrix\}((?:(?!\\begin|\\end).)*)\\end\{[pb]matrix\}")
+MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin|\\end).)*)\\end\{pmatrix\}")
 
 # A quotient that is a whole term: 2\sqrt{3}/3 in -2\sqrt{3}/3+1. In 1/2x the bottom is in doubt, so it stays
 # as it is.
@@ -391,8 +190,7 @@ def _key(text: str, depth: int) -> str:
         return text
     if matrix := MATRIX.fullmatch(text):
         rows = [row.split("&") for row in matrix[1].split(r"\\") if row]
-        cells = r"\\".join("&".join(_key(cell, depth + 1) for cell in row) for row in rows)
-        return rf"\begin{{pmatrix}}{cells}\end{{pmatrix}}"
+        return _matrix([[_key(cell.strip(), depth + 1) for cell in row] for row in rows])
     if len(parts := split(text, r"\cup")) > 1:
         return r"\cup".join(sorted({_key(_interval(part) or part, depth + 1) for part in parts}))
     if interval := _interval(text):
@@ -402,7 +200,16 @@ def _key(text: str, depth: int) -> str:
         return r"\emptyset"
     if depth == 0:
         braces = bracketed is not None and bracketed[0] == r"\{" and bracketed[2] == r"\}"
-        items = _solutions(split(bracketed[1] if bracketed and braces else text, ","))
+        items = split(bracketed[1] if bracketed and braces else text, ",")
+        pairs = [_assigned(item) for item in items]
+        if (
+            len(items) > 1
+            and not braces
+            and all(name for name, _ in pairs)
+            and len({*pairs}) == len({n for n, _ in pairs}) == len(items)
+        ):
+            return f"({', '.join(_key(value, depth + 1) for _, value in sorted(pairs))})"
+        items = _solutions(items)
         if braces or len(items) > 1:
             return ", ".join(sorted({_key(item, depth + 1) for item in items}))
     elif len(parts := split(text, ",")) > 1:
@@ -410,35 +217,66 @@ def _key(text: str, depth: int) -> str:
     if bracketed:
         opening, inside, closing = bracketed
         keys = [_key(part, depth + 1) for part in split(inside, ",")]
-        if (opening, closing, len(keys)) == ("(", ")", 1):
+        if len(keys) == 1 and ((opening, closing) == ("(", ")") or MATRIX.fullmatch(keys[0])):
             return keys[0]
         if (opening, closing) == (r"\{", r"\}"):
             keys = sorted(set(keys))
+        rows = [split(key[1:-1], ",") for key in keys if key.startswith("[") and key.endswith("]")]
+        if opening == "[" and closing == "]" and len(rows) == len(keys) and len({len(row) for row in rows}) == 1:
+            return _matrix(rows)
         return opening + ", ".join(keys) + closing
     expression = _expression(text)
     value = _number(expression, thousands=False)  # (1)/(2) has become a fraction
     return expression if value is None else str(value)
 
 
+def _matrix(rows: list[list[str]]) -> str:
+    return rf"\begin{{pmatrix}}{(chr(92) * 2).join('&'.join(row) for row in rows)}\end{{pmatrix}}"
+
+
 def _solutions(items: list[str]) -> list[str]:
-    r"""Write out `1 \pm x` as two solutions, and drop an `x=` that all of them have."""
-    values = [without_assignment(item) for item in items]
-    names = {item.removesuffix(value) for item, value in zip(items, values, strict=True)}
-    chosen = values if len(names) == 1 else items
+    r"""Write out `1 \pm x` as two solutions, and drop an `x=` that all of them have, or the first for all."""
+    pairs = [_assigned(item) for item in items]
+    names = [name for name, _ in pairs]
+    alone = len(set(names)) == 1 or not any(names[1:])
+    chosen = [value for _, value in pairs] if alone else items
     both = [item.replace(r"\pm", sign) for item in chosen for sign in ("+", "-") if item.count(r"\pm") == 1]
     return [item for item in chosen if item.count(r"\pm") != 1] + [item.removeprefix("+").strip() for item in both]
 
 
+_TERM = re.compile(
+    rf"([-+]?)(?:({_DECIMAL})|\\frac\{{([0-9]+)\}}\{{([0-9]+)\}})?\*?({_VARIABLE.pattern})?(?:/([0-9]+))?(?=[-+]|$)"
+)
+
+
+def _linear(text: str) -> tuple[str, Fraction, Fraction] | None:
+    """Read `2x-3` as (x, 2, -3) and 5 as ("", 0, 5); None for anything else."""
+    text = re.sub(r"\\frac\{([0-9]*[A-Za-z])\}\{([0-9]+)\}", r"\1/\2", text)
+    name, slope, constant, end = "", Fraction(0), Fraction(0), 0
+    while end < len(text):
+        term = _TERM.match(text, end)
+        if term is None or term.end() == end or not (term[2] or term[3] or term[5]):
+            return None
+        if int(term[4] or 1) == 0 or int(term[6] or 1) == 0 or (name and term[5] and name != term[5]):
+            return None
+        value = _signed(term[1], Fraction(term[2] or term[3] or 1) / int(term[4] or 1) / int(term[6] or 1))
+        name = term[5] or name
+        slope, constant = (slope + value, constant) if term[5] else (slope, constant + value)
+        end = term.end()
+    return (name, slope, constant) if text and name not in ("e", "i") else None
+
+
 def _interval(text: str) -> str | None:
-    r"""Return `(-1, 5]` for -1<x\le5; None for anything but one variable between numbers."""
+    r"""Return `(-1, 5]` for -1<x\le5 and for -2<2x\le10; None for anything but one variable between numbers."""
     parts = [part.strip() for part in _INEQUALITY.split(text)]
     ends, signs = parts[::2], parts[1::2]
     if len(signs) not in (1, 2) or "," in text or "=" in text or not all(ends):
         return None
     if len({sign in (">", r"\ge") for sign in signs}) > 1:  # 1 < x > 0
         return None
+    ends, signs = _solved(ends, signs)
     if signs[0] in (">", r"\ge"):
-        ends, signs = ends[::-1], [{">": "<", r"\ge": r"\le"}[sign] for sign in signs[::-1]]
+        ends, signs = ends[::-1], [_FLIPPED[sign] for sign in signs[::-1]]
     place = 1 if len(signs) == 2 or _VARIABLE.fullmatch(ends[1]) else 0
     if not _VARIABLE.fullmatch(ends[place]) or any(variables(end) for n, end in enumerate(ends) if n != place):
         return None
@@ -448,10 +286,28 @@ def _interval(text: str) -> str | None:
     return f"{'(' if signs[0] == '<' else '['}{low}, {high}{')' if signs[1] == '<' else ']'}"
 
 
+def _solved(ends: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
+    """Solve a linear inequality for its variable; any other stays as it is."""
+    sides = [side for end in ends if (side := _linear(end)) is not None]
+    names = {name for name, _, _ in sides if name}
+    if len(sides) < len(ends) or len(names) != 1 or (len(ends) == 3 and (sides[0][0] or sides[2][0])):
+        return ends, signs
+    place = 1 if len(ends) == 3 else 0
+    others = [side for n, side in enumerate(sides) if n != place]
+    slope = sides[place][1] - (others[0][1] if len(ends) == 2 else 0)
+    if not slope:
+        return ends, signs
+    values = [str((constant - sides[place][2]) / slope) for _, _, constant in others]
+    signs = signs if slope > 0 else [_FLIPPED[sign] for sign in signs]
+    return [*values[:place], names.pop(), *values[place:]], signs
+
+
 def _number(text: str, *, thousands: bool) -> Fraction | None:
     """Return the exact value of a literal number, or None. At most one quotient or power is computed."""
     if thousands and _THOUSANDS.fullmatch(text):
         return Fraction(text.replace(",", "").replace(" ", ""))
+    if thousands and (match := _EUROPEAN.fullmatch(text)):
+        return Fraction(f"{(match[1] or match[0]).replace('.', '').replace(' ', '')}.{match[2] or 0}")
     if _PLAIN_DECIMAL.fullmatch(text):
         return Fraction(text)
     if match := _QUOTIENT.fullmatch(text):
@@ -485,7 +341,7 @@ def split(text: str, separator: str) -> list[str]:
     """Split at the separators outside all brackets; do not split where the brackets do not pair up."""
     parts: list[str] = []
     start = position = depth = 0
-    for token in _TOKEN.findall(text):
+    for token in TOKEN.findall(text):
         if token == separator and depth == 0:
             parts.append(text[start:position])
             start = position + len(token)
@@ -500,7 +356,7 @@ def split(text: str, separator: str) -> list[str]:
 
 def brackets(text: str) -> tuple[str, str, str] | None:
     """Return (opening, inside, closing) if one pair of brackets encloses the whole text."""
-    tokens = _TOKEN.findall(text)
+    tokens = TOKEN.findall(text)
     if len(tokens) < 3 or tokens[0] not in _OPENING or tokens[-1] not in _CLOSING:
         return None
     depth = 0
@@ -511,13 +367,21 @@ def brackets(text: str) -> tuple[str, str, str] | None:
     return (tokens[0], "".join(tokens[1:-1]).strip(), tokens[-1]) if depth == 0 else None
 
 
+_TWO_LETTER_WORDS = re.compile("no|on|in|up|is|it|at|by|do|go|he|if|me|my|of|or|so|to|us|we|ok", re.IGNORECASE)
+
+
 def _expression(text: str) -> str:
-    """Write quotients one way, and plain words in lower case."""
-    # Two letters are rather a product or a name (AB, xy) than a word; "no" is the exception.
-    if text.isalpha() and (len(text) > 2 or text.lower() == "no"):
-        return text.lower()
+    """Write quotients one way, relations with the smaller side first, and words in lower case."""
+    if not is_maths(text) and not re.search(r"[\\^_=]", text):
+        # Two capitals are rather a name (AB) than a word, and a letter may be a choice.
+        name = text.isalpha() and text.isascii() and len(text) <= 2 and not _TWO_LETTER_WORDS.fullmatch(text)
+        return text if (name and not text.istitle()) or is_maths(text.casefold()) else text.casefold()
     text = _MIXED_FACTOR.sub(_improper, text)
     text = _SLASH.sub(lambda m: rf"\frac{{{_bare(m['top'])}}}{{{_bare(m['bottom'])}}}", text)
+    left, sign, right = _INEQUALITY.split(text) if len(_INEQUALITY.findall(text)) == 1 else ("", "", "")
+    if sign in (">", r"\ge") and left and right:
+        text = join(TOKEN.findall(f"{right}{_FLIPPED[sign]} {left}".replace("< ", "<")))
+    text = r"\ne ".join(sorted(side.strip() for side in _UNEQUAL.split(text)))
     return _NEGATIVE_TOP.sub(r"-\\frac{\1}", text)
 
 

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from maft.answers.canonical import MATRIX, MAX_ANSWER_CHARS, MAX_DEPTH, brackets, split, variables, without_assignment
+from maft.answers.canonical import MATRIX, MAX_ANSWER_CHARS, brackets, split, variables, without_assignment
+from maft.answers.latex import MAX_DEPTH
+from maft.answers.structure import is_maths
 
 MAX_LEAF_CHARS = 250
 """A longer expression is compared as it is written."""
@@ -87,13 +89,16 @@ def leaves(a: str, b: str) -> bool | None:
     >>> leaves("3/2", "2"), leaves("y=2x", "2x"), leaves("2x", "2y"), leaves("x+1", "1+x")
     (False, True, False, None)
     """
+    whole = a, b
     if bool(_RELATION.search(a)) != bool(_RELATION.search(b)):
         a, b = without_assignment(a), without_assignment(b)
-    if a == b:
+    if a == b or (a.casefold() == b.casefold() and len(a) == 1):
         return True
     if (_NUMBER.fullmatch(a) and _NUMBER.fullmatch(b)) or bool(_RELATION.search(a)) != bool(_RELATION.search(b)):
         return False
-    return None if variables(a) == variables(b) and is_algebra(a) and is_algebra(b) else False
+    if variables(a) != variables(b) or not (is_maths(a, beside=whole[1]) and is_maths(b, beside=whole[0])):
+        return False
+    return None if is_algebra(a) and is_algebra(b) else False
 
 
 _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
@@ -175,6 +180,8 @@ def _deepest(text: str) -> int:
 @lru_cache(maxsize=4096)
 def _parts(key: str) -> tuple[str, Sequence[str]]:
     """Take a key apart: its shape, and the parts of it. Keys of one ordered shape have equally many parts."""
+    if "\n" in key:
+        return "leaf", [key]
     if matrix := MATRIX.fullmatch(key):
         rows = [row.split("&") for row in matrix[1].split(r"\\")]
         return f"matrix {[len(row) for row in rows]}", [cell for row in rows for cell in row]

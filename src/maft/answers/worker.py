@@ -56,7 +56,7 @@ def load() -> Callable[[str, str], bool]:
 
     @lru_cache(maxsize=4096)
     def parse(latex: str) -> Any:
-        product = re.sub(r"(?<=[0-9])(?=\\frac)", "*", latex)  # mixed numbers are gone from keys
+        product = re.sub(r"(?<=\))(?=\()|(?<=[0-9])(?=\\frac|\()", "*", latex)  # mixed numbers are gone from keys
         expression = Parser(is_real=True, config=reading).parse(normalize_latex(product, tidying))
         return expression.subs(i, sympy.I) if i in expression.free_symbols else expression
 

@@ -1,0 +1,137 @@
+r"""Units, currencies and number words: what may stand beside a number without changing it, and what may not."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+_FONT = re.compile(r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox|operatorname) ?\{([^{}]*)\}")
+
+_SPACES = re.compile(r"~|(?<!\\)\\[ ,;]")
+
+# ---- currencies
+
+_CODES = "Rs\\.? USD EUR GBP INR JPY CNY RMB CAD AUD CHF NZD SGD HKD KRW BRL ZAR MXN RUB TRY SEK NOK DKK PLN"
+_CURRENCY = re.compile(
+    r"(?<![A-Za-z\\])(?:(?:US|CA|AU|NZ|HK|NT|MX|[ACSR]) ?(?=\\?\$)"
+    rf"|(?:{'|'.join(_CODES.split())})(?![A-Za-z]))"
+)
+
+# ---- number words
+
+_SCALE = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_SCALE |= {"lakh": 10**5, "crore": 10**7}
+_SCALED = re.compile(
+    rf"([0-9][0-9,]{{0,20}}(?:\.[0-9]{{1,20}})?)[ -]?({'|'.join(_SCALE)})s?(?![A-Za-z])", re.IGNORECASE
+)
+_POWER = re.compile(r"(?<=[0-9]) (squared|cubed)$")
+_BELOW = re.compile(r"([0-9.]+) ?(?:degrees?)? ?(?:below zero)$")
+_NEGATIVE = re.compile(r"(?:negative|minus) (?=[0-9])", re.IGNORECASE)
+_CLOCK = re.compile(r"(1[0-2]|0?[0-9])(?:[:.]([0-5][0-9]))?(?::([0-5][0-9]))? ?([ap])(?:\.? ?m\.?)", re.IGNORECASE)
+
+
+def in_figures(text: str) -> str:
+    r"""Write number words as figures, a time of the day one way, and leave out currencies.
+
+    >>> in_figures(r"\$5 million"), in_figures("500 USD"), in_figures(r"03:30\text{ p.m.}"), in_figures("5 squared")
+    ('\\$5000000', '500', '3:30 pm', '5^2')
+    """
+    if re.search("[0-9]", text):
+        text = _CURRENCY.sub("", text).strip()
+    if not re.search("[A-Za-z]{2}|[APap]\\.", text):
+        return text
+    plain = " ".join(_SPACES.sub(" ", _FONT.sub(r" \1", text)).split())
+    if time := _CLOCK.fullmatch(plain):
+        seconds = f":{time[3]}" if time[3] else ""
+        return f"{int(time[1])}:{time[2] or '00'}{seconds} {time[4].lower()}m"
+    if not _FONT.search(text) or _SCALED.search(plain):
+        for _ in range(2):  # 2 hundred thousand
+            plain = _SCALED.sub(_scaled, plain)
+        text = _BELOW.sub(r"-\1", _POWER.sub(lambda m: "^2" if m[1] == "squared" else "^3", plain))
+    return _NEGATIVE.sub("-", text, count=1) if _NEGATIVE.match(text) else text
+
+
+def _scaled(match: re.Match[str]) -> str:
+    return str(Fraction(match[1].replace(",", "")) * _SCALE[match[2].lower()])
+
+
+# ---- units
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LETTER_UNITS = _words("m s g h L N J W V")
+_LETTERS_IN_COMPOUNDS = _LETTER_UNITS | _words("A C F K T l")
+_SYMBOLS = _words(
+    "mm cm dm km nm um mg kg ug lb lbs oz ml mL cl dl cc ft yd mi in mph kph kmh hr hrs min mins sec secs ms ns us kN "
+    "kJ MJ kW MW GW kWh Wh kV mV mA Pa kPa MPa atm bar Hz kHz MHz GHz mol mmol cal kcal rad deg rpm ppm dB kB KB MB GB "
+    "TB eV keV MeV GeV ha pt qt gal yr yrs wk wks mo sq cu pct cents"
+)
+_SHORT_WORDS = _words(
+    "day men man cup egg box bag car boy kid way row toy pie jar can pen hat dog cat cow hen pig bus tie of per the"
+)
+# A number before one of these words is not the whole answer.
+_VALUES = _words(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million "
+    "billion trillion quadrillion lakh crore dozen gross score pair couple trio half halves halve third quarter "
+    "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth hundredth thousandth millionth "
+    "billionth squared cubed power exponent root inverse reciprocal factorial below above under over beneath "
+    "negative minus plus less fewer more most least times fold twofold threefold twice double doubled triple "
+    "tripled am pm ad bc bce ce base mod modulo remainder or and if to choose infinity pi theta alpha beta gamma "
+    "delta sigma lambda sqrt sin cos tan cot sec csc sinh cosh tanh log exp arcsin arccos arctan north south east "
+    "west loss debt deficit before after ago not none nothing except without down"
+)
+_NAME = r"[A-Za-z]+(?: ?\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\}))?\.?"
+_NAMES = rf"{_NAME}(?:(?: ?[-/*] ?| ){_NAME})*"
+_UNIT = re.compile(rf"({_NAMES}(?: ?/ ?\({_NAMES}\))?) ?")
+_FRACTION = re.compile(r"\\frac ?\{ ?([A-Za-z]+) ?\} ?\{ ?([A-Za-z]+(?:\^[0-9])?) ?\}")
+_NUMBER = re.compile(
+    r"((?:[A-Za-z]{1,2} ?= ?)?(?:[-+0-9.,/^{}()* ]|\\(?:frac|sqrt|pi)(?![A-Za-z]))*(?:[0-9.)}]|\\pi))"
+    r"( ?(?:/ ?(?=[A-Za-z]{3}))?)(?=[A-Za-z])"
+)
+_SEPARATOR = re.compile(r"([,;()\[\]=<>])")
+
+
+def without_units(text: str) -> str:
+    r"""Drop the unit after each number of an answer: `5 \text{ cm}^2` and `9.8 m/s^2`, but not `5m`.
+
+    >>> without_units(r"8\pi\text{ cm}^3"), without_units("5 miles per hour"), without_units("3 cm, 4 cm")
+    ('8\\pi', '5', '3, 4')
+    >>> without_units("5 x"), without_units("5 pairs"), without_units("50 km/h"), without_units("5 2 m")
+    ('5 x', '5 pairs', '50', '5 2 m')
+    """
+    whole = _without_unit(text)
+    if whole != text or not _SEPARATOR.search(text):
+        return whole
+    return "".join(_without_unit(part) for part in _SEPARATOR.split(text))
+
+
+def _without_unit(text: str) -> str:
+    flat = _FONT.sub(r" \1 ", text)
+    flat = _FRACTION.sub(r" \1/\2", flat)
+    flat = re.sub(r" +(?=\^|/|\*|$)", "", re.sub(" +", " ", flat))
+    number = _NUMBER.match(flat)
+    if number is None or not re.search(r"[0-9]|\\pi", number[1]) or re.search(r"[0-9] +[0-9](?![0-9]*/)", number[1]):
+        return text
+    unit = _UNIT.fullmatch(flat, number.end())
+    return number[1].rstrip() if unit and _is_unit(unit[1], glued=not number[2]) else text
+
+
+def _is_unit(unit: str, *, glued: bool) -> bool:
+    names = re.findall("[A-Za-z]+", unit)
+    letters = [name for name in names if len(name) == 1]
+    lower = [name.lower() for name in names]
+    if any(word in _VALUES or word.removesuffix("s") in _VALUES for word in lower) or lower[-1] in ("square", "cubic"):
+        return False
+    known = _SYMBOLS | (_LETTERS_IN_COMPOUNDS if "/" in unit else _LETTER_UNITS)
+    if letters and (glued or len(letters) == len(names) > 1) and not re.search(r"/|-[1-4]|^N[ *]m$", unit):
+        return False  # 5m and 2 g h are rather products
+    return all(
+        name in known
+        or name.lower() in _SYMBOLS | _SHORT_WORDS
+        or (not glued and len(name) > 3 and bool(re.search("[aeiou]", name)))
+        for name in names
+    )
