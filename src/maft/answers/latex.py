@@ -37,8 +37,8 @@ class TooDeep(Exception):
 def tidy(text: str) -> list[str]:
     r"""Return the tokens of an answer in LaTeX, without what is only typography, each symbol by one name.
 
-    >>> "".join(tidy("x² × \\dfrac12 ÷ √3"))
-    'x^{2} * \\frac12 / \\sqrt 3'
+    >>> "".join(tidy(r"x \times \dfrac12 \leq \left( y \right)"))
+    'x * \\frac12 \\le ( y )'
     """
     return _clean(TOKEN.findall(_in_latex(text)))
 
