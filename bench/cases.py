@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import answers
+from maft.answers.equality import EQUALITIES
 
 Row = dict[str, Any]
 
@@ -29,14 +30,9 @@ READERS: dict[str, Callable[[str], str | None]] = {
 
 
 def same(row: Row) -> bool:
-    """Whether the two answers of a row are the same, both ways round."""
-    rule: Callable[[str, str], bool] = {
-        "math": answers.equivalent,
-        "text": lambda a, b: " ".join(a.split()).casefold() == " ".join(b.split()).casefold(),
-        "sequence": lambda a, b: a.split() == b.split(),
-    }[row["task"]]
-    both = {rule(row["a"], row["b"]), rule(row["b"], row["a"])}
-    return both == {row["equal"]}
+    """Whether the two answers of a row are the same, both ways round, by the equality that its task names."""
+    equality = EQUALITIES["mathematics" if row["task"] == "math" else row["task"]]()
+    return {equality.same(row["a"], row["b"]), equality.same(row["b"], row["a"])} == {row["equal"]}
 
 
 def read(row: Row) -> bool:

@@ -1,7 +1,9 @@
 r"""Read the final answer out of a reply, and say which answers are the same.
 
-    extract.py     reply -> answer: the last box, or where else a task looks
-    canonical.py   answer -> key: equal keys are equal answers
+    thinking.py    reply -> what the model thought, and the rest
+    extract.py     the rest -> answer: the last box, or where else a task looks
+    canonical.py   answer -> key: equal keys are equal answers (latex.py, units.py)
+    structure.py   what is mathematics and what is text
     compare.py     two keys -> yes, no, or: this takes algebra
     equality.py    the rules of tasks: mathematics, text, sequences
     verify.py      algebra, by Math-Verify in processes that can be killed (worker.py)

@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from maft.answers.latex import CONTROL_WORD, GREEK, MAX_DEPTH, TOKEN, Reader, TooDeep, join, tidy, without_unicode
+from maft.answers.latex import CONTROL_WORD, GREEK, MAX_DEPTH, TOKEN, Reader, TooDeep, bare, join, tidy, without_unicode
 from maft.answers.structure import is_maths, with_hyphens
 from maft.answers.units import in_figures, without_units
 
@@ -62,10 +62,11 @@ def _canonical(text: str) -> str:
     """Compute the key of an answer of bounded length."""
     if choice := _CHOICE_WITH_TEXT.match(text):
         return str(choice[1] or choice[2])
-    latex = _DIGIT_GLUE.sub("", in_figures(without_unicode(text)))
+    latex = _DIGIT_GLUE.sub("", in_figures(without_unicode(bare(text))))
     if re.search(r"(?<!\\);", latex):  # semicolons part what commas would
         latex = re.sub(r"(?<!\\);", ", ", latex if re.search(r"[(\[{]", latex) else _DECIMAL_COMMA.sub(".", latex))
-    plain = "=".join(_without_degrees(side) for side in join(tidy(latex)).split("="))
+    latex = re.sub(" +", " ", join(tidy(latex)))
+    plain = "=".join(_without_degrees(side) for side in latex.split("="))
     plain = with_hyphens(_FULL_STOP.sub("", plain.strip()))
     plain = _FULL_STOP.sub("", without_units(plain))
     try:
@@ -96,10 +97,11 @@ def _without_degrees(text: str) -> str:
 # Equations
 
 _NAME = re.compile(
-    r"(?:[A-Za-z]{1,3}|[A-Za-z]{4,}|[A-Za-z]+(?: [A-Za-z]+)+|\\[A-Za-z]+)'*(?:_\{[^{}]*\})?'*"  # x, x_{1}, Total area
-    r"(?:[(\[][^()\[\]]*[)\]])?"  # f(2), P(X=2)
-    r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\|[A-Za-z]{1,2}\||[A-Za-z](?::[A-Za-z])+"  # (x,y), |AB|, a:b
+    r"(?:[A-Za-z]+(?: [A-Za-z]+)*|\\[A-Za-z]+)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?'*!?"  # x, x_{1}, Total area, f', n!
+    r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"  # (x,y), [ABC], |AB|
+    r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"  # a:b
     r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
+    r"|\\(?:sum|prod|int|lim|max|min)(?![A-Za-z]).*"
 )
 _MEMBER = re.compile(r"[A-Za-z]\\in(?![A-Za-z]) ?")
 
@@ -123,11 +125,19 @@ def _assigned(text: str) -> tuple[str, str]:
     if len(sides) < 2 or not all(sides[1:]) or any(map(variables, sides[1:-1])):
         return "", text
     first, last = sides[0], sides[-1]
-    if _NAME.fullmatch(first) and not CONTROL_WORD.fullmatch(last):
+    if _is_name(first) and not CONTROL_WORD.fullmatch(last):
         return first, last
-    if not variables(first) and not _VARIABLE.fullmatch(last):
+    if (not variables(first) or len(sides) > 2) and not _VARIABLE.fullmatch(last):
         return "", last
     return (last, first) if _VARIABLE.fullmatch(last) and not variables(first) else ("", text)
+
+
+def _is_name(text: str) -> bool:
+    """Say whether a side of an equation only names what the other side is: x, f(2), P(X=2), Total area, 15 of 80."""
+    head, bracket, _ = (text + " ").partition("(") if "(" in text else (text + " ").partition("[")
+    if head and bracket and _NAME.fullmatch(head.strip()):
+        return brackets(text[len(head) :]) is not None
+    return bool(text) and (_NAME.fullmatch(text) is not None or not is_maths(text))
 
 
 def variables(text: str) -> frozenset[str]:
@@ -193,7 +203,7 @@ def _key(text: str, depth: int) -> str:
         return _matrix([[_key(cell.strip(), depth + 1) for cell in row] for row in rows])
     if len(parts := split(text, r"\cup")) > 1:
         return r"\cup".join(sorted({_key(_interval(part) or part, depth + 1) for part in parts}))
-    if interval := _interval(text):
+    if interval := _interval(text) or _intersection(text):
         return _key(interval, depth + 1)
     bracketed = brackets(text)
     if text == r"\{\}":
@@ -284,6 +294,21 @@ def _interval(text: str) -> str | None:
         ends, signs = (["", *ends], ["<", *signs]) if place == 0 else ([*ends, ""], [*signs, "<"])
     low, high = ends[0] or r"-\infty", ends[2] or r"\infty"
     return f"{'(' if signs[0] == '<' else '['}{low}, {high}{')' if signs[1] == '<' else ']'}"
+
+
+_BUILDER = re.compile(r"\\\{[A-Za-z](?:\\in(?![A-Za-z])[^|]*)?[|:](?P<condition>.*)\\\}")
+
+
+def _intersection(text: str) -> str | None:
+    r"""Return `(2, 5)` for x>2\land x<5, and the condition of {x|x>2}."""
+    if (builder := _BUILDER.fullmatch(text)) and (interval := _interval(builder["condition"])):
+        return interval
+    sides = [_interval(part) or "" for part in split(text, r"\land")]
+    if len(sides) == 2 and all(sides):
+        low, high = sorted(sides, key=lambda side: "-\\infty" in side)
+        if low.endswith(r", \infty)") and high.startswith(r"(-\infty, "):
+            return low.removesuffix(r"\infty)") + high.removeprefix(r"(-\infty, ")
+    return None
 
 
 def _solved(ends: list[str], signs: list[str]) -> tuple[list[str], list[str]]:

@@ -78,9 +78,11 @@ def _boxed(text: str) -> str | None:
         if not is_placeholder(content):
             listed.insert(0, content)
             head = box.head
+    if not listed:
+        return None
     distinct = list({canonical(content): content for content in reversed(listed)}.values())[::-1]
     answer = ", ".join(distinct)
-    return answer if 0 < len(answer) <= MAX_ANSWER_CHARS else (listed or [None])[-1]
+    return answer if len(answer) <= MAX_ANSWER_CHARS else listed[-1]
 
 
 def _boxes_from_the_last(text: str) -> Iterator[_Box]:
@@ -98,9 +100,9 @@ def _boxes_from_the_last(text: str) -> Iterator[_Box]:
         elif match[0] == "{":
             open_braces.append(-1)
         elif match[0] == "}" and open_braces:
-            box = open_braces.pop()
-            if box >= 0:
-                boxes[box] = boxes[box]._replace(end=match.start())
+            closed = open_braces.pop()
+            if closed >= 0:
+                boxes[closed] = boxes[closed]._replace(end=match.start())
     if not boxes or boxes[-1].end < 0:
         return
     outermost: list[_Box] = []
@@ -145,7 +147,7 @@ _HEADING = (
 )
 _STATED = re.compile(
     _HEADING + r"|####[ \t]*(?!(?:step|final|solution|note|explanation|conclusion|part|check)\b)"
-    r"|\b(?:answers?|result|solutions?)\b[ \t*_]{0,9}(?:is|are|was|(?:would|will|should|must) be|equals|=|:)(?:[ \t]*:)?"
+    r"|\b(?:answers?|result|solutions?)\b[ \t*_]{0,9}(?:is|are|was|(?:would|will|must) be|equals|=|:)(?:[ \t]*:)?"
     r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}",
     re.IGNORECASE | re.MULTILINE,
 )

@@ -48,7 +48,8 @@ def tidy(text: str) -> list[str]:
 
 _SYMBOLS = _pairs(
     r"∞ \infty √ \sqrt ∛ \sqrt[3] ∅ \emptyset ° ^\circ · \cdot ∙ \cdot ≤ \le ≦ \le ⩽ \le ≥ \ge ≧ \ge ⩾ \ge ≠ \ne ± \pm"
-    r" ∈ \in ∩ \cap ÷ / ⟨ \langle ⟩ \rangle ≈ \approx ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q} ℕ \mathbb{N} ℂ \mathbb{C}"
+    r" ∈ \in ∩ \cap ÷ / ∕ / ⟨ \langle ⟩ \rangle ≈ \approx ✕ \times ✖ \times ∘ ^\circ º ^\circ ∶ : ∧ \land ∥ \parallel"
+    r" ⌊ \lfloor ⌋ \rfloor ⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q} ℕ \mathbb{N} ℂ \mathbb{C}"
 ) | {"\u222a": r"\cup", "\u00d7": r"\times", "\u22c5": r"\cdot", "π": r"\pi", "∠": r"\angle"}
 _GREEK_LETTERS = {
     chr(code): name
@@ -91,16 +92,27 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:and|text|mbox|textrm)(?![A-Za-z]))[A-
 _WORD = r"(?<=\S)\s*,?\s*(?:\\(?:text|mbox|textrm)\s*\{{\s*,?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*(?=\S)"
 _OR, _AND = re.compile(_WORD.format("or")), re.compile(_WORD.format("and"))
 _ENVIRONMENT = re.compile(
-    r"\\(begin|end)\s*\{\s*(?:array\}\s*(?:\{[^{}]*\})?|[bB]?(?:small)?matrix\*?\}|psmallmatrix\})"
+    r"\\(begin|end)\s*\{\s*(?:array\}\s*(?:\{[^{}]*\})?|[bB]?(?:small)?matrix\*?\}(?:\[.\])?|pmatrix\*\}(?:\[.\])?|psmallmatrix\})"
 )
 _ROW_SPACE = re.compile(r"\\\\\s*\[[^][]{0,9}\]|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
-_QUOTED = re.compile(r"(\*\*|[`\"“]+)(?P<inside>[^*`\"“”]+)(?:\1|[`\"”]+)")
+_QUOTES = (("**", "**"), ("*", "*"), ("``", "''"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
+_PREFACE = re.compile(
+    r"(?:the )?(?:final )?answer(?: is|:)\s*(?=\S)|</?(?:b|i|u|em|strong|span|p|code)>", re.IGNORECASE
+)
+
+
+def bare(text: str) -> str:
+    """Return an answer without quotes, emphasis and HTML around it, "Answer:" before it, and ";" after it."""
+    text = _PREFACE.sub("", text).rstrip(",;: ")
+    for left, right in _QUOTES:
+        inside = text[len(left) : len(text) - len(right)]
+        if text.startswith(left) and text.endswith(right) and inside and left not in inside:
+            return inside
+    return text
 
 
 def _in_latex(text: str) -> str:
     """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2."""
-    if quoted := _QUOTED.fullmatch(text):
-        text = quoted["inside"]
     text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace(r"\infinity", r"\infty")
     for plain, latex in _PLAIN.items():
         text = text.replace(plain, latex)
@@ -110,20 +122,21 @@ def _in_latex(text: str) -> str:
     if not _PROSE.search(text):
         related = re.search(r"[<>]|\\(?:le|ge|lt|gt|in)", text)
         text = _OR.sub(r" \\cup " if related else ", ", text)
-        text = text if related else _AND.sub(", ", text)
+        text = _AND.sub(r" \\land " if related else ", ", text)
     return text
 
 
 _DROPPED = _words(
     r"\! $ \$ % \% \( \) \[ \] \left \right \displaystyle \textstyle \scriptstyle \limits \nolimits \strut \mathstrut"
     r" \big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr \tiny \small \large \Large \LARGE"
-    r" \huge \Huge \therefore \checkmark \blacksquare \hfill \noindent"
+    r" \huge \Huge \therefore \checkmark \blacksquare \square \Box \qed \hfill \noindent \pounds \euro \yen \textdollar"
 )
 _SPACES = _words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
 _SYNONYMS = _pairs(
     r"\dfrac \frac \tfrac \frac \cfrac \frac \times * \cdot * \leq \le \leqslant \le \leqq \le \geq \ge \geqslant \ge"
     r" \geqq \ge \neq \ne \lt < \gt > \lbrace \{ \rbrace \} \lbrack [ \rbrack ] \varnothing \emptyset \rightarrow \to"
     r" \langle ( \rangle ) \div / \dbinom \binom \tbinom \binom \mid | \vert | \lvert | \rvert | \colon :"
+    r" \wedge \land"
 )
 
 

@@ -23,6 +23,7 @@ _NO_PRODUCT = re.compile(
 )
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\(?:[A-Za-z]+|.)")
 _PLAIN = re.compile(r"[0-9]*[A-Za-z]+(?: [A-Za-z]+)*")
+_NAMED_WORD = re.compile(r"[A-Za-z]=(?=[A-Za-z]{0,2}[AEIOUaeiou])[A-Za-z]{3}")  # x=two
 _CAPITALS = re.compile(r"[0-9]+[A-Z]{2,}")  # 12AB is rather a code than a product
 _SLASHES = re.compile(r"[A-Za-z0-9]+(?:/[A-Za-z0-9]+){2,}")  # 3/5/2024
 
@@ -42,8 +43,10 @@ def is_maths(text: str, *, beside: str = "") -> bool:
         return False
     if _CAPITALS.fullmatch(text) or _SLASHES.fullmatch(text):
         return False
-    word = _PLAIN.fullmatch(text)
-    return word is None or len(text) == 1 or text[0].isdigit() or bool(_SIGN.search(beside))
+    if _PLAIN.fullmatch(text):
+        # Two letters may be a product where the other text says so: xy beside y*x, but not ee beside e^2.
+        return len(text) == 1 or text[0].isdigit() or (len(set(text)) == len(text) == 2 and bool(_SIGN.search(beside)))
+    return not _NAMED_WORD.fullmatch(text)
 
 
 HYPHEN = "\u2010"
@@ -52,12 +55,17 @@ HYPHEN = "\u2010"
 _HYPHENATED = re.compile(r"(?<![^\s,;(])\+?[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+(?![^\s,;).])")
 
 
+_NUMBERS = re.compile(r"-?[0-9.]+(?: -?[0-9.]+)+")  # 2 -3 is two numbers
+
+
 def with_hyphens(text: str) -> str:
     """Mark the hyphens of dates, numbers of telephones, codes and words, where a text has no other sign of mathematics.
 
     >>> with_hyphens("2024-03-05"), with_hyphens("A-B-C"), with_hyphens("p-q"), with_hyphens("7 - 9")
     ('2024‐03‐05', 'A‐B‐C', 'p-q', '7 - 9')
     """
+    if _NUMBERS.fullmatch(text):
+        return text.replace("-", HYPHEN)
     if "-" not in text or _SIGN.search(text.replace("-", "").removeprefix("+")):
         return text
     return _HYPHENATED.sub(lambda m: m[0].replace("-", HYPHEN) if _is_code(m[0].lstrip("+").split("-")) else m[0], text)

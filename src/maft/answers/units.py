@@ -70,7 +70,8 @@ _SYMBOLS = _words(
     "TB eV keV MeV GeV ha pt qt gal yr yrs wk wks mo sq cu pct cents"
 )
 _SHORT_WORDS = _words(
-    "day men man cup egg box bag car boy kid way row toy pie jar can pen hat dog cat cow hen pig bus tie of per the"
+    "day men man cup egg box bag car boy kid way row toy pie jar can pen hat dog cat cow hen pig bus tie yen won of per"
+    " the"
 )
 # A number before one of these words is not the whole answer.
 _VALUES = _words(
