@@ -199,15 +199,14 @@ def test_a_comparison_with_one_model_is_refused_before_any_work(tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["run", "debate", "compare"])
-def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, call, monkeypatch, verb):
+def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, call, monkeypatch, tiny, verb):
     def no_engine(config):
         raise AssertionError("an engine was asked for")
 
     monkeypatch.setattr(engines, "make_sampler", no_engine)
-    (home / "base").mkdir()
-    (home / "base" / "config.json").write_text(json.dumps({"hidden_size": 16}))
-    write_adapter(home / "own", hidden=16)
-    write_adapter(home / "other", hidden=8)
+    (home / "base").symlink_to(tiny)
+    write_adapter(home / "own", hidden=16, target_modules=["layers.0.self_attn.q_proj"])
+    write_adapter(home / "other", hidden=8, target_modules=["layers.0.self_attn.q_proj"])
     more = ["--methods", "maft"] if verb == "compare" else []
 
     def begin(adapter: str) -> tuple[int, str, str]:
@@ -216,7 +215,7 @@ def test_an_adapter_of_another_base_is_refused_before_a_model_is_loaded(home, ca
         return call(verb, "sums.yaml", *engine, f"society.generators={entries}", "--quiet", *more)
 
     code, _, said = begin("other")
-    assert code == 2 and "other is for hidden size 8, model " in said and "has 16" in said
+    assert code == 2 and "other does not fit model " in said and "shape [2, 8], and PEFT expects [2, 16]" in said
     assert begin("missing")[0] == 2 and not list(home.rglob("debates.jsonl"))
     with pytest.raises(AssertionError, match="an engine was asked for"):
         begin("own")

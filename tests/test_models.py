@@ -13,7 +13,7 @@ from maft.errors import DataError
 def write_adapter(folder: Path, *, hidden: int = 8, rank: int = 2, alpha: int = 4, **config: object) -> Path:
     """Write a LoRA adapter of zeros, without torch."""
     folder.mkdir(parents=True)
-    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, **config}
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "bias": "none", **config}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     size = 4 * rank * hidden
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
@@ -36,8 +36,10 @@ def model(tmp_path: Path) -> str:
 
 
 def test_the_scale_of_an_adapter_is_alpha_over_rank(tmp_path, model):
-    assert models.check_adapter(write_adapter(tmp_path / "a"), model) == 2.0
-    assert models.check_adapter(write_adapter(tmp_path / "b", use_rslora=True, rank=4, alpha=8), model) == 4.0
+    layer = "model.layers.0.self_attn.q_proj"
+    assert models.check_adapter(write_adapter(tmp_path / "a"), model) == {layer: 2.0}
+    rslora = write_adapter(tmp_path / "b", use_rslora=True, rank=4, alpha=8)
+    assert models.check_adapter(rslora, model) == {layer: 4.0}
 
 
 def test_an_adapter_without_its_files_is_refused_by_name(tmp_path, model):
@@ -64,41 +66,17 @@ def test_a_torn_adapter_is_refused_at_any_length(tmp_path, model, keep):
     folder = write_adapter(tmp_path / "a")
     weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(DataError, match="damaged|not plain LoRA"):
+    with pytest.raises(DataError, match="damaged"):
         models.check_adapter(folder, model)
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"num_hidden_layers": 0}, "for number of layers 1, model .* has 0"),
-        ({"text_config": {"hidden_size": 16}}, "for hidden size 8, model .* has 16"),
-    ],
-)
-def test_an_adapter_for_another_depth_or_the_text_part_of_another_model_is_refused(tmp_path, config, said):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match=said):
-        models.check_adapter(write_adapter(tmp_path / "a"), str(tmp_path))
 
 
 def test_an_adapter_for_another_name_on_the_hub_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     adapter = write_adapter(tmp_path / "a", base_model_name_or_path="org/one")
-    assert models.check_adapter(adapter, "Org/One") == 2.0
-    assert models.check_adapter(adapter, "/models/one") == 2.0, "a copy may stand anywhere"
+    models.check_adapter(adapter, "Org/One")
+    models.check_adapter(adapter, "/models/one")  # a copy may be anywhere
     with pytest.raises(DataError, match="is for org/one, not for model org/other"):
         models.check_adapter(adapter, "org/other")
-
-
-def test_an_adapter_of_another_base_is_refused_with_both_sizes(tmp_path, model):
-    with pytest.raises(DataError, match="hidden size 16, model .* has 8"):
-        models.check_adapter(write_adapter(tmp_path / "a", hidden=16), model)
-
-
-@pytest.mark.parametrize("config", [{"peft_type": "IA3"}, {"use_dora": True}])
-def test_an_adapter_that_engines_would_apply_wrongly_is_refused(tmp_path, model, config):
-    with pytest.raises(DataError, match="not plain LoRA"):
-        models.check_adapter(write_adapter(tmp_path / "a", **config), model)
 
 
 def test_a_model_folder_resolves_to_itself_and_a_hub_name_stays(model):

@@ -55,7 +55,7 @@ class Engine(local.LocalSampler):
 class Chat:
     """A tokenizer of no model."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, *, trust):
         pass
 
     def encode(self, request):

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
 from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, StageFailed
@@ -70,7 +72,7 @@ class FakeEngine:
 class FakeChat:
     """One token for each letter; 2 ends a reply."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, *, trust: bool = False) -> None:
         self.context = 100
         self.stop_ids = frozenset({2})
 
@@ -132,10 +134,11 @@ def machine(monkeypatch):
 def adapter(folder: Path, rank: int = 8, content: bytes = b"") -> Path:
     """Write a LoRA adapter of one small layer."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": 16}))
-    header = {"x.lora_A.weight": {"dtype": "F32", "shape": [1, len(content)], "data_offsets": [0, len(content)]}}
-    text = json.dumps(header).encode()
-    (folder / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + content)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tensors = {"A": numpy.full((rank, 2), sum(content), "f4"), "B": numpy.zeros((2, rank), "f4")}
+    named = {f"base_model.model.x.lora_{side}.weight": tensor for side, tensor in tensors.items()}
+    save_file(named, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -243,7 +246,7 @@ def test_room_for_adapters_follows_from_the_society_and_the_adapters(machine, tm
 
 def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(machine, monkeypatch):
     class Silent(FakeChat):
-        def __init__(self, folder: str) -> None:
+        def __init__(self, folder: str, *, trust: bool = False) -> None:
             super().__init__(folder)
             self.context = UNLIMITED
 
@@ -269,6 +272,7 @@ def test_settings_reach_vllm(machine):
     assert FakeEngine.made[0].arguments == {
         "model": "tiny",
         "dtype": "float32",
+        "trust_remote_code": False,
         "max_model_len": 64,
         "max_num_seqs": 9,
         "tensor_parallel_size": 1,
@@ -361,7 +365,7 @@ def test_on_a_cpu_the_cache_and_free_memory_are_looked_at(monkeypatch):
 
 
 def test_what_is_no_adapter_is_refused_before_anything_is_loaded(machine, tmp_path):
-    with pytest.raises(DataError, match="no readable adapter_config.json"):
+    with pytest.raises(DataError, match=r"has no adapter_config\.json"):
         engine().sample([ask("q", tmp_path / "nothing")])
     torn = adapter(tmp_path / "torn")
     (torn / "adapter_model.safetensors").unlink()
@@ -373,5 +377,8 @@ def test_what_is_no_adapter_is_refused_before_anything_is_loaded(machine, tmp_pa
 def test_the_rank_of_an_adapter_is_its_largest(tmp_path):
     folder = adapter(tmp_path / "one", rank=4)
     assert adapters.rank(folder) == 4
-    (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "rank_pattern": {"q_proj": 32}}))
+    layers = {"a": (4, 2), "b": (32, 2)}
+    tensors = {f"base_model.model.{layer}.lora_A.weight": numpy.zeros(shape) for layer, shape in layers.items()}
+    tensors |= {name.replace("_A", "_B"): tensor.T.copy() for name, tensor in tensors.items()}
+    save_file(tensors, folder / "adapter_model.safetensors")
     assert adapters.rank(folder) == 32

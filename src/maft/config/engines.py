@@ -44,6 +44,8 @@ class EngineConfig(Section):
     """Most replies generated at the same time; null is 256 for openvino and vllm, and 64 for transformers."""
     max_failures: Annotated[Share, FREE] = 0.1
     """Largest share of debates that may fail before the stage stops with an error."""
+    trust_remote_code: Annotated[bool, FREE] = False
+    """Run Python code that comes with a model; the manifest records it."""
 
 
 class VllmConfig(Section):

@@ -42,8 +42,8 @@ def _mean_of_tokens(folder: Path, texts: Sequence[str], batch_size: int = 64) ->
     from transformers import AutoModel, AutoTokenizer
 
     models.load_quietly()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(folder, trust_remote_code=False).eval()
     vectors: list[Vector] = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch_size):

@@ -58,7 +58,7 @@ class LikelihoodReader:
         folder = models.resolve(model)
         if folder not in self._chats:
             self._engine.unload()
-            self._chats = {folder: Chat(folder)}
+            self._chats = {folder: Chat(folder, trust=self._engine.settings.trust_remote_code)}
             self._engine.load(folder, self._chats[folder])
         return self._chats[folder]
 

@@ -14,7 +14,7 @@ from maft import files, models
 from maft.config import OpenAiConfig
 from maft.errors import DataError, MaftError
 from maft.hosted import service as hosted
-from maft.models.adapters import fingerprint
+from maft.models.adapters import fingerprint, has_patterns
 from maft.records import AgentRef
 
 TRIES = 3
@@ -43,6 +43,8 @@ class Served:
             await self.unload(client)  # what an earlier start has left behind
         for adapter, key in owed.items():
             models.check_adapter(Path(adapter), bases[adapter])
+            if has_patterns(Path(adapter)):
+                raise DataError(f"adapter {adapter} has rank_pattern or alpha_pattern, which vLLM ignores.")
             self._names[key] = await self._load(client, adapter)
         return {adapter: self._names[key] for adapter, key in keys.items()}
 

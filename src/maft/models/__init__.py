@@ -1,6 +1,6 @@
 """Models: from names to folders, the packaged one, adapters, shapes and memory."""
 
-from maft.models.adapters import check_adapter
+from maft.models.adapters import check_adapter, content_name
 from maft.models.names import check, is_hub_name, public_name, resolve, revision, usable_dtype
 from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, cache_dir, load_quietly
 
@@ -10,6 +10,7 @@ __all__ = [
     "cache_dir",
     "check",
     "check_adapter",
+    "content_name",
     "is_hub_name",
     "load_quietly",
     "public_name",

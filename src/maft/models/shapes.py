@@ -6,6 +6,7 @@ Phi-3, SmolLM and their kin), with or without experts.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from maft.errors import DataError
-from maft.models.adapters import safetensors_shapes
+from maft.models.adapters import shapes_of
 from maft.records import Record
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -185,14 +186,9 @@ def count(folder: Path) -> int:
     total = 0
     for file in folder.glob("*.safetensors"):
         try:
-            shapes = safetensors_shapes(file)
+            total += sum(map(math.prod, shapes_of(file).values()))
         except (ValueError, OSError):
             return 0
-        for sizes in shapes.values():
-            product = 1
-            for size in sizes:
-                product *= size
-            total += product
     return total
 
 

@@ -51,6 +51,7 @@ def write(folder: RunFolder) -> None:
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
+        "trust_remote_code": folder.config.engine.trust_remote_code,
         **machine(),
     }
     parts = extensions.fingerprints(config_.parts(folder.config))

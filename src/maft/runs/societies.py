@@ -38,7 +38,9 @@ def check(config: RunConfig) -> None:
         return
     for agent in untrained(config).agents:
         if agent.adapter is not None:
-            models.check_adapter(Path(agent.adapter), models.resolve(agent.model))
+            models.check_adapter(
+                Path(agent.adapter), models.resolve(agent.model), trust=config.engine.trust_remote_code
+            )
 
 
 def after(folder: RunFolder, iteration: int) -> Society:

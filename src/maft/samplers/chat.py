@@ -33,7 +33,7 @@ class Generated(NamedTuple):
 class Chat:
     """The tokenizer of a model folder or hub name, its chat template and the tokens that end a reply."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, *, trust: bool = False) -> None:
         """Load the tokenizer.
 
         Raises:
@@ -44,10 +44,11 @@ class Chat:
         except ImportError:
             raise MissingExtra("reading a model's tokenizer", "hf") from None
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-            config: Any = AutoConfig.from_pretrained(model).get_text_config()
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust)
+            config: Any = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config()
         except (OSError, ValueError) as error:
-            raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
+            code = " Set engine.trust_remote_code=true to run it." if "trust_remote_code" in str(error) else ""
+            raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}{code}") from None
         if not self.tokenizer.chat_template:
             raise DataError(f"model {model} has no chat template. Choose an instruction-tuned (chat) model.")
         self.context: int = getattr(config, "max_position_embeddings", None) or UNLIMITED

@@ -7,7 +7,6 @@ built without an adapter ignores all that are given later, and its prefix cache,
 the keys and values of another. A pipeline with one set of weights can have neither.
 """
 
-import hashlib
 import logging
 import os
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 
 from maft import files, models
 from maft.errors import DataError, MissingExtra
+from maft.models import adapters, probe
 from maft.models.shapes import Shape
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded, Generated
@@ -39,8 +39,9 @@ class OpenVino(LocalSampler):
 
     def load(self, model: str, chat: Chat) -> None:
         """Find or export the IR; the pipeline is built at the first call, which tells the adapter."""
-        self._folder = exported(model)
+        self._folder = exported(model, trust=self.settings.trust_remote_code)
         self._model = model
+        self._probe = probe.token_ids(chat.tokenizer)
         self._stop_ids = set(chat.stop_ids)
 
     def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
@@ -93,7 +94,8 @@ class OpenVino(LocalSampler):
     def _build(self, adapter: Path | None) -> None:
         import openvino_genai as genai
 
-        scale = models.check_adapter(adapter, self._model) if adapter else 0.0
+        trust = self.settings.trust_remote_code
+        scales = models.check_adapter(adapter, self._model, trust=trust) if adapter else {}
         self._pipeline = None  # frees the old one before the new one is made
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = self.settings.cache_gb
@@ -109,10 +111,14 @@ class OpenVino(LocalSampler):
             "ENABLE_CPU_PINNING": False,  # pinned threads of two processes share one core, and leave others idle
         }
         if adapter is not None:
-            weights = genai.Adapter(str(adapter / "adapter_model.safetensors"))
+            expected = probe.expected(adapter, self._model, self._folder.name, trust=trust)
+            folder, scale = adapters.uniform(adapter, scales)
+            weights = genai.Adapter(str(folder / adapters.WEIGHTS))
             properties["adapters"] = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
-        self._pipeline = genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties)
-        self._speaking = adapter
+        pipeline = genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties)
+        if adapter is not None and expected is not None:
+            probe.check(adapter, expected, _likelihoods(pipeline, self._probe))
+        self._pipeline, self._speaking = pipeline, adapter
 
     def _generation_config(self, prompt: Encoded, sampling: SamplingParams, seed: int) -> Any:
         import openvino_genai as genai
@@ -141,26 +147,41 @@ def _same_prompts(prompts: Sequence[Encoded]) -> dict[int, list[int]]:
     return places
 
 
-def exported(model: str) -> Path:
-    """Return the folder with the model's IR, exporting it first if the cache has none of just these weights.
+def _likelihoods(pipeline: Any, ids: Sequence[int]) -> list[float]:
+    """Return the log-likelihoods of all tokens but the first; the pipeline must not have read them before."""
+    import numpy
+    import openvino
+    import openvino_genai as genai
+
+    config = genai.GenerationConfig()
+    config.max_new_tokens, config.logprobs, config.echo = 1, 1, True
+    handle = pipeline.add_request(0, openvino.Tensor(numpy.array([ids], dtype=numpy.int64)), config)
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+    return list(handle.read_all()[0].generated_log_probs)[1 : len(ids)]
+
+
+def exported(model: str, *, trust: bool = False) -> Path:
+    """Return the folder with the model's IR, exporting it first if the cache has none of this content.
 
     Raises:
         DataError: the export failed; names the log.
     """
-    folder = models.cache_dir() / "openvino" / _fingerprint(model)
+    folder = models.cache_dir() / "openvino" / models.content_name(model)
     if not (folder / "openvino_model.xml").is_file():
         log.info("Exporting %s to OpenVINO, once; it is kept in %s.", model, folder)
-        files.make_whole(folder, lambda scratch: _export(model, scratch))
+        files.make_whole(folder, lambda scratch: _export(model, scratch, trust=trust))
     return folder
 
 
-def _export(model: str, output: Path) -> None:
+def _export(model: str, output: Path, *, trust: bool) -> None:
     """Export in a process of its own, so that torch and a second copy of the weights do not stay in memory."""
     code = (
         "import sys; from optimum.exporters.openvino import main_export; "
-        "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', stateful=True)"
+        "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', stateful=True, "
+        f"trust_remote_code={trust})"
     )
-    done = subprocess.run([sys.executable, "-c", code, model, str(output)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, model, str(output)], capture_output=True, text=True)
     if "No module named 'optimum" in done.stderr:
         raise MissingExtra("exporting a model to OpenVINO", "openvino")
     if done.returncode:
@@ -168,14 +189,6 @@ def _export(model: str, output: Path) -> None:
         raise DataError(
             f"model {model} cannot be exported to OpenVINO: {last[0]}. Use engine.sampler=transformers instead."
         )
-
-
-def _fingerprint(model: str) -> str:
-    """Return a name for these weights: from names, sizes and times of the files, or from the hub name."""
-    files = sorted(Path(model).glob("*.safetensors")) if os.path.isdir(model) else []
-    parts = [model, *(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)]
-    name = Path(model).name if files else model.replace("/", "--")
-    return f"{name}-{hashlib.blake2b(chr(10).join(parts).encode(), digest_size=6).hexdigest()}"
 
 
 def _num_cores() -> int:

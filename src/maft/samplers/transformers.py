@@ -7,6 +7,7 @@ from typing import Any
 
 from maft import models
 from maft.errors import DataError, MissingExtra
+from maft.models import probe
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded, Generated
 from maft.samplers.local import LocalSampler
@@ -27,7 +28,9 @@ class Transformers(LocalSampler):
         models.load_quietly()
         try:
             dtype = getattr(torch, models.usable_dtype(self.settings.dtype))
-            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, trust_remote_code=self.settings.trust_remote_code
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._model = loaded.to(device()).eval()
@@ -36,6 +39,8 @@ class Transformers(LocalSampler):
         self._folder = model
         self._adapters: dict[Path, str] = {}
         self._stop_ids = sorted(chat.stop_ids)
+        self._probe = probe.token_ids(chat.tokenizer)
+        self._of_base = probe.measure(self._model, self._probe)
 
     def room(self) -> tuple[float, str]:
         """Return what is free on the GPU, where there is one."""
@@ -98,12 +103,18 @@ class Transformers(LocalSampler):
     def _attach(self, adapter: Path) -> None:
         from peft import PeftModel
 
-        models.check_adapter(adapter, self._folder)
+        models.check_adapter(adapter, self._folder, trust=self.settings.trust_remote_code)
         name = f"adapter_{len(self._adapters)}"
         if self._adapters:
             self._model.load_adapter(adapter, adapter_name=name)
         else:
             self._model = PeftModel.from_pretrained(self._model, adapter, adapter_name=name).eval()
+        self._model.base_model.enable_adapter_layers()
+        self._model.set_adapter(name)
+        result, expected = probe.of_adapter(self._model, self._probe), probe.recorded(adapter)
+        probe.refuse_changed_base(adapter, self._of_base, result)
+        if expected is not None:
+            probe.check(adapter, expected, result.adapted)
         self._adapters[adapter] = name
 
     def _until_stop(self, row: list[int], limit: int) -> list[int]:

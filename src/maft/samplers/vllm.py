@@ -98,11 +98,12 @@ class Vllm:
         """Answer requests to one base model, those of all its adapters together."""
         base = models.resolve(model)
         folders = sorted({request.agent.adapter for request in requests.values() if request.agent.adapter})
-        ranks = [adapters.rank(Path(folder)) for folder in folders]
+        plain = {}
         for folder in folders:
-            models.check_adapter(Path(folder), base)
-        chat = self._ready(base, max(ranks, default=0))
-        named = {folder: self._adapter(Path(folder)) for folder in folders}
+            scales = models.check_adapter(Path(folder), base, trust=self.engine.trust_remote_code)
+            plain[folder], _ = adapters.uniform(Path(folder), scales)
+        chat = self._ready(base, max((adapters.rank(path) for path in plain.values()), default=0))
+        named = {folder: self._adapter(path) for folder, path in plain.items()}
         try:
             for batch in self._batches(requests):
                 self._generate(batch, chat, named, answer)
@@ -169,7 +170,7 @@ class Vllm:
         room = _room(max(rank, self.rank)) if rank else 0
         if self._chat is None or self._folder != folder or self._room < room:
             self.release()
-            chat = Chat(folder)
+            chat = Chat(folder, trust=self.engine.trust_remote_code)
             self._load(folder, chat, room)
             self._chat, self._folder, self._room = chat, folder, room
             self._stop_ids = sorted(chat.stop_ids)
@@ -207,6 +208,7 @@ class Vllm:
         """
         shared = {
             "dtype": self.engine.dtype,
+            "trust_remote_code": self.engine.trust_remote_code,
             "max_model_len": None if context == UNLIMITED else context,
             "max_num_seqs": self.engine.max_sequences or DEFAULT_SEQUENCES,
             "tensor_parallel_size": self.settings.tensor_parallel_size,

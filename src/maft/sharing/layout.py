@@ -71,7 +71,7 @@ def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, 
     for agent in agents:
         folder = root if one else root / agent.name
         folder.mkdir(exist_ok=True)
-        _files(agent, bases[agent.base], folder, merged=repo.merged)
+        _files(agent, bases[agent.base], folder, merged=repo.merged, trust=run.config.engine.trust_remote_code)
         subfolder = "" if one else agent.name
         adapter = agent.ref.adapter is not None and not repo.merged
         card = cards.card(
@@ -89,11 +89,11 @@ def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, 
         (root / "README.md").write_text(_society_card(run, agents, held, repo, bases), encoding="utf-8")
 
 
-def _files(agent: Agent, base: str, folder: Path, *, merged: bool) -> None:
+def _files(agent: Agent, base: str, folder: Path, *, merged: bool, trust: bool) -> None:
     """Put an agent's files into a folder, weights as links, everything else cleaned of this machine."""
     source = agent.folder
     if merged and agent.ref.adapter is not None:
-        merge.model(agent, folder)
+        merge.model(agent, folder, trust=trust)
         source = folder
     for path in sorted(source.iterdir()):
         if agent.ref.adapter is not None and not merged and path.name not in ADAPTER:

@@ -34,19 +34,19 @@ def write(run: RunFolder, agents: Sequence[Agent], output: Path, *, each_in_its_
         for agent in agents:
             folder = scratch / agent.name if each_in_its_own else scratch
             folder.mkdir(exist_ok=True)
-            model(agent, folder)
+            model(agent, folder, trust=run.config.engine.trust_remote_code)
             name = agent.name if each_in_its_own else output.resolve().name
             (folder / "README.md").write_text(_card(run, held, agent, name), encoding="utf-8")
 
 
-def model(agent: Agent, folder: Path) -> None:
+def model(agent: Agent, folder: Path, *, trust: bool) -> None:
     """Write an agent as a whole model into an empty folder, without a card: merged, or a copy if it is one already."""
     if agent.ref.adapter is None:
         log.info("Copying %s.", agent.name)
         shutil.copytree(agent.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md"))
         return
     log.info("Merging %s into %s.", agent.name, agent.ref.model)
-    merge_.merge(agent.ref, folder)
+    merge_.merge(agent.ref, folder, trust=trust)
     shutil.copy(agent.folder / "training.json", folder)
 
 

@@ -39,14 +39,14 @@ def sharded() -> bool:
 class BaseModel:
     """The weights that jobs start from, and their tokenizer. An adapter leaves them as they were loaded."""
 
-    def __init__(self, name: str, dtype: str, method: str = "lora") -> None:
+    def __init__(self, name: str, dtype: str, method: str = "lora", *, trust: bool = False) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from maft.trainers.fast_sft import FastSFTTrainer
 
         FastSFTTrainer.forget_model()
-        self.name, self.method = name, method
+        self.name, self.method, self.trust = name, method, trust
         self.on_cpu = not torch.accelerator.is_available()
         self.dtype = dtype
         self.pristine = True
@@ -54,10 +54,11 @@ class BaseModel:
         folder = models.resolve(name)
         self._refuse_what_does_not_fit(folder)
         loaded_in = torch.float32 if method == "full" else getattr(torch, self.dtype)
+        code = {"trust_remote_code": trust}
         more = {"quantization_config": four_bits(self.dtype), "device_map": _here()} if method == "qlora" else {}
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_in, **more)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **code)
+            self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_in, **code, **more)
         except (OSError, ValueError) as error:
             raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._configs = copy.deepcopy((self.model.config, self.model.generation_config))
@@ -69,7 +70,7 @@ class BaseModel:
 
         set_seed(job.seed % 2**32)  # what numpy accepts
         if job.init_adapter is not None:
-            models.check_adapter(job.init_adapter, models.resolve(self.name))
+            models.check_adapter(job.init_adapter, models.resolve(self.name), trust=self.trust)
         if self.method == "full":
             self.pristine = False
             if job.init_adapter is not None:

@@ -11,12 +11,13 @@ from maft.records import AgentRef
 ADVICE = "Close other programs, or merge on a machine with more memory; the adapter can be used as it is, too."
 
 
-def merge(agent: AgentRef, folder: Path) -> None:
+def merge(agent: AgentRef, folder: Path, *, trust: bool = False) -> None:
     """Write the model of an agent into a folder: weights in the base's dtype, config, tokenizer with chat template.
 
     Args:
         agent: has an adapter.
         folder: is there and empty.
+        trust: run the base's own Python code.
 
     Raises:
         DataError: the base cannot be loaded or does not fit into memory, or the adapter is not for it.
@@ -31,13 +32,14 @@ def merge(agent: AgentRef, folder: Path) -> None:
         raise MissingExtra("merging an adapter into its base", "hf") from None
     models.load_quietly()
     name = models.resolve(agent.model)
-    models.check_adapter(Path(agent.adapter), name)
+    models.check_adapter(Path(agent.adapter), name, trust=trust)
     _refuse_what_does_not_fit(agent.model, name)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        dtype = AutoConfig.from_pretrained(name).dtype or torch.float32
+        code = {"trust_remote_code": trust}
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **code)
+        dtype = AutoConfig.from_pretrained(name, **code).dtype or torch.float32
         # In float32: each weight and its update are added exactly, and rounded once to the base's dtype.
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **code)
     except (OSError, ValueError) as error:
         raise DataError(f"model {agent.model} cannot be loaded: {str(error).splitlines()[0]}") from None
     PeftModel.from_pretrained(model, agent.adapter).merge_and_unload().to(dtype).save_pretrained(folder)

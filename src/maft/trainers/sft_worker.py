@@ -24,6 +24,7 @@ from maft import files, models
 from maft.config import TrainConfig, Training
 from maft.errors import DataError
 from maft.files import appearing_whole
+from maft.models import probe
 from maft.records import Example
 from maft.trainers import cards
 from maft.trainers.base import TrainJob, TrainProgress
@@ -48,7 +49,8 @@ def main() -> int:
             _send(channel, {"progress": progress.model_dump()})
 
     try:
-        train_all(jobs, TrainConfig.model_validate(request["settings"]), request["dtype"], report)
+        settings = TrainConfig.model_validate(request["settings"])
+        train_all(jobs, settings, request["dtype"], report, trust=request["trust_remote_code"])
     except DataError as error:
         _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
         return error.exit_code
@@ -90,7 +92,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report) -> None:
+def train_all(
+    jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report, *, trust: bool = False
+) -> None:
     """Make the output folder of each job."""
     base: BaseModel | None = None
     dtype = models.usable_dtype(dtype)
@@ -101,7 +105,7 @@ def train_all(jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, repor
     for job in jobs:
         if base is None or base.name != job.base_model or not base.pristine:
             base = None  # free the old one before the new one is there
-            base = BaseModel(job.base_model, dtype, settings.method)
+            base = BaseModel(job.base_model, dtype, settings.method, trust=trust)
         train(job, settings, base, report)
     del announced
 
@@ -116,6 +120,8 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
     model = base.trainable(job, training)
     losses, state = _fit(job, training, base, model, kept, report) if kept else ([], None)
     summary = _summary(job, training, base, rows, kept, losses) | {"seconds": round(time.monotonic() - started, 1)}
+    if base.method == "lora" and not sharded():
+        summary["probe"] = probe.of_adapter(model, probe.token_ids(base.tokenizer)).model_dump()
     if is_first():
         with appearing_whole(job.output) as folder:
             if not kept and job.init_adapter is not None and base.method != "full":

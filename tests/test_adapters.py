@@ -1,0 +1,188 @@
+"""Adapters: what every engine applies alike is used, everything else is refused by name before a model is loaded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import adapters as make_
+import pytest
+
+from maft import models
+from maft.errors import DataError
+from maft.models import adapters, probe
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def made(tiny, tmp_path_factory):
+    """Return a function that gives a copy of a kind of adapter."""
+    home = tmp_path_factory.mktemp("adapters")
+    kinds = {"plain": {}, **make_.PATTERNS, **make_.REFUSED}
+
+    def copy(kind: str, target: Path) -> Path:
+        source = home / kind.replace(" ", "_")
+        if not source.exists():
+            make_.make(source, tiny, **kinds[kind])
+        return Path(shutil.copytree(source, target / source.name))
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales"),
+    [
+        ("plain", {2.0}),
+        ("rslora", {4.0}),
+        ("rank_pattern", {4.0, 2.0}),
+        ("alpha_pattern", {2.0, 8.0}),
+        ("both_rslora", {8 / 8**0.5, 1 / 2, 4.0}),
+        ("some_layers", {2.0}),
+    ],
+)
+def test_the_scales_are_those_of_peft(made, tiny, tmp_path, kind, scales):
+    assert sorted(set(models.check_adapter(made(kind, tmp_path), tiny).values())) == pytest.approx(sorted(scales))
+
+
+@pytest.mark.parametrize("kind", ["rank_pattern", "alpha_pattern", "both", "both_rslora"])
+def test_an_adapter_with_patterns_does_the_same_with_one_rank_and_one_scale(made, tiny, tmp_path, monkeypatch, kind):
+    from safetensors.torch import load_file
+
+    monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
+    folder = made(kind, tmp_path)
+    scales = models.check_adapter(folder, tiny)
+    same, scale = adapters.uniform(folder, scales)
+    assert (scale, adapters.has_patterns(folder), adapters.has_patterns(same)) == (1.0, True, False)
+    assert set(models.check_adapter(same, tiny).values()) == {1.0}
+    one, other = load_file(folder / adapters.WEIGHTS), load_file(same / adapters.WEIGHTS)
+    for layer, scale in scales.items():
+        a, b = (f"base_model.model.{layer}.lora_{side}.weight" for side in "AB")
+        assert (one[b] @ one[a] * scale - other[b] @ other[a]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", make_.REFUSED)
+def test_a_setting_that_some_engine_applies_wrongly_is_refused_by_name(made, tiny, tmp_path, kind):
+    with pytest.raises(DataError, match=f"has {kind.split()[0]} = "):
+        models.check_adapter(made(kind, tmp_path), tiny)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 3}, "has r = 3 for .*, and tensors of rank 4"),
+        ({"r": None}, "has r = None"),
+        ({"r": 0}, "has r = 0"),
+        ({"lora_alpha": None}, "has lora_alpha = None"),
+        ({"peft_type": "IA3"}, 'has peft_type = "IA3"'),
+        ({"a_setting_of_tomorrow": 1}, "has a_setting_of_tomorrow = 1"),
+        ({"target_modules": ["q_proj", "v_proj"]}, "down_proj.* it has shape .*, and PEFT expects none"),
+        ({"target_modules": ["q_proj", "v_proj", "down_proj", "o_proj"]}, "o_proj.* it has shape none"),
+        ({"base_model_name_or_path": "org/other"}, None),
+    ],
+)
+def test_settings_that_the_tensors_contradict_are_refused(made, tiny, tmp_path, changes, message):
+    folder = make_.settings(made("plain", tmp_path), **changes)
+    if message is None:
+        models.check_adapter(folder, tiny)
+    else:
+        with pytest.raises(DataError, match=message):
+            models.check_adapter(folder, tiny)
+
+
+@pytest.mark.parametrize("name", ["r", "lora_alpha", "peft_type"])
+def test_a_missing_setting_is_refused(made, tiny, tmp_path, name):
+    folder = made("plain", tmp_path)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps({key: value for key, value in json.loads(file.read_text()).items() if key != name}))
+    with pytest.raises(DataError, match=f"has {name} = "):
+        models.check_adapter(folder, tiny)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "{", "[" * 5000])
+def test_a_config_that_is_no_object_is_refused(made, tiny, tmp_path, content):
+    folder = made("plain", tmp_path)
+    (folder / "adapter_config.json").write_text(content)
+    with pytest.raises(DataError, match=r"is damaged: adapter_config\.json"):
+        models.check_adapter(folder, tiny)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("base_model.model.model.", "base_model.model.wrapper.model.", "does not fit model"),
+        ("base_model.model.", "", "not matrices named"),
+        (".weight", ".default.weight", "not matrices named"),
+        ("layers.1.", "layers.7.", "does not fit model"),
+        ("v_proj.lora_B", "v_proj.other_B", "not matrices named"),
+    ],
+)
+def test_names_that_are_no_layers_of_the_model_are_refused(made, tiny, tmp_path, old, new, message):
+    folder = make_.rename(made("plain", tmp_path), old, new)
+    with pytest.raises(DataError, match=message):
+        models.check_adapter(folder, tiny)
+
+
+def test_lora_a_alone_is_refused(made, tiny, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = made("plain", tmp_path)
+    file = folder / adapters.WEIGHTS
+    save_file({name: tensor for name, tensor in load_file(file).items() if "lora_A" in name}, file)
+    with pytest.raises(DataError, match="lacks lora_A or lora_B of"):
+        models.check_adapter(folder, tiny)
+
+
+def test_a_pickle_is_refused_with_how_to_convert_it(made, tiny, tmp_path):
+    folder = made("plain", tmp_path)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(DataError, match="a pickle, which is not read. Load it with PEFT and save it again"):
+        models.check_adapter(folder, tiny)
+
+
+def test_only_an_adapter_that_maft_trained_can_be_trained_again(made, tiny, tmp_path):
+    folder = make_.settings(made("plain", tmp_path), use_dora=True)
+    with pytest.raises(DataError) as theirs:
+        models.check_adapter(folder, tiny)
+    (folder / "training.json").write_text("{}")
+    with pytest.raises(DataError) as ours:
+        models.check_adapter(folder, tiny)
+    assert "trained again" in str(ours.value) and "trained again" not in str(theirs.value)
+
+
+def test_the_name_of_a_model_changes_with_weights_and_config(tiny, tmp_path):
+    names = []
+    for number in range(3):
+        folder = Path(shutil.copytree(tiny, tmp_path / str(number) / "model"))
+        if number == 1:
+            with (folder / "model.safetensors").open("r+b") as file:
+                file.seek(-1, 2)
+                file.write(b"\x01")
+        if number == 2:
+            make_json = folder / "config.json"
+            make_json.write_text(make_json.read_text().replace("10000.0", "20000.0"))
+            assert "20000.0" in make_json.read_text()
+        names.append(models.content_name(str(folder)))
+    assert (
+        len(set(names)) == 3 and models.content_name(str(shutil.copytree(tiny, tmp_path / "4" / "model"))) == names[0]
+    )
+
+
+def test_the_probe_accepts_rounding_and_refuses_an_adapter_that_is_ignored():
+    expected = probe.Probe(base=(-1.0, -2.0, -3.0), adapted=(-4.0, -1.0, -9.0))
+    probe.check(Path("a"), expected, (-4.1, -1.1, -8.9))
+    for engine in (expected.base, (float("nan"),) * 3, (-2.5, -1.5, -6.0)):
+        with pytest.raises(DataError, match="does not work in this engine as it does in PEFT"):
+            probe.check(Path("a"), expected, engine)
+    nothing = probe.Probe(base=expected.base, adapted=expected.base)
+    probe.check(Path("a"), nothing, expected.base)
+
+
+def test_what_peft_gives_is_computed_once_in_a_process_of_its_own(made, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
+    folder = made("plain", tmp_path)
+    first = probe.expected(folder, tiny, "tiny")
+    assert first is not None and first.base != first.adapted
+    monkeypatch.setattr(probe.subprocess, "run", None)
+    assert probe.expected(folder, tiny, "tiny") == first
+    (folder / "training.json").write_text(json.dumps({"probe": {"base": [-1], "adapted": [-2]}}))
+    assert probe.expected(folder, tiny, "tiny") == probe.Probe(base=(-1,), adapted=(-2,))
