@@ -5,7 +5,6 @@ a model whose agents do not pass the probe: before an adapter speaks here for th
 tokens, which plain transformers with PEFT must find likely too.
 """
 
-import json
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from maft import models
 from maft.errors import TooLarge
+from maft.models.adapters import WEIGHTS, uniform
 from maft.models.shapes import Shape
 from maft.records import Reply, Request, SamplingParams
 from maft.samplers.chat import Chat, Encoded
@@ -158,11 +158,10 @@ class Batched(Transformers):
                  for name in linear.names for side in "AB"}  # fmt: skip
         for adapter in adapters:
             if adapter not in self._tensors:
-                scale = models.check_adapter(adapter, self._folder)
-                settings = json.loads((adapter / "adapter_config.json").read_text())
-                tensors = load_file(adapter / "adapter_model.safetensors", device=str(self._model.device))
-                plain = not settings.get("rank_pattern") and not settings.get("alpha_pattern")
-                self._tensors[adapter] = Adapter(tensors, scale) if plain and known >= set(tensors) else None
+                scales = models.check_adapter(adapter, self._folder, trust=self.settings.trust_remote_code)
+                folder, scale = uniform(adapter, scales)
+                tensors = load_file(folder / WEIGHTS, device=str(self._model.device))
+                self._tensors[adapter] = Adapter(tensors, scale) if known >= set(tensors) else None
         return all(self._tensors[adapter] for adapter in adapters)
 
     def _speak(self, requests: dict[int, Request], prompts: dict[int, Encoded], adapters: Sequence[Path]) -> bool:
