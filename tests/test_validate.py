@@ -8,6 +8,9 @@ import pytest
 from helpers import maft
 from test_tasks_table import DATA, needs_data
 
+from maft import config, tasks
+from maft.tasks.dataset import Dataset
+
 
 def jsonl(path: Path, *rows: object) -> str:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -37,8 +40,36 @@ def test_an_answer_that_its_grader_cannot_read_fails_with_exit_code_1(home, call
     rows = [{"question": f"Q{n}", "answer": answer} for n, answer in enumerate(["1", "a } b {", "3"])]
     code, out, err = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
     assert code == 1
-    assert "0.6666666666666666 (2 of 3)" in out and "the known answer is 'a } b {', read as" in out
+    assert "0.6666666666666666 (2 of 3)" in out and "the known answer is 'a } b {', in a reply read as" in out
     assert err.endswith("maft: 1 of 3 known answers do not pass their own grader.\n")
+
+
+def test_worked_solutions_are_read_as_replies_are(home, call):
+    rows = [
+        {"question": f"Add {n} and 1.", "answer": f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(9)
+    ]
+    code, out, _ = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
+    assert code == 0 and "1.0 (9 of 9)" in out
+    questions = tasks.make(
+        config.parse({"task": {"name": "dataset", "train_file": str(home / "q.jsonl")}}).task
+    ).questions()
+    assert {problem.gold for problem in (*questions.train, *questions.eval)} == {str(n + 1) for n in range(9)}
+
+
+def test_worked_solutions_without_an_answer_at_their_end_are_named(home, call):
+    solution = "First we add the two numbers of the question, then we take one away, so that {} are left."
+    rows = [{"question": f"Q{n}", "answer": solution.format(n)} for n in range(4)]
+    code, out, err = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
+    assert code == 1 and out.count("is rather a worked solution") == 4
+    assert "4 of 4 known answers are worked solutions" in err
+
+
+def test_a_grader_that_takes_wrong_answers_for_right_is_named(home, call, monkeypatch):
+    rows = [{"question": f"Q{n}", "answer": n} for n in range(4)]
+    monkeypatch.setattr(Dataset, "correct", lambda self, problem, answer: True)
+    code, out, err = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
+    assert code == 1 and out.count("the answer of another question, is graded as right") == 4
+    assert "4 of 4 wrong answers are graded as right" in err
 
 
 def test_duplicates_and_unknown_answers_are_counted(home):

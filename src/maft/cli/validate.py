@@ -1,6 +1,7 @@
 """`maft validate`: every known answer of a task passes the task's own grader."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,12 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     """Grade every known answer with the task's own grader, without a model, and show three prompts.
 
     TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are divided as a run
-    would divide them, and graded beyond the numbers that it would take. Exit code 1: a known answer is not right.
+    would divide them, and graded beyond the numbers that it would take. Each known answer is graded bare, boxed and
+    stated ("The answer is ..."), and must be right; the known answer of another question must be wrong. Exit code 1:
+    one of these is not so, or worked solutions stand where answers should.
     """
     from maft import tasks
+    from maft.answers import gold
     from maft.config import prompts
     from maft.errors import StageFailed
     from maft.tasks.base import num_made
@@ -46,6 +50,10 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     problems = [*there.train, *there.eval]
     known = [problem for problem in problems if problem.gold is not None]
     failed = _failed(asked, known)
+    accepted = _accepted(asked, known)
+    worked = [
+        problem for problem in known if asked.equality.name == "mathematics" and gold.is_worked(problem.gold or "")
+    ]
 
     click.echo(f"Task {settings.task.name}")
     click.echo(f"  questions             {len(problems):>8,}")
@@ -56,16 +64,29 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     if known:
         right = len(known) - len(failed)
         click.echo(f"Known answers that pass their own grader: {right / len(known)} ({right:,} of {len(known):,})")
-    for problem, answer in failed[:NUM_SHOWN]:
-        click.echo(f"  {problem.id}: the known answer is {problem.gold!r}, read as {answer!r}")
+    for problem, form, answer in failed[:NUM_SHOWN]:
+        click.echo(f"  {problem.id}: the known answer is {problem.gold!r}, {form} read as {answer!r}")
+    for problem, wrong in accepted[:NUM_SHOWN]:
+        click.echo(f"  {problem.id}: {wrong!r}, the answer of another question, is graded as right as {problem.gold!r}")
+    for problem in worked[:NUM_SHOWN]:
+        click.echo(f"  {problem.id}: the known answer is rather a worked solution: {problem.gold!r:.200}")
     texts = prompts.build(asked.prompts, settings.prompts)
     for problem in split.train[:3]:
         click.echo(f"\n---- prompt of question {problem.id} ".ljust(80, "-"))
         if texts.system is not None:
             click.echo(f"[system] {texts.system}\n")
         click.echo(prompts.fill(texts.solve, question=problem.question))
-    if failed:
-        raise StageFailed(f"{len(failed):,} of {len(known):,} known answers do not pass their own grader.")
+    faults = [
+        (failed, "known answers do not pass their own grader"),
+        (accepted, "wrong answers are graded as right"),
+        (
+            worked,
+            "known answers are worked solutions, which no reply repeats: put the answer alone, boxed, or after ####",
+        ),
+    ]
+    said = [f"{len(found):,} of {len(known):,} {what}." for found, what in faults if found]
+    if said:
+        raise StageFailed(" ".join(said))
 
 
 @contextmanager
@@ -87,7 +108,45 @@ def _settings(task: str, overrides: Sequence[str]) -> "RunConfig":
     return config.parse({"task": {"name": task}}, overrides, source="maft validate")
 
 
-def _failed(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", str | None]]:
-    """Return the questions whose known answer is not right when a reply gives it, and what was read there."""
-    answers = [(problem, task.extract(task.show(problem.gold or ""))) for problem in known]
-    return [(problem, answer) for problem, answer in answers if not task.grade(problem, answer)]
+def _failed(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", str, str | None]]:
+    """Return the questions whose known answer is not right in some form: the form, and what was read there.
+
+    A task that reads boxes only reads nothing in the stated form, which is no fault.
+    """
+    failed = []
+    for problem in known:
+        answer = problem.gold or ""
+        forms = {"bare": answer, "in a reply": task.extract(task.show(answer))}
+        if (stated := task.extract(f"The answer is {answer}.")) is not None and _is_short(answer):
+            forms["stated"] = stated
+        wrong = [(problem, form, read) for form, read in forms.items() if not task.grade(problem, read)]
+        failed += wrong[:1]
+    return failed
+
+
+def _is_short(answer: str) -> bool:
+    """Say whether a sentence can state this answer: one line, without a full stop or a comma before a word in it."""
+    return re.search(r"\n|[.!?;](?=\s)|,\s+[a-z]{2}|\*\*| (?:because|since|so|which|as)\b", answer) is None
+
+
+def _accepted(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", str]]:
+    """Return the questions whose grader takes the answer of another question for right, and that answer.
+
+    Up to one question in twenty is let pass; where a scorer grades, up to half, for puzzles of several solutions.
+    """
+    from maft.tasks import Task
+
+    accepted = []
+    for number, problem in enumerate(known):
+        others = (known[(number + step) % len(known)].gold or "" for step in range(1, min(len(known), 20)))
+        wrong = next((other for other in others if _plain(other) != _plain(problem.gold or "")), None)
+        if wrong is not None and task.grade(problem, wrong):
+            accepted.append((problem, wrong))
+    scored = type(task).correct is not Task.correct
+    return accepted if (2 if scored else 20) * len(accepted) > len(known) else []
+
+
+def _plain(answer: str) -> str:
+    from maft.answers import canonical
+
+    return canonical(answer).casefold()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from maft.answers import extract_stated
+from maft.answers import extract_stated, gold
 from maft.errors import DataError
 from maft.records import Problem
 from maft.tasks.base import Split, log
@@ -33,7 +33,7 @@ class Dataset(Table):
         return super()._split(train, held_out)
 
     def problem(self, row: Row) -> Problem:
-        """Take question and answer from the columns that the settings name; the answer may be missing."""
-        question, gold = self.settings.question_field, self.settings.gold_field
-        known = known_answer(row, gold, _REMEDY) if gold and has(row, gold) else None
-        return made(row, text(row, question, _REMEDY), known)
+        """Take question and answer from the columns that are named; the answer may be missing, or in a solution."""
+        question, answer = self.settings.question_field, self.settings.gold_field
+        known = known_answer(row, answer, _REMEDY) if answer and has(row, answer) else None
+        return made(row, text(row, question, _REMEDY), None if known is None else gold.read(known, self.extract))

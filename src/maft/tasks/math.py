@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from maft.answers import extract_answer, extract_stated
+from maft.answers import extract_answer, extract_stated, gold
 from maft.errors import ConfigError, DataError
 from maft.records import Problem
 from maft.tasks.rows import Row
@@ -32,12 +32,13 @@ class Math(Table):
         if row.fields.get("unique_id"):
             row = Row(row.where, row.fields | {"id": row.fields["unique_id"]})
         if "answer" in row.fields:
-            return made(row, question, known_answer(row, "answer", _REMEDY))
+            known = known_answer(row, "answer", _REMEDY)
+            return made(row, question, None if known is None else gold.read(known, self.extract))
         solution = known_answer(row, "solution", _REMEDY)
-        gold = None if solution is None else extract_answer(solution)
-        if solution is not None and gold is None:
+        boxed = None if solution is None else extract_answer(solution)
+        if solution is not None and boxed is None:
             raise DataError(f"{row.where}: 'solution' has no answer in a \\boxed{{}}, got {solution[-80:]!r}.")
-        return made(row, question, gold)
+        return made(row, question, boxed)
 
 
 def chosen(rows: Sequence[Row], name: str, wanted: Sequence[object], setting: str) -> Sequence[Row]:
