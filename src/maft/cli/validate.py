@@ -76,15 +76,12 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
         if texts.system is not None:
             click.echo(f"[system] {texts.system}\n")
         click.echo(prompts.fill(texts.solve, question=problem.question))
-    faults = [
-        (failed, "known answers do not pass their own grader"),
-        (accepted, "wrong answers are graded as right"),
-        (
-            worked,
-            "known answers are worked solutions, which no reply repeats: put the answer alone, boxed, or after ####",
-        ),
-    ]
-    said = [f"{len(found):,} of {len(known):,} {what}." for found, what in faults if found]
+    faults = {
+        "known answers do not pass their own grader": len(failed),
+        "wrong answers are graded as right": len(accepted),
+        "known answers are worked solutions: put the answer alone, boxed, or after ####": len(worked),
+    }
+    said = [f"{count:,} of {len(known):,} {what}." for what, count in faults.items() if count]
     if said:
         raise StageFailed(" ".join(said))
 
