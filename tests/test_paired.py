@@ -20,7 +20,7 @@ def drawn(rng: Random, n: int, accuracy: float, gap: float, num_seeds: int = 1) 
 def test_methods_that_never_differ_differ_by_nothing():
     same = [{"a": 1.0, "b": 0.0}]
     found = difference(same, same)
-    assert (found.mean, found.low, found.high, found.p_value, found.n) == (0, 0, 0, 1, 2)
+    assert (found.mean, found.p_value, found.n) == (0, 1, 2) and found.low == -found.high
 
 
 def test_only_questions_that_all_have_answered_count():
@@ -49,3 +49,13 @@ def test_mcnemar_is_the_exact_binomial_test():
     assert mcnemar(0, 0) == mcnemar(5, 5) == 1
     assert mcnemar(8, 1) == mcnemar(1, 8) == pytest.approx(2 * (1 + 9) / 2**9)
     assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
+
+
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_where_nothing_differs_the_interval_still_has_a_width(num_seeds):
+    same = [dict.fromkeys("abcdefghijkl", 1.0)] * num_seeds
+    found = difference(same, same)
+    assert found.mean == 0 and found.p_value == 1 and -0.3 < found.low < -0.2 and 0.2 < found.high < 0.3
+    other = [dict.fromkeys("abcdefghijkl", 0.0)] * num_seeds
+    best = difference(same, other)
+    assert best.mean == best.high == 1 and 0.3 < best.low < 0.6 and 0 < best.p_value < 0.01

@@ -307,7 +307,7 @@ def test_costs_are_those_of_the_events(folder):
 def test_questions_on_both_sides_are_not_passed_over(copy):
     problems = files.read_records(copy.problems("eval"), Problem)
     train = files.read_records(copy.problems("train"), Problem)
-    assert data.split(copy) == ((24, 24), (12, 12), 0, 0)
+    assert data.split(copy) == ((24, 24), (12, 12), 0)
     shared = problems[0].model_copy(update={"id": "other", "question": problems[0].question.replace(" ", "  ")})
     files.write_records(copy.problems("train"), [*train[:-1], shared])
     found = data.split(copy)

@@ -51,3 +51,15 @@ def test_runs_without_an_evaluation_in_common_say_so(seeds, tmp_path):
 
     empty = settings(tmp_path, "name=empty")
     assert "no evaluated method in common" in runs.table([seeds[0], RunFolder(tmp_path / "empty", empty)])
+
+
+def test_runs_over_different_questions_are_compared_on_those_that_all_have(seeds, tmp_path, call):
+    other = run(settings(tmp_path, "name=other", "task.split_seed=5", "task.num_eval=30"), Scripted(sums))
+    shared, every = runs.shared_questions([seeds[0], other])
+    assert 0 < len(shared) < 6 < every
+    assert {row.n for row in runs.together([seeds[0], other])} == {len(shared)}
+    out = call("report", str(seeds[0].path), str(other.path))[1]
+    assert f"only the {len(shared)} of {every} that all have count" in out
+    apart = run(settings(tmp_path, "name=apart", "task.low=10", "task.high=14"), Scripted(sums))
+    code, _, err = call("report", str(seeds[0].path), str(apart.path))
+    assert code == 2 and "share no held-out question" in err

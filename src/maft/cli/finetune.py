@@ -30,5 +30,6 @@ def finetune(
         society = societies.after(folder, number - 1)
         pipeline.train(folder, number, society, counts, engines.make_trainer(settings), progress)
         home = folder.agent(number, "generator_0").parent
-        found = {"iteration": number, "agents": list(counts), "folder": home}
-        stage.say(f"Iteration {number}: {len(counts)} agents in {home}", found, as_json=as_json)
+        made = [agent for agent in counts if folder.agent(number, agent).exists()]
+        found = {"iteration": number, "agents": made, "folder": home}
+        stage.say(f"Iteration {number}: {len(made)} agents in {home}", found, as_json=as_json)

@@ -23,6 +23,7 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: boo
     """
     from maft import config as config_
     from maft import library, report
+    from maft.evaluation.learned import of_run, warnings
     from maft.hosted import service as hosted
 
     settings = stage.settings(config, overrides, quiet=quiet)
@@ -33,6 +34,7 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: boo
     finished = library.run(settings, quiet=quiet)
     folder, spent = finished.folder, hosted.spent(finished.path)
     found = {"run": folder.path, "results": report.rows(folder), "report": folder.page, "spent_usd": spent}
+    found["warnings"] = warnings(of_run(folder))
     stage.say([report.table(folder), f"Report: {folder.page}"], found, as_json=as_json)
     if spent is not None:
         click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)

@@ -55,11 +55,13 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies], seed: in
         return None
     gaps = np.array([[a[q] - b[q] for q in shared] for a, b in zip(mine, other, strict=True)])
     num_seeds, n = gaps.shape
+    if np.ptp(gaps) < 1e-12:
+        return _without_spread(float(gaps.mean()), n, num_seeds)
     spread = _spread(gaps)
     if spread is not None:
         mean, error = float(gaps.mean()), float(np.sqrt(spread.variance))
         quantile, p_value = _student(spread.freedom, abs(mean) / error)
-        low, high = mean - quantile * error, mean + quantile * error
+        low, high = max(-1.0, mean - quantile * error), min(1.0, mean + quantile * error)
         return Difference(mean=mean, low=low, high=high, p_value=p_value, n=n, num_seeds=num_seeds)
     seeds, questions = _drawn(num_seeds, n, seed)
     means = ((seeds @ gaps) * questions).sum(axis=1)
@@ -71,6 +73,20 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies], seed: in
     return Difference(
         mean=float(gaps.mean()), low=float(low), high=float(high), p_value=float(p_value), n=n, num_seeds=num_seeds
     )
+
+
+def _without_spread(gap: float, n: int, num_seeds: int) -> Difference:
+    """Return the difference where it is the same on every question: that n agree does not say that all would.
+
+    The share of questions with another difference is at most 1 - 0.025^(1/n) (Clopper and Pearson, 1934).
+
+    >>> round(_without_spread(0.0, 12, 1).high, 3)
+    0.265
+    """
+    others = 1 - 0.025 ** (1 / n)
+    p_value = 1.0 if gap == 0 else min(1.0, 2 * 0.5**n)
+    low, high = gap - others * (gap + 1), gap + others * (1 - gap)
+    return Difference(mean=gap, low=low, high=high, p_value=p_value, n=n, num_seeds=num_seeds)
 
 
 @lru_cache(maxsize=2)

@@ -4,7 +4,8 @@
     method          method and society              accuracy, ci_low, ci_high, n, unparsed, calls, tokens ...
     agent           agent or role, and society      accuracy, ci_low, ci_high, n
     held_out_votes  society                         as pseudo_labels, for its debates on held-out questions
-    pseudo_labels   iteration                       pseudo_label_accuracy, coverage, mean_margin, unanimity ...
+    pseudo_labels   iteration                       pseudo_label_accuracy, coverage, mean_margin, unanimity,
+                                                    replies_cut (share), without_examples (agents) ...
 
 Society 0 is untrained; the labels of iteration l are made by society l - 1.
 """
@@ -15,6 +16,7 @@ from functools import cache
 from maft import files, tasks
 from maft.evaluation import votes
 from maft.evaluation.agents import agent_accuracies
+from maft.evaluation.learned import learned
 from maft.evaluation.metrics import MethodResult
 from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
 from maft.records import Problem, Vote
@@ -55,7 +57,10 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     if number == 0 or not folder.votes(number).exists():
         return []
     found, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
-    return [label_line("pseudo_labels", found, _problems(folder, "train"), grade)]
+    line = label_line("pseudo_labels", found, _problems(folder, "train"), grade)
+    if (of := learned(folder, number)) is not None:
+        line |= {"replies_cut": of.share_cut, "without_examples": len(of.without_examples)}
+    return [line]
 
 
 def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from maft import seeds
-from maft.method import learners
 from maft.records import AgentRef, Society
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -19,7 +18,7 @@ def finetune(
     trainer: Trainer,
     on_progress: Callable[[TrainProgress], None] = lambda _: None,
 ) -> Society:
-    """Finetune the agents that are owed, and return the society of the next iteration.
+    """Finetune the agents that are missing and have examples, and return the society of the next iteration.
 
     Args:
         folder: holds the examples, gets the agents.
@@ -29,10 +28,8 @@ def finetune(
         trainer: does the work.
         on_progress: is told of every optimiser step.
     """
-    names = learners(folder.config)
-    owed = [
-        agent for agent in society.agents if agent.name in names and not folder.agent(iteration, agent.name).exists()
-    ]
+    names = societies.missing(folder, iteration)
+    owed = [agent for agent in society.agents if agent.name in names]
     if owed:
         jobs = [_job(folder, iteration, agent, num_examples[agent.name]) for agent in owed]
         jobs.sort(key=lambda job: job.base_model)  # each base is loaded once

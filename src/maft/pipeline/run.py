@@ -22,6 +22,7 @@ from pathlib import Path
 
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
+from maft.evaluation.learned import learned, warnings
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.evaluation.votes import decide, votes_of
@@ -48,6 +49,8 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
         debates = debate(folder, iteration, society, split.train, sampler, progress)
         votes = vote(folder, iteration, debates)
         counts = make_examples(folder, iteration, debates, votes)
+        for warning in warnings([found] if (found := learned(folder, iteration)) else []):
+            progress.say(warning)
         sampler.release()  # training needs the memory
         society = train(folder, iteration, society, counts, trainer, progress)
         evaluate(folder, iteration, society, split.eval, sampler, progress)
@@ -129,14 +132,14 @@ def train(
     progress: Progress,
 ) -> Society:
     """Finetune every agent on its own examples, and return the new society."""
-    done = {agent for agent in num_examples if folder.agent(iteration, agent).exists()}
-    if len(done) == len(num_examples):
+    missing = societies.missing(folder, iteration)
+    if not missing:
         return societies.after(folder, iteration)
     work = {
         agent: num_examples[agent] * societies.num_epochs(folder.config, iteration, agent) for agent in num_examples
     }
     with progress.stage(f"iteration {iteration}: finetune", sum(work.values()), "example") as bar:
-        bar.skip(sum(work[agent] for agent in done))
+        bar.skip(sum(work[agent] for agent in work if agent not in missing))
         report = _training_reporter(folder, iteration, work, bar)
         return finetune.finetune(folder, iteration, society, num_examples, trainer, report)
 
@@ -213,6 +216,7 @@ def _collect(
                 calls=len(replies),
                 prompt_tokens=sum(reply.prompt_tokens for reply in replies),
                 completion_tokens=sum(reply.completion_tokens for reply in replies),
+                cut=sum(reply.finish_reason == "length" for reply in replies),
                 seconds=round(now - started, 3),
             )
             started = now

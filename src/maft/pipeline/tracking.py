@@ -167,11 +167,11 @@ class Reader:
         if what == "step":
             return self._training(event)
         iteration = event.get("iteration", 0)
-        lines = {"evaluated": metrics.of_society, "voted": metrics.of_labels}.get(what, _no_lines)
+        lines = {"evaluated": metrics.of_society, "curated": metrics.of_labels}.get(what, _no_lines)
         values = {name: value for line in lines(self._folder, iteration) for name, value in named(line).items()}
         if what == "curated":
             counts = pipeline.num_examples(self._folder, iteration)
-            values = {f"examples/{agent}": count for agent, count in counts.items()}
+            values |= {f"examples/{agent}": count for agent, count in counts.items()}
         return [Measured("iteration", iteration, values)] if values else []
 
     def _training(self, event: Event) -> list[Measured]:

@@ -86,7 +86,7 @@ def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
         "found": found,
         "last": last,
         "lines": _by_iteration([_line(row, comparison.reference) for row in found]),
-        "reach": max((max(abs(gap.low), abs(gap.high)) for gap in gaps), default=0.1),
+        "reach": max([0.01, *(max(abs(gap.low), abs(gap.high)) for gap in gaps)]),
         "against": against,
         "ours": next((row for row in found if row.iteration == last > 0 and row.method == against), None),
         "cards": _cards(comparison, {row.method: row for row in found if row.iteration == last}),

@@ -15,6 +15,7 @@ from maft.evaluation.reliability import Level, levels, most_ballots
 from maft.method import learners
 from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
+from maft.runs import societies
 from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade, normalised
 
@@ -170,10 +171,9 @@ def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int])
             return f"debate ({_num_lines(folder.debates(number))} of {sides['train']} questions done)"
         if not folder.examples_summary(number).exists():
             return "choice of examples"
-        agents = folder.agent(number, "generator_0").parent
-        done = len([path for path in agents.iterdir() if not path.name.startswith(".")]) if agents.exists() else 0
-        if done < len(learners(folder.config)):
-            return f"finetuning ({done} of {len(learners(folder.config))} agents done)"
+        all_agents, missing = learners(folder.config), societies.missing(folder, number)
+        if missing:
+            return f"finetuning ({len(all_agents) - len(missing)} of {len(all_agents)} agents done)"
     if not folder.evaluated(number):
         done = _num_lines(folder.held_out_debates(number))
         return f"evaluation ({done} of {sides['eval']} questions done)"

@@ -8,6 +8,7 @@ from typing import Any
 from maft import files
 from maft.diversity import measure as diversity
 from maft.diversity.measures import collapsed
+from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
 from maft.report import bars, charts, data, debates, gains, held_out, page
 from maft.report.charts import Chart
@@ -56,6 +57,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "models": page.models(folder.config),
         "stand_ins": data.stand_ins(folder.config),
         "owed": data.owed(folder),
+        "warnings": warnings(of_run(folder)),
         "methods": METHODS,
         "last": last,
         "ours": next((result for result in found if result.iteration == last > 0 and result.method == "maft"), None),

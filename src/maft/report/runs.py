@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maft import files
+from maft.errors import UserError
 from maft.evaluation.methods import names
 from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
-from maft.records import Score
+from maft.records import Problem, Score
 from maft.report.data import results
 from maft.runs.folder import RunFolder
+from maft.tasks.base import normalised
 
 
 class Row(NamedTuple):
@@ -26,14 +28,38 @@ class Row(NamedTuple):
     """Questions that all runs have answered."""
 
 
+def shared_questions(folders: Sequence[RunFolder]) -> tuple[frozenset[str], int]:
+    """Return the ids of the held-out questions that all runs share, and how many questions there are in all.
+
+    Raises:
+        UserError: they share none.
+    """
+    sides = [
+        {problem.id: normalised(problem.question) for problem in files.read_records(folder.problems("eval"), Problem)}
+        for folder in folders
+        if folder.problems("eval").exists()
+    ]
+    shared = frozenset.intersection(*(frozenset(side.items()) for side in sides)) if sides else frozenset()
+    if sides and not shared:
+        raise UserError(
+            "these runs share no held-out question, so that they cannot be compared. Report each by itself."
+        )
+    return frozenset(id for id, _ in shared), len({item for side in sides for item in side.items()})
+
+
 def together(folders: Sequence[RunFolder]) -> list[Row]:
-    """Return the methods that every run has evaluated, on the questions that every run has held out."""
+    """Return the methods that every run has evaluated, on the questions that every run has held out.
+
+    Raises:
+        UserError: they share no question.
+    """
+    questions, _ = shared_questions(folders)
     done = [{(r.iteration, r.method) for r in results(folder) if r.accuracy is not None} for folder in folders]
     first = [(result.iteration, result.method) for result in results(folders[0])]
     rows = []
     for iteration, method in first:
         if all((iteration, method) in of_run for of_run in done):
-            answers = [_accuracies(folder, iteration, method) for folder in folders]
+            answers = [_accuracies(folder, iteration, method, questions) for folder in folders]
             found = accuracy_over(answers)
             if found is not None:
                 means = tuple(sum(of_run.values()) / len(of_run) for of_run in answers)
@@ -48,11 +74,12 @@ def gains(folders: Sequence[RunFolder]) -> dict[str, tuple[Difference, tuple[flo
     _, _, ours = names(last, num_agents)
     _, majority, debated = names(0, num_agents)
     rows = {(row.iteration, row.method) for row in together(folders)}
-    mine = [_accuracies(folder, last, ours) for folder in folders] if (last, ours) in rows else []
+    questions, _ = shared_questions(folders)
+    mine = [_accuracies(folder, last, ours, questions) for folder in folders] if (last, ours) in rows else []
     found = {}
     for over, method in (("untrained debate", debated), ("untrained majority", majority)):
         if mine and (0, method) in rows:
-            other = [_accuracies(folder, 0, method) for folder in folders]
+            other = [_accuracies(folder, 0, method, questions) for folder in folders]
             each = tuple(_mean(a) - _mean(b) for a, b in zip(mine, other, strict=True))
             if (gap := difference(mine, other)) is not None:
                 found[over] = (gap, each)
@@ -77,6 +104,11 @@ def table(folders: Sequence[RunFolder]) -> str:
     console = Console(width=240, highlight=False)
     with console.capture() as captured:
         console.print(drawn if rows else "These runs have no evaluated method in common.")
+        shared, every = shared_questions(folders)
+        if len(shared) < every:
+            console.print(
+                f"\nThe runs hold out different questions: only the {len(shared)} of {every} that all have count."
+            )
         for over, (gap, each) in gains(folders).items():
             said = ", ".join(f"{100 * one:+.1f}" for one in each)
             console.print(
@@ -105,9 +137,10 @@ def as_rows(folders: Sequence[RunFolder]) -> list[Mapping[str, Any]]:
     ]
 
 
-def _accuracies(folder: RunFolder, iteration: int, method: str) -> Accuracies:
+def _accuracies(folder: RunFolder, iteration: int, method: str, questions: frozenset[str]) -> Accuracies:
     scores = files.read_records(folder.evaluation(iteration) / f"{method}.jsonl", Score)
-    return {score.problem_id: score.accuracy for score in scores if score.accuracy is not None}
+    graded = {score.problem_id: score.accuracy for score in scores if score.accuracy is not None}
+    return {id: accuracy for id, accuracy in graded.items() if id in questions}
 
 
 def _mean(accuracies: Accuracies) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from maft.diversity.measures import Diversity, collapsed
+from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
 from maft.report.data import Labels, labels, owed, results, stand_ins
 from maft.runs.folder import RunFolder
@@ -31,6 +32,8 @@ def table(folder: RunFolder) -> str:
         console.print()
         for quality in labels(folder):
             console.print(Text(pseudo_labels(quality)))
+        for line in warnings(of_run(folder)):
+            console.print(Text(line), soft_wrap=True)
         if warning := stand_ins(folder.config):
             console.print(Text(warning))
         if missing is not None:

@@ -44,10 +44,15 @@ def check(config: RunConfig) -> None:
 
 
 def after(folder: RunFolder, iteration: int) -> Society:
-    """Return the society that `iteration` finetunings have made; after 0 it is untrained."""
+    """Return the society that `iteration` finetunings have made; after 0 it is untrained.
+
+    An agent that had nothing to learn from keeps its weights.
+    """
     society = untrained(folder.config)
     if iteration == 0:
         return society
+    idle = without_examples(folder, iteration)
+    before = {one.name: one for one in after(folder, iteration - 1).agents} if idle else {}
 
     names = learners(folder.config)
 
@@ -55,6 +60,8 @@ def after(folder: RunFolder, iteration: int) -> Society:
         learner = names[0] if folder.config.society.one_model else one.name
         if learner not in names:
             return one
+        if learner in idle:
+            return before[one.name]
         return agent(one.role, one.index, str(folder.agent(iteration, learner)), one.model)
 
     return society.model_copy(
@@ -79,9 +86,22 @@ def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
     return config.train.of(learner.rpartition("_")[0], iteration).num_epochs
 
 
+def without_examples(folder: RunFolder, iteration: int) -> list[str]:
+    """Return the learners that had nothing to learn from in an iteration, and have no folder in it."""
+    summary = folder.examples_summary(iteration)
+    counts = files.read_json(summary) if summary.exists() else {}
+    return [name for name in counts if not counts[name]["examples"] and not folder.agent(iteration, name).exists()]
+
+
+def missing(folder: RunFolder, iteration: int) -> list[str]:
+    """Return the learners that are still to be finetuned in an iteration."""
+    idle = without_examples(folder, iteration)
+    return [name for name in learners(folder.config) if name not in idle and not folder.agent(iteration, name).exists()]
+
+
 def finished(folder: RunFolder, iteration: int) -> bool:
-    """Say whether every agent of an iteration is finetuned."""
-    return all(folder.agent(iteration, learner).exists() for learner in learners(folder.config))
+    """Say whether every agent of an iteration that has examples is finetuned."""
+    return not missing(folder, iteration)
 
 
 def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:

@@ -36,7 +36,7 @@ def status(folder: RunFolder) -> str:
     lines = [f"Iteration 0: evaluation {done(folder.evaluation(0) / 'summary.json')}"]
     for n in range(1, folder.config.num_iterations + 1):
         held = len(files.read_records(folder.debates(n), Debate)) if folder.debates(n).exists() else 0
-        made = sum(folder.agent(n, agent).exists() for agent in agents)
+        made = len(agents) - len(societies.missing(folder, n))
         lines.append(
             f"Iteration {n}: {held} debates held, votes {done(folder.votes(n))}, "
             f"examples {done(folder.examples_summary(n))}, {made} of {len(agents)} agents finetuned, "

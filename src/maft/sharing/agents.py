@@ -52,10 +52,20 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
     first = {agent.name: agent.model for agent in societies.untrained(run.config).agents}
     after = {agent.name: agent for agent in societies.after(run, number).agents}
     wanted = names if name in (None, "all") else (name,)
-    found = [Agent(after[one], first[one], run.agent(number, one), number) for one in wanted]
+    places = {one: _place(run, number, one) for one in wanted}
+    found = [Agent(after[one], first[one], run.agent(place, one), place) for one, place in places.items()]
     for agent in found:
         _check(agent)
     return found
+
+
+def _place(run: RunFolder, number: int, agent: str) -> int:
+    """Return the iteration in which an agent was finetuned last, up to a number."""
+    idle = [n for n in range(1, number + 1) if agent in societies.without_examples(run, n)]
+    places = [n for n in range(number, 0, -1) if n not in idle]
+    if not places:
+        raise UserError(f"{agent} was never finetuned: it had no examples in {len(idle)} iterations.")
+    return places[0]
 
 
 def described(run: RunFolder, agent: Agent, base: str, *, merged: bool) -> cards.Finetuned:

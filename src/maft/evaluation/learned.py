@@ -1,0 +1,100 @@
+"""Whether there was anything to learn from in an iteration, and what to do where there was not."""
+
+from collections.abc import Sequence
+
+from maft import files
+from maft.records import Record, Vote
+from maft.runs import societies
+from maft.runs.folder import RunFolder
+
+MANY_CUT = 0.2
+"""Share of cut replies from which on a run is warned."""
+FEW_USED = 0.1
+"""Share of questions used, below which it is."""
+
+
+class Learned(Record):
+    """What the agents of one iteration had to learn from."""
+
+    iteration: int
+    questions: int
+    used: int
+    """Questions with a label to train on."""
+    dropped: dict[str, int]
+    """The other questions, by reason."""
+    replies: int
+    """Of the training debates."""
+    cut: int | None
+    """Replies that ended at the length limit; None where an older maft did not count them."""
+    without_examples: tuple[str, ...]
+    """Agents that had nothing to learn from and keep their weights."""
+
+    @property
+    def share_cut(self) -> float | None:
+        """Share of replies that ended at the length limit."""
+        return None if self.cut is None or not self.replies else self.cut / self.replies
+
+
+def learned(folder: RunFolder, iteration: int) -> Learned | None:
+    """Return what there was to learn from in an iteration (from 1); None before its examples are made."""
+    if not folder.examples_summary(iteration).exists() or not folder.votes(iteration).exists():
+        return None
+    votes = files.read_records(folder.votes(iteration), Vote)
+    reasons = [vote.dropped for vote in votes if vote.dropped is not None]
+    debated = [
+        event
+        for event in folder.events()
+        if event["event"] == "debated" and (event.get("stage"), event.get("iteration")) == ("train", iteration)
+    ]
+    counted = [event["cut"] for event in debated if "cut" in event]
+    return Learned(
+        iteration=iteration,
+        questions=len(votes),
+        used=len(votes) - len(reasons),
+        dropped={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        replies=sum(event.get("calls", 0) for event in debated),
+        cut=sum(counted) if debated and len(counted) == len(debated) else None,
+        without_examples=tuple(societies.without_examples(folder, iteration)),
+    )
+
+
+def of_run(folder: RunFolder) -> list[Learned]:
+    """Return the above for every iteration whose examples are made."""
+    every = (learned(folder, number) for number in range(1, folder.config.num_iterations + 1))
+    return [one for one in every if one is not None]
+
+
+def warnings(iterations: Sequence[Learned]) -> list[str]:
+    """Say in a line each what kept the agents from learning, with the likely remedy."""
+    return [line for one in iterations for line in _warnings(one)]
+
+
+def _warnings(of: Learned) -> list[str]:
+    lines = []
+    place = f"Iteration {of.iteration}:"
+    if of.used < FEW_USED * of.questions:
+        reason = max(of.dropped, key=lambda name: of.dropped[name])
+        lines.append(
+            f"{place} {'nothing was learned, and all agents stay as they were: ' if not of.used else ''}"
+            f"{of.used} of {of.questions} questions have a label to train on. {_REMEDIES.get(reason, '')}".rstrip()
+        )
+    if of.share_cut is not None and of.share_cut >= MANY_CUT:
+        lines.append(
+            f"{place} {of.cut} of {of.replies} replies were cut at the length limit, and a cut reply seldom has an "
+            "answer. Allow more tokens (sampling.train.*.max_new_tokens)."
+        )
+    if of.without_examples and of.used:
+        lines.append(
+            f"{place} {', '.join(of.without_examples)} had no examples and keep{'s' * (len(of.without_examples) == 1)} "
+            "the weights of before."
+        )
+    return lines
+
+
+_REMEDIES = {
+    "no_answer": "In most debates no answer could be read: look at some with `maft show`, and set prompts or a task "
+    "that fit what the model writes.",
+    "low_agreement": "The agents seldom agree: vote.min_agreement=plurality uses more questions; easier questions or a "
+    "stronger model help as well.",
+    "failed": "Most debates failed: `maft show` prints their errors.",
+}
