@@ -317,7 +317,7 @@ def test_an_edited_record_is_refused_with_its_line_and_what_to_do(tmp_path):
     lines = path.read_text().splitlines()
     lines[2] = lines[2].replace('"label"', '"lable"')
     path.write_text("\n".join(lines) + "\n")
-    with pytest.raises(DataError, match=r"votes\.jsonl, line 3, is not a Vote.*remove it to have it made again"):
+    with pytest.raises(DataError, match=r"votes\.jsonl, line 3, is not a Vote.*Restore the line from a copy"):
         run(config)
 
 

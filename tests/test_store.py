@@ -93,7 +93,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 def test_json_that_cannot_be_read_says_how_to_have_it_made_again(tmp_path):
     (tmp_path / "summary.json").write_text("{")
     for name in ("summary.json", "none.json"):
-        with pytest.raises(DataError, match="Remove it to have it made again"):
+        with pytest.raises(DataError, match="is damaged: .* Restore it from a copy"):
             files.read_json(tmp_path / name)
 
 
@@ -230,3 +230,13 @@ def test_a_lock_that_is_no_file_is_said_in_one_line(tmp_path, make):
     make(tmp_path / "run" / ".lock")
     with pytest.raises(DataError, match=r"\.lock cannot be locked: .*"), RunFolder.open(settings(tmp_path)):
         pass
+
+
+def test_a_damaged_event_is_left_out_with_a_warning(finished_run, caplog):
+    before = finished_run.events_file.read_bytes()
+    finished_run.events_file.write_bytes(before + b'{"torn\n[1]\n\xff\n')
+    try:
+        assert len(finished_run.events()) == before.count(b"\n")
+        assert caplog.text.count("is damaged and left out") == 3
+    finally:
+        finished_run.events_file.write_bytes(before)

@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Remove it to have it made again.") from None
+        raise DataError(f"{path} is damaged: {error}. Restore it from a copy.") from None
 
 
 def read_text(path: Path) -> str:
@@ -130,7 +130,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
             where = ".".join(map(str, first["loc"]))
             raise DataError(
                 f"{path}, line {number}, is not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}. "
-                f"Got {line[:80]!r}. Restore the line, or remove it to have it made again."
+                f"Got {line[:80]!r}. Restore the line from a copy."
             ) from None
     return records
 

@@ -23,6 +23,7 @@ as after a mistake in the task's settings, the folder takes other settings.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,6 +35,8 @@ from maft import files
 from maft.answers import verify
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 """A line of events.jsonl: `time`, `event` and what belongs to it."""
@@ -243,10 +246,20 @@ class RunFolder:
             listener(said)
 
     def events(self) -> list[Event]:
-        """Read events.jsonl; a torn last line is left out."""
+        """Read events.jsonl; a torn last line is left out, and so is a damaged one, with a warning."""
         path = self.events_file
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.exists() else []
+        events: list[Event] = []
+        for number, line in enumerate(lines, 1):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = None
+            if isinstance(event, dict) and "event" in event:
+                events.append(event)
+            else:
+                log.warning("%s, line %d, is damaged and left out: %r", path, number, line[:80])
+        return events
 
 
 def _refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:
