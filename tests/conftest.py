@@ -4,6 +4,11 @@ import os
 import sys
 from pathlib import Path
 
+# Workers of xdist share the cores: more threads than cores wait for each other. Set before any library counts the cores.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+
 import pytest
 import tiny as tiny_
 from helpers import run, settings
