@@ -55,7 +55,7 @@ class Engine(local.LocalSampler):
 class Chat:
     """A tokenizer of no model."""
 
-    def __init__(self, folder, *, trust):
+    def __init__(self, folder, **_):
         pass
 
     def encode(self, request):

@@ -72,7 +72,7 @@ class FakeEngine:
 class FakeChat:
     """One token for each letter; 2 ends a reply."""
 
-    def __init__(self, folder: str, *, trust: bool = False) -> None:
+    def __init__(self, folder: str, **_: object) -> None:
         self.context = 100
         self.stop_ids = frozenset({2})
 
@@ -246,7 +246,7 @@ def test_room_for_adapters_follows_from_the_society_and_the_adapters(machine, tm
 
 def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(machine, monkeypatch):
     class Silent(FakeChat):
-        def __init__(self, folder: str, *, trust: bool = False) -> None:
+        def __init__(self, folder: str, **_: object) -> None:
             super().__init__(folder)
             self.context = UNLIMITED
 

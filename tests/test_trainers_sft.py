@@ -18,6 +18,7 @@ from tiny import CHATML, CRITIC, GENERATOR, MIXED, SPECIAL, TURN_END, dialogue, 
 
 from maft.config import LoraConfig, TrainConfig
 from maft.errors import DataError, StageFailed
+from maft.models.templates import Template
 from maft.trainers.base import TrainJob
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
 from maft.trainers.parts import lengths_to_parts
@@ -32,7 +33,7 @@ class FakeTokenizer:
         self.chat_template = template
         self.tokens = [*SPECIAL, "\n\n"]
 
-    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
+    def apply_chat_template(self, messages, *, tokenize, add_generation_prompt, strftime_now=None):
         environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
         return environment.from_string(self.chat_template).render(
             messages=messages, add_generation_prompt=add_generation_prompt
@@ -53,9 +54,13 @@ class FakeTokenizer:
         return "".join(self.tokens[token - 300] if token >= 300 else chr(token) for token in ids)
 
 
-def trained_texts(tokenizer, messages, loss_turns) -> list[str]:
+def fake(template: str = CHATML) -> Template:
+    return Template(FakeTokenizer(template), "fake", [300 + SPECIAL.index("<|end|>")])
+
+
+def trained_texts(template, messages, loss_turns) -> list[str]:
     """The stretches that carry loss, as text."""
-    tokens = tokenize(tokenizer, messages, loss_turns)
+    tokens = tokenize(template, messages, loss_turns)
     stretches, before = [], IGNORED
     for token, label in zip(tokens.input_ids, tokens.labels, strict=True):
         assert label in (token, IGNORED)
@@ -64,68 +69,70 @@ def trained_texts(tokenizer, messages, loss_turns) -> list[str]:
         if label != IGNORED:
             stretches[-1].append(token)
         before = label
-    return [tokenizer.decode(stretch) for stretch in stretches]
+    return [template.tokenizer.decode(stretch) for stretch in stretches]
 
 
 # What carries loss
 
 
 def test_loss_is_on_the_last_reply_and_its_end_alone():
-    assert trained_texts(FakeTokenizer(), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
+    assert trained_texts(fake(), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
 
 
 def test_loss_on_all_turns_is_on_each_reply_and_its_end():
-    assert trained_texts(FakeTokenizer(), CRITIC, "all") == ["\\boxed{8}" + TURN_END, "It is \\boxed{7}." + TURN_END]
+    assert trained_texts(fake(), CRITIC, "all") == ["\\boxed{8}" + TURN_END, "It is \\boxed{7}." + TURN_END]
 
 
 def test_the_bos_of_the_template_is_not_doubled():
-    ids = tokenize(FakeTokenizer(), CRITIC, "last").input_ids
+    ids = tokenize(fake(), CRITIC, "last").input_ids
     assert ids.count(300) == 1 and ids[0] == 300
 
 
 def test_a_reply_is_tokenised_apart_from_the_prompt_it_was_sampled_after():
-    tokenizer = FakeTokenizer()
+    template = fake()
     messages = dialogue("Why?", "\nBecause.")
-    tokens = tokenize(tokenizer, messages, "last")
-    prompt = tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
-    sampled_after = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tokens = tokenize(template, messages, "last")
+    sampled_after = template.tokenize(template.prompt(messages[:1]))
     assert tokens.input_ids[: len(sampled_after)] == sampled_after
-    assert trained_texts(tokenizer, messages, "last") == ["\nBecause." + TURN_END]
+    assert trained_texts(template, messages, "last") == ["\nBecause." + TURN_END]
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_all_turns_and_fine_for_the_last():
     forgetful = CHATML.replace(
-        "message['content'] }}", "message['content'] if loop.last or message['role'] == 'user' else '...' }}"
+        "message['content'] }}", "message['content'] ~ ('' if loop.last or message['role'] == 'user' else ' (old)') }}"
     )
-    assert trained_texts(FakeTokenizer(forgetful), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
+    assert trained_texts(fake(forgetful), CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
     with pytest.raises(DataError, match=r"train\.loss_turns=last"):
-        tokenize(FakeTokenizer(forgetful), CRITIC, "all")
+        tokenize(fake(forgetful), CRITIC, "all")
 
 
-def test_a_template_whose_prompt_is_not_how_the_dialogue_goes_on_is_refused():
-    thinking = CHATML.replace("<|assistant|>\n{% endif", "<|assistant|>\n<think></think>{% endif")
-    with pytest.raises(DataError, match="exactly the replies"):
-        tokenize(FakeTokenizer(thinking), CRITIC, "last")
+def test_a_prompt_that_is_not_how_the_dialogue_goes_on_is_trained_on_as_it_was_sampled_after():
+    thinking = fake(CHATML.replace("<|assistant|>\n{% endif", "<|assistant|>\n<think></think>{% endif"))
+    assert trained_texts(thinking, CRITIC, "last") == ["It is \\boxed{7}." + TURN_END]
+    prompt = thinking.tokenizer.decode(tokenize(thinking, CRITIC, "last").input_ids)
+    assert prompt.count("<think></think>") == 1 and "<think></think>It is" in prompt
+    with pytest.raises(DataError, match=r"train\.loss_turns=last"):
+        tokenize(thinking, CRITIC, "all")
 
 
 @pytest.mark.parametrize("template", ["", "{{ raise_exception('no') }}"])
 def test_a_template_that_is_missing_or_fails_is_a_data_error(template):
     with pytest.raises(DataError, match="chat template"):
-        tokenize(FakeTokenizer(template), CRITIC, "last")
+        tokenize(fake(template), CRITIC, "last")
 
 
 def test_an_example_must_end_with_a_reply():
     with pytest.raises(DataError, match="end with an assistant message"):
-        tokenize(FakeTokenizer(), CRITIC[:3], "last")
+        tokenize(fake(), CRITIC[:3], "last")
 
 
 @pytest.fixture(scope="module")
 def packaged():
-    """The tokenizer of the packaged model."""
+    """The chat template of the packaged model."""
     from maft import models
     from maft.samplers.chat import Chat
 
-    return Chat(models.resolve(models.PACKAGED)).tokenizer
+    return Chat(models.resolve(models.PACKAGED)).template
 
 
 LETTERS = [
@@ -156,11 +163,11 @@ def test_sampled_tokens_that_are_as_the_tokenizer_splits_them_change_nothing(pac
     for _ in range(300):
         replies = ["".join(rng.choices(LETTERS, k=rng.randint(1, 30))) for _ in range(2)]
         messages = dialogue("Why?", replies[0], "Sure?", replies[1])
-        ends = [[], [packaged.eos_token_id]]
-        sampled = [packaged(text, add_special_tokens=False)["input_ids"] + rng.choice(ends) for text in replies]
+        ends = [[], [packaged.tokenizer.eos_token_id]]
+        sampled = [packaged.tokenize(text) + rng.choice(ends) for text in replies]
         for turns in ("last", "all"):
             plain = tokenize(packaged, messages, turns)
-            assert packaged.decode(plain.input_ids) == packaged.decode(
+            assert packaged.tokenizer.decode(plain.input_ids) == packaged.tokenizer.decode(
                 tokenize(packaged, messages, turns, sampled).input_ids
             )
             pieces = "".join(replies[:1] if turns == "all" else []) + replies[1]
@@ -176,29 +183,31 @@ def test_sampled_tokens_are_learned_as_they_were_sampled(packaged):
     rng = random.Random(0)
     others = 0
     for _ in range(300):
-        ids = [rng.randrange(100, packaged.vocab_size) for _ in range(rng.randint(1, 20))] + [packaged.eos_token_id]
-        text = packaged.decode(ids, skip_special_tokens=True)
+        ids = [rng.randrange(100, packaged.tokenizer.vocab_size) for _ in range(rng.randint(1, 20))] + [
+            packaged.tokenizer.eos_token_id
+        ]
+        text = packaged.tokenizer.decode(ids, skip_special_tokens=True)
         messages = dialogue("Why?", text)
         plain, row = tokenize(packaged, messages, "last"), tokenize(packaged, messages, "last", [ids])
         learned = [label for label in row.labels if label != IGNORED]
-        assert learned == ids + packaged("\n", add_special_tokens=False)["input_ids"]
+        assert learned == ids + packaged.tokenize("\n")
         assert row.input_ids[: -len(learned)] == plain.input_ids[: -plain.num_completion_tokens]
         others += row != plain
     assert others > 60
 
 
 def test_sampled_tokens_that_are_not_the_message_are_not_used():
-    tokenizer = FakeTokenizer()
+    template = fake()
     wrong = [None, [ord(letter) for letter in "It is \\boxed{8}."]]
-    assert tokenize(tokenizer, CRITIC, "all", wrong) == tokenize(tokenizer, CRITIC, "all")
+    assert tokenize(template, CRITIC, "all", wrong) == tokenize(template, CRITIC, "all")
 
 
 def test_the_first_reply_is_context_as_the_second_was_sampled_after_it():
-    tokenizer = FakeTokenizer()
+    tokenizer = fake()
     messages = dialogue("Why?", "So\n\n.", "Sure?", "Yes\n\n.")
     split = [[*map(ord, "So\n\n.")], [*map(ord, "Yes\n\n."), 301]]
     last, both = (tokenize(tokenizer, messages, turns, split) for turns in ("last", "all"))
-    again = tokenizer(messages[1].content, add_special_tokens=False)["input_ids"]
+    again = tokenizer.tokenize(messages[1].content)
     assert again[2] == 305 and again in [last.input_ids[n : n + len(again)] for n in range(len(last.input_ids))]
     for row, wanted in ((last, split[1:]), (both, [[*split[0], 301], split[1]])):
         learned = [label for label in row.labels if label != IGNORED]
@@ -457,24 +466,18 @@ def test_without_examples_and_adapter_a_fresh_one_changes_nothing(tiny, tmp_path
 @slow
 @pytest.mark.parametrize("loss_turns", ["last", "all"])
 def test_the_mask_is_exact_with_a_real_tokenizer(tiny, loss_turns):
-    tokenizer = base_model(tiny).tokenizer
+    template = base_model(tiny).template
     expected = ["\\boxed{8}" + TURN_END] * (loss_turns == "all") + ["It is \\boxed{7}." + TURN_END]
-    assert trained_texts(tokenizer, CRITIC, loss_turns) == expected
-    assert tokenize(tokenizer, CRITIC, loss_turns).input_ids.count(tokenizer.bos_token_id) == 1
+    assert trained_texts(template, CRITIC, loss_turns) == expected
+    assert tokenize(template, CRITIC, loss_turns).input_ids.count(template.tokenizer.bos_token_id) == 1
 
 
 @slow
-def test_the_packaged_model_is_masked_exactly_too():
-    from transformers import AutoTokenizer
-
-    from maft import models
-
-    tokenizer = AutoTokenizer.from_pretrained(models.resolve(models.PACKAGED))
-    assert trained_texts(tokenizer, CRITIC, "last") == ["It is \\boxed{7}.<|im_end|>\n"]
-    assert trained_texts(tokenizer, CRITIC, "all")[0] == "\\boxed{8}<|im_end|>\n"
-    assert (
-        tokenize(tokenizer, CRITIC, "last").input_ids.count(tokenizer.bos_token_id) == len(CRITIC) + 1
-    )  # <|im_start|>
+def test_the_packaged_model_is_masked_exactly_too(packaged):
+    assert trained_texts(packaged, CRITIC, "last") == ["It is \\boxed{7}.<|im_end|>\n"]
+    assert trained_texts(packaged, CRITIC, "all")[0] == "\\boxed{8}<|im_end|>\n"
+    starts = tokenize(packaged, CRITIC, "last").input_ids.count(packaged.tokenizer.bos_token_id)
+    assert starts == len(CRITIC) + 1  # <|im_start|>
 
 
 def make_trainer(kind, folder: str, dtype: str, scratch: Path, dialogues, **model_changes):
@@ -539,9 +542,9 @@ def test_our_loss_and_gradient_are_those_of_plain_trl(tiny, tmp_path, monkeypatc
 def test_our_rows_are_those_that_trl_makes_of_prompt_and_completion(tiny, tmp_path):
     from trl import SFTTrainer
 
-    trainer = make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED)
+    trainer, template = make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED), base_model(tiny).template
     for row, messages in zip(trainer.train_dataset, MIXED, strict=True):
-        tokens = tokenize(trainer.processing_class, messages, "last")
+        tokens = tokenize(template, messages, "last")
         assert (row["input_ids"], row["labels"]) == (tokens.input_ids, tokens.labels)
 
 
@@ -756,7 +759,7 @@ def test_packed_rows_hold_whole_examples_only(tiny, tmp_path):
     from trl.data_utils import pack_dataset
 
     base = base_model(tiny)
-    rows = [tokenize(base.tokenizer, messages, "last") for messages in MIXED]
+    rows = [tokenize(base.template, messages, "last") for messages in MIXED]
     packed = pack_dataset(Dataset.from_list([row._asdict() for row in rows]), 200, "bfd")
     found = []
     for row in packed:

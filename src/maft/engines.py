@@ -6,7 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import TypeVar
 
-from maft import extensions
+from maft import extensions, models
 from maft.config import SAMPLERS, TRAINERS, RunConfig, parts
 from maft.errors import MissingExtra
 from maft.method import bases, learners
@@ -17,6 +17,9 @@ from maft.trainers.base import Trainer
 from maft.trainers.null import NullTrainer
 
 E = TypeVar("E")
+
+LOCAL = ("auto", "vllm", "openvino", "transformers")
+"""Samplers that load a model of transformers in this process."""
 
 
 def make_sampler(config: RunConfig) -> Sampler:
@@ -90,6 +93,25 @@ def _with_parts(make: Callable[[RunConfig], E], config: RunConfig) -> Callable[[
 def _make_on_worker(make: Callable[[RunConfig], E], files: dict[str, str], config: RunConfig) -> E:
     extensions.unpack(files)
     return make(config)
+
+
+def check_templates(config: RunConfig) -> None:
+    """Try the chat template of each model that is on this machine, as debates and finetuning will use it.
+
+    Raises:
+        DataError: a template does not serve; see `maft.models.templates.Template`.
+    """
+    if config.engine.sampler not in LOCAL or not installed("transformers"):
+        return
+    from maft.samplers.chat import Chat
+    from maft.trainers import dialogue_tokens
+
+    for base in bases(config):
+        folder = models.check(base)
+        if base.lower() != models.PACKAGED and models.revision(base) is not None:  # else it is known, or not yet here
+            chat = Chat(folder, trust=config.engine.trust_remote_code, today=config.engine.date)
+            if config.train.loss_turns == "all" and config.engine.trainer == "sft":
+                dialogue_tokens.check_all_turns(chat.template)
 
 
 @contextmanager

@@ -65,6 +65,7 @@ def run(
     with opened(config, quiet=quiet) as (folder, progress):
         if sampler is None and status.newest(folder) == 0:
             societies.check(config)
+            engines.check_templates(config)
         with engines.opened(config) if sampler is None else nullcontext(sampler) as engine:
             pipeline.run(folder, engine, trainer or engines.make_trainer(config), progress)
         report.write_metrics(folder)

@@ -70,6 +70,11 @@ def strip(text: str) -> Parted:
     return Parted(_joined(thinking), _joined(rest))
 
 
+def is_mark(text: str) -> bool:
+    """Say whether a text is a mark alone, as special tokens of some models are."""
+    return bool(_MARK.fullmatch(text))
+
+
 def _by_channel(text: str, channels: list[re.Match[str]]) -> Parted:
     """Take the final channel for the rest; a reply that was cut before it has none."""
     thinking: list[str] = []

@@ -57,6 +57,7 @@ def debate(
         number = stage.iteration(folder, iteration)
         if number == 1:
             societies.check(settings)
+            engines.check_templates(settings)
         if released:
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)

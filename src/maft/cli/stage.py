@@ -151,7 +151,7 @@ def check_models(settings: "RunConfig") -> None:
     Raises:
         UserError: one cannot.
     """
-    from maft import models
+    from maft import engines, models
     from maft.method import bases
     from maft.runs import societies
 
@@ -159,6 +159,7 @@ def check_models(settings: "RunConfig") -> None:
         for base in bases(settings):
             models.check(base)
     societies.check(settings)
+    engines.check_templates(settings)
 
 
 def iteration(folder: "RunFolder", asked: int | None) -> int:

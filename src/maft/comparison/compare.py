@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
-from maft import files
+from maft import engines, files
 from maft.cluster.mirror import mirrored
 from maft.comparison import star
 from maft.comparison.arms import ARMS, Arm
@@ -73,6 +73,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
     """
     made = chosen(config, methods, seeds, reference)
     societies.check(config)
+    engines.check_templates(config)
     content = {
         "config": config.model_dump(mode="json"),
         "methods": made.methods,

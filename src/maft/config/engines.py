@@ -1,5 +1,6 @@
 """Settings of what samples and trains, where, and who looks on."""
 
+import datetime
 import re
 from typing import Annotated, Literal, Self
 
@@ -46,6 +47,8 @@ class EngineConfig(Section):
     """Largest share of debates that may fail before the stage stops with an error."""
     trust_remote_code: Annotated[bool, FREE] = False
     """Run Python code that comes with a model; the manifest records it."""
+    date: datetime.date | None = None
+    """The date, such as 2026-01-31, that a chat template which writes one is given; null is today's."""
 
 
 class VllmConfig(Section):

@@ -58,7 +58,9 @@ class LikelihoodReader:
         folder = models.resolve(model)
         if folder not in self._chats:
             self._engine.unload()
-            self._chats = {folder: Chat(folder, trust=self._engine.settings.trust_remote_code)}
+            self._chats = {
+                folder: Chat(folder, trust=self._engine.settings.trust_remote_code, today=self._engine.settings.date)
+            }
             self._engine.load(folder, self._chats[folder])
         return self._chats[folder]
 
@@ -85,9 +87,5 @@ def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
 
 def _tokens(chat: Chat, dialogue: Sequence[Message]) -> tuple[list[int], list[int]]:
     """Return the tokens before the reply and those of the reply, by the model's own template."""
-    before = [message.model_dump() for message in dialogue[:-1]]
-    prompt: list[int] = chat.tokenizer.apply_chat_template(before, add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
-    reply: list[int] = chat.tokenizer(dialogue[-1].content, add_special_tokens=False)["input_ids"]
-    return prompt, [*reply, chat.tokenizer.eos_token_id]
+    prompt = chat.template.tokenize(chat.template.prompt(dialogue[:-1]))
+    return prompt, [*chat.template.tokenize(dialogue[-1].content), chat.template.stop_id]

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import date
 from typing import Any, NamedTuple
 
 from maft.errors import DataError, MissingExtra
+from maft.models.templates import Template
 from maft.records import Reply, Request
 
 UNLIMITED = 2**31
@@ -31,13 +33,18 @@ class Generated(NamedTuple):
 
 
 class Chat:
-    """The tokenizer of a model folder or hub name, its chat template and the tokens that end a reply."""
+    """The tokenizer of a model folder or hub name, with its chat template, and the length of its context."""
 
-    def __init__(self, model: str, *, trust: bool = False) -> None:
+    def __init__(self, model: str, *, trust: bool = False, today: date | None = None) -> None:
         """Load the tokenizer.
 
+        Args:
+            model: folder or hub name.
+            trust: run the model's own Python code.
+            today: the date that the chat template is given; None is the clock's.
+
         Raises:
-            DataError: the model has no tokenizer or no chat template.
+            DataError: the model has no tokenizer, or no chat template that serves for debates; see `Template`.
         """
         try:
             from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -49,20 +56,17 @@ class Chat:
         except (OSError, ValueError) as error:
             code = " Set engine.trust_remote_code=true to run it." if "trust_remote_code" in str(error) else ""
             raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}{code}") from None
-        if not self.tokenizer.chat_template:
-            raise DataError(f"model {model} has no chat template. Choose an instruction-tuned (chat) model.")
         self.context: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
         ends = [self.tokenizer.eos_token_id, config.eos_token_id]
         with suppress(OSError):  # generation_config.json is optional
             ends.append(GenerationConfig.from_pretrained(model).eos_token_id)
         flat = [token for end in ends for token in (end if isinstance(end, list) else [end])]
-        self.stop_ids: frozenset[int] = frozenset(token for token in flat if token is not None)
+        self.template = Template(self.tokenizer, model, (token for token in flat if token is not None), today)
+        self.stop_ids = self.template.stop_ids
 
     def encode(self, request: Request) -> Encoded | Reply:
         """Return the tokens of a request, or a reply with an error where they do not fit the context."""
-        messages = [message.model_dump() for message in request.messages]
-        encoded = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-        ids: list[int] = encoded["input_ids"]
+        ids = self.template.tokenize(self.template.prompt(request.messages))
         room = self.context - len(ids)
         if room < 1:
             error = f"the prompt has {len(ids)} tokens, the context of the model only {self.context}"
@@ -73,7 +77,7 @@ class Chat:
         """Return what was generated as text, without the token that ended it."""
         stopped = bool(generated) and generated[-1] in self.stop_ids
         return Reply(
-            text=self.tokenizer.decode(generated, skip_special_tokens=True),
+            text=self.template.decode(generated),
             finish_reason="stop" if stopped else "length",
             prompt_tokens=len(prompt),
             completion_tokens=len(generated),

@@ -101,7 +101,7 @@ class LocalSampler(ABC):
         folder = models.resolve(model)
         if self._chat is None or self._loaded != folder:
             self.release()
-            self._chat = Chat(folder, trust=self.settings.trust_remote_code)
+            self._chat = Chat(folder, trust=self.settings.trust_remote_code, today=self.settings.date)
             self._refuse_what_does_not_fit(folder, limits)
             self.load(folder, self._chat)
             self._loaded = folder

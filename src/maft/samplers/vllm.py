@@ -170,7 +170,7 @@ class Vllm:
         room = _room(max(rank, self.rank)) if rank else 0
         if self._chat is None or self._folder != folder or self._room < room:
             self.release()
-            chat = Chat(folder, trust=self.engine.trust_remote_code)
+            chat = Chat(folder, trust=self.engine.trust_remote_code, today=self.engine.date)
             self._load(folder, chat, room)
             self._chat, self._folder, self._room = chat, folder, room
             self._stop_ids = sorted(chat.stop_ids)

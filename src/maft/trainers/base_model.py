@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from maft import models
-from maft.config import Training
+from maft.config import EngineConfig, Training
 from maft.errors import DataError
 from maft.models import memory, shapes
 from maft.models.shapes import BYTES
+from maft.samplers.chat import Chat
 from maft.trainers.base import TrainJob
 
 NF4 = 0.52
@@ -39,14 +40,15 @@ def sharded() -> bool:
 class BaseModel:
     """The weights that jobs start from, and their tokenizer. An adapter leaves them as they were loaded."""
 
-    def __init__(self, name: str, dtype: str, method: str = "lora", *, trust: bool = False) -> None:
+    def __init__(self, name: str, dtype: str, method: str = "lora", engine: EngineConfig | None = None) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         from maft.trainers.fast_sft import FastSFTTrainer
 
         FastSFTTrainer.forget_model()
-        self.name, self.method, self.trust = name, method, trust
+        engine = engine or EngineConfig()
+        self.name, self.method, self.trust = name, method, engine.trust_remote_code
         self.on_cpu = not torch.accelerator.is_available()
         self.dtype = dtype
         self.pristine = True
@@ -54,10 +56,11 @@ class BaseModel:
         folder = models.resolve(name)
         self._refuse_what_does_not_fit(folder)
         loaded_in = torch.float32 if method == "full" else getattr(torch, self.dtype)
-        code = {"trust_remote_code": trust}
+        code = {"trust_remote_code": self.trust}
         more = {"quantization_config": four_bits(self.dtype), "device_map": _here()} if method == "qlora" else {}
+        chat = Chat(folder, trust=self.trust, today=engine.date)
+        self.template, self.tokenizer = chat.template, chat.tokenizer
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **code)
             self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_in, **code, **more)
         except (OSError, ValueError) as error:
             raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None

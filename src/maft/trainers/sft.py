@@ -66,7 +66,7 @@ class SftTrainer:
         scratch = Path(tempfile.mkdtemp(prefix="maft-train-"))
         request = {
             "dtype": self.engine.dtype,
-            "trust_remote_code": self.engine.trust_remote_code,
+            "engine": self.engine.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
             "jobs": [job.model_dump(mode="json") for job in jobs],
         }

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import maft
 from maft import files, models
-from maft.config import TrainConfig, Training
+from maft.config import EngineConfig, TrainConfig, Training
 from maft.errors import DataError
 from maft.files import appearing_whole
 from maft.models import probe
@@ -50,7 +50,7 @@ def main() -> int:
 
     try:
         settings = TrainConfig.model_validate(request["settings"])
-        train_all(jobs, settings, request["dtype"], report, trust=request["trust_remote_code"])
+        train_all(jobs, settings, request["dtype"], report, EngineConfig.model_validate(request["engine"]))
     except DataError as error:
         _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
         return error.exit_code
@@ -93,7 +93,7 @@ def _end_with_parent() -> None:
 
 
 def train_all(
-    jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report, *, trust: bool = False
+    jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report, engine: EngineConfig | None = None
 ) -> None:
     """Make the output folder of each job."""
     base: BaseModel | None = None
@@ -105,7 +105,7 @@ def train_all(
     for job in jobs:
         if base is None or base.name != job.base_model or not base.pristine:
             base = None  # free the old one before the new one is there
-            base = BaseModel(job.base_model, dtype, settings.method, trust=trust)
+            base = BaseModel(job.base_model, dtype, settings.method, engine)
         train(job, settings, base, report)
     del announced
 
@@ -115,7 +115,7 @@ def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report)
     started = time.monotonic()
     examples = files.read_records(job.examples, Example)
     training = job.training(settings)
-    rows = [tokenize(base.tokenizer, e.messages, training.loss_turns, e.token_ids) for e in examples]
+    rows = [tokenize(base.template, e.messages, training.loss_turns, e.token_ids) for e in examples]
     kept = [row for row in rows if len(row.input_ids) <= training.max_length]
     model = base.trainable(job, training)
     losses, state = _fit(job, training, base, model, kept, report) if kept else ([], None)
