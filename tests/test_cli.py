@@ -26,6 +26,9 @@ def test_a_run_prints_its_table_on_stdout_and_everything_else_on_stderr(home):
     assert done.returncode == 0, done.stderr
     assert "majority@3" in done.stdout and "maft" in done.stdout
     assert "debate" in done.stderr and "calls" in done.stderr and "|" not in done.stdout
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["untrained"] * 2 + ["iteration 1"] * 4 and "\r" not in done.stderr
+    assert lines[1].startswith("untrained: base ") and lines[-1].startswith("iteration 1: maft_single ")
     assert (home / "runs/sums/report.html").exists()
     again = maft("run", "sums.yaml", cwd=home)
     assert (again.returncode, again.stdout) == (0, done.stdout)

@@ -15,6 +15,7 @@ import click
 
 from maft import __version__
 from maft.errors import MaftError
+from maft.runs.progress import no_foreign_bars
 
 VERBS = {
     "plan": "Tell what a run will take, before anything runs.",
@@ -69,6 +70,8 @@ def main() -> None:
     """Run the command line."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("maft").setLevel(logging.INFO)
+    if not sys.stderr.isatty():
+        no_foreign_bars()
     words = sys.argv[1:]
     if words[:1] == ["help"]:  # `maft help run` is `maft run --help`
         words = [*words[1:2], "--help"]

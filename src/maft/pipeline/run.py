@@ -165,8 +165,11 @@ def evaluate(
     scores = score_all(config.debate.num_agents, how)
     for method, of_method in scores.items():
         files.write_records(folder.scores(iteration, method), of_method)
-    files.write_json(folder.results(iteration), [summarize(of_method).model_dump() for of_method in scores.values()])
+    summary = [summarize(of_method) for of_method in scores.values()]
+    files.write_json(folder.results(iteration), [result.model_dump() for result in summary])
     folder.log("evaluated", iteration=iteration)
+    right = (f"{one.method} {'no gold' if one.accuracy is None else f'{one.accuracy:.1%}'}" for one in summary)
+    progress.say(f"{title.partition(':')[0]}: {', '.join(right)}")
 
 
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
