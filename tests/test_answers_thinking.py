@@ -57,6 +57,6 @@ def test_a_reply_is_parted(name):
      "analysisA" + "assistant" * 10_000, "<|start|>" + " " * 100_000, "[think" * 20_000, "<think></think>x" * 8_000],
 )  # fmt: skip
 def test_hostile_replies_are_parted_quickly(text):
-    start = time.perf_counter()
+    start = time.process_time()
     strip(text)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

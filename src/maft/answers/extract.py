@@ -6,13 +6,13 @@ Every pattern here is linear in the length of the reply, or bounded.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from maft.answers import thinking
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
-from maft.answers.latex import without_unicode
 
 MAX_BOXES = 32
 """More boxes than this in one list are not one answer."""
@@ -31,7 +31,8 @@ _PLACEHOLDER = re.compile(
 
 # What parts boxes that are one answer: "\boxed{1} and \boxed{2}", "x = \boxed{1}, \quad x = \boxed{2}".
 _LISTED = re.compile(
-    r"(?:[\s$*)\]]|\\[)\]])*(?:[,;&]|\\q?quad|(?:\\(?:text|mbox|textrm)\{\s*)?\b(?:and|or)\b(?:\s*\})?)"
+    r"(?:[\s$*)\]]|\\[)\]])*(?:[,;&]|\n[ \t]*(?:[-*•]|[0-9]{1,2}[.)])"
+    r"|\\q?quad|(?:\\(?:text|mbox|textrm)\{\s*)?\b(?:and|or)\b(?:\s*\})?)"
     r"(?:[\s$*,~]|\\[,;:!(\[ ]|\\q?quad|(?:\\(?:text|mbox|textrm)\{\s*)?\b(?:and|or)\b(?:\s*\})?){0,12}"
     r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s?=\s?)?"
 )
@@ -142,12 +143,13 @@ def is_placeholder(answer: str) -> bool:
 
 _TAGS = ("answer", "final_answer", "final")
 _HEADING = (
-    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?[*_]{0,3}(?:the[ \t]+)?(?:final[ \t]+)?answer[*_]{0,3}[ \t]*:?[*_]{0,3}[ \t]*$"
-    r"[\s*_=-]{0,9}"
+    r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:[^\w\n]|_){0,4}(?:the[ \t]+)?(?:final[ \t]+)?answer[*_]{0,3}[ \t]*:?[*_#]{0,6}"
+    r"[ \t]*$[\s*_=-]{0,9}"
 )
 _STATED = re.compile(
     _HEADING + r"|####[ \t]*(?!(?:step|final|solution|note|explanation|conclusion|part|check)\b)"
-    r"|\b(?:answers?|result|solutions?)\b[ \t*_]{0,9}(?:is|are|was|(?:would|will|must) be|equals|=|:)(?:[ \t]*:)?"
+    r"|\b(?:answers?|result|solutions?)\b[ \t*_]{0,9}(?:is|are|was|(?:would|will|should|must) be|equals|=|:)"
+    r"(?:[ \t]*:)?"
     r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -209,7 +211,8 @@ def _first_phrase(text: str) -> str | None:
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|[ \u00a0\u2009\u202f])\d{3}(?!\d))+|\d+)(?:\.\d+)?"
 _SIGN = r"(?:(?<![\w)}])[-\u2212])?"
 _NUMBER_IN_TEXT = re.compile(
-    rf"{_SIGN}\\[dt]?frac\{{\d+\}}\{{\d+\}}"
+    r"\d{1,3}(?:\.\d{3}){2,}(?![\d.])|\d{0,9}[½⅓⅔¼¾⅛⅜⅝⅞]"
+    rf"|{_SIGN}\\[dt]?frac\{{\d+\}}\{{\d+\}}"
     rf"|{_SIGN}(?:\d+ (?=\d+/\d))?(?:(?<![\d/])\d+/\d+(?![\d/])"
     rf"|(?<!\d)(?<!\d\.)(?:{_DIGITS}|\.\d+)(?:[eE][-+]?\d{{1,3}}(?![\w])| ?(?:\\times|\*|×) ?10\^\{{?-?\d{{1,3}}\}}?)?"
     r"(?: (?:hundred|thousand|million|billion|trillion|dozen)s?\b)?)"
@@ -254,7 +257,7 @@ _BOXED_CHOICE = re.compile(
     re.IGNORECASE,
 )
 _OPTION = (
-    r"(?:\\(?:text|textbf|mathrm|mathbf)\{)?[*_\"'`“]{0,3}"
+    r"(?:\\\()?(?:\\(?:text|textbf|mathrm|mathbf)\{)?[*_\"'`“]{0,3}"
     r"(?:\(([A-Ja-j])\)|\[([A-J])\]|([B-HJ]|[AI](?!\s+(?!because|since|as|for|and|but|due|based|is)[a-z]))(?![A-Za-z'’])"
     r"|([a-j])(?=\)|[.,;!*\"']{0,3}(?:\s*$|\s+[A-Z])))"
 )
@@ -264,7 +267,8 @@ _BARE = r"(?:\(([A-J])\)|([A-J]))"
 _CHOICES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r"\b(?i:answer|ans|final(?:ly)?|choose|chose|pick|select|go(?:ing)? with|conclusion)\b"
+        r"\b(?i:answer|ans|final(?:ly)?|choose|chose|pick|select|say|go(?:ing)? with|conclusion|antwort|respuesta"
+        r"|réponse)\b"
         r"(?:(?:\s+[a-z]{1,12}){1,6}?(?=\s+is\b))?"
         rf"{_LINK}{_GAP}(?i:option|choice)?\s?{_OPTION}",
         rf"(?<![A-Za-z']){_BARE}(?:[.):][^\n]{{0,80}}?)?[*_]{{0,2}}\s+is\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|true)\b",
@@ -273,7 +277,8 @@ _CHOICES = tuple(
         r"^[\s*_(\[]{0,9}([A-J])[\s*_)\].:]{0,9}$",
     )
 )
-_FIRST_CHOICE = re.compile(r"[\s*_]{0,9}(?:\(([A-J])\)|([A-J])[.):](?=\s))")
+_WHOLE_CHOICE = re.compile(r"[\s*_(\[{\"'`]{0,9}([A-Ja-j])[\s*_)\]}\"'`.:]{0,9}")
+_FIRST_CHOICE = re.compile(r"[\s*_]{0,9}(?:\(([A-Ja-j])\)|([A-Ja-j])[.)](?=\s)|([A-J]):(?=\s))")
 _LINE_CHOICE = re.compile(r"^[\s*_]{0,9}(?:\(([A-J])\)|([A-J])[.):](?=\s))", re.MULTILINE)
 _ANY_CHOICE = re.compile(r"\(([A-J])\)")
 
@@ -287,9 +292,11 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     >>> extract_choice(r"\boxed{\text{(B)}}"), extract_choice("The answer is **C**."), extract_choice("A cat.")
     ('B', 'C', None)
     """
-    text = thinking.strip(text).rest
+    text = unicodedata.normalize("NFKC", thinking.strip(text).rest)
+    if whole := _WHOLE_CHOICE.fullmatch(text):
+        return _letter(whole, letters)
     for short in (_boxed(text), _tagged(text)):
-        if short is not None and (match := _BOXED_CHOICE.match(_FONTS.sub(r"\1", without_unicode(short)))):
+        if short is not None and (match := _BOXED_CHOICE.match(_FONTS.sub(r"\1", short))):
             return _letter(match, letters)
     for pattern in _CHOICES:
         if found := list(pattern.finditer(text)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_NAMES = r"(?:[a-z]{1,9}:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|analysis)"
+_NAMES = r"(?:[a-z]{1,9}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
 _MARK = re.compile(
     rf"(?P<open><{_NAMES}>|(?-i:\[THINK\])|◁think▷|<\|start_thinking\|>|<\|begin_of_thought\|>|<\|channel>thought|<unused94>thought)"
     rf"|(?P<close></{_NAMES}>|(?-i:\[/THINK\])|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>|<channel\|>|<unused95>)",

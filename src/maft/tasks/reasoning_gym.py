@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from maft.answers import Equality, extract_answer
+from maft.answers import Equality, extract_answer, thinking
 from maft.answers.equality import Classes, numbered
 from maft.config import prompts
 from maft.errors import ConfigError, MissingExtra
@@ -79,7 +79,8 @@ class ReasoningGym(Task):
         return self.settings.name.partition(":")[2]
 
     def extract(self, text: str) -> str | None:
-        """Take what stands between the last pair of tags, or else in the last box."""
+        """Take what stands between the last pair of tags, or else in the last box; not in what a model thought."""
+        text = thinking.strip(text).rest
         _, opening, rest = text.rpartition("<answer>")
         inside, closing, _ = rest.partition("</answer>")
         if not opening or not closing:
