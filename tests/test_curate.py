@@ -193,3 +193,32 @@ def test_votes_without_a_margin_weigh_nothing():
         for by in ("none", "margin")
     )
     assert plain == weighed and sum(plain) == 1
+
+
+def cut(held, *places: tuple[int, int]):
+    """Return a debate in which the replies of these rounds and agents ended at the limit of tokens."""
+
+    def ended(turn):
+        reply = turn.call.reply.model_copy(update={"finish_reason": "length"})
+        return turn.model_copy(update={"call": turn.call.model_copy(update={"reply": reply})})
+
+    turns = tuple(ended(turn) if (turn.round, turn.agent) in places else turn for turn in held.turns)
+    return held.model_copy(update={"turns": turns})
+
+
+def test_a_reply_that_was_cut_is_never_learned_and_is_counted():
+    held = cut(debate(["1", "2", "1"], ["1", "1", "1"]), (1, 0), (1, 1), (2, 2))
+    votes = {held.problem_id: voting.vote(held, VoteConfig(), 0)}
+    assert votes[held.problem_id].counts == (("1", 3),)
+    generators = [generator_examples([held], votes, n).counts for n in range(3)]
+    assert [(c.first, c.cut, c.disagrees) for c in generators] == [(0, 1, 0), (0, 0, 1), (1, 0, 0)]
+    for turns, expected in (("last", [(1, 0), (1, 0), (0, 1)]), ("all", [(0, 1), (0, 1), (0, 1)])):
+        critics = [critic_examples([held], votes, n, CurateConfig(), 0, turns).counts for n in range(3)]
+        assert [(c.examples, c.cut) for c in critics] == expected
+
+
+def test_a_reply_that_was_cut_votes_unless_it_is_told_not_to():
+    held = cut(debate(["1", "1", "1"], ["1", "1", "2"]), (2, 0), (2, 1))
+    assert voting.vote(held, VoteConfig(), 0).label == "1"
+    vote = voting.vote(held, VoteConfig(count_cut=False, min_agreement="plurality"), 0)
+    assert (vote.label, vote.counts, vote.abstained, vote.num_ballots) == ("2", (("2", 1),), 2, 3)

@@ -98,6 +98,27 @@ def test_sampled_tokens_are_in_the_record_only_if_they_are_kept(keep):
     assert kept and all(got == (reply if keep else reply.without_tokens()) for got in kept)
 
 
+@pytest.mark.parametrize("summarizer", ["none", "base"])
+@pytest.mark.parametrize("show", [True, False])
+def test_thinking_is_shown_to_nobody_else_unless_it_is_asked_for(show, summarizer):
+    def say(request: Request) -> str:
+        return f"<think>Secret {request.agent.name}.</think>It is \\boxed{{{request.agent.index}}}."
+
+    plain = rules(3, 3, summarizer=summarizer)
+    held, sampler = play(plain._replace(debate=plain.debate.model_copy(update={"show_thinking": show})), say)
+    assert all("<think>Secret" in call.reply.text for call in held.calls())
+    last = [request.messages[-1].content for request in sampler.history]
+    assert any("It is \\boxed{1}." in text for text in last)
+    assert any("Secret" in text for text in last) == show
+    own = [request.messages[1].content for request in sampler.history if request.agent.role == "critic"]
+    assert all("<think>Secret" in text for text in own), "its own thinking is the template's business"
+
+
+def test_a_reply_that_is_all_thinking_is_shown_as_no_answer():
+    held, sampler = play(rules(2, 2, summarizer="none"), lambda _: "<think>So 5, no, 6")
+    assert "(no answer)" in sampler.history[-1].messages[-1].content and held.turns[0].answer is None
+
+
 def test_the_system_prompt_stands_first_in_every_dialogue_but_not_in_summaries():
     held, sampler = play(rules(system="Be brief."), guess)
     assert held.system == "Be brief."

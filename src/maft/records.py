@@ -169,6 +169,11 @@ class Turn(Record):
     summary: Call | None = None
     """The call that condensed the other agents' answers for this turn."""
 
+    @property
+    def cut(self) -> bool:
+        """Say whether the reply ended at the limit of tokens."""
+        return self.call.reply.finish_reason == "length"
+
 
 class Debate(Record):
     """One question, argued by N agents for M rounds."""

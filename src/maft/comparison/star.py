@@ -135,9 +135,9 @@ def _make_examples(
 
 
 def _right(debate: Debate, labels: _Labels) -> list[str]:
-    """Return the different replies of the first round whose answer is right."""
-    right = labels.right(debate)
-    return list(dict.fromkeys(turn.call.reply.text for turn in debate.first_answers() if turn.answer in right))
+    """Return the different replies of the first round that are right, and ended by themselves."""
+    right, turns = labels.right(debate), debate.first_answers()
+    return list(dict.fromkeys(turn.call.reply.text for turn in turns if turn.answer in right and not turn.cut))
 
 
 def _example(debate: Debate, text: str, agent: str) -> Example:

@@ -155,6 +155,9 @@ class DebateConfig(Section):
     """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
     num_eval_samples: Positive | None = None
     """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
+    show_thinking: bool = False
+    """Show other agents and the summariser what a thinking model writes before its answer; the record keeps it always.
+    """
     keep_tokens: bool = False
     """Keep each reply's sampled token ids and their log-probabilities in the files, where the engine returns them.
     Finetuning then learns these tokens instead of tokenising the text again."""
@@ -193,6 +196,8 @@ class VoteConfig(Section):
     `plurality` is any (the paper's letter), a number is at least that share."""
     ties: Literal["random", "abstain"] = "random"
     """Several answers with the most votes: draw one by seed (the paper), or call it no answer."""
+    count_cut: bool = True
+    """Whether a reply that ended at the limit of tokens votes, if an answer can be read; false has it abstain."""
 
 
 class CurateConfig(Section):

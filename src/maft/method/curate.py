@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from maft import seeds
 from maft.config import CurateConfig, of_iteration
-from maft.records import Debate, Example, Message, Record, Reply, Vote
+from maft.records import Debate, Example, Message, Record, Reply, Turn, Vote
 
 Kind = Literal["first", "corrected", "kept"]
 
@@ -41,6 +41,8 @@ class CurateCounts(Record):
     """There is a label, but this agent's answer could not be parsed."""
     disagrees: int = 0
     """This agent's answer is not the label."""
+    cut: int = 0
+    """Agrees with the label, but the reply ended at the limit of tokens: learning it would end in mid-sentence."""
     cut_for_mix: int = 0
     """Agrees with the label, left out so that D- and D+ are mixed as asked."""
     repeated_for_mix: int = 0
@@ -71,7 +73,7 @@ def generator_examples(
     for debate in debates:
         vote = votes[debate.problem_id]
         turns, label = debate.first_answers(agent), vote.agreeing(debate)
-        reasons = [vote.dropped or _disagreement(turn.answer, label) for turn in turns] or [vote.dropped]
+        reasons = [vote.dropped or _unfit(turn, label) for turn in turns] or [vote.dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
         agreeing: dict[str, Reply] = {}
@@ -88,12 +90,18 @@ def generator_examples(
 
 
 def critic_examples(
-    debates: Sequence[Debate], votes: Mapping[str, Vote], agent: int, settings: CurateConfig, run_seed: int
+    debates: Sequence[Debate],
+    votes: Mapping[str, Vote],
+    agent: int,
+    settings: CurateConfig,
+    run_seed: int,
+    loss_turns: Literal["last", "all"] = "last",
 ) -> Curated:
     """Return critic `agent`'s set: whole dialogues (x, y[1], ..., y[M]) whose last answer equals the label.
 
     Those whose first answer was another (D-, corrected) and those whose first answer was the label already (D+, kept)
-    are mixed with weight w = `settings.critic_mix`, see `mix`.
+    are mixed with weight w = `settings.critic_mix`, see `mix`. A reply that carries loss, by `loss_turns`, must have
+    ended by itself.
     """
     found: list[Example] = []
     counts: Counter[str] = Counter()
@@ -102,7 +110,9 @@ def critic_examples(
         if vote.dropped is None and (not own or own[-1].round == 1):
             continue  # the protocol did not ask it as a critic
         label = vote.agreeing(debate)
-        reason = vote.dropped or _disagreement(own[-1].answer, label)
+        reason = vote.dropped or _unfit(own[-1], label)
+        if reason is None and loss_turns == "all" and any(turn.cut for turn in own):
+            reason = "cut"
         if reason is None:
             kind: Kind = "kept" if own[0].answer in label else "corrected"
             dialogue = debate.dialogue(agent)
@@ -190,8 +200,11 @@ def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Exampl
     return [shuffled[i % len(shuffled)] for i in range(max(1, count))]
 
 
-def _disagreement(answer: str | None, label: frozenset[str | None]) -> str | None:
-    return "unparsed" if answer is None else None if answer in label else "disagrees"
+def _unfit(turn: Turn, label: frozenset[str | None]) -> str | None:
+    """Return why a response is not learned from; None if it is."""
+    if turn.answer is None or turn.answer not in label:
+        return "unparsed" if turn.answer is None else "disagrees"
+    return "cut" if turn.cut else None
 
 
 def _example(

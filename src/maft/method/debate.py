@@ -7,7 +7,7 @@ from maft import seeds
 from maft.config import DebateConfig
 from maft.config import prompts as prompts_
 from maft.config.prompts import Prompts
-from maft.method.protocol import Ask, Calls, Protocol, Rules, ask, drawn, record, system, turn
+from maft.method.protocol import Ask, Calls, Protocol, Rules, ask, drawn, record, shown, system, turn
 from maft.records import AgentRef, Call, Problem, Reply, Request, Role, Turn
 
 
@@ -111,7 +111,7 @@ def critic_round(
         Ask(
             critic,
             n,
-            _critic_prompt(problem, rules, n, others[n], summaries[n].reply.text if summaries else None),
+            _critic_prompt(problem, rules, n, others[n], shown(rules, summaries[n].reply) if summaries else None),
             so_far.dialogue(n),
             drawn(rules, critic, rules.sampling.critic),
             "answer",
@@ -124,7 +124,7 @@ def critic_round(
 
 def _others(before: Sequence[Turn], agent: int, rules: Rules, problem: Problem, number: int) -> list[str]:
     """Return what the other agents said in the round before: at most `max_others`, in an order drawn by seed."""
-    texts = [turn.call.reply.text for turn in before if turn.agent != agent]
+    texts = [shown(rules, turn.call.reply) for turn in before if turn.agent != agent]
     seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, agent, number, "others").shuffle(texts)
     return texts[: rules.debate.max_others]
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from maft import seeds
-from maft.answers import extract_answer
+from maft.answers import extract_answer, thinking
 from maft.config import AgentSampling, DebateConfig, RoleSampling
 from maft.config.prompts import Prompts
 from maft.method import vote
@@ -158,6 +158,13 @@ def drawn(rules: Rules, agent: AgentRef, how: SamplingParams) -> SamplingParams:
 def system(rules: Rules) -> tuple[Message, ...]:
     """Return what stands before the first prompt of a dialogue."""
     return () if rules.prompts.system is None else (Message(role="system", content=rules.prompts.system),)
+
+
+def shown(rules: Rules, reply: Reply) -> str:
+    """Return what others are shown of a reply: all of it, or what comes after the thinking."""
+    parted = thinking.strip(reply.text)
+    hide = parted.thinking and not rules.debate.show_thinking
+    return (parted.rest or "(no answer)") if hide else reply.text
 
 
 def turn(rules: Rules, agent: int, number: int, call: Call, summary: Call | None = None) -> Turn:

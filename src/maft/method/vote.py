@@ -107,7 +107,7 @@ def partition(debate: Debate, equality: Equality) -> Classes:
 def elect(debate: Debate, classes: Classes, over: str, settings: VoteConfig, run_seed: int) -> Vote:
     """Return the vote over some answers of a debate whose answers have been divided into classes."""
     turns = ballots(debate, over)
-    result = tally_of(debate, classes, turns, settings.ties, run_seed)
+    result = tally_of(debate, classes, turns, settings, run_seed)
     return Vote(
         iteration=debate.iteration,
         problem_id=debate.problem_id,
@@ -122,15 +122,16 @@ def elect(debate: Debate, classes: Classes, over: str, settings: VoteConfig, run
     )
 
 
-def tally_of(debate: Debate, classes: Classes, turns: Sequence[Turn], ties: str, run_seed: int) -> Tally:
+def tally_of(debate: Debate, classes: Classes, turns: Sequence[Turn], settings: VoteConfig, run_seed: int) -> Tally:
     """Count some turns of a debate; a failed debate has no answer.
 
     Ties are drawn by question and iteration: whenever the same answers tie, the same one wins.
     """
-    answers = [turn.answer for turn in turns] if debate.error is None else []
+    answers = [turn.answer if settings.count_cut or not turn.cut else None for turn in turns]
+    answers = answers if debate.error is None else []
     class_of = _class_of(debate, classes)
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
-    return count(answers, tuple(class_of[answer] for answer in answers), rng, ties=ties)
+    return count(answers, tuple(class_of.get(answer) for answer in answers), rng, ties=settings.ties)
 
 
 def with_partition(vote: Vote, debate: Debate, equality: Equality) -> Vote:

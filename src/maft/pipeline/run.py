@@ -105,7 +105,8 @@ def make_examples(
         how, seed, places = config.curate, config.seed, range(config.debate.num_agents)
         sets = {f"generator_{n}": curate.generator_examples(debates, votes, n, how, seed) for n in places}
         if "critic" in protocol_of(config.debate).roles(config.debate):
-            sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed) for n in places}
+            turns = config.train.loss_turns
+            sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed, turns) for n in places}
         if config.society.one_model:
             sets = {learners(config)[0]: curate.pool(sets.values())}
         sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in learners(config)}

@@ -15,6 +15,7 @@ REASONS = {
     "kept": "kept a right first answer",
     "cut_for_mix": "agrees, left out for the mix",
     "over_limit": "agrees, left out for the limit",
+    "cut": "agrees, cut at the token limit",
     "disagrees": "not the label",
     "unparsed": "could not be read",
     "low_agreement": "too little agreement",

@@ -159,7 +159,7 @@ def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]]
 
 
 def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:
-    first = tally_of(debate, vote.partition or (), debate.round(1), config.vote.ties, config.seed).winner
+    first = tally_of(debate, vote.partition or (), debate.round(1), config.vote, config.seed).winner
     if examples is None or vote.dropped is not None:
         return Shown(debate, vote, first, ())
     return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config))

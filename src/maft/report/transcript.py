@@ -143,6 +143,8 @@ def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig) -
         return "its answer could not be read"
     if turn.answer not in label:
         return "its answer is not the label"
+    if turn.cut:
+        return "agrees, but was cut at the token limit"
     reasons = {
         "to mix corrected and kept dialogues as asked": turn.round > 1,
         "for curate.max_examples": settings.max_examples is not None,
