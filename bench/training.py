@@ -1,17 +1,23 @@
-"""Finetuning the same adapter on the same examples, by a plain TRL script and by maft.
+"""Finetuning the same adapters on the same examples, by a plain TRL script and by maft.
 
-    python -m bench.training [--quick]
+    python -m bench.training [--quick]          one agent, in a process of its own each: TRL and maft
+    python -m bench.training shapes [--quick]   six agents in this process, on the best device: TRL, one after the
+                                                other, all in one step; SmolLM2-135M and random weights in other shapes
 
-Both load the model in bfloat16, train LoRA of rank 16 on all linear layers, with the same batches, steps, learning
-rates and seed, and loss on the last reply only. The time is that of the training itself, without imports and loading.
+Both train LoRA of rank 16 on all linear layers in the dtype that is best for this machine, with the same batches,
+steps, learning rates and seed, and loss on the last reply only. The time is that of the training itself, without
+imports and loading.
 """
 
+import gc
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +27,29 @@ from maft.records import Example, Message
 from maft.trainers import TrainJob
 from maft.trainers.sft import SftTrainer
 
-SETTINGS = TrainConfig(num_epochs=1, batch_size=16)
+SETTINGS = TrainConfig(num_epochs=1, batch_size=16, gradient_checkpointing=False)
 MODEL = "smollm2-135m-instruct"
 SEED = 7
+SHAPES: dict[str, dict[str, Any]] = {
+    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
+             "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+}  # fmt: skip
+"""Shapes of Qwen2.5; weights are random."""
+TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "vocab_size": 49152, "tie_word_embeddings": True}  # fmt: skip
 
 
-def examples(count: int) -> list[Example]:
-    """Return generator examples of 60 to 150 tokens and, one in three, critic dialogues of 200 to 400."""
+def examples(count: int, *, critics: int = 3) -> list[Example]:
+    """Return generator examples of 60 to 150 tokens and, one in `critics`, critic dialogues of 200 to 400."""
     made = []
     for number in range(count):
         rng = seeds.rng("bench", number)
         a, b = rng.randint(1, 9), rng.randint(1, 9)
         question = Message(role="user", content=f"What is {a} * {b}? Give the final answer as \\boxed{{answer}}.")
         messages = [question, _reply(a, b, rng.randint(1, 5))]
-        if number % 3 == 2:
+        if critics and number % critics == critics - 1:
             others = "\n\n".join(f"Agent {n}: {_reply(a, b + n - 1, rng.randint(1, 5)).content}" for n in (1, 2))
             asked = f"These are the answers of other agents:\n\n{others}\n\nUse them as advice. {question.content}"
             messages += [Message(role="user", content=asked), _reply(a, b, rng.randint(1, 4))]
@@ -49,21 +64,37 @@ def _reply(a: int, b: int, sentences: int) -> Message:
     return Message(role="assistant", content=" ".join([*steps, f"So {a} * {b} = \\boxed{{{a * b}}}."]))
 
 
-def plain_trl(file: Path) -> dict[str, float]:
+def job(file: Path, output: Path, *, agent: str = "generator_0", model: str = MODEL) -> TrainJob:
+    """Return the job of one agent."""
+    return TrainJob(
+        agent=agent,
+        role=agent.split("_")[0],
+        iteration=1,
+        examples=file,
+        num_examples=len(files.read_records(file, Example)),
+        base_model=model,
+        init_adapter=None,
+        output=output,
+        seed=SEED,
+    )
+
+
+def plain_trl(file: Path, model: Any = None, tokenizer: Any = None) -> dict[str, float]:
     """Train as a script from TRL's documentation would, and return its figures."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
+    dtype = models.usable_dtype("bfloat16")
     rows = [[message.model_dump() for message in example.messages] for example in files.read_records(file, Example)]
     with tempfile.TemporaryDirectory() as scratch:
         trainer = SFTTrainer(
-            model=models.resolve(MODEL),
+            model=model or models.resolve(MODEL),
             args=SFTConfig(
                 output_dir=scratch,
-                model_init_kwargs={"dtype": "bfloat16"},
-                bf16=True,
+                model_init_kwargs=None if model else {"dtype": dtype},
+                bf16=dtype == "bfloat16",
                 use_cpu=not torch.cuda.is_available(),
                 gradient_checkpointing=False,
                 num_train_epochs=SETTINGS.num_epochs,
@@ -78,6 +109,7 @@ def plain_trl(file: Path) -> dict[str, float]:
                 report_to="none",
                 disable_tqdm=True,
             ),
+            processing_class=tokenizer,
             train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
@@ -85,35 +117,172 @@ def plain_trl(file: Path) -> dict[str, float]:
         trainer.train()
         seconds = time.perf_counter() - start
     logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if model is not None:
+        trainer.model.unload()
     return {
+        "seconds": seconds,
         "tokens_per_second": logged[-1]["num_tokens"] / seconds,
         "loss": sum(entry["loss"] for entry in logged) / len(logged),
-        "peak_rss_gb": peak,
+        "peak_rss_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 
 def ours(file: Path) -> dict[str, float]:
     """Train with maft's trainer, in its own process as always, and return its figures."""
     output = file.parent / "adapter"
-    job = TrainJob(
-        agent="generator_0",
-        role="generator",
-        iteration=1,
-        examples=file,
-        num_examples=len(files.read_records(file, Example)),
-        base_model=MODEL,
-        init_adapter=None,
-        output=output,
-        seed=SEED,
-    )
-    SftTrainer().train([job], SETTINGS, lambda _: None)
+    SftTrainer().train([job(file, output)], SETTINGS, lambda _: None)
     summary: dict[str, Any] = files.read_json(output / "training.json")
     return {
         "tokens_per_second": summary["tokens"] / summary["seconds"],
         "loss": sum(summary["losses"]) / len(summary["losses"]),
         "peak_rss_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20,
     }
+
+
+def bench_training(
+    base: Any, *, num_agents: int = 6, num_examples: int = 128, trl: bool = True, seconds: float = 60.0
+) -> dict[str, Any]:
+    """Train half generators, half critics in this process: by TRL, one after the other, and all in one step.
+
+    Args:
+        base: a `maft.trainers.base_model.BaseModel`, or the folder of a model.
+        num_agents: how many; all have their own examples.
+        num_examples: of each agent.
+        trl: train the first generator and the first critic by a plain TRL script as well.
+        seconds: about how long one agent may take alone; later measurements are left out where it takes longer.
+
+    Returns:
+        For each manner: seconds, tokens a second, mean loss, and peak memory in GB; and their ratios.
+    """
+    import torch
+
+    from maft.trainers.base_model import BaseModel
+
+    on_gpu = torch.cuda.is_available()
+    if not isinstance(base, BaseModel):
+        base = BaseModel(str(base), models.usable_dtype("bfloat16"))
+    figures: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "dtype": base.dtype,
+        "parameters": sum(weight.numel() for weight in base.model.parameters()),
+    }
+    with tempfile.TemporaryDirectory() as home:
+        jobs = []
+        for number in range(num_agents):
+            agent = f"{'generator' if number % 2 == 0 else 'critic'}_{number // 2}"
+            made = examples(num_examples, critics=number % 2)[: num_examples - number]
+            files.write_records(Path(home) / f"{agent}.jsonl", made)
+            jobs.append(job(Path(home) / f"{agent}.jsonl", Path(home) / agent, agent=agent, model=base.name))
+        _run(base, jobs[:2])  # loads kernels
+        alone = [_run(base, [one]) for one in jobs]
+        figures["alone"] = {key: [run[key] for run in alone] for key in alone[0]}
+        figures["sequential"] = _sum(alone)
+        figures["together"] = _run(base, jobs)
+        if trl and sum(figures["alone"]["seconds"][:2]) < seconds:
+            by_trl = []
+            for one in jobs[:2]:
+                _reset()
+                run = plain_trl(one.examples, base.model, base.tokenizer)
+                by_trl.append(run | {"peak_gb": _peak()})
+            figures["trl"] = {key: [run[key] for run in by_trl] for key in by_trl[0]}
+            pair = sum(figures["trl"]["seconds"])
+            figures["trl_over_alone"] = pair / sum(figures["alone"]["seconds"][:2])
+            figures["trl_over_together"] = pair * num_agents / 2 / figures["together"]["seconds"]
+    mean = statistics.mean(figures["alone"]["seconds"])
+    figures["together_over_one"] = figures["together"]["seconds"] / mean
+    figures["sequential_over_together"] = figures["sequential"]["seconds"] / figures["together"]["seconds"]
+    return figures
+
+
+def _run(base: Any, jobs: Sequence[TrainJob]) -> dict[str, Any]:
+    """Train agents in one loop; the time is that of the steps."""
+    from maft.trainers import agent, together
+
+    prepared = [agent.prepare(one, SETTINGS, base) for one in jobs]
+    learners = [together.Learner(p.job, p.training, p.objective, p.units) for p in prepared]
+    ends: list[float] = []
+    losses: list[float] = []
+    _reset()
+    start = time.perf_counter()
+    together.train(base, learners, lambda _: ends.append(time.perf_counter()), lambda _, r: losses.extend(r.losses))
+    whole = time.perf_counter() - start
+    steps = sorted({round(end, 4) for end in ends})
+    first = max(end for end in steps if end - steps[0] < 0.002)  # agents of one step report one after the other
+    num_steps = max(len(list(_chunks(len(p.units)))) for p in prepared)
+    seconds = (steps[-1] - first) * num_steps / max(1, num_steps - 1)
+    tokens = sum(len(row.input_ids) for p in prepared for row in p.rows)
+    return {
+        "seconds": seconds,
+        "with_preparation": whole,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+        "loss": statistics.mean(losses),
+        "peak_gb": _peak(),
+    }
+
+
+def _chunks(count: int) -> range:
+    return range(0, count, SETTINGS.batch_size)
+
+
+def _sum(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    seconds, tokens = (sum(run[key] for run in runs) for key in ("seconds", "tokens"))
+    return {"seconds": seconds, "tokens_per_second": tokens / seconds, "peak_gb": max(run["peak_gb"] for run in runs)}
+
+
+def _reset() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> float:
+    """Return the peak of GPU memory, or of this process's on a CPU, in GB."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def random_base(shape: dict[str, Any]) -> Any:
+    """Return a base model with random weights in a shape, and the packaged model's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    from maft.trainers.base_model import BaseModel
+
+    class RandomBase(BaseModel):
+        def __init__(self) -> None:
+            self.name, self.method, self.dtype = "random", "lora", models.usable_dtype("bfloat16")
+            self.on_cpu, self.pristine, self.knows = not torch.cuda.is_available(), True, {}
+            self.tokenizer = AutoTokenizer.from_pretrained(models.resolve(MODEL))
+            torch.manual_seed(0)
+            with torch.device("cpu" if self.on_cpu else "cuda"):
+                self.model = Qwen2ForCausalLM(Qwen2Config(**shape)).to(getattr(torch, self.dtype))
+            self.model.config._name_or_path = self.model.name_or_path = "random"
+
+    return RandomBase()
+
+
+def shapes(*, quick: bool) -> None:
+    """Measure several models in this process, and print JSON after each."""
+    figures: dict[str, Any] = {}
+    plans: dict[str, Any] = {"135M": MODEL} | SHAPES if not quick else {"tiny": TINY}
+    for name, plan in plans.items():
+        base = plan if isinstance(plan, str) else random_base(plan)
+        try:
+            figures[name] = bench_training(base, num_agents=4 if quick else 6, num_examples=20 if quick else 128)
+        except RuntimeError as error:  # such as too little memory: the others are still worth having
+            figures[name] = {"error": str(error).splitlines()[0]}
+        del base
+        _reset()
+        print(json.dumps(figures), flush=True)
 
 
 def main(*, quick: bool) -> None:
@@ -133,7 +302,9 @@ def main(*, quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if sys.argv[1:2] == ["shapes"]:
+        shapes(quick="--quick" in sys.argv)
+    elif len(sys.argv) == 3:
         print(json.dumps({"trl": plain_trl, "maft": ours}[sys.argv[1]](Path(sys.argv[2]))))
     else:
         main(quick="--quick" in sys.argv)

@@ -27,7 +27,9 @@ HEAVY = (
     | {"huggingface_hub"}
 )
 
-LATE = {"trainers.fast_sft"} | {f"samplers.{name}" for name in ("fused", "plain_ops", "slots", "triton_ops")}
+LATE = {f"trainers.{name}" for name in ("fast_sft", "packed", "stack", "together")} | {
+    f"samplers.{name}" for name in ("fused", "plain_ops", "slots", "triton_ops")
+}
 """Files that import engines at once, and are imported inside functions only."""
 
 

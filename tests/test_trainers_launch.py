@@ -80,7 +80,7 @@ def test_several_processes_need_no_gpu(gpus):
 
 
 def test_one_process_is_started_without_a_launcher(tmp_path):
-    command = launch.command(EngineConfig(), tmp_path)
+    command = launch.command(EngineConfig(), tmp_path / "jobs.json")
     assert command == [*launch.WORKER, str(tmp_path / "jobs.json")]
     assert list(tmp_path.iterdir()) == []
 
@@ -101,9 +101,9 @@ def parsed(tmp_path: Path, **engine):
     """Return what `accelerate launch` makes of our command."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
-    command = launch.command(EngineConfig(**engine), tmp_path)
-    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
-    arguments = launch_command_parser().parse_args(command[3:])
+    command = launch.command(EngineConfig(**engine), tmp_path / "jobs.json")
+    assert command[:4] == [sys.executable, "-P", "-m", "accelerate.commands.launch"]
+    arguments = launch_command_parser().parse_args(command[4:])
     return _validate_launch_command(arguments)[0]
 
 

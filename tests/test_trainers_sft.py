@@ -235,7 +235,7 @@ def fake_worker(folder: Path, then: str) -> SftTrainer:
 
             request = json.loads(pathlib.Path(sys.argv[1]).read_text())
             channel = sft_worker._private_stdout()
-            sft_worker._end_with_parent()
+            sft_worker._lines_of_parent()
             print("noise of a library")
             first, second = (pathlib.Path(job["output"]) for job in request["jobs"])
             first.mkdir(parents=True)
@@ -357,7 +357,9 @@ def train(job: TrainJob, settings: TrainConfig = SETTINGS) -> tuple[dict, list]:
     from maft.trainers import sft_worker
 
     seen = []
-    sft_worker.train(job, settings, base_model(job.base_model), seen.append)
+    work = sft_worker.Work("bfloat16")
+    work.dtype, work.base = "bfloat16", base_model(job.base_model)
+    work.train([job], settings, seen.append)
     return json.loads((job.output / "training.json").read_text()), seen
 
 
@@ -621,7 +623,7 @@ def train_full(job: TrainJob, settings: TrainConfig = FULL) -> dict:
     """Train all weights in this process, of a base that is loaded for it; return training.json."""
     from maft.trainers import sft_worker
 
-    sft_worker.train_all([job], settings, "float32", lambda _: None)
+    sft_worker.Work("float32").train([job], settings, lambda _: None)
     return json.loads((job.output / "training.json").read_text())
 
 
@@ -689,7 +691,7 @@ def test_each_full_finetuning_starts_from_the_base_and_not_from_the_one_before(t
         both[0].model_copy(update={"agent": "generator_0"}),
         alone.model_copy(update={"output": tmp_path / "again"}),
     ]
-    sft_worker.train_all(both, FULL, "float32", lambda _: None)
+    sft_worker.Work("float32").train(both, FULL, lambda _: None)
     names = ("model.safetensors", "config.json", "tokenizer.json")
     assert all((alone.output / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
 
@@ -718,7 +720,7 @@ def test_eight_batches_of_one_are_one_batch_of_eight(tiny, tmp_path, method):
         changes = {"method": method, "batch_size": batch, "gradient_accumulation": accumulated, "num_epochs": 2}
         how = FULL.model_copy(update=changes)
         job = make_job(tmp_path / f"{batch}x{accumulated}", "generator_0", [*MIXED, *GENERATOR[5:]], tiny)
-        sft_worker.train_all([job], how, "float32", lambda _: None)
+        sft_worker.Work("float32").train([job], how, lambda _: None)
         losses.append(json.loads((job.output / "training.json").read_text())["losses"])
     assert len(losses[0]) == 4
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] == pytest.approx(losses[0], rel=1e-5)
@@ -746,7 +748,7 @@ def test_packed_examples_have_the_loss_that_they_have_alone(tiny, tmp_path):
         # 8 examples are one step in both: packed, they are 4 rows of up to 200 tokens or fewer
         how = FULL.model_copy(update={"method": "lora", "packing": packing, "batch_size": rows, "num_epochs": 3})
         job = make_job(tmp_path / str(packing), "generator_0", [*MIXED, dialogue("What?", "x" * 500)], tiny)
-        sft_worker.train_all([job], how, "float32", lambda _: None)
+        sft_worker.Work("float32").train([job], how, lambda _: None)
         summary = json.loads((job.output / "training.json").read_text())
         assert summary["num_dropped_too_long"] == 1 and summary["steps"] == 3
         losses.append(summary["losses"])
@@ -788,7 +790,7 @@ def test_a_model_in_which_packed_examples_see_each_other_is_refused(tiny, tmp_pa
     MambaForCausalLM(config).save_pretrained(folder)
     job = make_job(tmp_path, "generator_0", MIXED, str(folder))
     with pytest.raises(DataError, match=r"mamba models packed examples see each other.*train\.packing=false"):
-        sft_worker.train_all([job], FULL.model_copy(update={"packing": True}), "float32", lambda _: None)
+        sft_worker.Work("float32").train([job], FULL.model_copy(update={"packing": True}), lambda _: None)
     assert not job.output.exists()
 
 

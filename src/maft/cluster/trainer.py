@@ -23,7 +23,7 @@ ADVICE = (
 )
 
 
-class RayTrainer:
+class RayTrainer(Trainer):
     """Gives each job to a worker of the cluster."""
 
     def __init__(self, config: RunConfig, trainer: Callable[[RunConfig], Trainer]) -> None:
@@ -35,7 +35,7 @@ class RayTrainer:
         self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
     ) -> None:
         """Make the output folder of each job; see `maft.trainers.base.Trainer`."""
-        jobs = [absolute(job) for job in sorted(jobs, key=lambda job: (-work(job, settings), job.agent))]
+        jobs = [absolute(job) for job in sorted(jobs, key=lambda job: (-job.work(settings), job.agent))]
         for job in jobs:
             for path in (job.examples, job.init_adapter, Path(job.base_model)):
                 if path is not None and path.is_absolute():
@@ -66,11 +66,6 @@ def absolute(job: TrainJob) -> TrainJob:
     """Return a job whose paths mean the same in any working folder."""
     paths = {"examples": job.examples, "output": job.output, "init_adapter": job.init_adapter}
     return job.model_copy(update={name: path and path.absolute() for name, path in paths.items()})
-
-
-def work(job: TrainJob, settings: TrainConfig) -> int:
-    """Return how long a job will take, in no unit: the bytes of its dialogues, as often as they are seen."""
-    return job.examples.stat().st_size * job.training(settings).num_epochs
 
 
 class _Training:

@@ -90,6 +90,9 @@ class TrainConfig(_Training):
     """Batches in one step of the optimiser; 8 of one example are the same as one of 8, in less memory."""
     weight_decay: PerIteration[NotNegative] = 0.0
     max_grad_norm: PerIteration[Rate] = 1.0
+    together: Annotated[Literal["auto"] | bool, FREE] = "auto"
+    """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
+    `auto` does so on GPUs; on a CPU it is not faster."""
     generator: RoleTraining = RoleTraining()
     critic: RoleTraining = RoleTraining()
 

@@ -23,7 +23,7 @@ from maft.hosted import service as hosted
 from maft.hosted.service import NotAnAnswer, Spending
 from maft.method.formats import write_dialogues
 from maft.records import Example, Record
-from maft.trainers.base import TrainJob, TrainProgress
+from maft.trainers.base import Trainer, TrainJob, TrainProgress
 
 log = logging.getLogger("maft")
 
@@ -50,7 +50,7 @@ class Submission(Record):
     job: str | None = None
 
 
-class OpenAiTrainer:
+class OpenAiTrainer(Trainer):
     """Uploads each agent's set, starts its job, and waits for all of them."""
 
     def __init__(self, settings: OpenAiConfig, folder: Path) -> None:

@@ -17,7 +17,7 @@ from maft.errors import DataError
 from maft.models.adapters import shapes_of
 from maft.records import Record
 
-BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

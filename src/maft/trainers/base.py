@@ -1,8 +1,9 @@
 """The seam to finetuning: jobs in, adapters or models in folders out."""
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from maft.config import LoraConfig, TrainConfig, Training
 from maft.records import Record
@@ -27,6 +28,15 @@ class TrainJob(Record):
     seed: int
     lora: LoraConfig | None = None
     """Shape of its adapter, where that is not `train.lora`."""
+    objective: str = "sft"
+    """What is minimised: a name in `maft.trainers.objectives.OBJECTIVES`."""
+    keep_optimizer: bool = False
+    """Continue from the optimiser state that this agent's last job in the same session left, if it is held, and leave
+    one for its next job."""
+
+    def work(self, settings: TrainConfig) -> int:
+        """Return how long the job will take, in no unit: the bytes of its examples, as often as they are seen."""
+        return self.examples.stat().st_size * self.training(settings).num_epochs
 
     def training(self, settings: TrainConfig) -> Training:
         """Return the settings that hold for this job's role, iteration and agent."""
@@ -47,9 +57,10 @@ class TrainProgress(Record):
     """Of this step; None if the trainer does not say."""
 
 
-class Trainer(Protocol):
+class Trainer(ABC):
     """Finetunes agents, one job each."""
 
+    @abstractmethod
     def train(
         self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
     ) -> None:
@@ -58,4 +69,12 @@ class Trainer(Protocol):
         Raises:
             maft.errors.StageFailed: a training failed; the folders of the jobs finished before it are there.
         """
-        ...
+
+    @contextmanager
+    def open(self) -> Iterator["Trainer"]:
+        """Yield a trainer that holds what it can between its calls, until the block ends.
+
+        Trainers in this machine hold the base model and, for jobs with `keep_optimizer`, optimiser states. A failed
+        call loses these, and no finished folder.
+        """
+        yield self

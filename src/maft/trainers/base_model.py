@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,12 @@ class BaseModel:
         import torch
         from transformers import AutoModelForCausalLM
 
-        from maft.trainers.fast_sft import FastSFTTrainer
-
-        FastSFTTrainer.forget_model()
         engine = engine or EngineConfig()
         self.name, self.method, self.trust = name, method, engine.trust_remote_code
         self.on_cpu = not torch.accelerator.is_available()
         self.dtype = dtype
+        self.knows: dict[str, bool] = {}
+        """What trainers have found out about this model."""
         self.pristine = True
         """Whether the weights are as they were loaded; after full finetuning they are not."""
         folder = models.resolve(name)
@@ -65,6 +65,13 @@ class BaseModel:
         except (OSError, ValueError) as error:
             raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._configs = copy.deepcopy((self.model.config, self.model.generation_config))
+
+    def to_device(self) -> None:
+        """Move the model to the accelerator, where there is one; a quantised model is there already."""
+        import torch
+
+        if not self.on_cpu and self.method != "qlora":
+            self.model.to(torch.accelerator.current_accelerator())
 
     def trainable(self, job: TrainJob, training: Training) -> Any:
         """Return the model with what is trained: an adapter, gone on from or drawn by the job's seed, or all of it."""
@@ -118,12 +125,10 @@ class BaseModel:
         if self.method == "full":
             self._save_whole(trained, folder, state)
             return
-        trained.save_pretrained(folder, save_embedding_layers=False, state_dict=state)
-        file = folder / "adapter_config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(config["target_modules"], list):
-            config["target_modules"].sort()  # PEFT holds them in a set
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        from peft import get_peft_model_state_dict
+
+        weights = get_peft_model_state_dict(trained, state_dict=state, save_embedding_layers=False)
+        save_adapter(trained.peft_config["default"], weights, folder)
 
     def _save_whole(self, trained: Any, folder: Path, state: dict[str, Any] | None) -> None:
         import torch
@@ -150,6 +155,28 @@ class BaseModel:
             saved = shape.linear_parameters * (BYTES[self.dtype] - NF4) if self.method == "qlora" else 0
             parts = {"of weights": shape.weight_bytes(self.dtype) - saved}
         memory.check(self.name, parts, *_room(), ADVICE)
+
+
+def save_adapter(config: Any, weights: Mapping[str, Any], folder: Path) -> None:
+    """Write an adapter in PEFT's format; equal weights give equal bytes.
+
+    Args:
+        config: PEFT's.
+        weights: by the names that PEFT gives them in a file.
+        folder: is there and empty.
+    """
+    from safetensors.torch import save_file
+
+    config = copy.copy(config)
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    file = folder / "adapter_config.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(written["target_modules"], list):
+        written["target_modules"].sort()  # PEFT holds them in a set
+    file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def four_bits(dtype: str) -> Any:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from maft.config import TrainConfig, identity
@@ -13,7 +14,7 @@ from maft.models.adapters import digest, model
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
 
 
-class CachedTrainer:
+class CachedTrainer(Trainer):
     """Looks every job up in a folder, and gives only the others to another trainer.
 
     Two jobs are the same if they have the same examples, settings, starting weights and seed.
@@ -23,6 +24,12 @@ class CachedTrainer:
         """Use `trainer` for what is not in `home`, which is made if it is not there."""
         self.trainer = trainer
         self.home = home
+
+    @contextmanager
+    def open(self) -> Iterator[Trainer]:
+        """Open the other trainer."""
+        with self.trainer.open() as trainer:
+            yield CachedTrainer(trainer, self.home)
 
     def train(
         self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
@@ -47,7 +54,8 @@ def key(job: TrainJob, settings: TrainConfig) -> str:
     """Return what a finetuned agent depends on, as a digest."""
     start = digest(job.init_adapter) if job.init_adapter else ""
     chosen = json.dumps(identity(job.training(settings)), sort_keys=True)
-    parts = (job.examples.read_text(encoding="utf-8"), chosen, model(job.base_model), start, str(job.seed))
+    parts = [job.examples.read_text(encoding="utf-8"), chosen, model(job.base_model), start, str(job.seed)]
+    parts += [job.objective] if job.objective != "sft" else []
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -3,16 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import maft
-from maft.config import EngineConfig, RunConfig
+from maft import models
+from maft.config import EngineConfig, RunConfig, TrainConfig
 from maft.errors import ConfigError, MissingExtra
+from maft.models import memory, shapes
+from maft.trainers.base import TrainJob
 
-WORKER = (sys.executable, "-m", "maft.trainers.sft_worker")
+WORKER_BYTES = 2.5e9
+"""Memory of a worker on a CPU beside the weights: libraries, activations, optimiser."""
+WORKER = (sys.executable, "-P", "-m", "maft.trainers.sft_worker")
 
 
 def check(config: RunConfig) -> None:
@@ -52,17 +57,38 @@ def check(config: RunConfig) -> None:
         )
 
 
-def command(engine: EngineConfig, folder: Path) -> list[str]:
-    """Return the command that trains `folder / "jobs.json"`, after writing what it needs beside that file."""
-    jobs = str(folder / "jobs.json")
+def side_by_side(engine: EngineConfig, jobs: Sequence[TrainJob], settings: TrainConfig) -> int:
+    """Return how many workers share the jobs: on a CPU one for each core, as far as jobs and memory suffice."""
+    import torch
+
+    if torch.accelerator.is_available() or settings.method == "full" or settings.together is True:
+        return 1
+    threads = engine.num_threads or num_cores()
+    sizes = [shape.weight_bytes("float32") for shape in map(_shape, {job.base_model for job in jobs}) if shape]
+    fit = int(memory.free_ram() // (max(sizes, default=0.0) + WORKER_BYTES)) if sizes else 1
+    return max(1, min(threads, fit, len(jobs)))
+
+
+def _shape(model: str) -> shapes.Shape | None:
+    return shapes.of_model(models.resolve(model))
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def command(engine: EngineConfig, jobs: Path) -> list[str]:
+    """Return the command that trains a jobs file, after writing what it needs beside that file."""
     if engine.num_train_processes == 1:
-        return [*WORKER, jobs]
+        return [*WORKER, str(jobs)]
+    folder = jobs.parent
     file = folder / "accelerate.json"
     if engine.train_sharding == "deepspeed":
         (folder / "deepspeed.json").write_text(json.dumps(DEEPSPEED, indent=2), encoding="utf-8")
     file.write_text(json.dumps(accelerate_config(engine, folder), indent=2), encoding="utf-8")
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file)]
-    return [*start, "-m", "maft.trainers.sft_worker", jobs]
+    start = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", str(file)]
+    return [*start, "-m", "maft.trainers.sft_worker", str(jobs)]
 
 
 def accelerate_config(engine: EngineConfig, folder: Path) -> dict[str, Any]:
@@ -117,14 +143,21 @@ DEEPSPEED: Mapping[str, Any] = {
 """DeepSpeed's own config: ZeRO-3; `auto` is filled in by transformers from each job's settings."""
 
 
-def environment(engine: EngineConfig) -> dict[str, str]:
-    """Return the environment of the worker: ours, with our own package to be found, over the defaults."""
+def environment(engine: EngineConfig, share: int = 1) -> dict[str, str]:
+    """Return the environment of a worker: ours, with our own package to be found, over the defaults.
+
+    Args:
+        engine: threads, and processes that train one agent together.
+        share: how many workers share the threads.
+    """
     paths = [str(Path(maft.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    made = {"PYTHONPATH": os.pathsep.join(paths)}
-    processes = engine.num_train_processes
+    # Nothing of the working folder is imported, such as somebody's trl.py, by processes of a launcher neither.
+    made = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    processes = engine.num_train_processes * share
     # With several visible GPUs and one process transformers would wrap the model in DataParallel, which TRL refuses.
-    defaults = {"TOKENIZERS_PARALLELISM": "false"} | ({"CUDA_VISIBLE_DEVICES": "0"} if processes == 1 else {})
+    one_gpu = {"CUDA_VISIBLE_DEVICES": "0"} if engine.num_train_processes == 1 else {}
+    defaults = {"TOKENIZERS_PARALLELISM": "false"} | one_gpu
     if engine.num_threads or processes > 1:
-        threads = engine.num_threads or os.cpu_count() or 1
+        threads = engine.num_threads or num_cores()
         made["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     return defaults | os.environ | made

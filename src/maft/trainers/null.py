@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from maft.config import TrainConfig
 from maft.files import appearing_whole
-from maft.trainers.base import TrainJob, TrainProgress
+from maft.trainers.base import Trainer, TrainJob, TrainProgress
 
 
-class NullTrainer:
+class NullTrainer(Trainer):
     """Writes, in place of each adapter, a small file that says what would have been trained on what."""
 
     def train(

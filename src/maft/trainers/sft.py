@@ -1,21 +1,24 @@
-"""Finetunes agents with TRL and PEFT in a child process, whose memory is gone when it ends.
+"""Finetunes agents with torch, PEFT and TRL in child processes, whose memory is gone when they end.
 
-The child (`maft.trainers.sft_worker`) trains all jobs of one call in turn, with the base model loaded once. It reports
-on its standard output, one JSON object a line, and ends itself when its standard input closes, that is when we die.
-Several processes are started by `accelerate launch`, and do the same. Where they divide the weights among them, each
-job has a start of its own, since the libraries leave divided weights divided.
+A child (`maft.trainers.sft_worker`) trains the jobs of one call, and holds the base model for the next one. It reports
+on its standard output, one JSON object a line, and ends itself when its standard input closes, that is when we die. On
+a CPU several children work side by side, each with its share of the jobs and of the threads: small matrix products
+gain little from a second thread. Several processes that train one agent together are started by `accelerate launch`,
+for each call anew; where they divide the weights, for each job, since the libraries leave divided weights divided.
 """
 
 import json
 import os
+import queue
 import select
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,19 +26,21 @@ from maft.config import EngineConfig, TrainConfig
 from maft.errors import DataError, StageFailed
 from maft.files import partial
 from maft.trainers import launch
-from maft.trainers.base import TrainJob, TrainProgress
+from maft.trainers.base import Trainer, TrainJob, TrainProgress
 
 LOG_LINES = 15
 LESS_MEMORY = (
-    "The same run goes on with train.gradient_checkpointing=true, or on several GPUs with engine.num_train_processes "
+    "Continue the same run with train.gradient_checkpointing=true, or on several GPUs with engine.num_train_processes "
     "and engine.train_sharding. A new one (name=...) may have a smaller train.batch_size and as many times more "
     "train.gradient_accumulation, a smaller train.max_length, or train.method=qlora."
 )
 SECONDS_TO_END = 30
 """What processes get to end by themselves, before nobody waits for them any longer."""
 
+OnProgress = Callable[[TrainProgress], None]
 
-class SftTrainer:
+
+class SftTrainer(Trainer):
     """Finetunes one agent for each job; runs on the best device there is: CUDA, MPS or the CPU."""
 
     def __init__(self, engine: EngineConfig | None = None, worker: Sequence[str] | None = None) -> None:
@@ -44,74 +49,190 @@ class SftTrainer:
         self.worker = worker
         """Command to which the jobs file is added, in place of the real one; for tests."""
 
-    def train(
-        self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
-    ) -> None:
+    def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
         """Make the output folder of each job.
 
         Raises:
             DataError: the model, an adapter or the examples cannot be trained on.
-            StageFailed: the worker ended too early; the folders of the jobs finished before it are there.
+            StageFailed: a worker ended too early; the folders of the jobs finished before it are there.
         """
-        divided = self.engine.train_sharding != "none"
-        for together in [[job] for job in jobs] if divided else [jobs]:
-            self._train_in_one_start(together, settings, on_progress)
+        with self.open() as session:
+            session.train(jobs, settings, on_progress)
 
-    def _train_in_one_start(
-        self,
-        jobs: Sequence[TrainJob],
-        settings: TrainConfig,
-        on_progress: Callable[[TrainProgress], None],
+    @contextmanager
+    def open(self) -> Iterator[Trainer]:
+        """Yield a trainer whose workers live until the block ends; one that fails is started again by the next call."""
+        session = _Session(self.engine, self.worker)
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+class _Session(Trainer):
+    """The workers of one session."""
+
+    def __init__(self, engine: EngineConfig, command: Sequence[str] | None) -> None:
+        self.engine, self.command = engine, command
+        self.workers: list[_Worker] = []
+        self.home: dict[str, int] = {}
+        """The worker that trained an agent last."""
+
+    def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
+        if self.engine.num_train_processes > 1:
+            for group in [[job] for job in jobs] if self.engine.train_sharding != "none" else [jobs]:
+                with _Worker(self.engine, self.command, 1) as worker:
+                    worker.train(group, settings, on_progress)
+            return
+        number = 1 if self.command else launch.side_by_side(self.engine, jobs, settings)
+        while len(self.workers) < number:
+            self.workers.append(_Worker(self.engine, self.command, number))
+        shares = self._shares(jobs, settings)
+        if len(shares) == 1:
+            ((number, own),) = shares.items()
+            self.workers[number].train(own, settings, on_progress)
+            return
+        self._side_by_side(shares, settings, on_progress)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            worker.close()
+
+    def _shares(self, jobs: Sequence[TrainJob], settings: TrainConfig) -> dict[int, list[TrainJob]]:
+        """Divide jobs among the workers, the longest first; who continues an optimiser goes where it is held."""
+        shares: dict[int, list[TrainJob]] = {}
+        filled = [0] * len(self.workers)
+        for job in sorted(jobs, key=lambda job: -job.work(settings)) if len(self.workers) > 1 else jobs:
+            number = filled.index(min(filled))
+            if job.keep_optimizer:
+                number = self.home.setdefault(job.agent, number)
+            shares.setdefault(number, []).append(job)
+            filled[number] += job.work(settings)
+        return shares
+
+    def _side_by_side(
+        self, shares: Mapping[int, Sequence[TrainJob]], settings: TrainConfig, on_progress: OnProgress
     ) -> None:
-        scratch = Path(tempfile.mkdtemp(prefix="maft-train-"))
+        """Let each worker do its share; one that fails stops no other."""
+        events: queue.SimpleQueue[TrainProgress | Exception | None] = queue.SimpleQueue()
+
+        def work(worker: _Worker, jobs: Sequence[TrainJob]) -> None:
+            try:
+                worker.train(jobs, settings, events.put)
+            except Exception as error:
+                events.put(error)
+            finally:
+                events.put(None)
+
+        threads = [
+            threading.Thread(target=work, args=(self.workers[number], jobs), daemon=True)
+            for number, jobs in shares.items()
+        ]
+        for thread in threads:
+            thread.start()
+        running, errors = len(threads), []
+        try:
+            while running:
+                event = events.get()
+                if isinstance(event, TrainProgress):
+                    on_progress(event)
+                elif isinstance(event, Exception):
+                    errors.append(event)
+                else:
+                    running -= 1
+        finally:
+            if running:  # an interrupt
+                self.close()
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+
+
+class _Worker:
+    """One child process, started at the first call and after a failed one."""
+
+    def __init__(self, engine: EngineConfig, command: Sequence[str] | None, share: int) -> None:
+        self.engine, self.command, self.share = engine, command, share
+        self.scratch: Path | None = None
+        self.process: subprocess.Popen[str] | None = None
+        self.num_calls = 0
+
+    def __enter__(self) -> "_Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
+        """Make the output folder of each job; see `SftTrainer.train`."""
+        scratch = self.scratch = self.scratch or Path(tempfile.mkdtemp(prefix="maft-train-"))
+        self.num_calls += 1
         request = {
             "dtype": self.engine.dtype,
             "engine": self.engine.model_dump(mode="json"),
             "settings": settings.model_dump(mode="json"),
             "jobs": [job.model_dump(mode="json") for job in jobs],
         }
-        (scratch / "jobs.json").write_text(json.dumps(request, indent=2), encoding="utf-8")
-        command = [*self.worker, str(scratch / "jobs.json")] if self.worker else launch.command(self.engine, scratch)
+        file = scratch / f"jobs_{self.num_calls}.json"
+        file.write_text(json.dumps(request, indent=2), encoding="utf-8")
         try:
-            with _process(command, scratch / "worker.log", launch.environment(self.engine)) as process:
-                complaint = _follow(process, on_progress)
+            process = self.process = self._told(file)
+            finished, complaint = _follow(process, on_progress)
+            if not finished:
                 process.wait()
+            elif all(job.output.is_dir() for job in jobs):
+                return
         except BaseException:  # an interrupt, or a fault of ours: nobody will read the log
-            shutil.rmtree(scratch)
+            self.close()
             raise
         finally:
             for job in jobs:
                 shutil.rmtree(partial(job.output), ignore_errors=True)
-        if complaint is not None and complaint["kind"] == "DataError":
-            shutil.rmtree(scratch)
+        code = process.returncode
+        if complaint is None and not code and all(job.output.is_dir() for job in jobs):
+            self.close()
+            return
+        keep = complaint is None or complaint["kind"] != "DataError"
+        self.close(keep_log=keep)
+        if complaint is not None and not keep:
             raise DataError(complaint["message"])
-        if process.returncode or not all(job.output.is_dir() for job in jobs):
-            raise StageFailed(_failure(jobs, process.returncode, complaint, scratch / "worker.log"))
-        shutil.rmtree(scratch)
+        raise StageFailed(_failure(jobs, code or 0, complaint, scratch / "worker.log"))
 
+    def close(self, *, keep_log: bool = False) -> None:
+        """End the process, and what it was given."""
+        process, self.process = self.process, None
+        scratch, self.scratch = self.scratch, None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            process.kill()
+            with suppress(OSError):
+                process.stdin.close()  # which ends the workers that a launcher has started
+            process.wait()
+            _wait_for_the_end(process.stdout)
+            process.stdout.close()
+        if scratch is not None and not keep_log:
+            shutil.rmtree(scratch, ignore_errors=True)
 
-@contextmanager
-def _process(command: Sequence[str], log: Path, env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Start the worker; whatever happens in the block, it does not outlive it."""
-    with log.open("w", encoding="utf-8") as stderr:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            encoding="utf-8",
-            env=env,
-        )
-    try:
-        yield process
-    finally:
-        assert process.stdin is not None and process.stdout is not None
-        process.kill()
-        process.stdin.close()  # which ends the workers that a launcher has started
-        process.wait()
-        _wait_for_the_end(process.stdout)
-        process.stdout.close()
+    def _told(self, file: Path) -> "subprocess.Popen[str]":
+        """Return the process, which has been given a jobs file."""
+        if self.process is not None and self.process.poll() is None:
+            assert self.process.stdin is not None
+            self.process.stdin.write(f"{file}\n")
+            self.process.stdin.flush()
+            return self.process
+        command = [*self.command, str(file)] if self.command else launch.command(self.engine, file)
+        with (file.parent / "worker.log").open("w", encoding="utf-8") as stderr:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                env=launch.environment(self.engine, self.share),
+            )
 
 
 def _wait_for_the_end(pipe: IO[str]) -> None:
@@ -122,8 +243,12 @@ def _wait_for_the_end(pipe: IO[str]) -> None:
             return
 
 
-def _follow(process: "subprocess.Popen[str]", on_progress: Callable[[TrainProgress], None]) -> dict[str, Any] | None:
-    """Pass the worker's progress on until it closes its output; return its complaint, if it made one."""
+def _follow(process: "subprocess.Popen[str]", on_progress: OnProgress) -> tuple[bool, dict[str, Any] | None]:
+    """Pass a worker's progress on until it has done its file, or closes its output.
+
+    Returns:
+        Whether it has done its file, and its complaint, if it made one.
+    """
     assert process.stdout is not None
     complaint = None
     for line in process.stdout:
@@ -132,8 +257,10 @@ def _follow(process: "subprocess.Popen[str]", on_progress: Callable[[TrainProgre
         event = json.loads(line)
         if "progress" in event:
             on_progress(TrainProgress.model_validate(event["progress"]))
+        if "done" in event:
+            return True, None
         complaint = event.get("error", complaint)
-    return complaint
+    return False, complaint
 
 
 def _failure(jobs: Sequence[TrainJob], code: int, complaint: Mapping[str, Any] | None, log: Path) -> str:

@@ -1,65 +1,70 @@
-"""The child process of `maft.trainers.sft`: trains the jobs of a jobs file in turn, with the base model loaded once.
+"""The child process of `maft.trainers.sft`: trains the jobs of one jobs file after another.
 
 python -m maft.trainers.sft_worker jobs.json < pipe-that-closes-when-the-parent-dies
 
-With several processes `accelerate launch` starts one of these for each; only the first one writes and reports.
+Further jobs files are named on standard input, one a line; base model and optimiser states are held between them. With
+several processes `accelerate launch` starts one of these for each; only the first one writes and reports, and they end
+after their first file.
 """
 
 import json
-import math
+import logging
 import os
-import shutil
+import queue
 import signal
 import sys
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-import maft
-from maft import files, models
-from maft.config import EngineConfig, TrainConfig, Training
+from maft import models
+from maft.config import EngineConfig, TrainConfig
 from maft.errors import DataError
-from maft.files import appearing_whole
 from maft.models import probe
-from maft.records import Example
-from maft.trainers import cards
+from maft.trainers import agent
+from maft.trainers.agent import Prepared
 from maft.trainers.base import TrainJob, TrainProgress
-from maft.trainers.base_model import BaseModel, is_first, num_processes, sharded
-from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
+from maft.trainers.base_model import BaseModel, is_first, num_processes, save_adapter, sharded
 
 Report = Callable[[TrainProgress], None]
-
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-LIBRARIES = ("torch", "transformers", "trl", "peft")
+log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Train the jobs of the file named on the command line, reporting on standard output."""
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    """Train the jobs of the file named on the command line, then of those named on standard input."""
     channel = _private_stdout()
-    _end_with_parent()
-    jobs = [TrainJob.model_validate(job) for job in request["jobs"]]
+    further = _lines_of_parent()
+    work: Work | None = None
 
     def report(progress: TrainProgress) -> None:
         if is_first():
             _send(channel, {"progress": progress.model_dump()})
 
-    try:
-        settings = TrainConfig.model_validate(request["settings"])
-        train_all(jobs, settings, request["dtype"], report, EngineConfig.model_validate(request["engine"]))
-    except DataError as error:
-        _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
-        return error.exit_code
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        _send(channel, {"error": {"kind": "memory", "message": str(error).splitlines()[0]}})
-        return 1
+    for file in _files(sys.argv[1], further):
+        request = json.loads(Path(file).read_text(encoding="utf-8"))
+        jobs = [TrainJob.model_validate(job) for job in request["jobs"]]
+        work = work or Work(request["dtype"], EngineConfig.model_validate(request["engine"]))
+        try:
+            work.train(jobs, TrainConfig.model_validate(request["settings"]), report)
+        except DataError as error:
+            _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
+            return error.exit_code
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            _send(channel, {"error": {"kind": "memory", "message": str(error).splitlines()[0]}})
+            return 1
+        if is_first():
+            _send(channel, {"done": file})
     return 0
+
+
+def _files(first: str, further: "queue.SimpleQueue[str]") -> Iterator[str]:
+    yield first
+    while num_processes() == 1:
+        yield further.get()
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -80,177 +85,134 @@ def _send(channel: IO[str], event: dict[str, Any]) -> None:
     channel.flush()
 
 
-def _end_with_parent() -> None:
-    """End this process when its standard input closes: the parent is dead, even if by kill -9."""
+def _lines_of_parent() -> "queue.SimpleQueue[str]":
+    """Return the lines of standard input; this process ends when it closes: the parent is dead, even by kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too, but it is the parent who decides
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def watch() -> None:
-        while os.read(0, 1024):
-            pass
+        with os.fdopen(0, encoding="utf-8", closefd=False) as stdin:
+            for line in stdin:
+                lines.put(line.strip())
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    return lines
 
 
-def train_all(
-    jobs: Sequence[TrainJob], settings: TrainConfig, dtype: str, report: Report, engine: EngineConfig | None = None
-) -> None:
-    """Make the output folder of each job."""
-    base: BaseModel | None = None
-    dtype = models.usable_dtype(dtype)
-    if dtype == "float32":  # `accelerate launch` was told the precision before anyone had looked at the hardware
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-    # Where weights are divided, the libraries must know of it before they load any: while this object lives, they do.
-    announced = _arguments(jobs[0], jobs[0].training(settings), dtype, os.devnull) if sharded() else None
-    for job in jobs:
-        if base is None or base.name != job.base_model or not base.pristine:
-            base = None  # free the old one before the new one is there
-            base = BaseModel(job.base_model, dtype, settings.method, engine)
-        train(job, settings, base, report)
-    del announced
+class Work:
+    """What is held from one call to the next: a base model, and the optimiser states of agents that ask for it."""
 
+    def __init__(self, dtype: str, engine: EngineConfig | None = None) -> None:
+        """Load nothing yet."""
+        self.engine = engine
+        self.dtype = models.usable_dtype(dtype)
+        self.base: BaseModel | None = None
+        self.states: dict[str, Mapping[str, Any]] = {}
+        if self.dtype == "float32":  # `accelerate launch` was given the precision before anyone looked at the hardware
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
 
-def train(job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report) -> None:
-    """Finetune one agent and make its output folder."""
-    started = time.monotonic()
-    examples = files.read_records(job.examples, Example)
-    training = job.training(settings)
-    rows = [tokenize(base.template, e.messages, training.loss_turns, e.token_ids) for e in examples]
-    kept = [row for row in rows if len(row.input_ids) <= training.max_length]
-    model = base.trainable(job, training)
-    losses, state = _fit(job, training, base, model, kept, report) if kept else ([], None)
-    summary = _summary(job, training, base, rows, kept, losses) | {"seconds": round(time.monotonic() - started, 1)}
-    if base.method == "lora" and not sharded():
-        summary["probe"] = probe.of_adapter(model, probe.token_ids(base.tokenizer)).model_dump()
-    if is_first():
-        with appearing_whole(job.output) as folder:
-            if not kept and job.init_adapter is not None and base.method != "full":
-                shutil.copytree(job.init_adapter, folder, dirs_exist_ok=True)
-            else:
-                base.save(model, folder, state)
-            (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            (folder / "README.md").write_text(_card(job, training, summary), encoding="utf-8")
-    if not sharded():  # divided weights stay divided, and this process ends
-        base.restore(model)
-    if not kept:
-        report(TrainProgress(agent=job.agent, step=0, num_steps=0, loss=None, tokens=0))
+    def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, report: Report) -> None:
+        """Make the output folder of each job."""
+        # Where weights are divided, the libraries must know before they load any: while this object lives, they do.
+        announced = None
+        if sharded():
+            from maft.trainers import trl_fit
 
+            announced = trl_fit.arguments(jobs[0], jobs[0].training(settings), self.dtype, os.devnull)
+        for name, of_base in groupby(jobs, key=lambda job: job.base_model):
+            group = list(of_base)
+            if settings.method == "full" or not _in_packed_loop(settings):
+                for job in group:
+                    self._with_trl(agent.prepare(job, settings, self._loaded(name, settings)), report)
+                continue
+            base = self._loaded(name, settings)
+            prepared = [agent.prepare(job, settings, base) for job in group]
+            for each in [prepared] if together(settings, base) else [[one] for one in prepared]:
+                self._packed(each, base, report)
+        del announced
 
-def _fit(
-    job: TrainJob, training: Training, base: BaseModel, model: Any, rows: Sequence[DialogueTokens], report: Report
-) -> tuple[list[float], dict[str, Any] | None]:
-    """Run the optimiser; return the loss of each step and, where weights are divided, the whole of them."""
-    from datasets import Dataset
+    def _loaded(self, name: str, settings: TrainConfig) -> BaseModel:
+        """Return a base model as it was loaded; another one is freed first."""
+        known = self.base
+        if known is None or known.name != name or known.method != settings.method or not known.pristine:
+            self.base = known = None
+            self.base = BaseModel(name, self.dtype, settings.method, self.engine)
+        return self.base  # type: ignore[return-value]  # it has just been set
 
-    from maft.trainers.fast_sft import FastSFTTrainer
+    def _packed(self, prepared: Sequence[Prepared], base: BaseModel, report: Report) -> None:
+        """Train agents in one loop; what it cannot do is done for one agent at a time, and then by TRL."""
+        from maft.trainers import together as loop
 
-    dataset = Dataset.from_list([row._asdict() for row in rows])
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = FastSFTTrainer(
-            model=model,
-            args=_arguments(job, training, base.dtype, scratch),
-            train_dataset=dataset,
-            processing_class=base.tokenizer,
-            callbacks=[_reporter(job, report)],
-        )
-        trainer.train()
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return losses, trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded() else None
+        by_agent = {one.job.agent: one for one in prepared if one.units}
+        for one in prepared:
+            if not one.units:
+                self._without_examples(one, base, report)
 
-
-def _arguments(job: TrainJob, training: Training, dtype: str, scratch: str) -> Any:
-    """Return our settings in TRL's words."""
-    import torch
-    from trl import SFTConfig
-
-    on_cpu = not torch.accelerator.is_available()
-    recompute = not on_cpu if training.gradient_checkpointing is None else training.gradient_checkpointing
-    return SFTConfig(
-        output_dir=scratch,
-        seed=job.seed % 2**32,  # what numpy accepts
-        num_train_epochs=training.num_epochs,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=SCHEDULES[training.lr_schedule],
-        warmup_steps=min(training.warmup_ratio, 1 - 1e-9),  # below 1 it is a share of all steps
-        per_device_train_batch_size=training.batch_size // num_processes(),
-        gradient_accumulation_steps=training.gradient_accumulation,
-        average_tokens_across_devices=True,  # a loss is a mean over the tokens of a whole step, whoever holds them
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-        packing=training.packing,
-        packing_strategy="bfd",  # whole examples; the other ways cut them
-        max_length=training.max_length if training.packing else None,  # too long ones are out; TRL would cut them
-        bf16=dtype == "bfloat16",
-        use_cpu=on_cpu,
-        gradient_checkpointing=recompute,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def _reporter(job: TrainJob, report: Report) -> Any:
-    """Return a callback that reports every optimiser step and stops at a loss that is no number."""
-    from transformers import TrainerCallback
-
-    class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked here
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if "loss" not in logs:
-                return
-            if not math.isfinite(logs["loss"]):
-                raise DataError(
-                    f"training {job.agent}: the loss is {logs['loss']} at step {state.global_step}. "
-                    "Use a smaller train.learning_rate, or engine.dtype=float32."
-                )
-            report(
-                TrainProgress(
-                    agent=job.agent,
-                    step=state.global_step,
-                    num_steps=state.max_steps,
-                    loss=logs["loss"],
-                    tokens=int(logs["num_tokens"]),
-                    learning_rate=logs.get("learning_rate"),
-                )
+        def done(learner: loop.Learner, result: loop.Trained) -> None:
+            one = by_agent.pop(learner.job.agent)
+            if one.job.keep_optimizer:
+                self.states[one.job.agent] = result.optimizer_state
+            agent.write(
+                one,
+                base,
+                result.losses,
+                lambda folder: save_adapter(result.config, result.weights, folder),
+                together=len(prepared),
+                probe=result.probe,
             )
 
-    return Reporter()
+        learners = [
+            loop.Learner(
+                one.job,
+                one.training,
+                one.objective,
+                one.units,
+                self.states.get(one.job.agent) if one.job.keep_optimizer else None,
+            )
+            for one in by_agent.values()
+        ]
+        if not learners:
+            return
+        try:
+            loop.train(base, learners, report, done)
+        except loop.Unsupported as why:
+            log.warning("%s: %s; training in another way", base.name, why)
+            for one in list(by_agent.values()):
+                if len(learners) > 1:
+                    self._packed([one], base, report)
+                else:
+                    self._with_trl(one, report)
+
+    def _with_trl(self, one: Prepared, report: Report) -> None:
+        from maft.trainers import trl_fit
+
+        base = self.base
+        assert base is not None
+        if not one.units:
+            self._without_examples(one, base, report)
+            return
+        model = base.trainable(one.job, one.training)
+        losses, state = trl_fit.fit(one.job, one.training, base, model, one.rows, report)
+        probed = None
+        if base.method == "lora" and not sharded():
+            probed = probe.of_adapter(model, probe.token_ids(base.tokenizer))
+        agent.write(one, base, losses, lambda folder: base.save(model, folder, state), probe=probed)
+        if not sharded():  # divided weights stay divided, and this process ends
+            base.restore(model)
+
+    def _without_examples(self, one: Prepared, base: BaseModel, report: Report) -> None:
+        agent.write_untrained(one, base)
+        report(TrainProgress(agent=one.job.agent, step=0, num_steps=0, loss=None, tokens=0))
 
 
-def _summary(
-    job: TrainJob,
-    training: Training,
-    base: BaseModel,
-    rows: Sequence[DialogueTokens],
-    kept: Sequence[DialogueTokens],
-    losses: Sequence[float],
-) -> dict[str, Any]:
-    """Return what training.json says."""
-    epochs = training.num_epochs
-    return {
-        "agent": job.agent,
-        "role": job.role,
-        "iteration": job.iteration,
-        "seed": job.seed,
-        "init_adapter": job.init_adapter and job.init_adapter.name,
-        "method": base.method,
-        "trained": bool(kept),
-        "num_examples": len(rows),
-        "num_dropped_too_long": len(rows) - len(kept),
-        "steps": len(losses),
-        "tokens": epochs * sum(len(row.input_ids) for row in kept),
-        "completion_tokens": epochs * sum(row.num_completion_tokens for row in kept),
-        "losses": list(losses),
-        "dtype": base.dtype,
-        "num_processes": num_processes(),
-        "versions": {"maft": maft.__version__} | {name: metadata.version(name) for name in LIBRARIES},
-    }
+def _in_packed_loop(settings: TrainConfig) -> bool:
+    return num_processes() == 1 and settings.method != "full" and not settings.packing
 
 
-def _card(job: TrainJob, training: Training, summary: dict[str, Any]) -> str:
-    base = models.public_name(job.base_model)
-    return cards.card(cards.Finetuned(job.agent, job.role, job.iteration, base, training, summary))
+def together(settings: TrainConfig, base: BaseModel) -> bool:
+    """Say whether the agents of a base model are trained in the same steps: `auto` is on GPUs."""
+    return not base.on_cpu if settings.together == "auto" else settings.together
 
 
 if __name__ == "__main__":

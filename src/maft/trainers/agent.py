@@ -1,0 +1,129 @@
+"""One agent's finetuning before and after the training itself: examples to tokens, and its folder."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import maft
+from maft import files, models
+from maft.config import TrainConfig, Training
+from maft.files import appearing_whole
+from maft.models.probe import Probe, of_adapter, token_ids
+from maft.records import Example, Message
+from maft.trainers import cards, objectives
+from maft.trainers.base import TrainJob
+from maft.trainers.base_model import BaseModel, is_first, num_processes
+from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
+from maft.trainers.objectives import Objective, Unit
+
+LIBRARIES = ("torch", "transformers", "trl", "peft")
+
+
+class Prepared(NamedTuple):
+    """A job with its examples as tokens."""
+
+    job: TrainJob
+    training: Training
+    objective: Objective
+    units: Sequence[Unit]
+    """The examples that are not too long."""
+    num_examples: int
+    started: float
+
+    @property
+    def rows(self) -> list[DialogueTokens]:
+        """All rows of all examples."""
+        return [row for unit in self.units for row in unit.rows]
+
+
+def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Prepared:
+    """Read and tokenise the examples of a job.
+
+    Raises:
+        DataError: they cannot be read, or the objective or the chat template cannot work with them.
+    """
+    started = time.monotonic()
+    training, objective = job.training(settings), objectives.make(job.objective)
+
+    def tokens(messages: Sequence[Message], sampled: Sequence[Sequence[int] | None] | None) -> DialogueTokens:
+        return tokenize(base.template, messages, training.loss_turns, sampled)
+
+    units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
+    kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]
+    return Prepared(job, training, objective, kept, len(units), started)
+
+
+def write(
+    prepared: Prepared, base: BaseModel, losses: Sequence[float], save: Callable[[Path], None], together: int = 1, probe: Probe | None = None
+) -> None:
+    """Make the agent's folder: it appears whole.
+
+    Args:
+        prepared: the job.
+        base: its base model.
+        losses: of each step.
+        save: writes the weights into the folder.
+        together: how many agents were trained in the same steps.
+        probe: likelihoods by which an engine that samples is checked.
+    """
+    if not is_first():
+        return
+    job, training = prepared.job, prepared.training
+    summary = _summary(prepared, base, losses) | {
+        "together": together,
+        "seconds": round(time.monotonic() - prepared.started, 1),
+    }
+    if probe is not None:
+        summary["probe"] = probe.model_dump()
+    public = models.public_name(job.base_model)
+    card = cards.card(cards.Finetuned(job.agent, job.role, job.iteration, public, training, summary))
+    with appearing_whole(job.output) as folder:
+        save(folder)
+        (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def write_untrained(prepared: Prepared, base: BaseModel) -> None:
+    """Make the folder of an agent without examples: the adapter that it begins with, or a fresh one."""
+    start = prepared.job.init_adapter
+    if start is not None and base.method != "full":
+        write(prepared, base, [], lambda folder: _copy(start, folder))
+        return
+    model = base.trainable(prepared.job, prepared.training)
+    probed = of_adapter(model, token_ids(base.tokenizer)) if base.method == "lora" else None
+    write(prepared, base, [], lambda folder: base.save(model, folder), probe=probed)
+    base.restore(model)
+
+
+def _copy(start: Path, folder: Path) -> None:
+    shutil.copytree(start, folder, dirs_exist_ok=True)
+
+
+def _summary(prepared: Prepared, base: BaseModel, losses: Sequence[float]) -> dict[str, Any]:
+    """Return what training.json says."""
+    job, rows, epochs = prepared.job, prepared.rows, prepared.training.num_epochs
+    return {
+        "agent": job.agent,
+        "role": job.role,
+        "iteration": job.iteration,
+        "seed": job.seed,
+        "init_adapter": job.init_adapter and job.init_adapter.name,
+        "method": base.method,
+        "objective": job.objective,
+        "trained": bool(rows),
+        "num_examples": prepared.num_examples,
+        "num_dropped_too_long": prepared.num_examples - len(prepared.units),
+        "steps": len(losses),
+        "tokens": epochs * sum(len(row.input_ids) for row in rows),
+        "completion_tokens": epochs * sum(row.num_completion_tokens for row in rows),
+        "losses": list(losses),
+        "dtype": base.dtype,
+        "num_processes": num_processes(),
+        "versions": {"maft": maft.__version__}
+        | {name: metadata.version(name) for name in LIBRARIES if find_spec(name) is not None},
+    }

@@ -1,0 +1,344 @@
+"""Finetuning of all agents of one base model together: one forward pass for the examples of all of them.
+
+Each agent has its own examples in its own order, its own schedule, clipping, loss and optimiser state, so it becomes
+what it becomes alone, to rounding. An agent that has done its steps is handed over at once and leaves; the others
+continue without it. With one agent this is an ordinary training loop.
+
+A step is done in parts that memory has room for. Logits are computed only where a token with loss is predicted. Before
+anything is trained, packed rows are compared with single ones that go through the model's own attention.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from maft.errors import DataError
+from maft.models.probe import Probe, measure, token_ids
+from maft.trainers import packed
+from maft.trainers.base import TrainProgress
+from maft.trainers.base_model import BaseModel
+from maft.trainers.dialogue_tokens import IGNORED, DialogueTokens
+from maft.trainers.objectives import Scored
+from maft.trainers.packed import Attention, TokenLogprobs, lay_out
+from maft.trainers.stack import Adapter, Learner, Stack, Trained, Unsupported
+
+__all__ = ["Learner", "Trained", "Unsupported", "train"]
+
+TOLERANCE = 0.02
+"""Largest mean difference of a row's log-probabilities that rounding to bfloat16 explains."""
+CPU_TOKENS = 1024
+"""Tokens of a part on a CPU: fewer make matrix products less efficient, more do not stay in its caches."""
+GPU_TOKENS = (4096, 65536)
+"""The same on a GPU: of the first part, by which the memory of a token is measured, and at most."""
+PLENTY = 8192
+"""Tokens of a part that make computing activations twice unnecessary."""
+MEMORY_SHARE = 0.7
+"""Share of the free GPU memory that a part may take."""
+
+Place = tuple[int, int]
+"""An agent's number in the stack, and the number of an example of its."""
+
+
+def train(
+    base: BaseModel,
+    learners: Sequence[Learner],
+    report: Callable[[TrainProgress], None],
+    done: Callable[[Learner, Trained], None],
+) -> None:
+    """Train agents of one base model together.
+
+    Args:
+        base: their model.
+        learners: the agents; each has at least one example.
+        report: gets every agent's progress after every step.
+        done: gets each agent when it has done its steps, while others may still be training.
+
+    Raises:
+        Unsupported: this model or an adapter needs another trainer.
+        DataError: the loss of an agent is not a number.
+    """
+    base.to_device()
+    active = [Adapter(base, learner) for learner in learners]
+    with PackedModel(base, [learner.training.gradient_checkpointing for learner in learners]) as model:
+        while active:
+            model.put(active)
+            for _ in range(min(len(adapter.steps) - len(adapter.losses) for adapter in active)):
+                _step(model, active, report)
+            for number, adapter in enumerate(active):
+                if adapter.finished:
+                    done(adapter.learner, adapter.result()._replace(probe=model.probe(number)))
+            active = [adapter for adapter in active if not adapter.finished]
+
+
+def _step(model: "PackedModel", adapters: Sequence[Adapter], report: Callable[[TrainProgress], None]) -> None:
+    """Do one optimiser step of every agent."""
+    batches = [adapter.steps[len(adapter.losses)] for adapter in adapters]
+    values = model.backward(batches)
+    for adapter, value in zip(adapters, values, strict=True):
+        if not math.isfinite(value):
+            raise DataError(
+                f"training {adapter.learner.job.agent}: the loss is {value} at step {len(adapter.losses) + 1}. "
+                "Use a smaller train.learning_rate, or engine.dtype=float32."
+            )
+    progress = []
+    for adapter, batch, value, gradient in zip(adapters, batches, values, model.stack.gradients(), strict=True):
+        adapter.losses.append(value)
+        adapter.tokens += sum(adapter.learner.units[place].num_tokens for place in batch)
+        rate = adapter.update(gradient)
+        progress.append(
+            TrainProgress(
+                agent=adapter.learner.job.agent,
+                step=len(adapter.losses),
+                num_steps=len(adapter.steps),
+                loss=value,
+                tokens=adapter.tokens,
+                learning_rate=rate,
+            )
+        )
+    model.stack.refresh()
+    for step in progress:
+        report(step)
+
+
+class PackedModel:
+    """A base model that computes packed rows with the adapters of several agents, while it is entered."""
+
+    stack: Stack
+
+    def __init__(self, base: BaseModel, recompute: Sequence[bool | None]) -> None:
+        """Prepare the model.
+
+        Args:
+            base: the model.
+            recompute: `gradient_checkpointing` of the agents; None is no, unless memory is short.
+
+        Raises:
+            Unsupported: the model has dropout, or a head that cannot be replaced.
+        """
+        self.base, self.model = base, base.model
+        self.device = next(base.model.parameters()).device
+        self.head = base.model.get_output_embeddings()
+        if self.head is None or any(m.p for m in self.model.modules() if isinstance(m, torch.nn.Dropout)):
+            raise Unsupported("a model with dropout, or without a language-model head")
+        self._attention = _attention()
+        self._padded = True
+        self._own_attention = base.model.config._attn_implementation
+        self._recompute = any(recompute)
+        self._may_recompute = None in recompute
+        self._tokens = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS[0]
+        self._measured = self.device.type != "cuda"
+
+    def __enter__(self) -> "PackedModel":
+        self.model.set_attn_implementation(packed.NAME)
+        if self.model.config._attn_implementation != packed.NAME:
+            raise Unsupported("its attention cannot be replaced")
+        self.model.train()
+        self._checkpoint(self._recompute)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._attention.layout = None
+        if hasattr(self, "stack"):
+            self.stack.remove()
+        self._checkpoint(False)
+        self.model.set_attn_implementation(self._own_attention)
+        self.model.eval()
+
+    def put(self, adapters: Sequence[Adapter]) -> None:
+        """Put adapters into the layers, in place of those that are there.
+
+        Raises:
+            Unsupported: packed rows give other log-probabilities than single ones.
+        """
+        if hasattr(self, "stack"):
+            self.stack.remove()
+        self.stack = Stack(self.base, adapters)
+        rows = [[row for unit in adapter.learner.units for row in unit.rows] for adapter in adapters]
+        self._shared = dict(enumerate(map(packed.shared_beginning, rows)))
+        known = self.base.knows.get(f"padded, {len(adapters) > 1}")
+        self._padded = self._check() if known is None else known
+        self.base.knows[f"padded, {len(adapters) > 1}"] = self._padded
+        for number, adapter in enumerate(adapters):
+            if adapter.learner.objective.reference != "none" and not adapter.references:
+                self._refer(number, adapter)
+
+    def backward(self, batches: Sequence[Sequence[int]]) -> list[float]:
+        """Compute the gradients of one step, which the stack keeps; return each agent's loss.
+
+        Args:
+            batches: the examples of each agent.
+        """
+        places = [(number, place) for number, batch in enumerate(batches) for place in batch]
+        learners = [adapter.learner for adapter in self.stack.adapters]
+        sizes = [0.0] * len(learners)
+        for number, place in places:
+            sizes[number] += learners[number].objective.size(learners[number].units[place])
+        while True:
+            try:
+                return self._backward(places, torch.tensor(sizes, device=self.device)).tolist()  # type: ignore[no-any-return]
+            except torch.OutOfMemoryError:
+                if self._tokens <= CPU_TOKENS:
+                    raise
+            self.stack.gradients()
+            torch.cuda.empty_cache()
+            self._tokens //= 2
+
+    def _backward(self, places: Sequence[Place], sizes: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(sizes)
+        for part in self._parts(places):
+            before = torch.cuda.memory_allocated() if not self._measured else 0
+            losses = self._losses(part)
+            (losses / sizes).sum().backward()
+            total = total + (losses / sizes).detach()
+            if not self._measured:
+                self._measure(before, part)
+        return total
+
+    def _losses(self, part: Sequence[Place]) -> torch.Tensor:
+        """Return the summed losses of each agent's examples in a part."""
+        logprobs, rows, ends = self._score(part)
+        learners = [adapter.learner for adapter in self.stack.adapters]
+        losses, start, first = [], 0, 0
+        for number, adapter in enumerate(self.stack.adapters):
+            places = [place for owner, place in part if owner == number]
+            units = [learners[number].units[place] for place in places]
+            num_rows = sum(len(unit.rows) for unit in units)
+            end = ends[first + num_rows]
+            if not units:
+                losses.append(logprobs.new_zeros(()))
+                continue
+            scored = Scored(
+                [unit.example for unit in units],
+                logprobs[start:end],
+                rows[start:end] - first,
+                num_rows,
+                torch.cat([adapter.references[place] for place in places]) if adapter.references else None,
+            )
+            losses.append(learners[number].objective.losses(scored).sum())
+            start, first = end, first + num_rows
+        return torch.stack(losses)
+
+    def _score(self, part: Sequence[Place], *, base_only: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Return the log-probability and row of each token with loss, and where the tokens of each row end."""
+        adapters = self.stack.adapters
+        rows = [(number, row) for number, place in part for row in adapters[number].learner.units[place].rows]
+        ends = [0]
+        for _, row in rows:
+            ends.append(ends[-1] + row.num_completion_tokens)
+        layout = lay_out(rows, self._shared, self.device, padded=self._padded)
+        self._attention.layout = layout.attention
+        self.stack.speak(None if base_only else layout.agents)
+
+        def narrow(_: Any, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (arguments[0].index_select(1, layout.predicting), *arguments[1:])
+
+        hook = self.head.register_forward_pre_hook(narrow)
+        try:
+            logits = self.model(input_ids=layout.input_ids, position_ids=layout.positions, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+        return TokenLogprobs.apply(logits, layout.targets), layout.rows, ends
+
+    def _parts(self, places: Sequence[Place]) -> list[list[Place]]:
+        """Group examples into parts of about equal size that memory has room for, with rows of like length together."""
+        adapters = self.stack.adapters
+        sizes = {place: adapters[place[0]].learner.units[place[1]].num_tokens for place in places}
+        num_parts = -(-sum(sizes.values()) // self._tokens)
+        limit, filled = sum(sizes.values()) / num_parts, 0.0
+        parts: list[list[Place]] = [[]]
+        for place in sorted(places, key=lambda place: (sizes[place], place)):
+            if parts[-1] and filled + sizes[place] / 2 > limit:
+                parts.append([])
+                filled = 0.0
+            parts[-1].append(place)
+            filled += sizes[place]
+        return [sorted(part) for part in parts]
+
+    def probe(self, agent: int) -> Probe | None:
+        """Return the likelihoods by which engines that sample with an agent's adapter are checked."""
+        if self.base.method != "lora":
+            return None
+        ids = token_ids(self.base.tokenizer)
+        self.model.set_attn_implementation(self._own_attention)
+        self.stack.speak(None)
+        base = measure(self.model, ids)
+        self.stack.speak(torch.full((len(ids),), agent, device=self.device))
+        adapted = measure(self.model, ids)
+        self.model.set_attn_implementation(packed.NAME)
+        return Probe(base=base, adapted=adapted)
+
+    def _refer(self, number: int, adapter: Adapter) -> None:
+        """Compute the log-probabilities of an agent's reference weights."""
+        with torch.no_grad():
+            for part in self._parts([(number, place) for place in range(len(adapter.learner.units))]):
+                logprobs, _, ends = self._score(part, base_only=adapter.learner.objective.reference == "base")
+                first = 0
+                for _, place in part:
+                    num_rows = len(adapter.learner.units[place].rows)
+                    adapter.references[place] = logprobs[ends[first] : ends[first + num_rows]]
+                    first += num_rows
+
+    def _check(self) -> bool:
+        """Compare packed rows with single ones that go through the model's own attention; return `padded`.
+
+        Raises:
+            Unsupported: they differ, however attention is computed.
+        """
+        shortest = [
+            (number, place)
+            for number, adapter in enumerate(self.stack.adapters[:2])
+            for place in sorted(range(len(adapter.learner.units)), key=lambda n: adapter.learner.units[n].num_tokens)[
+                :2
+            ]
+        ]
+        with torch.no_grad():
+            wanted = torch.cat([self._plain(number, row) for number, row in self._rows(shortest)])
+            for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
+                self.model.set_attn_implementation(packed.NAME)
+                try:
+                    ours = self._score(shortest)[0]
+                except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+                    continue  # this model's layers or torch's kernel are of another kind
+                if bool((ours - wanted).abs().mean() <= TOLERANCE):
+                    return self._padded
+        raise Unsupported("packed rows give other log-probabilities than single ones")
+
+    def _rows(self, part: Sequence[Place]) -> list[tuple[int, DialogueTokens]]:
+        return [(n, row) for n, place in part for row in self.stack.adapters[n].learner.units[place].rows]
+
+    def _plain(self, agent: int, row: DialogueTokens) -> torch.Tensor:
+        """Return the log-probabilities of a row's tokens with loss, computed in the usual way."""
+        self.model.set_attn_implementation(self._own_attention)
+        ids, labels = (torch.tensor(values, device=self.device) for values in row)
+        self.stack.speak(torch.full_like(ids, agent))
+        logits = self.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        learned = labels[1:] != IGNORED
+        return TokenLogprobs.apply(logits[learned], labels[1:][learned])
+
+    def _measure(self, before: int, part: Sequence[Place]) -> None:
+        """Set how many tokens a part may have, by the memory that the first one took."""
+        tokens = sum(self.stack.adapters[n].learner.units[place].num_tokens for n, place in part)
+        each = (torch.cuda.max_memory_allocated() - before) / tokens
+        room = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        fits = int(MEMORY_SHARE * room / max(each, 1.0))
+        if fits < PLENTY and self._may_recompute and not self._recompute:
+            self._recompute = True
+            self._checkpoint(True)
+            torch.cuda.reset_peak_memory_stats()
+            return  # the next part is measured
+        self._measured = True
+        self._tokens = min(max(fits, CPU_TOKENS), GPU_TOKENS[1])
+
+    def _checkpoint(self, on: bool) -> None:
+        if on:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif getattr(self.model, "is_gradient_checkpointing", False):
+            self.model.gradient_checkpointing_disable()
+
+
+@cache
+def _attention() -> Attention:
+    return Attention()
