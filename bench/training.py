@@ -259,7 +259,8 @@ def random_base(shape: dict[str, Any]) -> Any:
 
     class RandomBase(BaseModel):
         def __init__(self) -> None:
-            self.name, self.method, self.dtype = "random", "lora", models.usable_dtype("bfloat16")
+            self.name, self.method, self.trust = "random", "lora", False
+            self.dtype = models.usable_dtype("bfloat16")
             self.on_cpu, self.pristine, self.knows = not torch.cuda.is_available(), True, {}
             self.tokenizer = AutoTokenizer.from_pretrained(models.resolve(MODEL))
             torch.manual_seed(0)

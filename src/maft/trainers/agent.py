@@ -59,7 +59,12 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Prepared:
 
 
 def write(
-    prepared: Prepared, base: BaseModel, losses: Sequence[float], save: Callable[[Path], None], together: int = 1, probe: Probe | None = None
+    prepared: Prepared,
+    base: BaseModel,
+    losses: Sequence[float],
+    save: Callable[[Path], None],
+    together: int = 1,
+    probe: Probe | None = None,
 ) -> None:
     """Make the agent's folder: it appears whole.
 
