@@ -253,8 +253,9 @@ def _peak() -> float:
 def random_base(shape: dict[str, Any]) -> Any:
     """Return a base model with random weights in a shape, and the packaged model's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
+    from maft.samplers.chat import Chat
     from maft.trainers.base_model import BaseModel
 
     class RandomBase(BaseModel):
@@ -262,7 +263,8 @@ def random_base(shape: dict[str, Any]) -> Any:
             self.name, self.method, self.trust = "random", "lora", False
             self.dtype = models.usable_dtype("bfloat16")
             self.on_cpu, self.pristine, self.knows = not torch.cuda.is_available(), True, {}
-            self.tokenizer = AutoTokenizer.from_pretrained(models.resolve(MODEL))
+            chat = Chat(models.resolve(MODEL))
+            self.template, self.tokenizer = chat.template, chat.tokenizer
             torch.manual_seed(0)
             with torch.device("cpu" if self.on_cpu else "cuda"):
                 self.model = Qwen2ForCausalLM(Qwen2Config(**shape)).to(getattr(torch, self.dtype))
