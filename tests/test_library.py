@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ENVIRONMENT, settings
+from helpers import ENVIRONMENT, ROOT, settings
 
 import maft
 from maft import NullTrainer, Scripted
@@ -101,6 +101,8 @@ def test_a_program_of_a_user_is_type_checked(tmp_path):
         "mypy",
         "--strict",
         "--follow-imports=silent",
+        "--config-file",
+        str(ROOT / "pyproject.toml"),
         "--cache-dir",
         str(tmp_path / "cache"),
     ]
