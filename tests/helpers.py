@@ -16,7 +16,7 @@ import maft
 from maft import config as config_
 from maft import method, tasks
 from maft.cluster.mirror import mirrored
-from maft.config import DebateConfig, RoleSampling, RunConfig, TaskConfig, VoteConfig, prompts
+from maft.config import DebateConfig, RoleSampling, RunConfig, TaskConfig, prompts
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.votes import decide
 from maft.method.protocol import Rules
@@ -92,21 +92,24 @@ def math500() -> list[dict[str, Any]]:
     return data_lines("math500.jsonl")
 
 
-MATHEMATICAL = tasks.make(TaskConfig(name="arithmetic"))
-grade = MATHEMATICAL.grade
+grade = tasks.make(TaskConfig(name="arithmetic")).grade
+
+
+def voting_by(num_agents: int = 3, **how: Any) -> RunConfig:
+    return config_.parse({"task": {"name": "arithmetic"}, "debate": {"num_agents": num_agents}, "vote": how})
 
 
 def held_out(debates: Iterable[Debate], problems: Mapping[str, Problem] | None = None, **how: Any) -> HeldOut:
     """Return debates on held-out questions with their votes; `how` is `vote` of a config."""
     debates = list(debates)
     of = problems or {debate.problem_id: problem(debate.problem_id, None) for debate in debates}
-    return HeldOut(debates, decide(debates, list(of.values()), MATHEMATICAL, VoteConfig(**how), 0))
+    return HeldOut(debates, decide(debates, list(of.values()), voting_by(**how)))
 
 
 def scored(
     debates: Iterable[Debate], problems: Mapping[str, Problem], iteration: int, num_agents: int = 3, **how: Any
 ) -> dict[str, list[Score]]:
-    return score_all(num_agents, Scoring(held_out(debates, problems, **how), iteration, VoteConfig(**how), 0))
+    return score_all(Scoring(held_out(debates, problems, **how), iteration, voting_by(num_agents, **how)))
 
 
 def boxed(answer: object) -> str:

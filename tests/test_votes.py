@@ -5,7 +5,7 @@ import random
 import shutil
 
 import pytest
-from helpers import debate, grade, held_out, problem, run, run_files, scored, settings
+from helpers import boxed, debate, grade, held_out, problem, run, run_files, scored, settings
 from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
@@ -14,11 +14,15 @@ from test_report import hostile_guess
 from maft import files, report
 from maft.answers import EQUALITIES
 from maft.config import CurateConfig, VoteConfig
+from maft.evaluation.metrics import summarize
 from maft.evaluation.votes import graded
 from maft.evaluation.votes import held_out as read_held_out
+from maft.library import LoadedSociety
+from maft.library import open as open_run
 from maft.method import vote as voting
 from maft.method.curate import critic_examples, generator_examples
 from maft.records import GradedVote, Problem, Score, Vote
+from maft.report import data as report_data
 from maft.report import debates as report_debates
 from maft.report import transcript
 from maft.runs.folder import RunFolder
@@ -162,6 +166,30 @@ def test_a_transcript_marks_what_the_vote_has_grouped(folder):
         assert told.vote == shown.vote
     name, vote = next(iter(read_held_out(folder, 1).votes.items()))
     assert transcript.load(folder, name, 1).vote == vote
+
+
+def test_the_protocol_says_who_votes():
+    held = debate(["1", "1", "2"], ["3", "3", "2"])
+    vote = voting.vote(held, VoteConfig(), 0, choose=lambda debate, which: debate.round(-1)[2:])
+    assert (vote.label, vote.num_ballots, vote.votes) == ("2", 1, 1)
+    assert vote.partition == (0, 0, 1, 2, 2, 1)
+
+
+def test_failed_debates_and_ties_are_said_under_the_table(tmp_path):
+    held = [debate(["1"] * 3, problem_id="a"), debate(["1"] * 3, problem_id="b", error="critic_0: timeout")]
+    made = scored(held, {name: problem(name, "1") for name in "ab"}, 1)
+    found = [summarize(scores) for scores in made.values()]
+    assert report_data.notes(found) == ["Iteration 1: 1 of 2 debates failed, which counts as wrong."]
+    tied = run(settings(tmp_path, "vote.ties=abstain", "task.high=9", "task.num_eval=16"), Scripted(hostile_guess))
+    last = next(r for r in report_data.results(tied) if (r.iteration, r.method) == (1, "maft"))
+    assert last.tied and f"Iteration 1, maft: {last.tied} of 16 votes are tied" in report.table(tied)
+
+
+def test_a_loaded_society_votes_by_the_tasks_equality(tmp_path):
+    folder = run(settings(tmp_path, "task.equality=exact", "debate.summarizer=none"))
+    spellings = iter(["7", "7.0", "7.00"] * 2)
+    society = LoadedSociety(open_run(folder.path), 1, Scripted(lambda _: boxed(next(spellings))))
+    assert len(society.ask("What is 3 + 4?").vote.counts) == 3
 
 
 def test_a_second_start_changes_no_file(folder):

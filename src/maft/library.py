@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 
 from maft import config as config_
-from maft import engines, files, report
+from maft import engines, files, report, tasks
 from maft.cluster.mirror import mirrored
 from maft.config import RunConfig
 from maft.errors import UserError
 from maft.evaluation.metrics import MethodResult
-from maft.method import learners, play
+from maft.method import learners, play, protocol_of
 from maft.method import vote as voting
 from maft.pipeline import rollouts, tracking
 from maft.pipeline import run as pipeline
@@ -247,8 +247,10 @@ class LoadedSociety:
         problems = [Problem(id=_digest(question), question=question) for question in questions]
         self._sampler = self._sampler or engines.make_sampler(folder.config)
         debates = rollouts.play_all([play(problem, rules) for problem in problems], self._sampler)
-        how = folder.config.vote.model_copy(update={"label_from": folder.config.vote.over})
-        return [self._answer(debate, voting.vote(debate, how, folder.config.seed)) for debate in debates]
+        config, equality = folder.config, tasks.make(folder.config.task).equality
+        choose = protocol_of(config.debate).ballots
+        votes = [voting.vote(d, config.vote, config.seed, equality, config.vote.over, choose) for d in debates]
+        return [Answer(v.label, v.agreement, v, d) for v, d in zip(votes, debates, strict=True)]
 
     def close(self) -> None:
         """Free the model."""
@@ -260,10 +262,6 @@ class LoadedSociety:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @staticmethod
-    def _answer(debate: Debate, vote: Vote) -> Answer:
-        return Answer(vote.label, vote.agreement, vote, debate)
 
 
 def _digest(question: str) -> str:

@@ -158,8 +158,7 @@ def _rounds(folder: RunFolder) -> int:
 
 
 def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:
-    how = Scoring(held_out(folder, iteration), iteration, folder.config.vote, folder.config.seed)
-    scored = score_all(folder.config.debate.num_agents, how, budget=budget)
+    scored = score_all(Scoring(held_out(folder, iteration), iteration, folder.config), budget)
     single, majority, *rest = scored
     rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
     if len(rest) > 1:

@@ -7,8 +7,8 @@ come from the same samples: the comparison is paired and nothing is computed twi
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from maft.config import VoteConfig
-from maft.method.vote import ballots, tally_of
+from maft.config import RunConfig
+from maft.method.vote import tally_of
 from maft.records import Call, Debate, GradedVote, Problem, Score, Turn
 
 
@@ -44,17 +44,16 @@ class Scoring(NamedTuple):
 
     held: HeldOut
     iteration: int
-    settings: VoteConfig
-    run_seed: int
+    config: RunConfig
 
 
-def score_all(num_agents: int, how: Scoring, budget: int | None = None) -> dict[str, list[Score]]:
+def score_all(how: Scoring, budget: int | None = None) -> dict[str, list[Score]]:
     """Score every debate by the three methods, see `names`.
 
     Where there are further first answers, a fourth one, `majority@budget`, is the vote over as many of them as cost
     `budget` tokens, by default those of the debates, or over all if these are too few.
     """
-    debates = how.held.debates
+    debates, num_agents = how.held.debates, how.config.debate.num_agents
     if budget is None:
         budget = tokens(call for debate in debates for call in debate.calls(samples=False))
     single, majority, debated = names(how.iteration, num_agents)
@@ -91,15 +90,16 @@ def _single(debate: Debate, method: str, how: Scoring) -> Score:
 def _voted(debate: Debate, turns: Sequence[Turn], method: str, how: Scoring) -> Score:
     """The vote over some of the answers, at their own cost."""
     classes = how.held.votes[debate.problem_id].partition or ()
-    found = tally_of(debate, classes, turns, how.settings, how.run_seed)
+    found = tally_of(debate, classes, turns, how.config.vote, how.config.seed)
     calls = [turn.call for turn in turns]
     return _score(debate, method, how, (found.winner,), calls, _no_answer(debate, found.winner, found.tied))
 
 
 def _debated(debate: Debate, method: str, how: Scoring) -> Score:
     """The vote of the debate, at the cost of the whole debate unless first answers alone are counted."""
-    over, vote = how.settings.over, how.held.votes[debate.problem_id]
-    calls = [t.call for t in ballots(debate, over)] if over == "first" else debate.calls(samples=over == "all")
+    over, vote = how.config.vote.over, how.held.votes[debate.problem_id]
+    first = [turn.call for turn in debate.first_answers()]
+    calls = first if over == "first" else debate.calls(samples=over == "all")
     return _score(debate, method, how, (vote.label,), calls, _no_answer(debate, vote.label, vote.tied))
 
 

@@ -21,13 +21,15 @@ Line = dict[str, Any]
 """One line of metrics.jsonl: `kind`, `iteration`, names and numbers."""
 
 
-def held_out_votes(held: HeldOut, settings: VoteConfig, run_seed: int) -> list[Vote]:
+def held_out_votes(
+    held: HeldOut, settings: VoteConfig, run_seed: int, choose: voting.Choose = voting.ballots
+) -> list[Vote]:
     """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
     return [
         voting.elect(
             debate,
             held.votes[debate.problem_id].partition or (),
-            of_iteration(settings.label_from, debate.iteration + 1),
+            choose(debate, of_iteration(settings.label_from, debate.iteration + 1)),
             settings,
             run_seed,
         )

@@ -14,11 +14,14 @@ import json
 from functools import cache
 
 from maft import files, tasks
+from maft.config import RunConfig
 from maft.evaluation import votes
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.learned import learned
+from maft.evaluation.methods import HeldOut
 from maft.evaluation.metrics import MethodResult
 from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
+from maft.method import protocol_of
 from maft.records import Problem, Vote
 from maft.runs.folder import RunFolder
 
@@ -48,7 +51,7 @@ def of_society(folder: RunFolder, number: int) -> list[Line]:
     return [
         *map(method_line, results),
         *map(agent_line, agents),
-        label_line("held_out_votes", held_out_votes(held, config.vote, config.seed), problems, held.grade),
+        label_line("held_out_votes", _votes(held, config), problems, held.grade),
     ]
 
 
@@ -61,6 +64,10 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     if (of := learned(folder, number)) is not None:
         line |= {"replies_cut": of.share_cut, "without_examples": len(of.without_examples)}
     return [line]
+
+
+def _votes(held: HeldOut, config: RunConfig) -> list[Vote]:
+    return held_out_votes(held, config.vote, config.seed, protocol_of(config.debate).ballots)
 
 
 def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:

@@ -4,12 +4,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from maft import files, tasks
-from maft.config import VoteConfig
+from maft.config import RunConfig
 from maft.evaluation.methods import HeldOut, names
+from maft.method import protocol_of
 from maft.method import vote as voting
 from maft.records import Debate, GradedVote, Problem, Score, Vote
 from maft.runs.folder import RunFolder
-from maft.tasks.base import Grade, Task
+from maft.tasks.base import Grade
 
 
 def votes_of(folder: RunFolder, number: int, debates: Sequence[Debate]) -> dict[str, Vote]:
@@ -29,7 +30,7 @@ def held_out(folder: RunFolder, number: int) -> HeldOut:
         return HeldOut(debates, files.read_records(path, GradedVote))
     # An older maft kept no votes. Where answers tied, the label is the answer that was scored.
     config, problems = folder.config, files.read_records(folder.problems("eval"), Problem)
-    made = decide(debates, problems, tasks.make(config.task), config.vote, config.seed)
+    made = decide(debates, problems, config)
     scores = files.read_records(folder.scores(number, names(number, config.debate.num_agents)[2]), Score)
     labels = {score.problem_id: score.answers[0] for score in scores}
     found = []
@@ -39,12 +40,12 @@ def held_out(folder: RunFolder, number: int) -> HeldOut:
     return HeldOut(debates, found)
 
 
-def decide(
-    debates: Sequence[Debate], problems: Sequence[Problem], task: Task, settings: VoteConfig, run_seed: int
-) -> list[GradedVote]:
+def decide(debates: Sequence[Debate], problems: Sequence[Problem], config: RunConfig) -> list[GradedVote]:
     """Vote on held-out debates by `vote.over`, and grade every class of equal answers once. Nothing is dropped."""
-    by_id = {problem.id: problem for problem in problems}
-    votes = (voting.vote(debate, settings, run_seed, task.equality, settings.over) for debate in debates)
+    by_id, task, choose = {p.id: p for p in problems}, tasks.make(config.task), protocol_of(config.debate).ballots
+    votes = (
+        voting.vote(debate, config.vote, config.seed, task.equality, config.vote.over, choose) for debate in debates
+    )
     return [
         graded(vote.model_copy(update={"dropped": None}), debate, by_id[debate.problem_id], task.grade)
         for vote, debate in zip(votes, debates, strict=True)

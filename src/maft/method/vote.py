@@ -5,7 +5,7 @@ keeps this partition, and whoever asks later whether two answers are the same re
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -75,12 +75,17 @@ def ballots(debate: Debate, which: str) -> tuple[Turn, ...]:
     return debate.round(-1) if which == "last" else debate.all_turns
 
 
+Choose = Callable[[Debate, str], tuple[Turn, ...]]
+"""Returns the turns of a debate that vote, see `ballots`."""
+
+
 def vote(
     debate: Debate,
     settings: VoteConfig,
     run_seed: int,
     equality: Equality = MATHEMATICS,
     over: Ballots | None = None,
+    choose: Choose = ballots,
 ) -> Vote:
     """Return the pseudo-label of a debate: the answer with the most votes, by default in the last round.
 
@@ -93,9 +98,10 @@ def vote(
         run_seed: draws among equals.
         equality: the task's; it divides all answers of the debate.
         over: which answers are counted; None: those of `settings.label_from`.
+        choose: the protocol's `ballots`.
     """
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
-    return elect(debate, partition(debate, equality), counted, settings, run_seed)
+    return elect(debate, partition(debate, equality), choose(debate, counted), settings, run_seed)
 
 
 def partition(debate: Debate, equality: Equality) -> Classes:
@@ -104,9 +110,8 @@ def partition(debate: Debate, equality: Equality) -> Classes:
     return equality.classes([turn.answer for turn in debate.all_turns], problem)
 
 
-def elect(debate: Debate, classes: Classes, over: str, settings: VoteConfig, run_seed: int) -> Vote:
-    """Return the vote over some answers of a debate whose answers have been divided into classes."""
-    turns = ballots(debate, over)
+def elect(debate: Debate, classes: Classes, turns: Sequence[Turn], settings: VoteConfig, run_seed: int) -> Vote:
+    """Return the vote over some turns of a debate whose answers have been divided into classes."""
     result = tally_of(debate, classes, turns, settings, run_seed)
     return Vote(
         iteration=debate.iteration,

@@ -91,7 +91,9 @@ def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[s
     path = folder.votes(iteration)
     if not path.exists():
         config, equality = folder.config, tasks.make(folder.config.task).equality
-        files.write_records(path, [voting.vote(debate, config.vote, config.seed, equality) for debate in debates])
+        choose = protocol_of(config.debate).ballots
+        votes = [voting.vote(d, config.vote, config.seed, equality, choose=choose) for d in debates]
+        files.write_records(path, votes)
         folder.log("voted", iteration=iteration)
     return votes_of(folder, iteration, debates)
 
@@ -160,10 +162,9 @@ def evaluate(
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
-    decided = decide(debates, problems, tasks.make(config.task), config.vote, config.seed)
+    decided = decide(debates, problems, config)
     files.write_records(folder.held_out_votes(iteration), decided)
-    how = Scoring(HeldOut(debates, decided), iteration, config.vote, config.seed)
-    scores = score_all(config.debate.num_agents, how)
+    scores = score_all(Scoring(HeldOut(debates, decided), iteration, config))
     for method, of_method in scores.items():
         files.write_records(folder.scores(iteration, method), of_method)
     summary = [summarize(of_method) for of_method in scores.values()]

@@ -78,6 +78,19 @@ def results(folder: RunFolder) -> list[MethodResult]:
     ]
 
 
+def notes(found: Sequence[MethodResult]) -> list[str]:
+    """Say how many held-out questions have no answer for another reason than that none could be read."""
+    failed = {result.iteration: result for result in found if result.failed}
+    return [
+        *(f"Iteration {n}: {r.failed} of {r.n} debates failed, which counts as wrong." for n, r in failed.items()),
+        *(
+            f"Iteration {r.iteration}, {r.method}: {r.tied} of {r.n} votes are tied, which counts as wrong (vote.ties)."
+            for r in found
+            if r.tied
+        ),
+    ]
+
+
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
     """Return the rows of `maft report --json`."""
     names = ("iteration", "method", "accuracy", "ci_low", "ci_high", "n", "unparsed", "calls", "tokens")

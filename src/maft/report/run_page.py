@@ -63,6 +63,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "ours": next((result for result in found if result.iteration == last > 0 and result.method == "maft"), None),
         "gains": gains.gains(folder),
         "results": _by_iteration(found),
+        "notes": data.notes(found),
         "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(folder, evaluations)}),
         "labels": labels,
         "agreement": [bars.level_bar(f"Iteration {one.quality.iteration}", one.levels) for one in labels],

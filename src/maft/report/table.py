@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from maft.diversity.measures import Diversity, collapsed
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
-from maft.report.data import Labels, labels, owed, results, stand_ins
+from maft.report.data import Labels, labels, notes, owed, results, stand_ins
 from maft.runs.folder import RunFolder
 
 
@@ -30,6 +30,8 @@ def table(folder: RunFolder) -> str:
         console.print()
         console.print(drawn if found else Text("Nothing has been evaluated yet."))
         console.print()
+        for note in notes(found):
+            console.print(Text(note))
         for quality in labels(folder):
             console.print(Text(pseudo_labels(quality)))
         for line in warnings(of_run(folder)):

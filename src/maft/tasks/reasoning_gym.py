@@ -60,7 +60,7 @@ class Scored(Equality):
         texts = [None if answer is None else answer.strip() for answer in answers]
         names = {text: text for text in texts}
         scored = sorted(text for text in names if text is not None and _may_be_scored(self._dataset, text))
-        if problem is not None and len(scored) > 1:
+        if problem is not None and problem.id.isdecimal() and len(scored) > 1:
             places = self._gym.classes(problem, scored)
             if places is None:
                 log.warning("Answers to question %s are compared as texts: scoring them takes too long.", problem.id)
