@@ -309,3 +309,34 @@ def test_report_prints_the_rows_other_programs_read(finished_run, call):
 def test_a_folder_that_is_no_run_is_a_mistake(home, call, verb):
     code, out, err = call(verb, str(home), *(["7*8"] if verb == "show" else []))
     assert (code, out) == (2, "") and "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_read_only_run_still_prints_its_table(finished_run, call, monkeypatch, number):
+    def refuse(path: Path, text: str) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(files, "write_text", refuse)
+    code, out, err = call("report", str(finished_run.path))
+    assert code == 0 and "majority@3" in out and "Report:" not in out
+    assert f"Not written: {finished_run.page}: {os.strerror(number)}." in err
+
+
+def test_what_is_gone_is_said_in_a_line(home, call, no_page):
+    assert call("run", "sums.yaml")[0] == 0
+    (home / "runs/sums/problems/train.jsonl").unlink()
+    for words in (["run", "sums.yaml"], ["report", "runs/sums"]):
+        code, _, err = call(*words)
+        assert code in (1, 2) and "problems/train.jsonl: No such file" in err and "Traceback" not in err
+
+
+def test_a_full_disk_is_said_whoever_says_it(home, call, monkeypatch):
+    class SafetensorError(Exception):
+        pass
+
+    def full(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(pipeline, "train", full)
+    code, _, err = call("run", "sums.yaml")
+    assert code == 1 and "No space left on device" in err and "Traceback" not in err

@@ -3,11 +3,13 @@
 from random import Random
 
 import pytest
-from helpers import debate, held_out, run, settings
+from helpers import Quiet, debate, held_out, run, settings
 from test_comparison import sums
 
 from maft.config import EngineConfig
+from maft.diversity import measure
 from maft.diversity.embedding import trigrams
+from maft.diversity.likelihood import Reading
 from maft.diversity.measures import Diversity, collapsed, disagreement, dissimilarity, mean_kl, others_nll
 from maft.records import AgentRef, Message
 from maft.samplers import Scripted
@@ -71,6 +73,41 @@ def test_on_the_command_line(tmp_path, call, monkeypatch):
     assert code == 2 and "is not a run folder" in err
 
 
+class Fake:
+    """Reads in batches of two, and stops after some."""
+
+    def __init__(self, left: int) -> None:
+        self.left, self.batches = left, 0
+
+    def read(self, agents, dialogues, on_read):
+        for start in range(0, len(dialogues), 2):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left, self.batches = self.left - 1, self.batches + 1
+            nll = tuple(float(n) for n in range(len(agents)))
+            kl = tuple(tuple(float(a != b) for b in range(len(agents))) for a in range(len(agents)))
+            on_read([Reading(num_tokens=1, nll=nll, kl=kl)] * len(dialogues[start : start + 2]))
+        return []
+
+
+def test_what_was_read_is_kept_and_more_questions_read_only_the_new_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "embedder", lambda: ("character trigrams", trigrams))
+    folder = run(settings(tmp_path, "num_iterations=1"), Scripted(sums))
+    readers = [Fake(0), Fake(2), Fake(99), Fake(99), Fake(99)]
+    used = iter(readers)
+    monkeypatch.setattr(measure, "LikelihoodReader", lambda engine: next(used))
+
+    def measured(questions: int) -> list[int]:
+        return [one.num_read for one in measure.measure(folder, questions, Quiet())]
+
+    assert measured(0) == [0, 0]
+    with pytest.raises(KeyboardInterrupt):
+        measured(2)
+    assert measured(2) == [2, 2] and readers[2].batches == 2 * 3 - 2, "three agents, two questions, two iterations"
+    assert measured(2) == [2, 2] and readers[3].batches == 0
+    assert measured(4) == [4, 4] and readers[4].batches == 6
+
+
 @pytest.mark.slow
 def test_the_real_model_reads_replies(tmp_path):
     """The base's own numbers are those of transformers; an agent is at no distance from itself."""
@@ -90,7 +127,8 @@ def test_the_real_model_reads_replies(tmp_path):
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
     other = base.model_copy(update={"adapter": str(tmp_path / "adapter")})
-    (reading,) = reader.read([base, other], [dialogue])
+    longer = (Message(role="user", content="Tell me about seven and eight, please."), dialogue[1])
+    reading, _ = reader.read([base, other], [dialogue, longer])
 
     tokenizer = reader._ready(PACKAGED).tokenizer
     whole = tokenizer.apply_chat_template([m.model_dump() for m in dialogue], return_dict=True)["input_ids"]

@@ -93,3 +93,36 @@ def test_a_model_that_cannot_exist_is_refused_with_what_is_allowed(name):
 def test_a_folder_without_a_config_is_not_a_model(tmp_path):
     with pytest.raises(DataError, match=r"without config\.json"):
         models.resolve(str(tmp_path))
+
+
+class LocalEntryNotFoundError(OSError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("Cannot send a request, as the client has been closed."), "the hub cannot be reached"),
+        (LocalEntryNotFoundError("make sure you don't have a local directory"), "make sure"),
+        (ValueError("Set trust_remote_code=True"), "engine.trust_remote_code=true"),
+    ],
+)
+def test_what_keeps_a_model_from_being_loaded_is_one_line(error, said):
+    with pytest.raises(DataError, match="model org/name cannot be loaded: ") as raised, models.loading("org/name"):
+        raise error
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_network_that_is_not_there_is_blamed_for_what_comes_of_it():
+    with pytest.raises(DataError, match="the hub cannot be reached, .* Check the network") as raised:
+        with models.loading("org/name"):
+            try:
+                raise ConnectionError("Name or service not known")
+            except ConnectionError:
+                raise OSError("make sure you don't have a local directory with the same name") from None
+    assert "local directory" not in str(raised.value)
+
+
+def test_a_bug_while_loading_keeps_its_traceback():
+    with pytest.raises(RuntimeError), models.loading("org/name"):
+        raise RuntimeError("a shape")

@@ -23,7 +23,7 @@ from maft.method import learners, play, protocol_of
 from maft.method import vote as voting
 from maft.pipeline import rollouts, tracking
 from maft.pipeline import run as pipeline
-from maft.records import Debate, Example, Problem, Record, Vote
+from maft.records import Debate, Example, Problem, Record, Score, Vote
 from maft.runs import manifest, seals, societies, status
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
@@ -179,6 +179,10 @@ class Run:
         """Return the debates of an iteration on the training or the held-out questions; the newest if not given."""
         file = self.folder.held_out_debates if held_out else self.folder.debates
         return self._records(self._newest(file, iteration), Debate)
+
+    def scores(self, method: str, iteration: int | None = None) -> Records[Score]:
+        """Return a method's answer to each held-out question, such as of `maft` or `maft_majority@3`."""
+        return self._records(self._newest(lambda n: self.folder.scores(n, method), iteration), Score)
 
     def votes(self, iteration: int | None = None) -> Records[Vote]:
         """Return the votes of an iteration on the training questions, with their pseudo-labels."""

@@ -18,11 +18,12 @@ from maft.cli import stage
     type=click.IntRange(min=0),
     help="Held-out questions whose replies every agent reads, for likelihood and KL; 0 measures neither.",
 )
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; fewer are quicker where others use the CPU.")
 @stage.prints
-def diversity(folder: Path, *, questions: int, as_json: bool, quiet: bool) -> None:
+def diversity(folder: Path, *, questions: int, threads: int | None, as_json: bool, quiet: bool) -> None:
     """Measure the diversity of every society of the run in folder RUN, from iteration 0 on.
 
-    docs/diversity.md defines the measures.
+    What was read is kept: more --questions read only the new ones. docs/diversity.md defines the measures.
     """
     from maft import report
     from maft.diversity import measure as diversity_
@@ -30,5 +31,9 @@ def diversity(folder: Path, *, questions: int, as_json: bool, quiet: bool) -> No
     from maft.runs.progress import Progress
 
     stage.log_to_stderr(quiet=quiet)
-    measured = diversity_.measure(RunFolder.existing(folder), questions, Progress(quiet=quiet))
+    run = RunFolder.existing(folder)
+    if threads is not None:
+        engine = run.config.engine.model_copy(update={"num_threads": threads})
+        run.config = run.config.model_copy(update={"engine": engine})
+    measured = diversity_.measure(run, questions, Progress(quiet=quiet))
     stage.say(report.diversity_table(measured), [one.model_dump() for one in measured], as_json=as_json)

@@ -1,6 +1,8 @@
 """`maft report`: results of one run, of several, or of a comparison."""
 
+import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -45,9 +47,9 @@ def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None, aga
     if as_json:
         click.echo(json.dumps(report_.rows(opened[0]), indent=2))
         return
-    report_.write_metrics(opened[0])
     click.echo(report_.table(opened[0]))
-    _say(report_.write_page(opened[0]), written, target)
+    _say(lambda: report_.write_page(opened[0]), written, target)
+    _say(lambda: report_.write_metrics(opened[0]), [], None)
 
 
 def _report_comparison(folder: Path, as_json: bool, target: Path | None, against: str | None) -> None:
@@ -61,10 +63,19 @@ def _report_comparison(folder: Path, as_json: bool, target: Path | None, against
         click.echo(comparison.as_json(found))
         return
     click.echo(comparison.table(found))
-    _say(report_.write_comparison_page(opened, found), written, target)
+    _say(lambda: report_.write_comparison_page(opened, found), written, target)
 
 
-def _say(page: Path, written: list[Path], target: Path | None) -> None:
+def _say(write: Callable[[], Path | None], written: list[Path], target: Path | None) -> None:
+    """Write a page or metrics, where the folder can be written to, and say where they are."""
     if target is not None:
         click.echo(f"Exported: {len(written)} files in {target}")
-    click.echo(f"Report: {page}")
+    try:
+        page = write()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        click.echo(f"Not written: {error.filename}: {error.strerror}.", err=True)
+        return
+    if page is not None:
+        click.echo(f"Report: {page}")

@@ -10,6 +10,9 @@ from maft.records import AgentRef, Message, Record
 from maft.samplers.chat import Chat
 from maft.samplers.transformers import Transformers
 
+BATCH_BYTES = 2**29
+"""Memory for the next-token distributions of all agents over the replies of one batch."""
+
 
 class Reading(Record):
     """One reply, read by several agents."""
@@ -34,24 +37,28 @@ class LikelihoodReader:
         self,
         agents: Sequence[AgentRef],
         dialogues: Sequence[tuple[Message, ...]],
-        on_read: Callable[[], None] = lambda: None,
+        on_read: Callable[[Sequence[Reading]], None] = lambda _: None,
     ) -> list[Reading]:
         """Read the last message of each dialogue with every agent.
 
         Args:
             agents: of one base model, whose tokens they share.
             dialogues: each ends with the reply to read.
-            on_read: is called after each dialogue.
+            on_read: is given the readings of each batch.
 
         Raises:
             DataError: the model or an adapter cannot be loaded.
         """
         (model,) = {agent.model for agent in agents}
         chat = self._ready(model)
-        readings = []
-        for dialogue in dialogues:
-            readings.append(self._read(agents, *_tokens(chat, dialogue)))
-            on_read()
+        texts = [_tokens(chat, dialogue) for dialogue in dialogues]
+        longest = max((len(reply) for _, reply in texts), default=0)
+        size = max(1, BATCH_BYTES // (4 * (longest + 1) * len(chat.tokenizer) * len(agents)))
+        readings: list[Reading] = []
+        for start in range(0, len(texts), size):
+            batch = self._read(agents, texts[start : start + size])
+            on_read(batch)
+            readings += batch
         return readings
 
     def _ready(self, model: str) -> Chat:
@@ -64,20 +71,35 @@ class LikelihoodReader:
             self._engine.load(folder, self._chats[folder])
         return self._chats[folder]
 
-    def _read(self, agents: Sequence[AgentRef], prompt: Sequence[int], reply: Sequence[int]) -> Reading:
+    def _read(self, agents: Sequence[AgentRef], texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Reading]:
+        """Read several replies, padded on the left, so that all of them end at the same place."""
         import torch
 
-        ids = torch.tensor([[*prompt, *reply]])
-        targets = ids[0, len(prompt) :]
-        read: list[Any] = []
+        width, longest = max(len(p) + len(r) for p, r in texts), max(len(reply) for _, reply in texts)
+        ids = torch.tensor([[0] * (width - len(p) - len(r)) + [*p, *r] for p, r in texts])
+        mask = torch.tensor([[0] * (width - len(p) - len(r)) + [1] * (len(p) + len(r)) for p, r in texts])
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        read: list[list[Any]] = [[] for _ in texts]
         with torch.inference_mode():
             for agent in agents:
                 model = self._engine.speaking(Path(agent.adapter) if agent.adapter else None)
+                inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
                 # One logit row more than there are reply tokens: the last one predicts what comes after.
-                logits = model(input_ids=ids.to(model.device), logits_to_keep=len(reply) + 1).logits
-                read.append(logits[0, :-1].float().log_softmax(-1))
-            nll = [-float(rows.gather(-1, targets.to(rows.device)[:, None]).mean()) for rows in read]
-        return Reading(num_tokens=len(reply), nll=tuple(nll), kl=divergences(read))
+                logits = model(
+                    **{name: tensor.to(model.device) for name, tensor in inputs.items()}, logits_to_keep=longest + 1
+                ).logits
+                for row, (_, reply), of_reply in zip(logits, texts, read, strict=True):
+                    of_reply.append(row[-len(reply) - 1 : -1].float().log_softmax(-1))
+            return [_reading(rows, reply) for rows, (_, reply) in zip(read, texts, strict=True)]
+
+
+def _reading(rows: Sequence[Any], reply: Sequence[int]) -> Reading:
+    """Return the reading of a reply from each agent's log-probabilities, tensors (tokens, vocabulary)."""
+    import torch
+
+    targets = torch.tensor(reply, device=rows[0].device)[:, None]
+    nll = tuple(-float(one.gather(-1, targets).mean()) for one in rows)
+    return Reading(num_tokens=len(reply), nll=nll, kl=divergences(rows))
 
 
 def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:

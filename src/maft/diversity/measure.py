@@ -1,6 +1,7 @@
 """The diversity of every society of a run, read off its debates on the held-out questions."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from maft import files
@@ -11,7 +12,7 @@ from maft.evaluation.votes import held_out
 from maft.records import AgentRef, Debate
 from maft.runs import societies
 from maft.runs.folder import RunFolder
-from maft.runs.progress import Progress
+from maft.runs.progress import Bar, Progress
 
 
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
@@ -25,7 +26,8 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     name, embed = embedder()
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
-        if folder.evaluated(iteration) and not folder.diversity(iteration).exists():
+        known = _measured(folder, iteration)
+        if folder.evaluated(iteration) and (known is None or _lacks(known, num_read, folder.config.debate.num_agents)):
             held = held_out(folder, iteration)
             debates = [debate for debate in held.debates if debate.error is None]
             texts = [turn.call.reply.text for debate in debates for turn in debate.round(-1)]
@@ -45,8 +47,26 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
 
 def measured(folder: RunFolder) -> list[Diversity]:
     """Return what has been measured."""
-    measurements = (folder.diversity(number) for number in range(folder.config.num_iterations + 1))
-    return [Diversity.model_validate(files.read_json(file)) for file in measurements if file.exists()]
+    found = (_measured(folder, number) for number in range(folder.config.num_iterations + 1))
+    return [one for one in found if one is not None]
+
+
+def _measured(folder: RunFolder, iteration: int) -> Diversity | None:
+    file = folder.diversity(iteration)
+    return Diversity.model_validate(files.read_json(file)) if file.exists() else None
+
+
+def _lacks(known: Diversity, num_read: int, num_agents: int) -> bool:
+    """Say whether more replies are to be read than were."""
+    return num_agents > 1 and known.num_read < min(num_read, known.num_questions)
+
+
+class Kept(Reading):
+    """A reading in the run folder, so that none is made twice."""
+
+    model: str
+    problem_id: str
+    agent: str
 
 
 class _Read(NamedTuple):
@@ -83,13 +103,42 @@ def _read(
         for model, agents in by_model.items():
             has_base = all(untrained[agent.name] == model for agent in agents)
             if len(agents) > 1 or has_base:
-                base = AgentRef(role="generator", index=0, model=model)
-                said = [last_dialogues(debate)[agent.index] for debate in debates for agent in agents]
-                readings = reader.read((*agents, base), said, lambda: bar.advance())
+                readings = _readings(folder, found.iteration, model, agents, debates, reader, bar)
                 read.append(_Read(len(agents), has_base, readings))
     return found.model_copy(
         update=_measures(read) | {"num_models": len(by_model), "num_read": len(debates) * bool(read)}
     )
+
+
+def _readings(
+    folder: RunFolder,
+    iteration: int,
+    model: str,
+    agents: Sequence[AgentRef],
+    debates: Sequence[Debate],
+    reader: LikelihoodReader,
+    bar: Bar,
+) -> list[Kept]:
+    """Return the last replies of the agents of a model as read by each and by the model; what is read is kept."""
+    path = folder.readings(iteration)
+    files.drop_torn_line(path)
+    earlier = files.read_records(path, Kept) if path.exists() else []
+    kept = {(one.problem_id, one.agent): one for one in earlier if one.model == model}
+    said = {(d.problem_id, agent.name): last_dialogues(d)[agent.index] for d in debates for agent in agents}
+    missing = [key for key in said if key not in kept]
+    bar.skip(len(said) - len(missing))
+    places = iter(missing)
+
+    def keep(readings: Sequence[Reading]) -> None:
+        named = zip(islice(places, len(readings)), readings, strict=True)
+        new = [Kept(model=model, problem_id=p, agent=a, **reading.model_dump()) for (p, a), reading in named]
+        files.append_records(path, new)
+        kept.update({(one.problem_id, one.agent): one for one in new})
+        bar.advance(len(new))
+
+    base = AgentRef(role="generator", index=0, model=model)
+    reader.read((*agents, base), [said[key] for key in missing], keep)
+    return [kept[key] for key in said]
 
 
 def _measures(read: Sequence[_Read]) -> dict[str, float | None]:

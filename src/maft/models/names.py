@@ -1,10 +1,13 @@
 """Model names to model folders, and the dtype that this hardware computes in."""
 
 import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-from maft.errors import DataError
+from maft.errors import DataError, MaftError
 from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, prepare_packaged
 
 
@@ -39,6 +42,45 @@ def check(name: str) -> str:
             f"HuggingFaceTB/SmolLM2-135M-Instruct, or {PACKAGED}."
         )
     return name
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Have a model loaded in a block; what goes wrong is one line, which says whether the network is to blame.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    try:
+        yield
+    except MaftError:
+        raise
+    except Exception as error:  # without a network, the libraries beneath raise whatever they please
+        away = offline(error)
+        if not away and not isinstance(error, OSError | ValueError):
+            raise
+        text = "the hub cannot be reached, and it is not in the cache of this machine" if away else str(error)
+        remedy = " Check the network, or give the folder of a model." if away else ""
+        if "trust_remote_code" in text:
+            remedy = " Set engine.trust_remote_code=true to run it."
+        raise DataError(f"model {name} cannot be loaded: {text.splitlines()[0].rstrip('.')}.{remedy}") from None
+
+
+def offline(error: BaseException | None) -> bool:
+    """Say whether an error, or one that it came of, is that of a network that is not there."""
+    for _ in range(20):
+        if error is None:
+            return False
+        if _NO_NETWORK.search(f"{type(error).__name__} {error}"):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_NO_NETWORK = re.compile(
+    "ConnectError|ConnectionError|ConnectTimeout|client has been closed|Name or service not known|OfflineMode|couldn't "
+    "connect|Network is unreachable|No route to host|Max retries exceeded"
+)
 
 
 def usable_dtype(dtype: str) -> str:

@@ -233,6 +233,10 @@ class RunFolder:
         """Return the file of an iteration's diversity."""
         return self.evaluation(number) / "diversity.json"
 
+    def readings(self, number: int) -> Path:
+        """Return the file of the replies that every agent has read, for likelihood and KL."""
+        return self.iteration(number) / "readings.jsonl"
+
     def hints(self, number: int) -> Path:
         """Return the file of the answers that STaR gave after a hint."""
         return self.iteration(number) / "hints.jsonl"

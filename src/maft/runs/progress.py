@@ -56,7 +56,7 @@ class _Lines:
     def __init__(
         self, title: str, total: int, unit: str, say: Callable[[str], None], clock: Callable[[], float]
     ) -> None:
-        self._title, self._total, self._unit, self._say, self._clock = title, total, unit, say, clock
+        self._title, self._total, self._unit, self._say, self._clock = title, total, _plural(unit), say, clock
         self._done = self._skipped = 0.0
         self._note = ""
         self._start = self._said = clock()
@@ -73,7 +73,7 @@ class _Lines:
         self._first = self._first or (now, self._done)
         if now - self._said >= SECONDS_A_LINE:
             self._said = now
-            self._say(f"{self._title}: {self._done:.0f} of {self._total} {self._unit}s{self._left(now)}{self._note}")
+            self._say(f"{self._title}: {self._done:.0f} of {self._total} {self._unit}{self._left(now)}{self._note}")
 
     def note(self, text: str) -> None:
         self._note = f", {text}"
@@ -88,7 +88,7 @@ class _Lines:
         """Say what the stage took."""
         earlier = f" ({self._skipped:.0f} were done before)" if self._skipped else ""
         took = _duration(self._clock() - self._start)
-        self._say(f"{self._title}: {self._done:.0f} {self._unit}s in {took}{earlier}{self._note}")
+        self._say(f"{self._title}: {self._done:.0f} {self._unit} in {took}{earlier}{self._note}")
 
 
 class _Silent:
@@ -133,7 +133,7 @@ class Progress:
             return
         from tqdm import tqdm
 
-        counts = "{n:.0f}/{total:.0f} {unit}s [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        counts = "{n:.0f}/{total:.0f} " + _plural(unit) + " [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
         shape = "{desc} {percentage:3.0f}%|{bar:20}| " + counts
         columns, rows = _shape()
         with tqdm(
@@ -153,6 +153,15 @@ def no_foreign_bars() -> None:
     """Keep libraries from drawing bars of their own, here and in child processes; before they are imported."""
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
+
+
+def _plural(unit: str) -> str:
+    """Return a unit in the plural.
+
+    >>> _plural("call"), _plural("reply")
+    ('calls', 'replies')
+    """
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def _duration(seconds: float) -> str:

@@ -5,7 +5,8 @@ from contextlib import suppress
 from datetime import date
 from typing import Any, NamedTuple
 
-from maft.errors import DataError, MissingExtra
+from maft import models
+from maft.errors import MissingExtra
 from maft.models.templates import Template
 from maft.records import Reply, Request
 
@@ -50,12 +51,9 @@ class Chat:
             from transformers import AutoConfig, AutoTokenizer, GenerationConfig
         except ImportError:
             raise MissingExtra("reading a model's tokenizer", "hf") from None
-        try:
+        with models.loading(model):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=trust)
             config: Any = AutoConfig.from_pretrained(model, trust_remote_code=trust).get_text_config()
-        except (OSError, ValueError) as error:
-            code = " Set engine.trust_remote_code=true to run it." if "trust_remote_code" in str(error) else ""
-            raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}{code}") from None
         self.context: int = getattr(config, "max_position_embeddings", None) or UNLIMITED
         ends = [self.tokenizer.eos_token_id, config.eos_token_id]
         with suppress(OSError):  # generation_config.json is optional

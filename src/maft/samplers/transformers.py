@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import models
-from maft.errors import DataError, MissingExtra
+from maft.errors import MissingExtra
 from maft.models import probe
 from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Encoded, Generated
@@ -26,13 +26,11 @@ class Transformers(LocalSampler):
         except ImportError:
             raise MissingExtra("the transformers sampler", "hf") from None
         models.load_quietly()
-        try:
+        with models.loading(model):
             dtype = getattr(torch, models.usable_dtype(self.settings.dtype))
             loaded = AutoModelForCausalLM.from_pretrained(
                 model, dtype=dtype, trust_remote_code=self.settings.trust_remote_code
             )
-        except (OSError, ValueError) as error:
-            raise DataError(f"model {model} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._model = loaded.to(device()).eval()
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft.errors import DataError, MissingExtra
+from maft.models.names import offline
 
 log = logging.getLogger("maft")
 
@@ -66,23 +67,12 @@ def from_dataset(name: str, subset: str | None, split: str) -> list[Row]:
             return _numbered(_part(datasets.load_from_disk(name), split), f"{name}, {split}")
         return _numbered(datasets.load_dataset(name, subset, split=split), f"{name}, {split}")
     except Exception as error:  # without a network, the libraries beneath raise whatever they please
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+        reason = f"the hub cannot be reached ({reason})" if offline(error) else reason
         raise DataError(
-            f"the data set {name} (subset {subset or 'default'}, split {split}) cannot be read: {_reason(error)}. "
+            f"the data set {name} (subset {subset or 'default'}, split {split}) cannot be read: {reason}. "
             "Check task.dataset, task.subset and the splits, and the network, or read local files with task.train_file."
         ) from None
-
-
-def _reason(error: BaseException) -> str:
-    """Say why a data set cannot be read; without a network, what is raised last often blames something else."""
-    first = error
-    while (deeper := first.__cause__ or first.__context__) is not None:
-        first = deeper
-    offline = any(word in f"{type(one).__name__} {one}" for one in (error, first) for word in _NO_NETWORK)
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-    return f"the hub cannot be reached ({text})" if offline else text
-
-
-_NO_NETWORK = ("ConnectError", "ConnectionError", "client has been closed", "Name or service", "OfflineMode", "Timeout")
 
 
 def _part(saved: Any, split: str) -> Any:

@@ -60,10 +60,8 @@ class BaseModel:
         more = {"quantization_config": four_bits(self.dtype), "device_map": _here()} if method == "qlora" else {}
         chat = Chat(folder, trust=self.trust, today=engine.date)
         self.template, self.tokenizer = chat.template, chat.tokenizer
-        try:
+        with models.loading(name):
             self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=loaded_in, **code, **more)
-        except (OSError, ValueError) as error:
-            raise DataError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from None
         self._configs = copy.deepcopy((self.model.config, self.model.generation_config))
 
     def to_device(self) -> None:

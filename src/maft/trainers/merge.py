@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import models
-from maft.errors import DataError, MissingExtra
+from maft.errors import MissingExtra
 from maft.models import memory, shapes
 from maft.records import AgentRef
 
@@ -34,14 +34,12 @@ def merge(agent: AgentRef, folder: Path, *, trust: bool = False) -> None:
     name = models.resolve(agent.model)
     models.check_adapter(Path(agent.adapter), name, trust=trust)
     _refuse_what_does_not_fit(agent.model, name)
-    try:
+    with models.loading(agent.model):
         code = {"trust_remote_code": trust}
         tokenizer: Any = AutoTokenizer.from_pretrained(name, **code)
         dtype = AutoConfig.from_pretrained(name, **code).dtype or torch.float32
         # In float32: each weight and its update are added exactly, and rounded once to the base's dtype.
         model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **code)
-    except (OSError, ValueError) as error:
-        raise DataError(f"model {agent.model} cannot be loaded: {str(error).splitlines()[0]}") from None
     PeftModel.from_pretrained(model, agent.adapter).merge_and_unload().to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
