@@ -35,6 +35,8 @@ def test_records_are_sequences_frames_and_data_sets(finished):
     frame = finished.votes(1).to_pandas()
     assert len(frame) == 10 and "label" in frame.columns
     assert finished.results().to_pandas()["accuracy"].between(0, 1).all()
+    scores = finished.scores("maft", 1)
+    assert len(scores.to_pandas()) == 6 and scores.to_dataset().num_rows == 6
     rows = finished.examples("generator_0", 1)
     dataset = rows.to_dataset()
     assert dataset.num_rows == len(rows) and dataset[0]["messages"][-1]["role"] == "assistant"

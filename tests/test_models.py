@@ -114,12 +114,14 @@ def test_what_keeps_a_model_from_being_loaded_is_one_line(error, said):
 
 
 def test_a_network_that_is_not_there_is_blamed_for_what_comes_of_it():
-    with pytest.raises(DataError, match="the hub cannot be reached, .* Check the network") as raised:
-        with models.loading("org/name"):
-            try:
-                raise ConnectionError("Name or service not known")
-            except ConnectionError:
-                raise OSError("make sure you don't have a local directory with the same name") from None
+    with (
+        pytest.raises(DataError, match="the hub cannot be reached, .* Check the network") as raised,
+        models.loading("org/name"),
+    ):
+        try:
+            raise ConnectionError("Name or service not known")
+        except ConnectionError:
+            raise OSError("make sure you don't have a local directory with the same name") from None
     assert "local directory" not in str(raised.value)
 
 

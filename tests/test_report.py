@@ -15,7 +15,7 @@ from helpers import boxed, run, settings
 from maft import files, report, seeds
 from maft.cli.main import maft
 from maft.records import Problem, Request, Score, Vote
-from maft.report import bars, data, gains, page, transcript
+from maft.report import bars, charts, data, gains, page, transcript
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 
@@ -362,3 +362,33 @@ def test_the_page_says_of_an_agent_only_what_the_config_says(tmp_path):
     society = {"generators": [{}, {"model": "ORG/NAME"}, {"sampling": {"top_k": 5}}]}
     changed = page.changed_settings(settings(tmp_path, society=society))
     assert json.loads(changed["society.generators"]) == society["generators"]
+
+
+def test_the_big_card_shows_the_better_of_debate_and_vote(finished_run):
+    from maft.report.run_page import _best
+
+    found = data.results(finished_run)
+    last = [one for one in found if one.iteration == 2]
+
+    def better(**accuracies: float) -> str:
+        names = {"maft": accuracies["debate"], "maft_majority@3": accuracies["vote"], "maft_single": 1.0}
+        changed = [one.model_copy(update={"accuracy": names[one.method]}) for one in last]
+        return _best(changed, 2, 3).method
+
+    assert better(debate=0.5, vote=0.6) == "maft_majority@3"
+    assert better(debate=0.6, vote=0.6) == better(debate=0.7, vote=0.6) == "maft"
+    assert _best([], 0, 3) is None
+
+
+def test_many_agents_are_in_a_list_to_open():
+    from maft.evaluation.agents import AgentAccuracy
+
+    def offered(num_agents: int) -> int:
+        agents = [
+            AgentAccuracy(1, role, n, 9, 0.5, 0.4, 0.6)
+            for role in ("generator", "critic")
+            for n in (None, *range(num_agents))
+        ]
+        return sum(curve.offered for curve in charts.agents(agents).curves)
+
+    assert offered(3) == 8 and offered(50) == 2

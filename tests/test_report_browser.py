@@ -179,6 +179,39 @@ def test_everything_can_be_done_with_keys(page, file):
     assert page.run("document.activeElement === document.querySelector('.list > li:nth-child(51) > button')")
 
 
+def test_arrows_go_into_the_list_from_the_search_and_from_nowhere(page, file):
+    page.open(file, "#debates")
+    page.wait(LIST)
+    first = "document.activeElement === document.querySelector('.list > li > button')"
+    page.run("document.getElementById('debates').scrollIntoView(); document.activeElement.blur()")
+    page.press("ArrowDown")
+    assert page.run(first)
+    page.run("document.querySelector('input[type=search]').focus()")
+    page.press("ArrowDown")
+    assert page.run(first)
+
+
+def test_a_search_names_the_other_debates_that_have_it(page, file, folder):
+    from maft import files
+    from maft.records import Problem
+
+    question = files.read_records(folder.problems("train"), Problem)[0].id
+    page.open(file)
+    page.wait(LIST)
+    assert page.run("document.querySelector('.also').hidden")
+    page.run(
+        "(() => { const box = document.querySelector('input[type=search]'); "
+        f"box.value = {question!r}; box.dispatchEvent(new Event('input')); }})()"
+    )
+    page.wait("!document.querySelector('.also').hidden")
+    assert "Training" in page.run("document.querySelector('.also').innerText") or "training" in page.run(
+        "document.querySelector('.also').innerText"
+    )
+    page.click(".also button")
+    page.wait(LIST)
+    assert page.run(ROWS) >= 1
+
+
 def test_a_curve_is_shown_and_hidden_by_a_click(page, file):
     page.open(file)
     drawn = (

@@ -28,6 +28,10 @@ class Point(NamedTuple):
     """Questions, where they differ from point to point."""
 
 
+MOST_OFFERED = 16
+"""Curves of agents above a picture; where there are more, single agents are in a list to open."""
+
+
 class Curve(NamedTuple):
     """Points that are joined by a line."""
 
@@ -111,7 +115,8 @@ def agents(found: Sequence[AgentAccuracy]) -> Chart | None:
             curves.append(Curve(f"mean of the {role}s", *means[role], of_agent))
         else:
             look = (means[role][0], signs[agent % len(signs)])
-            curves.append(Curve(f"{role} {agent}", *look, of_agent, shown=False, dashed=True))
+            offered = len(points) <= MOST_OFFERED
+            curves.append(Curve(f"{role} {agent}", *look, of_agent, shown=False, offered=offered, dashed=True))
     title = "Accuracy of single generators and critics over iterations"
     return Chart("agents", title, curves, _iterations(curves)) if curves else None
 

@@ -32,8 +32,8 @@ class Gain(NamedTuple):
         return "more" if self.low > 0 else "less" if self.high < 0 else "unclear"
 
 
-def gains(folder: RunFolder) -> list[Gain]:
-    """Compare the debate of the last society that was evaluated with what came before it.
+def gains(folder: RunFolder, *, vote: bool = False) -> list[Gain]:
+    """Compare the debate of the last society that was evaluated, or its vote, with what came before it.
 
     Empty until a finetuned society has been evaluated, and where no gold answer is known.
     """
@@ -46,11 +46,11 @@ def gains(folder: RunFolder) -> list[Gain]:
     others = {
         "untrained debate": (0, debate),
         "untrained majority": (0, majority),
-        "finetuned majority": (last, our_majority),
+        **({"finetuned debate": (last, ours)} if vote else {"finetuned majority": (last, our_majority)}),
     }
     if last > 1:
-        others["debate after iteration 1"] = (1, ours)
-    mine = _right(folder, last, ours)
+        others[f"{'majority' if vote else 'debate'} after iteration 1"] = (1, our_majority if vote else ours)
+    mine = _right(folder, last, our_majority if vote else ours)
     found = (paired(over, mine, _right(folder, number, method)) for over, (number, method) in others.items())
     return [gain for gain in found if gain is not None]
 

@@ -52,6 +52,8 @@ def _content(folder: RunFolder) -> dict[str, Any]:
     measured = diversity.measured(folder)
     manifest = folder.manifest
     last = max((result.iteration for result in found), default=0)
+    best = _best(found, last, folder.config.debate.num_agents)
+    by_vote = best is not None and best.method != "maft"
     return {
         "config": folder.config,
         "models": page.models(folder.config),
@@ -60,7 +62,9 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "warnings": warnings(of_run(folder)),
         "methods": METHODS,
         "last": last,
-        "ours": next((result for result in found if result.iteration == last > 0 and result.method == "maft"), None),
+        "ours": best,
+        "by_vote": by_vote,
+        "best_gains": gains.gains(folder, vote=by_vote),
         "gains": gains.gains(folder),
         "results": _by_iteration(found),
         "notes": data.notes(found),
@@ -83,6 +87,13 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "changed": page.changed_settings(folder.config),
         "manifest": files.read_json(manifest) if manifest.exists() else None,
     }
+
+
+def _best(found: Sequence[MethodResult], last: int, num_agents: int) -> MethodResult | None:
+    """Return the better of debate and vote after the last iteration, the debate where they are equal."""
+    names = ("maft", f"maft_majority@{num_agents}")
+    ours = [one for one in found if one.iteration == last > 0 and one.method in names and one.accuracy is not None]
+    return max(ours, key=lambda one: (one.accuracy, one.method == "maft"), default=None)
 
 
 def _by_iteration(found: Sequence[MethodResult]) -> dict[int, list[MethodResult]]:

@@ -41,16 +41,29 @@
   const search = make("input", { type: "search", placeholder: "Search questions, answers, replies", "aria-label": "Search debates" });
   const chips = make("div", { class: "chips", role: "group", "aria-label": "Only debates that are" });
   const count = make("p", { class: "soft", role: "status" });
+  const also = make("div", { class: "chips also" });
   const list = make("ol", { class: "list" });
   const more = make("button", { class: "chip more-rows", type: "button" });
-  home.replaceChildren(make("div", { class: "tools" }, chooser, search), chips, count, list, more);
+  home.replaceChildren(make("div", { class: "tools" }, chooser, search), chips, count, also, list, more);
 
-  function found() {
+  function searched() {
     const wanted = state.search.trim().toLowerCase();
     const hits = wanted && new Set(texts.flatMap((one, n) => (one.toLowerCase().includes(wanted) ? [n] : [])));
-    return current().debates.filter(
-      (debate) => [...state.kinds].every((kind) => debate[1].includes(kind)) && (!wanted || matches(debate, wanted, hits)),
-    );
+    return (debate) => !wanted || matches(debate, wanted, hits);
+  }
+
+  function drawElsewhere(fits) {
+    const others = !state.search.trim() ? [] : sets.filter((one) => one.key !== state.set).map((one) => [one, one.debates.filter(fits).length]);
+    const buttons = others.filter(([, hits]) => hits).map(([one, hits]) => {
+      const button = make("button", { type: "button", class: "chip" }, one.title, make("span", {}, number(hits)));
+      button.addEventListener("click", () => {
+        Object.assign(state, { set: one.key, kinds: new Set(), shown: PAGE });
+        draw();
+      });
+      return button;
+    });
+    also.hidden = !buttons.length;
+    also.replaceChildren(make("span", { class: "soft" }, "Found as well in:"), ...buttons);
   }
 
   function matches([question, , rounds, , , , error], wanted, hits) {
@@ -83,7 +96,9 @@
   }
 
   function draw() {
-    const debates = found();
+    const fits = searched();
+    const debates = current().debates.filter((debate) => [...state.kinds].every((kind) => debate[1].includes(kind)) && fits(debate));
+    drawElsewhere(fits);
     chooser.value = state.set;
     if (search.value !== state.search) search.value = state.search;
     drawChips();
@@ -113,6 +128,7 @@
     button.addEventListener("click", () => {
       toggle(item, debate, button.getAttribute("aria-expanded") === "false");
       state.open = button.getAttribute("aria-expanded") === "true" ? id : "";
+      button.focus({ preventScroll: true }); // not every browser does it
       remember();
     });
     if (id === state.open) toggle(item, debate, true);
@@ -272,6 +288,13 @@
     }
   });
   document.addEventListener("keydown", (event) => {
+    const arrow = event.key === "ArrowDown" || event.key === "ArrowUp";
+    const place = home.getBoundingClientRect();
+    const inView = place.top < innerHeight / 2 && place.bottom > 0;
+    if (arrow && ((event.target === search && event.key === "ArrowDown") || (event.target === document.body && inView))) {
+      event.preventDefault();
+      (list.querySelector(".is-open") ?? list.firstElementChild)?.firstChild.focus();
+    }
     if (event.key === "/" && !event.target.closest("input, select, textarea")) {
       event.preventDefault();
       search.focus();
