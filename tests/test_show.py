@@ -1,5 +1,6 @@
 """One debate as a transcript, with who learns from it and why."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -247,3 +248,22 @@ def test_colours_are_for_terminals_only(folder):
 
 def test_help_has_examples():
     assert "Examples:" in CliRunner().invoke(maft, ["show", "--help"]).stdout
+
+
+def test_a_debate_is_json_on_request(folder, call):
+    question = files.read_records(folder.problems("train"), problem().__class__)[0].id
+    code, out, _ = call("show", str(folder.path), question, "--json")
+    told = json.loads(out)
+    assert code == 0 and (told["stage"], told["debate"]["problem_id"]) == ("train", question)
+    assert told["vote"]["problem_id"] == question
+
+
+def test_an_id_may_be_of_a_training_and_of_a_held_out_question(tmp_path):
+    for name in ("train", "eval"):
+        rows = [{"id": n, "question": f"{name} {n}?", "answer": n} for n in range(4)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sides = {f"{name}_file": str(tmp_path / f"{name}.jsonl") for name in ("train", "eval")}
+    ran = run(settings(tmp_path, "engine.max_failures=1", task={"name": "dataset", **sides}), Scripted(say))
+    assert transcript.load(ran, "2", stage="train").problem.question == "train 2?"
+    assert transcript.load(ran, "2", stage="eval").problem.question == "eval 2?"
+    assert transcript.load(ran, "2").stage == "train" and transcript.load(ran, "2", iteration=0).stage == "eval"

@@ -109,3 +109,20 @@ def test_the_recipes_validate_on_local_files(home, call, task):
         files = [f"task.train_file={DATA / 'math500.jsonl'}", "task.num_train=100", "task.num_eval=100"]
     code, out, err = call("validate", "config.yaml", *files)
     assert code == 0 and "Known answers that pass their own grader: 1.0" in out, err
+
+
+def test_counts_as_json_and_a_model_that_does_not_exist(home, call):
+    code, out, _ = call("validate", "sums.yaml", "--json")
+    assert code == 0 and json.loads(out) == {
+        "task": "arithmetic",
+        "questions": 48,
+        "duplicates_left_out": 0,
+        "known": 48,
+        "trains_on": 6,
+        "holds_out": 4,
+        "failed": 0,
+        "wrong_accepted": 0,
+        "worked_solutions": 0,
+    }
+    code, _, err = call("validate", "sums.yaml", "model=/no/such", "engine.sampler=transformers")
+    assert code == 2 and "model /no/such does not exist" in err

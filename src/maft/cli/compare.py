@@ -23,14 +23,16 @@ def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-@click.option("--methods", multiple=True, metavar="A B ...", help="The methods of the paper if not given; see --list.")
-@click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="The seed of the config if not given.")
+@click.option(
+    "--methods", multiple=True, metavar="A B ...", help="Methods to run (default: those of the paper); see --list."
+)
+@click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="Seeds to run (default: that of the config).")
 @click.option(
     "--reference",
     metavar="METHOD",
     default="maft",
     show_default=True,
-    help="Sets the examples and tokens of the others, and is what they are compared with; always carried out.",
+    help="The method that the others are compared with; it sets their number of examples and tokens.",
 )
 @click.option(
     "--list", is_flag=True, expose_value=False, is_eager=True, callback=_list, help="Print the methods, and stop."
@@ -48,10 +50,10 @@ def compare(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Carry out several methods with the config of a run, or go on where they were interrupted, and print one table.
+    """Run several methods with the config of a run, and print one table; an interrupted comparison is resumed.
 
-    The untrained model gives the rows base, majority, debate. What two methods have in common is computed once. Set
-    debate.num_eval_samples so high that a plain vote can use up the tokens of a debate (majority@budget).
+    The untrained model gives the rows base, majority and debate. Work that methods share is computed once. With enough
+    debate.num_eval_samples, a plain vote over as many tokens as a debate takes is compared too (majority@budget).
     """
     from maft import comparison, engines, files, report
     from maft.runs.progress import Progress

@@ -18,7 +18,7 @@ from maft.cli import stage
     type=click.IntRange(min=0),
     help="Held-out questions whose replies every agent reads, for likelihood and KL; 0 measures neither.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; fewer are quicker where others use the CPU.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; fewer are faster on a busy machine.")
 @stage.prints
 def diversity(folder: Path, *, questions: int, threads: int | None, as_json: bool, quiet: bool) -> None:
     """Measure the diversity of every society of the run in folder RUN, from iteration 0 on.

@@ -12,7 +12,7 @@ from maft.cli import stage
 def finetune(
     config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Finetune every agent on its own examples, or go on with the agents that are owed."""
+    """Finetune every agent on its own examples; agents that are finetuned already are skipped."""
     from maft import engines
     from maft.errors import UserError
     from maft.pipeline import run as pipeline

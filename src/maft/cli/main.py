@@ -18,13 +18,13 @@ from maft.errors import MaftError
 from maft.runs.progress import no_foreign_bars
 
 VERBS = {
-    "plan": "Tell what a run will take, before anything runs.",
-    "run": "Carry out all iterations: debate, vote, curate, finetune, evaluate.",
-    "debate": "Hold the debates of one iteration.",
-    "curate": "Vote on them, and write each agent's own examples.",
+    "plan": "Estimate calls, tokens, memory, disk and hours of a run before it starts.",
+    "run": "Run all iterations: debate, vote, curate, finetune, evaluate.",
+    "debate": "Run the debates of one iteration.",
+    "curate": "Vote on the debates, and write each agent's own examples.",
     "finetune": "Finetune every agent on its own examples.",
     "eval": "Let the agents debate the held-out questions.",
-    "compare": "Carry out several methods on the same questions, and print one table.",
+    "compare": "Run several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
     "diversity": "Measure how different the agents of a run still are.",
     "verify": "Compare the finished files of a run with their checksums.",

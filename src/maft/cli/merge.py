@@ -13,10 +13,8 @@ from maft.cli import stage
 )
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option(
-    "--agent", metavar="NAME", help="Such as critic_2, or all: FOLDER/critic_2 and so on. Not needed for one."
-)
-@click.option("--iteration", type=int, help="Which iteration; the newest finished one if left out.")
+@click.option("--agent", metavar="NAME", help="Such as critic_2; or all, into FOLDER/critic_2 and so on.")
+@click.option("--iteration", type=int, help="Which iteration (default: the newest finished one).")
 @stage.prints
 def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, as_json: bool, quiet: bool) -> None:
     """Write an agent of the run in folder RUN as a whole model, with its adapter merged into the base.

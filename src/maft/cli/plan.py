@@ -14,13 +14,16 @@ from maft.cli import stage
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-@click.option("--gpu", help="Tell the hours on GPUs of this kind, such as H100-80GB.")
-@click.option("--num-gpus", type=click.IntRange(min=1), default=1, help="How many GPUs; 1 if not given.")
-@click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run; kept for later.")
-@click.option("--question-tokens", type=float, help="Mean length of a question; the questions are not read then.")
-@click.option("--reply-tokens", type=float, help="Mean length of a reply where nothing was measured.")
+@click.option("--gpu", help="Estimate hours on GPUs of this kind, such as H100-80GB.")
+@click.option("--num-gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
+@click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run, and keep them.")
+@click.option("--question-tokens", type=float, help="Mean length of a question, in place of reading the questions.")
+@click.option("--reply-tokens", type=float, help="Mean length of a reply, in place of a measured one.")
 @click.option(
-    "--params", "given_parameters", type=float, help="Parameters of a model that is not at hand, such as 70e9."
+    "--params",
+    "given_parameters",
+    type=float,
+    help="Number of parameters of a model that is not on this machine, such as 70e9.",
 )
 @click.option("--layers", type=int, help="Its layers.")
 @click.option("--hidden", type=int, help="Its hidden size.")
@@ -42,10 +45,10 @@ def plan(
     as_json: bool,
     **numbers: float | None,
 ) -> None:
-    """Tell what the run that CONFIG describes will take: calls, tokens, work, memory, disk, time.
+    """Estimate what a run of CONFIG takes: calls, tokens, compute, memory, disk, time.
 
-    Nothing is loaded or run, unless --calibrate asks for it. What was calibrated once is used again for runs with the
-    same settings and other numbers of questions and iterations.
+    Nothing is loaded or run without --calibrate. A calibration is kept, and used for runs with the same settings and
+    other numbers of questions and iterations.
     """
     from maft import planning
     from maft.models import shapes

@@ -15,14 +15,14 @@ from maft.cli import stage
 )
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("repo_id")
-@click.option("--agent", metavar="NAME", default="all", help="Such as critic_2; all agents if left out.")
-@click.option("--iteration", type=int, help="Which iteration; the newest finished one if left out.")
+@click.option("--agent", metavar="NAME", default="all", show_default=True, help="Such as critic_2, or all.")
+@click.option("--iteration", type=int, help="Which iteration (default: the newest finished one).")
 @click.option("--merged", is_flag=True, help="Send whole models, with the adapters merged into their base.")
 @click.option("--private", is_flag=True, help="Make the repository private.")
-@click.option("--branch", help="Send to this branch, which is made if need be; main if left out.")
+@click.option("--branch", help="Branch to send to (default: main); it is made if it does not exist.")
 @click.option("--license", metavar="ID", help="The license to declare, such as apache-2.0.")
 @click.option("--base-model", metavar="ORG/NAME", help="The hub's name of a base that is a local folder here.")
-@click.option("--dry-run", is_flag=True, help="Print the files and the card, send nothing and ask nobody.")
+@click.option("--dry-run", is_flag=True, help="Print the files and the card, and send nothing.")
 @stage.prints
 def push(
     run: Path,

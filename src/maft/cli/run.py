@@ -17,7 +17,7 @@ from maft.cli import stage
 @click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
 @stage.prints
 def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: bool, quiet: bool) -> None:
-    """Carry out the run that CONFIG describes, or go on with it where it was interrupted.
+    """Run all iterations of the config CONFIG; an interrupted run is resumed.
 
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
     """

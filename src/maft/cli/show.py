@@ -1,5 +1,6 @@
 """`maft show`: one debate as a transcript."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,14 +15,22 @@ import click
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("problem")
-@click.option("--iteration", type=int, help="Which iteration; the last that has the question if left out.")
+@click.option("--iteration", type=int, help="Which iteration (default: the newest with the question).")
+@click.option("--json", "as_json", is_flag=True, help="Print the debate and its vote as JSON.")
 @click.option("--stage", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions.")
-def show(folder: Path, problem: str, *, iteration: int | None, stage: Literal["train", "eval"] | None) -> None:
+def show(
+    folder: Path, problem: str, *, iteration: int | None, as_json: bool, stage: Literal["train", "eval"] | None
+) -> None:
     """Print the debate of the question with id PROBLEM in the run folder RUN, with who was kept and why."""
     from maft.report import transcript
     from maft.runs.folder import RunFolder
 
     told = transcript.load(RunFolder.existing(folder), problem, iteration, stage)
+    if as_json:
+        vote = told.vote and told.vote.model_dump(mode="json")
+        record = {"stage": told.stage, "debate": told.debate.model_dump(mode="json"), "vote": vote}
+        click.echo(json.dumps(record, indent=2))
+        return
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     text = transcript.render(told, _paint if coloured else transcript.plain)
     # A terminal that is not UTF-8 gets other letters spelt out in place of an error.

@@ -66,7 +66,7 @@ def arguments(command: F) -> F:
             help="Check model and files, print the settings, the plan and what is missing, and stop.",
         ),
         click.option(
-            "--iteration", type=click.IntRange(min=0), help="Which iteration; the one the run has come to if not given."
+            "--iteration", type=click.IntRange(min=0), help="Which iteration (default: the first unfinished one)."
         ),
         click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]..."),
         click.argument("config", type=click.Path(path_type=Path)),
@@ -173,6 +173,6 @@ def iteration(folder: "RunFolder", asked: int | None) -> int:
     if number > 1 and not societies.finished(folder, number - 1):
         raise UserError(
             f"iteration {number} starts from the agents of iteration {number - 1}, and these are not finetuned yet. "
-            "Do `maft finetune` first; --dry-run shows what is owed."
+            "Run `maft finetune` first; --dry-run shows what is missing."
         )
     return number

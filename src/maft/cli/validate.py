@@ -1,14 +1,16 @@
 """`maft validate`: every known answer of a task passes the task's own grader."""
 
+import json
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from maft.cli import stage
 
 if TYPE_CHECKING:
     from maft.config import RunConfig
@@ -26,7 +28,8 @@ NUM_SHOWN = 10
 )
 @click.argument("task", metavar="TASK|CONFIG")
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
-def validate(task: str, overrides: tuple[str, ...]) -> None:
+@stage.prints
+def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
     """Grade every known answer with the task's own grader, without a model, and show three prompts.
 
     TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are divided as a run
@@ -40,8 +43,9 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
     from maft.errors import StageFailed
     from maft.tasks.base import num_made
 
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    stage.log_to_stderr(quiet=quiet)
     settings = _settings(task, overrides)
+    say = _unsaid if as_json else click.echo
     asked = tasks.make(settings.task)
     split = tasks.prepare(asked)
     numbers = {"num_train": None, "num_eval": None, "size": num_made(settings.task)}
@@ -55,35 +59,44 @@ def validate(task: str, overrides: tuple[str, ...]) -> None:
         problem for problem in known if asked.equality.name == "mathematics" and gold.is_worked(problem.gold or "")
     ]
 
-    click.echo(f"Task {settings.task.name}")
-    click.echo(f"  questions             {len(problems):>8,}")
-    click.echo(f"  duplicates left out   {there.duplicates:>8,}")
-    click.echo(f"  without known answer  {len(problems) - len(known):>8,}")
-    click.echo(f"  a run trains on       {len(split.train):>8,}")
-    click.echo(f"  and holds out         {len(split.eval):>8,}")
+    say(f"Task {settings.task.name}")
+    say(f"  questions             {len(problems):>8,}")
+    say(f"  duplicates left out   {there.duplicates:>8,}")
+    say(f"  without known answer  {len(problems) - len(known):>8,}")
+    say(f"  a run trains on       {len(split.train):>8,}")
+    say(f"  and holds out         {len(split.eval):>8,}")
     if known:
         right = len(known) - len(failed)
-        click.echo(f"Known answers that pass their own grader: {right / len(known)} ({right:,} of {len(known):,})")
+        say(f"Known answers that pass their own grader: {right / len(known)} ({right:,} of {len(known):,})")
     for problem, form, answer in failed[:NUM_SHOWN]:
-        click.echo(f"  {problem.id}: the known answer is {problem.gold!r}, {form} read as {answer!r}")
+        say(f"  {problem.id}: the known answer is {problem.gold!r}, {form} read as {answer!r}")
     for problem, wrong in accepted[:NUM_SHOWN]:
-        click.echo(f"  {problem.id}: {wrong!r}, the answer of another question, is graded as right as {problem.gold!r}")
+        say(f"  {problem.id}: {wrong!r}, the answer of another question, is graded as right as {problem.gold!r}")
     for problem in worked[:NUM_SHOWN]:
-        click.echo(f"  {problem.id}: the known answer is rather a worked solution: {problem.gold!r:.200}")
+        say(f"  {problem.id}: the known answer is rather a worked solution: {problem.gold!r:.200}")
     texts = prompts.build(asked.prompts, settings.prompts)
     for problem in split.train[:3]:
-        click.echo(f"\n---- prompt of question {problem.id} ".ljust(80, "-"))
+        say(f"\n---- prompt of question {problem.id} ".ljust(80, "-"))
         if texts.system is not None:
-            click.echo(f"[system] {texts.system}\n")
-        click.echo(prompts.fill(texts.solve, question=problem.question))
+            say(f"[system] {texts.system}\n")
+        say(prompts.fill(texts.solve, question=problem.question))
     faults = {
         "known answers do not pass their own grader": len(failed),
         "wrong answers are graded as right": len(accepted),
         "known answers are worked solutions: put the answer alone, boxed, or after ####": len(worked),
     }
+    if as_json:
+        counts = {"questions": len(problems), "duplicates_left_out": there.duplicates, "known": len(known)}
+        counts |= {"trains_on": len(split.train), "holds_out": len(split.eval), "failed": len(failed)}
+        counts |= {"wrong_accepted": len(accepted), "worked_solutions": len(worked)}
+        click.echo(json.dumps({"task": settings.task.name} | counts, indent=2))
     said = [f"{count:,} of {len(known):,} {what}." for what, count in faults.items() if count]
     if said:
         raise StageFailed(" ".join(said))
+
+
+def _unsaid(text: str) -> None:
+    pass
 
 
 @contextmanager
@@ -101,7 +114,9 @@ def _settings(task: str, overrides: Sequence[str]) -> "RunConfig":
 
     path = Path(task)
     if path.exists() or path.suffix in (".yaml", ".yml", ".json"):
-        return config.load(path, overrides)
+        settings = config.load(path, overrides)
+        stage.check_models(settings)
+        return settings
     return config.parse({"task": {"name": task}}, overrides, source="maft validate")
 
 

@@ -72,16 +72,18 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
         DataError: there is no such question or no such debate; names the questions with the nearest ids.
     """
     sides: dict[Stage, dict[str, Problem]] = {"train": _problems(folder, "train"), "eval": _problems(folder, "eval")}
-    side: Stage | None = next((side for side, problems in sides.items() if problem_id in problems), None)
-    if side is None or (stage is not None and side != stage):
-        raise DataError(_no_such_question(folder, problem_id, side, sides))
+    having = [side for side, problems in sides.items() if problem_id in problems]  # ids count within a side only
+    asked = [side for side in having if stage in (None, side)]
+    if not asked:
+        raise DataError(_no_such_question(folder, problem_id, having[0] if having else None, sides))
     numbers = range(folder.config.num_iterations, -1, -1) if iteration is None else [iteration]
-    for number in numbers:
+    for number, side in ((number, side) for number in numbers for side in asked):
         path = folder.debates(number) if side == "train" else folder.held_out_debates(number)
         # A debate that failed and was held again stands in the file twice until the stage is done.
         found = [debate for debate in _debates(path) if debate.problem_id == problem_id]
         if found:
             return tell(folder, sides[side][problem_id], found[-1], side)
+    side = asked[0]
     where = "any iteration" if iteration is None else f"iteration {iteration}"
     kind = "training" if side == "train" else "held-out"
     raise DataError(
