@@ -252,7 +252,9 @@ def test_the_headline_is_the_paired_gain_over_the_untrained_society(folder, chec
     for over, other in (("untrained debate", (0, "debate")), ("finetuned majority", (2, "maft_majority@3"))):
         assert found[over].difference == pytest.approx(by_name[2, "maft"] - by_name[other])
         assert found[over].low <= found[over].difference <= found[over].high
-    assert f"Gain over untrained debate{page.points(found['untrained debate'].difference)}" in checked.text
+    by_vote = by_name[2, "maft_majority@3"] > by_name[2, "maft"]
+    on_card = next(gain for gain in gains.gains(folder, vote=by_vote) if gain.over == "untrained debate")
+    assert f"Gain over untrained debate{page.points(on_card.difference)}" in checked.text
 
 
 def right(*answers: int) -> dict[str, bool]:
