@@ -215,11 +215,11 @@ from maft.cli import main
 from maft.samplers.scripted import Scripted, guess
 
 class Slow(Scripted):
-    def sample(self, requests, on_reply=None):
+    def _answer(self, request):
         with open(os.environ["SLOW_MAFT_LOG"], "a") as log:
-            log.write(" ".join(str(request.seed) for request in requests) + "\\n")
+            log.write(f"{request.seed}\\n")
         time.sleep(float(os.environ["SLOW_MAFT_SECONDS"]))
-        return super().sample(requests, on_reply)
+        return super()._answer(request)
 
 engines.make_sampler = lambda settings: Slow(guess)
 report.table = lambda *_: "a table"
@@ -265,9 +265,9 @@ class SlowMaft:
         _, complaints = process.communicate(timeout=60)
         return process.returncode, complaints
 
-    def asked(self) -> list[set[int]]:
-        """Seeds of each call of the sampler, all starts together."""
-        return [set(map(int, line.split())) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+    def asked(self) -> list[int]:
+        """Seeds of all requests that the sampler began to answer, all starts together."""
+        return [int(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def finished_seeds(self) -> set[int]:
         """Seeds of every call that is in a whole line of a file of debates."""

@@ -57,13 +57,13 @@ class Engine(Scripted):
     def __init__(self) -> None:
         super().__init__(guess)
 
-    def sample(self, requests, on_reply=None):
+    def answer(self, requests, on_reply):
         adapters = {request.agent.adapter for request in requests} - {None}
         assert all((Path(adapter) / "adapter.json").exists() for adapter in adapters)
         trouble("sample")
         with (TROUBLE / "workers").open("a") as log:
             log.write(f"{os.getpid()} {len(requests)}\n")
-        return super().sample(requests, on_reply)
+        super().answer(requests, on_reply)
 
 
 class Trainer(NullTrainer):

@@ -14,6 +14,7 @@ from maft.pipeline import rollouts
 from maft.records import Debate, Reply, Request
 from maft.runs import manifest
 from maft.samplers import Scripted
+from maft.samplers.base import Feed, Streaming
 from maft.samplers.scripted import guess
 
 
@@ -245,17 +246,58 @@ def test_a_protocol_that_is_not_n_times_m_is_debated_voted_planned_and_learned(t
 
 
 def test_debates_side_by_side_share_the_calls_of_the_sampler(tmp_path):
-    sizes: list[int] = []
+    class Plain:
+        """An engine that takes batches, and cannot be asked more while it answers."""
 
-    class Counting(Scripted):
+        def __init__(self):
+            self.sizes: list[int] = []
+
         def sample(self, requests, on_reply=None):
-            sizes.append(len(requests))
-            return super().sample(requests, on_reply)
+            self.sizes.append(len(requests))
+            return Scripted(guess).sample(requests, on_reply)
 
-    problems = [problem(f"{n}+1") for n in range(7)]
-    sampler = Counting(guess)
-    rollouts.collect(problems, rules(), sampler, tmp_path / "d.jsonl", batch_size=4)
-    assert sizes == [12, 12, 12, 9, 9, 9]
+        def release(self): ...
+
+    problems, plain = [problem(f"{n}+1") for n in range(7)], Plain()
+    in_step = list(rollouts.collect(problems, rules(), plain, tmp_path / "step.jsonl", batch_size=4))
+    assert plain.sizes == [12, 12, 12, 9, 9, 9]
+    held = list(rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "d.jsonl", batch_size=4))
+    assert held == in_step
+
+
+def test_a_debate_goes_on_as_soon_as_its_own_replies_are_there_and_the_next_begins_when_one_ends(tmp_path):
+    """The engine answers the newest request first, so that the last debate to begin is the first to end."""
+
+    class Hasty(Streaming):
+        def __init__(self):
+            self.order: list[str] = []
+            self.most = 0
+
+        def answer(self, requests, on_reply):
+            feed = Feed(requests, on_reply)
+            waiting = feed.first
+            while waiting:
+                self.most = max(self.most, len({question(request) for _, request in waiting}))
+                number, request = waiting.pop()
+                self.order.append(question(request))
+                (reply,) = Scripted(guess).sample([request])
+                waiting += feed.reply(number, reply)
+
+        def release(self): ...
+
+    def question(request):
+        return request.messages[0].content.partition("What is ")[2].partition("?")[0]
+
+    problems, hasty = [problem(f"{n}+1") for n in range(9)], Hasty()
+    held = rollouts.collect(problems, rules(), hasty, tmp_path / "d.jsonl", batch_size=3)
+    assert hasty.most == 3, "never more debates at a time"
+    finished = list(dict.fromkeys(reversed(hasty.order)))[::-1]
+    assert finished[:2] == ["2+1", "3+1"], "a new question begins before older ones end"
+    assert [d.problem_id for d in held] == [p.id for p in problems], "the file is in the order of the questions"
+    straight = rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "straight.jsonl", batch_size=100)
+    assert (tmp_path / "d.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes() and len(
+        list(straight)
+    ) == 9
 
 
 def test_a_debate_that_fails_early_leaves_the_others_in_step():
@@ -282,22 +324,22 @@ def test_everyone_hears_of_replies_batches_and_what_was_there_already(tmp_path):
             tmp_path / "d.jsonl",
             batch_size=3,
             on_reply=heard["reply"].append,
-            on_resume=lambda done: heard["resume"].append(len(done)),
-            on_batch=lambda made: heard["batch"].append(len(made)),
+            on_resume=lambda count: heard["resume"].append(count.debates),
+            on_batch=lambda count: heard["batch"].append(count.debates),
         )
 
     collect(problems[:4])
     collect(problems)
-    assert heard["resume"] == [0, 4] and heard["batch"] == [3, 1, 2, 1]
+    assert heard["resume"] == [0, 4] and heard["batch"] == [3, 1, 3]
     assert len(heard["reply"]) == 7 * 9
 
 
 def test_a_sampler_that_loses_replies_is_found_out(tmp_path):
     class Losing(Scripted):
-        def sample(self, requests, on_reply=None):
-            return super().sample(requests, on_reply)[1:]
+        def answer(self, requests, on_reply):
+            super().answer(requests[1:], on_reply)
 
-    with pytest.raises(AssertionError, match="the sampler gave 2 replies to 3 requests"):
+    with pytest.raises(AssertionError, match="the sampler left 1 requests without a reply"):
         rollouts.collect([problem()], rules(), Losing(guess), tmp_path / "d.jsonl", batch_size=1)
     assert not (tmp_path / "d.jsonl").exists()
 

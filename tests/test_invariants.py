@@ -54,8 +54,8 @@ def test_more_iterations_begin_with_the_same_ones(tmp_path, plain):
 
 def test_the_order_of_the_questions_changes_no_debate(tmp_path):
     problems = [problem(f"{n}+{n}", gold=str(2 * n)) for n in range(12)]
-    straight = rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "a.jsonl", batch_size=5)
-    turned = rollouts.collect(problems[::-1], rules(), Scripted(guess), tmp_path / "b.jsonl", batch_size=5)
+    straight = list(rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "a.jsonl", batch_size=5))
+    turned = list(rollouts.collect(problems[::-1], rules(), Scripted(guess), tmp_path / "b.jsonl", batch_size=5))
     assert straight == turned[::-1]
 
 
@@ -129,7 +129,7 @@ def test_another_round_leaves_the_rounds_before_it_alone():
 
 def test_a_debate_does_not_depend_on_the_debates_beside_it(tmp_path):
     problems = [problem(f"{n}+1") for n in range(9)]
-    together = rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "all.jsonl", batch_size=9)
+    together = list(rollouts.collect(problems, rules(), Scripted(guess), tmp_path / "all.jsonl", batch_size=9))
     for place, one in enumerate(problems):
-        alone = rollouts.collect([one], rules(), Scripted(guess), tmp_path / f"{place}.jsonl", batch_size=1)
+        alone = list(rollouts.collect([one], rules(), Scripted(guess), tmp_path / f"{place}.jsonl", batch_size=1))
         assert alone == [together[place]]

@@ -50,12 +50,12 @@ class Mortal(Scripted):
         super().__init__(guess)
         self.left = calls
 
-    def sample(self, requests, on_reply=None):
+    def _answer(self, request):
         if self.left == 0:
             Mirror.push = lambda self: None  # a machine that is lost says no last word
             raise Dies
         self.left -= 1
-        return super().sample(requests, on_reply)
+        return super()._answer(request)
 
 
 def test_a_run_goes_on_on_another_machine_from_what_is_stored(tmp_path, url):
@@ -63,7 +63,7 @@ def test_a_run_goes_on_on_another_machine_from_what_is_stored(tmp_path, url):
     asked = 0
     for machine in range(100):
         config = settings(tmp_path / str(machine), "num_iterations=2", cluster={"storage": url})
-        sampler = Mortal(9)
+        sampler = Mortal(100)
         try:
             folder = run(config, sampler)
         except Dies:
@@ -81,7 +81,7 @@ def test_a_run_goes_on_on_another_machine_from_what_is_stored(tmp_path, url):
 def test_the_same_machine_goes_on_without_fetching(tmp_path, url, monkeypatch):
     config = settings(tmp_path / "a", cluster={"storage": url})
     with pytest.raises(Dies):
-        run(config, Mortal(8))
+        run(config, Mortal(90))
     Mirror.push = PUSH
     monkeypatch.setattr(Mirror, "_fetch", lambda *_: pytest.fail("fetched"))
     assert content(run(config).path) == content(run(settings(tmp_path / "local")).path)
@@ -90,7 +90,7 @@ def test_the_same_machine_goes_on_without_fetching(tmp_path, url, monkeypatch):
 def test_an_older_copy_is_not_mistaken_for_the_run(tmp_path, url):
     a, b = (settings(tmp_path / name, cluster={"storage": url}) for name in "ab")
     with pytest.raises(Dies):
-        run(a, Mortal(8))
+        run(a, Mortal(90))
     Mirror.push = PUSH
     run(b)
     with pytest.raises(DataError, match="not the copy .* stored last.*Move this folder away"):
@@ -103,19 +103,19 @@ def test_a_process_that_another_one_replaced_stops(tmp_path, url):
     a, b = (settings(tmp_path / name, cluster={"storage": url}) for name in "ab")
 
     class Replaced(Mortal):
-        def sample(self, requests, on_reply=None):
-            if self.left == 15:
+        def _answer(self, request):
+            if self.left == 150:
                 with RunFolder.open(b, mirrored):
                     pass
-            return super().sample(requests, on_reply)
+            return super()._answer(request)
 
     with pytest.raises(StageFailed, match="taken over by another process"):
-        run(a, Replaced(20))
+        run(a, Replaced(200))
 
 
 def test_a_run_with_other_settings_is_refused_and_takes_nothing_over(tmp_path, url):
     with pytest.raises(Dies):
-        run(settings(tmp_path / "a", cluster={"storage": url}), Mortal(8))
+        run(settings(tmp_path / "a", cluster={"storage": url}), Mortal(90))
     Mirror.push = PUSH
     with pytest.raises(ConfigError, match="seed: 0 there, 1 asked for"):
         run(settings(tmp_path / "b", "seed=1", cluster={"storage": url}))

@@ -33,7 +33,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path):
     assert memory.free_ram(tmp_path) == 1000 - 700 + 100
 
 
-class Engine(local.LocalSampler):
+class Engine(local.BatchSampler):
     """A local engine that loads nothing, on a machine with little memory."""
 
     free = 20 * GB
@@ -48,8 +48,8 @@ class Engine(local.LocalSampler):
     def unload(self):
         pass
 
-    def generate(self, prompts, sampling, seeds, adapter):
-        yield from (local.Generated(place, [0]) for place in range(len(prompts)))
+    def generate(self, jobs):
+        yield from (local.Generated(place, [0]) for place in range(len(jobs)))
 
 
 class Chat:

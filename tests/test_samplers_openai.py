@@ -19,6 +19,7 @@ from maft.hosted import service as hosted
 from maft.hosted.sampler import Gate, OpenAi
 from maft.hosted.service import Spending
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
+from maft.samplers.cached import CachedSampler
 
 pytest.importorskip("openai")
 
@@ -47,8 +48,12 @@ def ask(number: int = 0, **change: object) -> Request:
     return Request(agent=agent, messages=messages, sampling=sampling, seed=2**40 + number).model_copy(update=change)
 
 
-def engine(service: StandIn, folder: Path, **settings: object) -> OpenAi:
-    return OpenAi(OpenAiConfig(base_url=service.url, **settings), folder)
+def kept(sampler: OpenAi, folder: Path, **how: bool) -> CachedSampler:
+    return CachedSampler(sampler, folder / "replies.sqlite", paid=True, **how)
+
+
+def engine(service: StandIn, folder: Path, **settings: object) -> CachedSampler:
+    return kept(OpenAi(OpenAiConfig(base_url=service.url, **settings), folder), folder)
 
 
 def test_replies_come_in_the_order_of_the_requests_with_their_tokens(service, tmp_path):
@@ -79,7 +84,12 @@ def test_tokens_are_asked_for_and_stored_where_they_are_kept(service, tmp_path):
     plain = engine(service, tmp_path / "plain").sample([ask()])[0]
     assert (plain.token_ids, plain.logprobs) == (None, None) and "logprobs" not in service.asked[0]
     settings = OpenAiConfig(base_url=service.url, load_adapters=True)
-    replies = [OpenAi(settings, tmp_path / "kept", keep_tokens=True).sample([ask()])[0] for _ in range(2)]
+    replies = [
+        kept(OpenAi(settings, tmp_path / "kept", keep_tokens=True), tmp_path / "kept", keep_tokens=True).sample(
+            [ask()]
+        )[0]
+        for _ in range(2)
+    ]
     assert [(reply.token_ids, reply.logprobs) for reply in replies] == [((7,), (-0.5,))] * 2
     assert len(service.asked) == 2, "the second time it is looked up"
 

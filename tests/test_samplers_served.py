@@ -13,6 +13,7 @@ from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError
 from maft.hosted.sampler import OpenAi
 from maft.records import AgentRef, Message, Request, SamplingParams
+from maft.samplers.cached import CachedSampler
 
 pytest.importorskip("openai")
 
@@ -34,8 +35,9 @@ def ask(question: str, weights: Path | None = None) -> Request:
     return Request(agent=agent, messages=messages, sampling=SamplingParams(max_new_tokens=7), seed=1)
 
 
-def engine(server: StandIn, folder: Path) -> OpenAi:
-    return OpenAi(OpenAiConfig(base_url=server.url, load_adapters=True), folder)
+def engine(server: StandIn, folder: Path) -> CachedSampler:
+    service = OpenAi(OpenAiConfig(base_url=server.url, load_adapters=True), folder)
+    return CachedSampler(service, folder / "replies.sqlite", paid=True)
 
 
 def test_each_agent_is_asked_under_the_name_of_its_own_adapter(server, tmp_path):

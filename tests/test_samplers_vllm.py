@@ -259,7 +259,9 @@ def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(mach
 def test_one_base_is_in_memory_at_a_time(machine):
     ours = engine()
     ours.sample([ask("q", model="b"), ask("q", model="a"), ask("q", model="b")])
-    assert [(made.arguments["model"], made.ended) for made in FakeEngine.made] == [("a", True), ("b", False)]
+    assert [(made.arguments["model"], made.ended) for made in FakeEngine.made] == [("b", True), ("a", False)], (
+        "the base with more requests first"
+    )
     ours.release()
     ours.release()
     assert FakeEngine.made[1].ended

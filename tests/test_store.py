@@ -75,7 +75,7 @@ def test_a_torn_line_is_cut_off_at_every_byte(tmp_path):
         (b'{"id": "a", "question": "b"}\n\n', r"line 2, is not a Problem"),
         (b'{"id": "a", "question": "b", "hint": 3}\n', r"line 1, is not a Problem: hint: Extra inputs"),
         (b'{"id": "a", "question": "b"\n', r"line 1, is not a Problem: Invalid JSON"),
-        (b'{"id": "a", "question": "\xff"}\n', r"is not UTF-8 at byte 25"),
+        (b'{"id": "a", "question": "\xff"}\n', r"invalid unicode code point"),
     ],
 )
 def test_a_broken_line_is_refused_with_its_number_and_what_to_do(tmp_path, data, said):

@@ -123,9 +123,9 @@ def test_it_is_told_while_the_run_goes(tmp_path, fake):
     told = []
 
     class Watching(Scripted):
-        def sample(self, requests, on_reply=None):
+        def _answer(self, request):
             told.append(set(fake.curves))
-            return super().sample(requests, on_reply)
+            return super()._answer(request)
 
     chosen = settings(tmp_path, "tracking.to=wandb")
     with RunFolder.open(chosen) as folder, tracking.following(folder):

@@ -11,6 +11,7 @@ from maft.config import SAMPLERS, TRAINERS, RunConfig, parts
 from maft.errors import MissingExtra
 from maft.method import bases, learners
 from maft.models.memory import Ledger
+from maft.runs.folder import RunFolder
 from maft.samplers.base import Sampler
 from maft.samplers.scripted import Scripted, guess
 from maft.trainers.base import Trainer
@@ -38,13 +39,16 @@ def make_sampler(config: RunConfig) -> Sampler:
         outside: Sampler = extensions.find("sampler", name, Sampler)(config)
         return outside
     if name == "scripted":
-        return Scripted(guess)
+        return Scripted(guess, remember=False)
     if name == "openai":
         if not installed("openai"):
             raise MissingExtra("engine.sampler=openai", "openai")
         from maft.hosted.sampler import OpenAi
+        from maft.samplers.cached import CachedSampler
 
-        return OpenAi(config.openai, config.runs_dir / config.name, keep_tokens=config.debate.keep_tokens)
+        home, keep_tokens = config.runs_dir / config.name, config.debate.keep_tokens
+        service = OpenAi(config.openai, home, keep_tokens=keep_tokens)
+        return CachedSampler(service, RunFolder(home, config).replies, paid=True, keep_tokens=keep_tokens)
     most = len(bases(config))
     engine = _local(name, config)
     if most == 1:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,21 +16,29 @@ from maft.errors import DataError
 from maft.records import NEWER_SCHEMA, Record
 
 R = TypeVar("R", bound=Record)
+BOM = b"\xef\xbb\xbf"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole: after a crash it has the old content or the new one, never a part."""
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written whole: after a crash it has the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole, see `writing`."""
+    with writing(path) as file:
+        file.write(text.encode())
 
 
 def sync(path: Path) -> None:
@@ -85,17 +93,31 @@ def read_text(path: Path) -> str:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """Write records as JSONL whole, see `write_text`."""
-    write_text(path, "".join(f"{record.to_json()}\n" for record in records))
+    """Write records as JSONL whole, one after the other, see `writing`."""
+    with writing(path) as file:
+        file.writelines(f"{record.to_json()}\n".encode() for record in records)
 
 
-def append_records(path: Path, records: Sequence[Record]) -> None:
-    """Append records as whole lines and see them onto the disk."""
+def append_records(path: Path, records: Iterable[Record], *, durable: bool = True) -> None:
+    """Append records as whole lines, which survive a kill; if `durable`, they and those before survive a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", newline="\n") as file:
-        file.write("".join(f"{record.to_json()}\n" for record in records))
+    with path.open("ab") as file:
+        file.write("".join(f"{record.to_json()}\n" for record in records).encode())
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
+
+
+def keep_lines(path: Path, numbers: Sequence[int]) -> None:
+    """Write a file anew from some of its lines, numbered from 0, in the order given."""
+    ends = [0]
+    with path.open("rb") as old:
+        for line in old:
+            ends.append(ends[-1] + len(line))
+        with writing(path) as new:
+            for number in numbers:
+                old.seek(ends[number])
+                new.write(old.read(ends[number + 1] - ends[number]))
 
 
 def drop_torn_line(path: Path) -> None:
@@ -103,36 +125,69 @@ def drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("rb+") as file:
-        data = file.read()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            file.truncate(whole)
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            whole = file.read(end - start).rfind(b"\n") + 1
+            end = start + whole
+            if whole:
+                break
+        if end < size:
+            file.truncate(end)
 
 
-def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Read JSONL records.
+class Records(Iterable[R]):
+    """The records of a JSONL file, read one by one each time they are asked for."""
 
-    Raises:
-        DataError: the file cannot be read, or a line is not such a record; names the line and what to do.
-    """
-    lines = read_text(path).removesuffix("\n").split("\n")
-    records: list[R] = []
-    # Not splitlines(): JSON leaves U+2028 and its kin inside a string as they are.
-    for number, line in enumerate(lines if lines != [""] else [], 1):
+    def __init__(self, path: Path, kind: type[R]) -> None:
+        """Open nothing yet."""
+        self.path, self.kind = path, kind
+
+    def __iter__(self) -> Iterator[R]:
+        """Yield the records.
+
+        Raises:
+            DataError: the file cannot be read, or a line is not such a record; names the line and what to do.
+        """
+        number = 0
         try:
-            records.append(kind.from_json(line))
+            with self.path.open(
+                "rb"
+            ) as file:  # not as text: JSON leaves U+2028 and its kin inside a string as they are
+                for number, line in enumerate(file, 1):
+                    yield self._record(number, line.removeprefix(BOM) if number == 1 else line)
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}.") from None
+
+    def _record(self, number: int, line: bytes) -> R:
+        try:
+            return self.kind.from_json(line)
         except ValidationError as errors:
             first = errors.errors()[0]
             if first["type"] == NEWER_SCHEMA:
                 raise DataError(
-                    f"{path}, line {number}, was written by a newer maft: {first['msg']}. Install that one."
+                    f"{self.path}, line {number}, was written by a newer maft: {first['msg']}. Install that one."
                 ) from None
             where = ".".join(map(str, first["loc"]))
             raise DataError(
-                f"{path}, line {number}, is not a {kind.__name__}: {where + ': ' if where else ''}{first['msg']}. "
-                f"Got {line[:80]!r}. Restore the line from a copy."
+                f"{self.path}, line {number}, is not a {self.kind.__name__}: {where + ': ' if where else ''}"
+                f"{first['msg']}. Got {line.decode(errors='replace').strip()[:80]!r}. Restore the line from a "
+                "copy."
             ) from None
-    return records
+
+
+def num_lines(path: Path) -> int:
+    """Return the number of whole lines of a file; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") for line in file)
+
+
+def read_records(path: Path, kind: type[R]) -> list[R]:
+    """Return the records of a JSONL file, see `Records`."""
+    return list(Records(path, kind))
 
 
 def partial(output: Path) -> Path:

@@ -66,5 +66,5 @@ def debate(
             held = pipeline.debate(folder, number, society, split.train, sampler, progress)
         failed = sum(debate.error is not None for debate in held)
         file = folder.debates(number)
-        found = {"iteration": number, "debates": len(held), "failed": failed, "file": file}
-        stage.say(f"Iteration {number}: {len(held)} debates in {file}", found, as_json=as_json)
+        found = {"iteration": number, "debates": len(split.train), "failed": failed, "file": file}
+        stage.say(f"Iteration {number}: {len(split.train)} debates in {file}", found, as_json=as_json)

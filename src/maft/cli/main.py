@@ -1,15 +1,17 @@
 """`maft`: the group of all verbs, and how errors reach the user.
 
 Results go to stdout, progress and messages to stderr. Exit code 0: done; 1: asked rightly, but it failed; 2: asked
-wrongly; 130: interrupted.
+wrongly; 130: interrupted; 143 or 129: stopped by SIGTERM or SIGHUP, as Ctrl-C does.
 """
 
 import difflib
 import errno
 import logging
+import signal
 import sqlite3
 import sys
 from importlib import import_module
+from types import FrameType
 
 import click
 
@@ -75,12 +77,13 @@ def main() -> None:
     words = sys.argv[1:]
     if words[:1] == ["help"]:  # `maft help run` is `maft run --help`
         words = [*words[1:2], "--help"]
+    stopped_by = _stop_as_ctrl_c_does()
     try:
         maft.main(words, prog_name="maft", standalone_mode=False)
-    except click.exceptions.Abort:
-        _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
-    except KeyboardInterrupt:
-        _leave("Interrupted. What is finished is kept; the same command goes on from there.", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        number = stopped_by[-1] if stopped_by else signal.SIGINT
+        how = f"Stopped by {number.name}" if stopped_by else "Interrupted"
+        _leave(f"{how}. Finished work is kept; the same command resumes.", 128 + number)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -106,6 +109,24 @@ def _machine_says(error: Exception) -> str | None:
     if full or isinstance(error, sqlite3.OperationalError | sqlite3.DatabaseError):
         return f"{' '.join(str(error).split())[:300].rstrip('.')}."
     return None
+
+
+def _stop_as_ctrl_c_does() -> list[signal.Signals]:
+    """Treat the signals that end a job as Ctrl-C, unless they are ignored; return where those that came are noted."""
+    came: list[signal.Signals] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(signal.Signals(number))
+        interrupt = signal.getsignal(signal.SIGINT)  # which a library may have taken over
+        if not callable(interrupt):
+            raise KeyboardInterrupt
+        interrupt(signal.SIGINT, frame)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+    return came
 
 
 def _leave(message: str, code: int) -> None:

@@ -19,6 +19,8 @@ from maft.config import RunConfig
 from maft.errors import DataError, MaftError, StageFailed
 
 GROWING = {"debates.jsonl", "events.jsonl", "checksums.jsonl"}
+REPLIES = "replies.sqlite"
+"""Is removed when a stage ends."""
 STATE = ".mirror.json"
 OWNER = ".owner"
 """Tells which copy of the folder was stored last."""
@@ -95,6 +97,9 @@ class Mirror:
                 f"{self.storage.url}/{self.key} was taken over by another process with the same command; this one "
                 "stops."
             )
+        for name in [name for name in self.stored if name == REPLIES and not (self.folder / name).exists()]:
+            self.storage.remove(f"{self.key}/{name}")
+            del self.stored[name]
         for path, name, now in news:
             if path.is_dir():
                 self.storage.put_folder(path, f"{self.key}/{name}")
@@ -114,7 +119,7 @@ class Mirror:
         found: list[Path] = []
         for top, folders, files in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [Path(top) / name for name in files if not name.startswith(".")]
+            found += [Path(top) / name for name in files if not name.startswith(".") and not name.endswith("-journal")]
             if Path(top).name == "agents":
                 found += [Path(top) / name for name in folders]
                 folders.clear()

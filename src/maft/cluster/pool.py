@@ -122,8 +122,16 @@ class Pool:
         self.needs = self.needs or connection.needs(self.settings, self.gpus, there)
         return connection.room(self.settings, self.needs, there)
 
-    def run(self, tasks: Sequence[Any], on_event: Callable[[int, Any], None]) -> None:
+    def run(
+        self,
+        tasks: Sequence[Any],
+        on_event: Callable[[int, Any], None],
+        more: Callable[[int], Sequence[Any]] = lambda _: (),
+    ) -> None:
         """Do all tasks, and tell `on_event` what each yields, with its number.
+
+        When the tasks are handed out and workers are idle, `more` is asked for further ones, with the number of idle
+        workers.
 
         A task that begins again, because its worker died, yields everything again. What goes wrong with one task ends
         none of those which others are at; it is raised when they are done.
@@ -133,7 +141,7 @@ class Pool:
             StageFailed: workers died over one task again and again, or as they started.
             MaftError: as the work raises it.
         """
-        _Round(self, tasks, on_event).play()
+        _Round(self, tasks, on_event, more).play()
 
     def start(self) -> None:
         """Start a worker."""
@@ -166,8 +174,14 @@ class Pool:
 class _Round:
     """One call of `Pool.run`."""
 
-    def __init__(self, pool: Pool, tasks: Sequence[Any], on_event: Callable[[int, Any], None]) -> None:
-        self.pool, self.tasks, self.on_event = pool, tasks, on_event
+    def __init__(
+        self,
+        pool: Pool,
+        tasks: Sequence[Any],
+        on_event: Callable[[int, Any], None],
+        more: Callable[[int], Sequence[Any]],
+    ) -> None:
+        self.pool, self.tasks, self.on_event, self.more = pool, list(tasks), on_event, more
         self.queue = deque(range(len(tasks)))
         self.left = set(self.queue)
         """Neither done nor given up."""
@@ -191,6 +205,7 @@ class _Round:
                 else:
                     time.sleep(SECONDS_TO_LOOK_AGAIN)
                 self.look_around()
+                self.ask_for_more()
         except BaseException:
             self.pool.close()
             raise
@@ -212,6 +227,15 @@ class _Round:
         if now - self.heard > SECONDS_TO_COMPLAIN and all(worker.task is None for worker in self.pool.workers):
             self.heard = now
             log.warning("Waiting for room in the cluster: a worker needs %s.", self.pool.needs)
+
+    def ask_for_more(self) -> None:
+        """Queue further tasks for idle workers."""
+        idle = sum(worker.waits_for is None for worker in self.pool.workers)
+        new = self.more(max(1, idle)) if not self.queue and self.failure is None and (idle or not self.left) else ()
+        numbers = range(len(self.tasks), len(self.tasks) + len(new))
+        self.tasks += new
+        self.queue += numbers
+        self.left |= set(numbers)
 
     def hand_out(self) -> None:
         for worker in self.pool.workers:

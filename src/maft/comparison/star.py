@@ -33,7 +33,7 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     society = societies.untrained(folder.config)
     pipeline.evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
-        debates = pipeline.debate(folder, iteration, society, split.train, sampler, progress)
+        debates = list(pipeline.debate(folder, iteration, society, split.train, sampler, progress))
         labels = _gold(folder, split.train) if with_gold else _votes(folder, iteration, debates)
         hinted = _ask_with_hints(folder, iteration, society, split.train, debates, labels, sampler, progress)
         counts = _make_examples(folder, iteration, debates, hinted, labels)
@@ -95,16 +95,20 @@ def _ask_with_hints(
     path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
         return files.read_records(path, Debate) if path.exists() else []
-    with progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar:
-        return rollouts.collect(
+    with (
+        progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar,
+        pipeline.replies_kept(folder, sampler) as kept,
+    ):
+        held = rollouts.collect(
             asked,
             rules,
-            sampler,
+            kept,
             path,
             batch_size=folder.config.engine.batch_size,
             max_failures=folder.config.engine.max_failures,
             on_reply=lambda _: bar.advance(),
         )
+    return list(held)
 
 
 def _hinted(problem: Problem, label: str, rules: Rules) -> Problem:

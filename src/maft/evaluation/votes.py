@@ -1,7 +1,7 @@
 """Votes with the debates they are of: made once, kept in the run folder, read by whoever shows or counts them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from maft import files, tasks
 from maft.config import RunConfig
@@ -13,7 +13,7 @@ from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
 
 
-def votes_of(folder: RunFolder, number: int, debates: Sequence[Debate]) -> dict[str, Vote]:
+def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[str, Vote]:
     """Read the votes of an iteration by problem id; those of schema 1 are grouped again."""
     votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(number), Vote)}
     equality = tasks.make(folder.config.task).equality

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from maft.hosted.served import Served
 from maft.hosted.service import NotAnAnswer, Spending
 from maft.models.adapters import fingerprint
 from maft.records import Reply, Request
-from maft.samplers.cached import Replies, key
+from maft.samplers.base import Answered, Feed, Streaming
 
 T = TypeVar("T")
 log = logging.getLogger("maft")
@@ -31,11 +31,11 @@ MESSAGE_TOKENS = 10
 """More than a chat template adds to a message."""
 
 
-class OpenAi:
-    """Sends requests side by side; every reply is kept on disk as it comes, so that none is paid for twice."""
+class OpenAi(Streaming):
+    """Sends requests side by side; `maft.samplers.cached` keeps every reply, so that none is paid for twice."""
 
     def __init__(self, settings: OpenAiConfig, folder: Path, *, keep_tokens: bool = False) -> None:
-        """Send nothing yet; replies and the money spent are kept in `folder`; `keep_tokens` asks for log-probabilities.
+        """Send nothing yet; the money spent is kept in `folder`; `keep_tokens` asks for log-probabilities.
 
         vLLM's server returns token ids as well.
         """
@@ -49,8 +49,8 @@ class OpenAi:
         self._said_uncounted = False
         self._limit = float(settings.concurrency)
 
-    def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
-        """Answer requests; see `maft.samplers.base.Sampler`.
+    def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
+        """Answer requests; see `maft.samplers.base.Streaming`.
 
         Raises:
             ConfigError: no key, a key that is not accepted, or a parameter that the service does not know.
@@ -59,7 +59,7 @@ class OpenAi:
         """
         for request in requests:
             self._check(request)
-        return _run(self._all(requests, on_reply))
+        _run(self._all(Feed(requests, on_reply)))
 
     def release(self) -> None:
         """Unload our adapters, where the server has some; the model is elsewhere."""
@@ -82,39 +82,41 @@ class OpenAi:
         if request.sampling.top_k and self.settings.base_url is None:
             raise ConfigError("OpenAI's service does not know top_k. Set it to 0 for every role in sampling.")
 
-    async def _all(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None) -> list[Reply]:
-        kept = Replies(self._folder / "replies.sqlite", keep_tokens=self._keep_tokens)
+    async def _all(self, feed: Feed) -> None:
         spending = Spending(self.settings, self._folder)
         gate = Gate(self.settings.concurrency, self._limit)
+        tasks: set[asyncio.Task[None]] = set()
         async with hosted.client(self.settings, asynchronous=True) as client:
-            owed = [request.agent for request in requests if request.agent.adapter and kept.find(key(request)) is None]
             names: dict[str, str] = {}
+            loading = asyncio.Lock()
 
-            async def answer(request: Request) -> Reply:
-                reply = kept.find(key(request))
-                if reply is None:
-                    model = names.get(request.agent.adapter or "", request.agent.model)
-                    try:
-                        reply = await self._one(request, model, client, gate, spending)
-                    except BaseException:
-                        await gate.close()  # at once, before the next request in the queue
-                        raise
-                    kept.keep({key(request): reply})
-                if on_reply:
-                    on_reply(reply)
-                return reply
+            async def answer(number: int, request: Request) -> None:
+                adapter = request.agent.adapter
+                if adapter is not None:
+                    async with loading:
+                        if adapter not in names:
+                            names.update(await self._served.load(client, [request.agent]))
+                model = names[adapter] if adapter is not None else request.agent.model
+                try:
+                    reply = await self._one(request, model, client, gate, spending)
+                except BaseException:
+                    await gate.close()  # at once, before the next request in the queue
+                    raise
+                send(feed.reply(number, reply))
 
-            tasks: list[asyncio.Task[Reply]] = []
+            def send(numbered: list[tuple[int, Request]]) -> None:
+                for number, request in numbered if not gate.closed else ():
+                    self._check(request)
+                    tasks.add(asyncio.create_task(answer(number, request)))
+
             try:
-                names |= await self._served.load(client, owed)
-                tasks += [asyncio.create_task(answer(request)) for request in requests]
-                owing = set(tasks)
-                while owing:  # not gather(), which Ctrl-C would make cancel what is under way
-                    done, owing = await asyncio.wait(owing, return_when=asyncio.FIRST_EXCEPTION)
+                send(feed.first)
+                while tasks:
+                    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
+                        tasks.remove(task)
                         if not task.cancelled():  # by the closed gate: another task says why
                             task.result()
-                return [task.result() for task in tasks]
             except BaseException:
                 # What is under way is waited for, since it is paid for; what is not yet sent is not sent.
                 await gate.close()
@@ -126,7 +128,6 @@ class OpenAi:
                 raise
             finally:
                 self._limit = gate.limit
-                kept.close()
                 self._tell()
 
     async def _one(self, request: Request, model: str, client: Any, gate: "Gate", spending: Spending) -> Reply:
@@ -227,6 +228,11 @@ class Gate:
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), seconds)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing gets through any more."""
+        return self._closed.is_set()
 
     async def close(self) -> None:
         """Let nothing through any more."""

@@ -52,7 +52,7 @@ class CurateCounts(Record):
 
 
 def generator_examples(
-    debates: Sequence[Debate],
+    debates: Iterable[Debate],
     votes: Mapping[str, Vote],
     agent: int,
     settings: CurateConfig | None = None,
@@ -90,7 +90,7 @@ def generator_examples(
 
 
 def critic_examples(
-    debates: Sequence[Debate],
+    debates: Iterable[Debate],
     votes: Mapping[str, Vote],
     agent: int,
     settings: CurateConfig,

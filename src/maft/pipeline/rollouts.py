@@ -1,19 +1,38 @@
-"""Many debates side by side: batches, progress, resumption.
+"""Many debates side by side: requests to one engine, progress, resumption.
 
-Debates of a batch go in step: what all of them ask at one moment is one call of the sampler. A batch is written when
-it is finished; on resumption only the questions that are not in the file are debated.
+A debate goes on as soon as its own replies are there, and the next question begins when a debate ends. Each debate is
+written as it ends; on resumption only the questions that are not in the file are debated.
 """
 
-from collections.abc import Callable, Collection, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from maft import files, method
 from maft.errors import StageFailed, UserError
+from maft.files import Records
 from maft.method.protocol import Play, Rules
 from maft.records import Debate, Problem, Reply, Request
-from maft.samplers.base import Sampler
+from maft.samplers.base import Sampler, answer
 
 OnReply = Callable[[Reply], None]
+
+
+class Count:
+    """How many debates there were, and what they took; `cut` are the replies that reached their limit of tokens."""
+
+    def __init__(self) -> None:
+        """Begin at nothing."""
+        self.debates = self.calls = self.prompt_tokens = self.completion_tokens = self.cut = 0
+
+    def add(self, debate: Debate) -> None:
+        """Count a debate."""
+        replies = [call.reply for call in debate.calls()]
+        self.debates += 1
+        self.calls += len(replies)
+        self.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
+        self.completion_tokens += sum(reply.completion_tokens for reply in replies)
+        self.cut += sum(reply.finish_reason == "length" for reply in replies)
 
 
 def collect(
@@ -25,87 +44,155 @@ def collect(
     batch_size: int,
     max_failures: float = 0.1,
     on_reply: OnReply | None = None,
-    on_resume: Callable[[Sequence[Debate]], None] | None = None,
-    on_batch: Callable[[Sequence[Debate]], None] | None = None,
-) -> list[Debate]:
+    on_resume: Callable[[Count], None] | None = None,
+    on_batch: Callable[[Count], None] | None = None,
+) -> Records[Debate]:
     """Debate every question that is not in the file at `path` yet, and return all debates in the order of `problems`.
 
     Debates that failed earlier are held again.
 
+    Args:
+        problems: the questions.
+        rules: of the debates.
+        sampler: answers the requests.
+        path: of the debates, as JSONL.
+        batch_size: debates at a time.
+        max_failures: the largest share of debates that may fail.
+        on_reply: is told of every reply.
+        on_resume: is told of what the file has already.
+        on_batch: is told of each `batch_size` debates, and of those at the end.
+
     Raises:
-        StageFailed: a share of more than `max_failures` of the debates failed, said after the batch that is too much;
-            they are in the file to be looked at.
+        StageFailed: a share of more than `max_failures` of the debates failed; no further debate is begun then. They
+            are in the file to be looked at.
     """
-    done = _finished(path)
+    resumed, order = _finished(path)
     if on_resume:
-        on_resume(list(done.values()))
-    for start in range(0, len(problems), batch_size):
-        owed = [problem for problem in problems[start : start + batch_size] if problem.id not in done]
-        if owed:
-            debates = play_all([method.play(problem, rules) for problem in owed], sampler, on_reply)
-            files.append_records(path, debates)
-            done |= {debate.problem_id: debate for debate in debates}
-            if on_batch:
-                on_batch(debates)
-            _refuse_failures(done.values(), len(problems), max_failures, path)
-    debates = [done[problem.id] for problem in problems]
-    if list(done.values()) != debates:  # held again out of turn: the file is as an unbroken run writes it
-        files.write_records(path, debates)
-    return debates
+        on_resume(resumed)
+    done, failed, batch = set(order), list[Debate](), Count()
+
+    def plays() -> Iterator[Play]:
+        for problem in problems:
+            if problem.id not in done and len(failed) <= max_failures * len(problems):
+                yield method.play(problem, rules)
+
+    def end_batch() -> None:
+        nonlocal batch
+        if batch.debates and on_batch:
+            on_batch(batch)
+        batch = Count()
+
+    def on_debate(debate: Debate) -> None:
+        batch.add(debate)
+        order.append(debate.problem_id)
+        if debate.error is not None:
+            failed.append(debate)
+        files.append_records(path, [debate], durable=batch.debates == batch_size or len(order) == len(problems))
+        if batch.debates == batch_size:
+            end_batch()
+
+    hold(plays(), sampler, batch_size, on_debate, on_reply)
+    end_batch()
+    if len(failed) > max_failures * len(problems):
+        raise StageFailed(
+            f"{len(failed)} of {len(order)} debates failed, more than engine.max_failures = {max_failures:.0%} of "
+            f"{len(problems)} allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the "
+            "same command holds them again."
+        )
+    places = {problem_id: place for place, problem_id in enumerate(order)}
+    in_order = [places[problem.id] for problem in problems]
+    if in_order != list(range(len(order))):  # debates end in any order: the file has that of the questions
+        files.keep_lines(path, in_order)
+    return Records(path, Debate)
 
 
-def finished(path: Path, problems: Sequence[Problem]) -> list[Debate]:
+def finished(path: Path, problems: Sequence[Problem]) -> Records[Debate]:
     """Return the debates on all `problems`.
 
     Raises:
         UserError: there are questions that are not debated yet.
     """
-    held = {debate.problem_id: debate for debate in files.read_records(path, Debate)} if path.exists() else {}
-    owed = [problem for problem in problems if problem.id not in held]
-    if owed:
-        raise UserError(f"{len(owed)} of {len(problems)} questions are not debated yet. Do `maft debate` first.")
-    return [held[problem.id] for problem in problems]
+    held = {debate.problem_id for debate in Records(path, Debate)} if path.exists() else set()
+    missing = sum(problem.id not in held for problem in problems)
+    if missing:
+        raise UserError(f"{missing} of {len(problems)} questions are not debated yet. Run `maft debate` first.")
+    return Records(path, Debate)
+
+
+class _Seat:
+    """A debate that waits for replies."""
+
+    def __init__(self, play: Play) -> None:
+        self.play = play
+        self.replies: list[Reply] = []
+        self.missing = 0
+
+
+def hold(
+    plays: Iterator[Play],
+    sampler: Sampler,
+    at_once: int,
+    on_debate: Callable[[Debate], None],
+    on_reply: OnReply | None = None,
+) -> None:
+    """Play debates, at most `at_once` at a time, and tell of each as it ends."""
+    waiting: dict[int, tuple[_Seat, int]] = {}
+    """Whose reply it is, and which one, by the number of the request."""
+    numbers = itertools.count()
+
+    def advance(seat: _Seat) -> list[Request]:
+        try:
+            requests = seat.play.send(seat.replies) if seat.replies else next(seat.play)
+        except StopIteration as end:
+            on_debate(end.value)
+            return []
+        seat.replies, seat.missing = [_NOTHING] * len(requests), len(requests)
+        waiting.update((next(numbers), (seat, place)) for place in range(len(requests)))
+        return requests
+
+    def begin() -> list[Request]:
+        return next(filter(None, (advance(_Seat(play)) for play in plays)), [])
+
+    def take(number: int, reply: Reply) -> list[Request]:
+        seat, place = waiting.pop(number)
+        if on_reply:
+            on_reply(reply)
+        seat.replies[place] = reply
+        seat.missing -= 1
+        return [] if seat.missing else advance(seat) or begin()
+
+    first = [request for _ in range(at_once) for request in begin()]
+    if first:
+        answer(sampler, first, take)
+    assert not waiting, f"the sampler left {len(waiting)} requests without a reply"
+
+
+_NOTHING = Reply(text="", finish_reason="error", error="there is no reply yet")
 
 
 def play_all(plays: Sequence[Play], sampler: Sampler, on_reply: OnReply | None = None) -> list[Debate]:
-    """Play debates in step until all are over, and return them in their order."""
+    """Play debates all at a time, and return them in their order."""
     results: dict[int, Debate] = {}
-    asked: dict[int, list[Request]] = {}
 
-    def advance(number: int, replies: list[Reply] | None) -> None:
-        try:
-            asked[number] = next(plays[number]) if replies is None else plays[number].send(replies)
-        except StopIteration as end:
-            results[number] = end.value
+    def watched(number: int, play: Play) -> Play:
+        results[number] = yield from play
+        return results[number]
 
-    for number in range(len(plays)):
-        advance(number, None)
-    while asked:
-        step, asked = asked, {}
-        flat = [request for requests in step.values() for request in requests]
-        replies = sampler.sample(flat, on_reply)
-        assert len(replies) == len(flat), f"the sampler gave {len(replies)} replies to {len(flat)} requests"
-        for number, requests in step.items():
-            advance(number, replies[: len(requests)])
-            replies = replies[len(requests) :]
+    hold((watched(number, play) for number, play in enumerate(plays)), sampler, len(plays), lambda _: None, on_reply)
     return [results[number] for number in range(len(plays))]
 
 
-def _finished(path: Path) -> dict[str, Debate]:
-    """Return the good debates of the file by problem id, and take the torn and the failed ones out of it."""
+def _finished(path: Path) -> tuple[Count, list[str]]:
+    """Return the good debates of the file, counted and by problem id, and take the torn and the failed ones out."""
     files.drop_torn_line(path)
-    present = files.read_records(path, Debate) if path.exists() else []
-    good = [debate for debate in present if debate.error is None]
-    if len(good) < len(present):
-        files.write_records(path, good)
-    return {debate.problem_id: debate for debate in good}
-
-
-def _refuse_failures(held: Collection[Debate], num_owed: int, max_failures: float, path: Path) -> None:
-    failed = [debate for debate in held if debate.error is not None]
-    if len(failed) > max_failures * num_owed:
-        raise StageFailed(
-            f"{len(failed)} of {len(held)} debates failed, more than engine.max_failures = {max_failures:.0%} of "
-            f"{num_owed} allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the same "
-            "command holds them again, and goes on."
-        )
+    count, ids, lines = Count(), list[str](), 0
+    good: list[int] = []
+    for line, debate in enumerate(Records(path, Debate) if path.exists() else ()):
+        lines = line + 1
+        if debate.error is None:
+            count.add(debate)
+            ids.append(debate.problem_id)
+            good.append(line)
+    if len(good) < lines:
+        files.keep_lines(path, good)
+    return count, ids

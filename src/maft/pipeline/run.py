@@ -17,7 +17,8 @@ Every stage is a function from files to files of the run folder, and does nothin
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from maft import files, tasks
@@ -26,16 +27,20 @@ from maft.evaluation.learned import learned, warnings
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.evaluation.votes import decide, votes_of
+from maft.files import Records
 from maft.method import curate, learners, protocol_of
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
 from maft.method.protocol import Rules
 from maft.pipeline import finetune, rollouts
+from maft.pipeline.rollouts import Count
 from maft.records import Debate, Problem, Society, Vote
 from maft.runs import manifest, societies
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Bar, Progress
+from maft.samplers import cached
 from maft.samplers.base import Sampler
+from maft.samplers.cached import CachedSampler
 from maft.tasks import Split, prepare
 from maft.trainers.base import Trainer, TrainProgress
 
@@ -77,29 +82,29 @@ def debate(
     problems: Sequence[Problem],
     sampler: Sampler,
     progress: Progress,
-) -> list[Debate]:
+) -> Records[Debate]:
     """Let the society debate the training questions."""
     path = folder.debates(iteration)
     if folder.votes(iteration).exists():
-        return files.read_records(path, Debate)
+        return Records(path, Debate)
     rules = debate_rules(folder, iteration, society, "train")
     return _collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
 
 
-def vote(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> dict[str, Vote]:
+def vote(folder: RunFolder, iteration: int, debates: Iterable[Debate]) -> dict[str, Vote]:
     """Find the pseudo-label of every question."""
     path = folder.votes(iteration)
     if not path.exists():
         config, equality = folder.config, tasks.make(folder.config.task).equality
         choose = protocol_of(config.debate).ballots
-        votes = [voting.vote(d, config.vote, config.seed, equality, choose=choose) for d in debates]
+        votes = (voting.vote(d, config.vote, config.seed, equality, choose=choose) for d in debates)
         files.write_records(path, votes)
         folder.log("voted", iteration=iteration)
     return votes_of(folder, iteration, debates)
 
 
 def make_examples(
-    folder: RunFolder, iteration: int, debates: Sequence[Debate], votes: Mapping[str, Vote]
+    folder: RunFolder, iteration: int, debates: Iterable[Debate], votes: Mapping[str, Vote]
 ) -> dict[str, int]:
     """Write each agent's own examples, and return how many each has."""
     config, summary = folder.config, folder.examples_summary(iteration)
@@ -161,7 +166,7 @@ def evaluate(
         return
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
-    debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
+    debates = list(_collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title))
     decided = decide(debates, problems, config)
     files.write_records(folder.held_out_votes(iteration), decided)
     scores = score_all(Scoring(HeldOut(debates, decided), iteration, config))
@@ -204,39 +209,60 @@ def _collect(
     sampler: Sampler,
     progress: Progress,
     title: str,
-) -> list[Debate]:
+) -> Records[Debate]:
     per_debate = protocol_of(rules.debate).calls(rules.debate)
+    started = time.monotonic()
+
+    def log(count: Count) -> None:
+        nonlocal started
+        now = time.monotonic()
+        seconds = round(now - started, 3)
+        folder.log("debated", stage=rules.stage, iteration=rules.iteration, **vars(count), seconds=seconds)
+        started = now
+
     with progress.stage(title, len(problems) * per_debate, "call") as bar:
-        started = time.monotonic()
 
-        def on_batch(debates: Sequence[Debate]) -> None:
-            nonlocal started
-            now = time.monotonic()
-            replies = [call.reply for debate in debates for call in debate.calls()]
-            folder.log(
-                "debated",
-                stage=rules.stage,
-                iteration=rules.iteration,
-                debates=len(debates),
-                calls=len(replies),
-                prompt_tokens=sum(reply.prompt_tokens for reply in replies),
-                completion_tokens=sum(reply.completion_tokens for reply in replies),
-                cut=sum(reply.finish_reason == "length" for reply in replies),
-                seconds=round(now - started, 3),
+        def on_resume(count: Count) -> None:
+            bar.skip(count.debates * per_debate)
+            if uncounted := _without_events(count, folder, rules):
+                log(uncounted)
+
+        with replies_kept(folder, sampler) as kept:
+            return rollouts.collect(
+                problems,
+                rules,
+                kept,
+                path,
+                batch_size=folder.config.engine.batch_size,
+                max_failures=folder.config.engine.max_failures,
+                on_resume=on_resume,
+                on_reply=lambda _: bar.advance(),
+                on_batch=log,
             )
-            started = now
 
-        return rollouts.collect(
-            problems,
-            rules,
-            sampler,
-            path,
-            batch_size=folder.config.engine.batch_size,
-            max_failures=folder.config.engine.max_failures,
-            on_resume=lambda done: bar.skip(len(done) * per_debate),
-            on_reply=lambda _: bar.advance(),
-            on_batch=on_batch,
-        )
+
+@contextmanager
+def replies_kept(folder: RunFolder, sampler: Sampler) -> Iterator[Sampler]:
+    """Keep every reply of a stage on disk as it comes, so that a kill loses those in flight only.
+
+    They are dropped when the stage ends without an error, for its debates hold them. Samplers with a file of their own
+    keep them there.
+    """
+    if isinstance(sampler, CachedSampler):
+        yield sampler
+        return
+    yield CachedSampler(sampler, folder.replies, keep_tokens=folder.config.debate.keep_tokens)
+    cached.drop(folder.replies)
+
+
+def _without_events(count: Count, folder: RunFolder, rules: Rules) -> Count | None:
+    """Return what of the debates that are there was not logged: a kill came between them and their event."""
+    stage = {"event": "debated", "stage": rules.stage, "iteration": rules.iteration}
+    events = [event for event in folder.events() if stage.items() <= event.items()]
+    left = Count()
+    for name, number in vars(count).items():
+        setattr(left, name, max(0, number - sum(event.get(name, 0) for event in events)))
+    return left if left.debates else None
 
 
 def _training_reporter(

@@ -191,7 +191,7 @@ def _play(
     folder: RunFolder, iteration: int, society: Society, batch: Sequence[Problem], sampler: Sampler, progress: Progress
 ) -> tuple[list[Debate], float]:
     began = time.monotonic()
-    debates = pipeline.debate(folder, iteration, society, batch, sampler, progress)
+    debates = list(pipeline.debate(folder, iteration, society, batch, sampler, progress))
     return debates, time.monotonic() - began
 
 

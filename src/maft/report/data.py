@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from maft import files, tasks
@@ -170,7 +169,7 @@ def owed(folder: RunFolder) -> str | None:
     """Say what an unfinished run has to do next, or None when it is finished."""
     if not folder.problems("eval").exists():
         return "the questions"
-    sides = {side: len(files.read_records(folder.problems(side), Problem)) for side in ("train", "eval")}
+    sides = {side: files.num_lines(folder.problems(side)) for side in ("train", "eval")}
     for number in range(folder.config.num_iterations + 1):
         found = _owed_of_iteration(folder, number, sides)
         if found is not None:
@@ -181,17 +180,13 @@ def owed(folder: RunFolder) -> str | None:
 def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int]) -> str | None:
     if number > 0:
         if not folder.votes(number).exists():
-            return f"debate ({_num_lines(folder.debates(number))} of {sides['train']} questions done)"
+            return f"debate ({files.num_lines(folder.debates(number))} of {sides['train']} questions done)"
         if not folder.examples_summary(number).exists():
             return "choice of examples"
         all_agents, missing = learners(folder.config), societies.missing(folder, number)
         if missing:
             return f"finetuning ({len(all_agents) - len(missing)} of {len(all_agents)} agents done)"
     if not folder.evaluated(number):
-        done = _num_lines(folder.held_out_debates(number))
+        done = files.num_lines(folder.held_out_debates(number))
         return f"evaluation ({done} of {sides['eval']} questions done)"
     return None
-
-
-def _num_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0

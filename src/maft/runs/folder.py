@@ -158,6 +158,11 @@ class RunFolder:
         return self.path / "checksums.jsonl"
 
     @property
+    def replies(self) -> Path:
+        """Replies of the stage that is going on, or all of a hosted service: a lookup by what was asked."""
+        return self.path / "replies.sqlite"
+
+    @property
     def metrics(self) -> Path:
         """The numbers over iterations, see `maft.evaluation.series`."""
         return self.path / "metrics.jsonl"

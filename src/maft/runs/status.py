@@ -4,7 +4,6 @@ from pathlib import Path
 
 from maft import files
 from maft.method import learners
-from maft.records import Debate
 from maft.runs import societies
 from maft.runs.folder import RunFolder
 
@@ -35,7 +34,7 @@ def status(folder: RunFolder) -> str:
 
     lines = [f"Iteration 0: evaluation {done(folder.evaluation(0) / 'summary.json')}"]
     for n in range(1, folder.config.num_iterations + 1):
-        held = len(files.read_records(folder.debates(n), Debate)) if folder.debates(n).exists() else 0
+        held = files.num_lines(folder.debates(n))
         made = len(agents) - len(societies.missing(folder, n))
         lines.append(
             f"Iteration {n}: {held} debates held, votes {done(folder.votes(n))}, "

@@ -1,9 +1,14 @@
 """The seam to language models: requests in, replies out."""
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from maft.records import Reply, Request
+
+OnReply = Callable[[Reply], None]
+Answered = Callable[[int, Reply], Sequence[Request]]
+"""Gets a reply with the number of its request, and returns what is asked next because of it."""
 
 
 class Sampler(Protocol):
@@ -13,7 +18,7 @@ class Sampler(Protocol):
     of `request.agent` and no other, `request.sampling`, and a random stream of its own from `request.seed`.
     """
 
-    def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
+    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
         """Return one reply for each request, in their order, and report each to `on_reply` once it is there.
 
         A request that cannot be answered, such as one longer than the context, gives a reply with an `error`.
@@ -26,3 +31,65 @@ class Sampler(Protocol):
     def release(self) -> None:
         """Free the memory of the model; the next `sample` loads it again."""
         ...
+
+
+class Streaming(ABC):
+    """A sampler that can be asked more while it answers."""
+
+    @abstractmethod
+    def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
+        """Answer requests, and what `on_reply` returns, until nothing is left to be asked; see `Sampler`.
+
+        Requests are numbered from 0 in the order of `requests`; those that `on_reply(number, reply)` returns get the
+        next numbers. It is called once for each request, as soon as the reply is there, and never twice at a time.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free the memory of the model; the next call loads it again."""
+
+    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
+        """Answer requests; see `Sampler`."""
+        replies: dict[int, Reply] = {}
+
+        def take(number: int, reply: Reply) -> Sequence[Request]:
+            replies[number] = reply
+            if on_reply:
+                on_reply(reply)
+            return ()
+
+        self.answer(requests, take)
+        return [replies[number] for number in range(len(requests))]
+
+
+class Feed:
+    """Numbers the requests of one call of `answer`."""
+
+    def __init__(self, requests: Iterable[Request], on_reply: Answered) -> None:
+        """Number `requests` from 0."""
+        self._on_reply = on_reply
+        self._count = 0
+        self.first = self._number(requests)
+
+    def reply(self, number: int, reply: Reply) -> list[tuple[int, Request]]:
+        """Tell of a reply, and return what is asked next, with its numbers."""
+        return self._number(self._on_reply(number, reply))
+
+    def _number(self, requests: Iterable[Request]) -> list[tuple[int, Request]]:
+        numbered = list(enumerate(requests, self._count))
+        self._count += len(numbered)
+        return numbered
+
+
+def answer(sampler: Sampler, requests: Sequence[Request], on_reply: Answered) -> None:
+    """Answer requests and what follows from them, see `Streaming.answer`; a plain sampler is given batch by batch."""
+    if isinstance(sampler, Streaming):
+        sampler.answer(requests, on_reply)
+        return
+    feed = Feed(requests, on_reply)
+    ready = feed.first
+    while ready:
+        replies = sampler.sample([request for _, request in ready])
+        assert len(replies) == len(ready), f"the sampler gave {len(replies)} replies to {len(ready)} requests"
+        numbers = [number for number, _ in ready]
+        ready = [one for number, reply in zip(numbers, replies, strict=True) for one in feed.reply(number, reply)]

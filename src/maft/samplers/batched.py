@@ -6,7 +6,7 @@ tokens, which plain transformers with PEFT must find likely too.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from maft import models
 from maft.errors import TooLarge
 from maft.models.adapters import WEIGHTS, uniform
 from maft.models.shapes import Shape
-from maft.records import Reply, Request, SamplingParams
-from maft.samplers.chat import Chat, Encoded
-from maft.samplers.local import ADVICE, OnReply
+from maft.records import SamplingParams
+from maft.samplers.chat import Chat, Generated
+from maft.samplers.local import ADVICE, Job, Take
 from maft.samplers.transformers import Transformers, device
 
 log = logging.getLogger(__name__)
 
 MAX_SLOTS = 1024
+MANY = 1 << 30
+"""Jobs that are taken at a time: all that are ready."""
 PROBE_TOKENS = 8
 PROBE_GAP = 1.0
 """Logits by which a token of the probe may be less likely than the likeliest: bfloat16 rounds to about 0.2."""
@@ -31,6 +33,7 @@ PROBE_GAP = 1.0
 class Batched(Transformers):
     """Samples with transformers' models; with its own batches where that is faster."""
 
+    mixes_agents = True
     devices: tuple[str, ...] = ("cuda",)
     """Where slots are used."""
     _fused: Any = None
@@ -41,7 +44,7 @@ class Batched(Transformers):
         super().load(model, chat)
         self._agents: list[Path] = []
         self._tensors: dict[Path, Any] = {}
-        self._probed: set[Path] = set()
+        self._probed: set[Path | None] = set()
         self._max_slots = self.settings.max_sequences or MAX_SLOTS
         if device() in self.devices:
             from maft.samplers import fused
@@ -60,77 +63,67 @@ class Batched(Transformers):
             return super().cache_bytes(shape, limits)
         return 8 * max(limits, default=0) * shape.kv_bytes_per_token(self.settings.dtype)
 
-    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
-        """Answer requests; see `maft.samplers.base.Sampler`."""
-        replies: dict[int, Reply] = {}
-
-        def answer(number: int, reply: Reply) -> None:
-            replies[number] = reply
-            if on_reply:
-                on_reply(reply)
-
-        groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            groups.setdefault(request.agent.model, []).append(number)
-        for model, numbers in sorted(groups.items()):
-            chat = self._ready(model, [requests[number].sampling.max_new_tokens for number in numbers])
-            adapters = sorted({Path(requests[n].agent.adapter or "") for n in numbers if requests[n].agent.adapter})
-            if self._fused is None or not self._knows(adapters):
-                replies |= zip(numbers, super().sample([requests[n] for n in numbers], on_reply), strict=True)
+    def run(self, take: Take) -> Iterator[tuple[Job, Generated]]:
+        """Answer in slots what can be mixed, and the rest as plain transformers do, agent by agent."""
+        waiting: dict[int, Job] = {}
+        while True:
+            waiting |= {job.number: job for job in take(MANY)}
+            if not waiting:
+                return
+            jobs = list(waiting.values())
+            adapters = sorted({job.adapter for job in jobs if job.adapter})
+            if self._fused is not None and self._knows(adapters) and self._speak(jobs, adapters):
+                yield from self._in_slots(waiting, take)
                 continue
-            encoded = {number: chat.encode(requests[number]) for number in numbers}
-            prompts: dict[int, Encoded] = {}
-            for number, prompt in encoded.items():
-                if isinstance(prompt, Reply):
-                    answer(number, prompt)
-                else:
-                    prompts[number] = prompt
-            if not self._speak({n: requests[n] for n in prompts}, prompts, adapters):
-                replies |= zip(numbers, super().sample([requests[n] for n in numbers], on_reply), strict=True)
-                continue
-            for number, ids, logprobs in self._run(self._jobs(requests, prompts)):
-                answer(number, chat.reply(prompts[number].token_ids, ids, logprobs))
-        return [replies[number] for number in range(len(requests))]
+            ((largest, _),) = Counter(job.adapter for job in jobs).most_common(1)
+            of_one = [job for job in jobs if job.adapter == largest]
+            of_one = sorted(of_one, key=lambda job: len(job.prompt.token_ids))[: self.max_sequences]
+            for generated in self.generate(of_one):
+                yield waiting.pop(of_one[generated.place].number), generated
 
-    def _jobs(self, requests: Any, prompts: dict[int, Encoded]) -> list[Any]:
-        from maft.samplers.slots import Job
-
-        numbers = {adapter: number for number, adapter in enumerate(self._agents)}
-        jobs = []
-        for number, prompt in prompts.items():
-            request = requests[number]
-            agent = numbers[Path(request.agent.adapter)] if request.agent.adapter else -1
-            jobs.append(Job(number, prompt.token_ids, prompt.max_new_tokens, request.sampling, request.seed, agent))
-        return jobs
-
-    def _run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, list[int], list[float]]]:
-        """Make the replies; where memory runs out, in half as many slots."""
+    def _in_slots(self, waiting: dict[int, Job], take: Take) -> Iterator[tuple[Job, Generated]]:
+        """Answer what waits, and what comes meanwhile as far as it fits the slots; where memory runs out, in fewer."""
         import torch
 
-        waiting = {job.number: job for job in jobs}
-        while waiting:
-            try:
-                self._make_room(list(waiting.values()))
-                for made in self._slots.run(deque(waiting.values())):
-                    del waiting[made[0]]
-                    yield made
-            except torch.OutOfMemoryError:
-                count = self._slots.count if self._slots else self._max_slots
-                self._slots = None
-                torch.cuda.empty_cache()
-                self._max_slots = min(count, self._max_slots) // 2
-                if not self._max_slots:
-                    raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}") from None
-                log.info("GPU memory ran out: from now on at most %d replies at a time.", self._max_slots)
+        try:
+            self._make_room(list(waiting.values()))
+            queue = deque(self._slot_job(job) for job in waiting.values())
+            for number, ids, logprobs in self._slots.run(queue):
+                yield waiting.pop(number), Generated(0, ids, logprobs)
+                for job in take(MANY):
+                    waiting[job.number] = job
+                    if self._fits(job):
+                        queue.append(self._slot_job(job))
+        except torch.OutOfMemoryError:
+            count = self._slots.count if self._slots else self._max_slots
+            self._slots = None
+            torch.cuda.empty_cache()
+            self._max_slots = min(count, self._max_slots) // 2
+            if not self._max_slots:
+                raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}") from None
+            log.info("GPU memory ran out: from now on at most %d replies at a time.", self._max_slots)
 
-    def _make_room(self, jobs: Sequence[Any]) -> None:
+    def _fits(self, job: Job) -> bool:
+        """Say whether a job can join those that run: its agent is among theirs, and its dialogue not too long."""
+        length = len(job.prompt.token_ids) + job.prompt.max_new_tokens
+        known = job.adapter is None or job.adapter in self._agents
+        return known and length <= self._slots.length and job.prompt.max_new_tokens <= self._slots.steps
+
+    def _slot_job(self, job: Job) -> Any:
+        from maft.samplers import slots
+
+        agent = -1 if job.adapter is None else self._agents.index(job.adapter)
+        prompt, request = job.prompt, job.request
+        return slots.Job(job.number, prompt.token_ids, prompt.max_new_tokens, request.sampling, request.seed, agent)
+
+    def _make_room(self, jobs: Sequence[Job]) -> None:
         """Have slots for these jobs: as many, and as long, as they need and memory allows."""
         import torch
 
         from maft.samplers.slots import SIZES, Slots
 
-        length = -(-max(len(job.token_ids) + job.max_new_tokens for job in jobs) // 128) * 128
-        steps = -(-max(job.max_new_tokens for job in jobs) // 64) * 64
+        length = -(-max(len(job.prompt.token_ids) + job.prompt.max_new_tokens for job in jobs) // 128) * 128
+        steps = -(-max(job.prompt.max_new_tokens for job in jobs) // 64) * 64
         count = next((size for size in SIZES if size >= len(jobs)), SIZES[-1])
         old = self._slots
         if old and old.length >= length and old.steps >= steps and old.count >= min(count, self._max_slots):
@@ -164,35 +157,40 @@ class Batched(Transformers):
                 self._tensors[adapter] = Adapter(tensors, scale) if known >= set(tensors) else None
         return all(self._tensors[adapter] for adapter in adapters)
 
-    def _speak(self, requests: dict[int, Request], prompts: dict[int, Encoded], adapters: Sequence[Path]) -> bool:
+    def _speak(self, jobs: Sequence[Job], adapters: Sequence[Path]) -> bool:
         """Have these adapters in the batch; return whether each new one writes what plain transformers finds likely."""
         if not set(adapters) <= set(self._agents):
             self._agents = list(adapters)
             moved = self._fused.adapt([self._tensors[adapter] for adapter in adapters])
             if self._slots and moved:
                 self._slots.drop_graphs()
-        new = [adapter for adapter in adapters if adapter not in self._probed]
-        if not new:
+        first = {job.adapter: job for job in reversed(jobs) if job.adapter not in (None, *self._probed)}
+        if not first:
             return True
-        first = {str(request.agent.adapter): number for number, request in reversed(requests.items())}
-        numbers = [first[str(adapter)] for adapter in new if str(adapter) in first]
-        limit = min(PROBE_TOKENS, *(prompts[number].max_new_tokens for number in numbers))
-        greedy = {n: requests[n].model_copy(update={"sampling": SamplingParams(temperature=0, max_new_tokens=limit)})
-                  for n in numbers}  # fmt: skip
-        short = {n: prompts[n]._replace(max_new_tokens=limit) for n in numbers}
-        for number, ids, _ in self._run(self._jobs(greedy, short)):
-            adapter = Path(str(requests[number].agent.adapter))
-            gap = self._gap(adapter, prompts[number].token_ids, ids)
+        limit = min(PROBE_TOKENS, *(job.prompt.max_new_tokens for job in first.values()))
+        greedy = SamplingParams(temperature=0, max_new_tokens=limit)
+        probes = {
+            job.number: job._replace(
+                request=job.request.model_copy(update={"sampling": greedy}),
+                prompt=job.prompt._replace(max_new_tokens=limit),
+            )
+            for job in first.values()
+        }
+        answered: list[tuple[Job, Generated]] = []
+        while probes:  # again in fewer slots, where memory ran out
+            answered += self._in_slots(probes, lambda _: [])
+        for job, generated in answered:
+            gap = self._gap(job.adapter, job.prompt.token_ids, generated.token_ids)
             if not gap <= PROBE_GAP:
                 log.warning(
                     "Adapter %s: mixed batches write tokens that plain transformers finds less likely by %.1f logits. "
-                    "Going on with plain transformers, which is slower.", adapter, gap)  # fmt: skip
+                    "Going on with plain transformers, which is slower.", job.adapter, gap)  # fmt: skip
                 self._fused = self._slots = None
                 return False
-            self._probed.add(adapter)
+            self._probed.add(job.adapter)
         return True
 
-    def _gap(self, adapter: Path, prompt: Sequence[int], reply: Sequence[int]) -> float:
+    def _gap(self, adapter: Path | None, prompt: Sequence[int], reply: Sequence[int]) -> float:
         """Return by how much plain transformers finds a reply's tokens less likely than its own, at most."""
         import torch
 

@@ -16,29 +16,40 @@ from pathlib import Path
 from typing import Any
 
 from maft import files, models
+from maft.config import EngineConfig
 from maft.errors import DataError, MissingExtra
-from maft.models import adapters, probe
+from maft.models import adapters, memory, probe
+from maft.models.adapters import fingerprint
 from maft.models.shapes import Shape
-from maft.records import SamplingParams
-from maft.samplers.chat import Chat, Encoded, Generated
-from maft.samplers.local import LocalSampler
+from maft.samplers.chat import Chat, Generated
+from maft.samplers.local import Job, LocalSampler, Take
 
 log = logging.getLogger(__name__)
 
 PRECISION = {"bfloat16": "bf16", "float32": "f32"}
 
 
+WIDER = {"bfloat16": 1, "float32": 2}
+"""Bytes in memory for each byte of weights on disk, which are in 16 bits."""
+RESERVE = 2 << 30
+"""Bytes of free memory that further pipelines leave to others."""
+BLOCK = 32
+"""Tokens of a block of the prefix cache."""
+
+
 class OpenVino(LocalSampler):
     """Samples with OpenVINO GenAI on the CPU."""
 
     default_sequences = 256
-    continuous = True
-    _pipeline: Any = None
-    _speaking: Path | None = None
-    """Adapter fused into the pipeline; None is the bare base."""
+
+    def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
+        """Load nothing yet; see `LocalSampler`."""
+        super().__init__(settings, ledger)
+        self._pipelines: dict[object, Any] = {}
+        """By adapter, the one that spoke last at the end."""
 
     def load(self, model: str, chat: Chat) -> None:
-        """Find or export the IR; the pipeline is built at the first call, which tells the adapter."""
+        """Find or export the IR; a pipeline is built at an agent's first call."""
         self._folder = exported(model, trust=self.settings.trust_remote_code)
         self._model = model
         self._probe = probe.token_ids(chat.tokenizer)
@@ -49,54 +60,76 @@ class OpenVino(LocalSampler):
         return self.settings.cache_gb * 2**30
 
     def unload(self) -> None:
-        """Drop the pipeline."""
-        self._pipeline = None
+        """Drop the pipelines."""
+        self._pipelines.clear()
 
-    def generate(
-        self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> Iterator[Generated]:
+    def run(self, take: Take) -> Iterator[tuple[Job, Generated]]:
         """Generate for one adapter; every request has its own random stream.
 
-        Step by step, not by the pipeline's `generate`: replies can be counted as they end, and Ctrl-C is heard between
-        two steps in place of after the last. A prompt that is there several times is read once, for the prefix cache is
-        looked up when a request is added: the others are added when the first has been read.
+        Step by step, not by the pipeline's `generate`: a reply is told of as it ends, requests that follow join at
+        once, and Ctrl-C is heard between two steps. What several prompts begin with is read once: the prefix cache is
+        looked up when a request is added, so that a prompt waits while what it begins with is being read for another.
         """
-        import numpy
-        import openvino
         from openvino_genai import GenerationStatus
 
-        if self._pipeline is None or adapter != self._speaking:
-            self._build(adapter)
-        pipeline, running = self._pipeline, {}
-
-        def add(place: int) -> None:
-            ids = openvino.Tensor(numpy.array([prompts[place].token_ids], dtype=numpy.int64))
-            config = self._generation_config(prompts[place], sampling[place], seeds[place])
-            running[place] = pipeline.add_request(place, ids, config)
-
-        waiting = _same_prompts(prompts)
-        for first in waiting:
-            add(first)
+        jobs = take(self.max_sequences)
+        if not jobs:
+            return
+        key, pipeline = self._pipeline(jobs[0].adapter)
+        running: dict[int, tuple[Job, Any]] = {}
+        reads = _Reads()
+        waiting: dict[int, list[Job]] = {}
+        """Jobs that wait for the prompt of another to be read, by the other's number."""
         try:
-            while running:
+            while True:
+                for job in jobs:
+                    first = reads.begin(job)
+                    if first is not None:
+                        waiting[first].append(job)
+                    else:
+                        running[job.number], waiting[job.number] = (job, self._add(pipeline, job)), []
+                if not running:
+                    return
                 pipeline.step()
-                ended = [place for place, one in running.items() if one.get_status() != GenerationStatus.RUNNING]
-                for first in [place for place in waiting if place in ended or running[place].can_read()]:
-                    for place in waiting.pop(first):
-                        add(place)
-                for place in ended:
-                    output = running.pop(place).read_all()[0]
-                    yield Generated(place, output.generated_ids, output.generated_log_probs)
+                jobs = []
+                ended = [n for n, (_, handle) in running.items() if handle.get_status() != GenerationStatus.RUNNING]
+                for number in [n for n in waiting if n in ended or running[n][1].can_read()]:
+                    reads.end(running[number][0])
+                    jobs += waiting.pop(number)
+                for number in ended:
+                    job, handle = running.pop(number)
+                    output = handle.read_all()[0]
+                    yield job, Generated(0, output.generated_ids, output.generated_log_probs)
+                jobs += take(self.max_sequences - len(running) - sum(map(len, waiting.values())) - len(jobs))
         finally:
             if running:  # interrupted: what is left must not mix with the next requests
-                self._pipeline = None
+                self._pipelines.pop(key, None)
 
-    def _build(self, adapter: Path | None) -> None:
+    def _add(self, pipeline: Any, job: Job) -> Any:
+        import numpy
+        import openvino
+
+        ids = openvino.Tensor(numpy.array([job.prompt.token_ids], dtype=numpy.int64))
+        return pipeline.add_request(job.number, ids, self._generation_config(job))
+
+    def _pipeline(self, adapter: Path | None) -> tuple[object, Any]:
+        """Return the pipeline of an adapter, and its key; the others stay as far as there is memory."""
+        key = fingerprint(adapter) if adapter else None
+        pipeline = self._pipelines.pop(key, None)
+        if pipeline is None:
+            weights = sum(file.stat().st_size for file in self._folder.glob("*.bin"))
+            need = RESERVE + self.settings.cache_gb * 2**30 + weights * WIDER[self.settings.dtype]
+            while self._pipelines and memory.free_ram() < need:
+                self._pipelines.pop(next(iter(self._pipelines)))
+            pipeline = self._build(adapter)
+        self._pipelines[key] = pipeline
+        return key, pipeline
+
+    def _build(self, adapter: Path | None) -> Any:
         import openvino_genai as genai
 
         trust = self.settings.trust_remote_code
         scales = models.check_adapter(adapter, self._model, trust=trust) if adapter else {}
-        self._pipeline = None  # frees the old one before the new one is made
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = self.settings.cache_gb
         scheduler.max_num_seqs = self.max_sequences
@@ -118,13 +151,15 @@ class OpenVino(LocalSampler):
         pipeline = genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties)
         if adapter is not None and expected is not None:
             probe.check(adapter, expected, _likelihoods(pipeline, self._probe))
-        self._pipeline, self._speaking = pipeline, adapter
+        return pipeline
 
-    def _generation_config(self, prompt: Encoded, sampling: SamplingParams, seed: int) -> Any:
+    def _generation_config(self, job: Job) -> Any:
         import openvino_genai as genai
 
+        sampling = job.request.sampling
+
         config = genai.GenerationConfig()
-        config.max_new_tokens = prompt.max_new_tokens
+        config.max_new_tokens = job.prompt.max_new_tokens
         config.stop_token_ids = self._stop_ids
         config.logprobs = 1
         config.do_sample = sampling.temperature > 0
@@ -133,18 +168,38 @@ class OpenVino(LocalSampler):
             config.top_p = sampling.top_p
             if sampling.top_k:
                 config.top_k = sampling.top_k
-            config.rng_seed = seed % 2**32
+            config.rng_seed = job.request.seed % 2**32
         return config
 
 
-def _same_prompts(prompts: Sequence[Encoded]) -> dict[int, list[int]]:
-    """Return the first place of each prompt, and the other places that have the same."""
-    first: dict[tuple[int, ...], int] = {}
-    places: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts):
-        one = first.setdefault(tuple(prompt.token_ids), place)
-        places.setdefault(one, []).extend([place] if place != one else [])
-    return places
+class _Reads:
+    """What is just being read into the prefix cache of a pipeline."""
+
+    def __init__(self) -> None:
+        self._readers: dict[int, int] = {}
+        """Number of the job that reads each prefix."""
+
+    def begin(self, job: Job) -> int | None:
+        """Return the job that reads the longest beginning of this prompt, to be waited for; None to go ahead."""
+        prefixes = _prefixes(job.prompt.token_ids)
+        for prefix in reversed(prefixes):
+            if prefix in self._readers:
+                return self._readers[prefix]
+        self._readers.update(dict.fromkeys(prefixes, job.number))
+        return None
+
+    def end(self, job: Job) -> None:
+        """Note that the prompt of a job has been read."""
+        for prefix in _prefixes(job.prompt.token_ids):
+            self._readers.pop(prefix, None)
+
+
+def _prefixes(tokens: Sequence[int]) -> list[int]:
+    """Return a hash of each beginning of a prompt that fills whole blocks of the cache, and of the whole prompt."""
+    hashes = [0]
+    for start in range(0, len(tokens), BLOCK):
+        hashes.append(hash((hashes[-1], *tokens[start : start + BLOCK])))
+    return hashes[1:]
 
 
 def _likelihoods(pipeline: Any, ids: Sequence[int]) -> list[float]:

@@ -1,12 +1,14 @@
 """The fake: replies from a script instead of a model, for tests, demonstrations and bug reports."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from maft import seeds
 from maft.records import Reply, Request
+from maft.samplers.base import Answered, Feed, Streaming
 
 
-class Scripted:
+class Scripted(Streaming):
     """Answers with given texts in turn, or with a function of the request; remembers what it was asked.
 
     >>> from maft.records import AgentRef, Message, Request, SamplingParams
@@ -17,26 +19,29 @@ class Scripted:
     'It is 4.'
     """
 
-    def __init__(self, replies: Sequence[str] | Callable[[Request], str | Reply]) -> None:
+    def __init__(self, replies: Sequence[str] | Callable[[Request], str | Reply], *, remember: bool = True) -> None:
         """Take a list of texts, which must not run out, or a function that makes a text or a whole reply."""
         self._queue = None if callable(replies) else iter(replies)
         self._function = replies if callable(replies) else None
+        self._remember = remember
         self.history: list[Request] = []
 
-    def sample(self, requests: Sequence[Request], on_reply: Callable[[Reply], None] | None = None) -> list[Reply]:
-        """Answer each request in turn; see `maft.samplers.base.Sampler`."""
-        return [self._answer(request, on_reply) for request in requests]
+    def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
+        """Answer each request in turn; see `maft.samplers.base.Streaming`."""
+        feed = Feed(requests, on_reply)
+        waiting = deque(feed.first)
+        while waiting:
+            number, request = waiting.popleft()
+            waiting += feed.reply(number, self._answer(request))
 
     def release(self) -> None:
         """Do nothing: there is no model."""
 
-    def _answer(self, request: Request, on_reply: Callable[[Reply], None] | None) -> Reply:
-        self.history.append(request)
+    def _answer(self, request: Request) -> Reply:
+        if self._remember:
+            self.history.append(request)
         said = self._function(request) if self._function else self._next()
-        reply = said if isinstance(said, Reply) else _reply(said, request)
-        if on_reply:
-            on_reply(reply)
-        return reply
+        return said if isinstance(said, Reply) else _reply(said, request)
 
     def _next(self) -> str:
         assert self._queue is not None

@@ -9,11 +9,11 @@ from maft import models
 from maft.errors import MissingExtra
 from maft.models import probe
 from maft.records import SamplingParams
-from maft.samplers.chat import Chat, Encoded, Generated
-from maft.samplers.local import LocalSampler
+from maft.samplers.chat import Chat, Generated
+from maft.samplers.local import BatchSampler, Job
 
 
-class Transformers(LocalSampler):
+class Transformers(BatchSampler):
     """Samples with transformers on CUDA, Apple's MPS or the CPU."""
 
     _model: Any = None
@@ -56,20 +56,19 @@ class Transformers(LocalSampler):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def generate(
-        self, prompts: Sequence[Encoded], sampling: Sequence[SamplingParams], seeds: Sequence[int], adapter: Path | None
-    ) -> Iterator[Generated]:
+    def generate(self, jobs: Sequence[Job]) -> Iterator[Generated]:
         """Generate one left-padded batch; every row has its own random stream."""
         import torch
 
-        model = self.speaking(adapter)
+        model = self.speaking(jobs[0].adapter)
+        prompts, requests = [job.prompt for job in jobs], [job.request for job in jobs]
         longest = max(len(prompt.token_ids) for prompt in prompts)
         pad = self._stop_ids[0]
         padded = [[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts]
         mask = [[0] * (longest - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts]
         limits = [prompt.max_new_tokens for prompt in prompts]
         drawn: list[Any] = []
-        choose = _choose_by_row(sampling, seeds, limits, longest, drawn)
+        choose = _choose_by_row([r.sampling for r in requests], [r.seed for r in requests], limits, longest, drawn)
         with torch.inference_mode():
             output = model.generate(
                 input_ids=torch.tensor(padded, device=model.device),

@@ -9,7 +9,7 @@ have one: there, the bare base speaks alone. And it ends where a request has a s
 
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from maft import models
 from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, MissingExtra, StageFailed
 from maft.models import adapters, memory, shapes
-from maft.records import Reply, Request
-from maft.samplers.chat import UNLIMITED, Chat, Encoded
+from maft.records import Request
+from maft.samplers.base import Answered, Feed, Streaming
+from maft.samplers.chat import UNLIMITED, Chat, Encoded, Generated
+from maft.samplers.local import Job, Jobs, Queue, Take
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks of adapters that vLLM makes room for."""
@@ -33,12 +35,13 @@ CUDA was looked at, and talk on stdout."""
 BATCH_TOKENS = 8192
 """Tokens read in one step on a CPU, or as many as the context has."""
 DEFAULT_SEQUENCES = 256
+MANY = 1 << 30
+"""Requests that vLLM may have: all, for it has a queue of its own."""
 
-OnReply = Callable[[Reply], None]
 _ids = itertools.count(1)
 
 
-class Vllm:
+class Vllm(Streaming):
     """Samples with vLLM, on CUDA, ROCm or, with vLLM's CPU build, on a CPU."""
 
     def __init__(
@@ -61,31 +64,44 @@ class Vllm:
         self.logprobs = logprobs
         self._vllm: Any = None
         self._chat: Chat | None = None
-        self._folder = ""
+        self._folder = self._base = ""
+        """Of the base model that is loaded; the base is its name."""
         self._room = 0
         """Largest rank that the engine has room for; 0 is none."""
         self._adapters: dict[tuple[object, ...], Any] = {}
+        self._checked: dict[tuple[object, ...], Path] = {}
 
-    def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
-        """Answer requests; see `maft.samplers.base.Sampler`.
+    def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
+        """Answer requests; see `maft.samplers.base.Streaming`.
 
         Raises:
             ConfigError: there are fewer GPUs than asked for.
             StageFailed: vLLM has stopped.
         """
-        replies: dict[int, Reply] = {}
-
-        def answer(number: int, reply: Reply) -> None:
-            replies[number] = reply
-            if on_reply:
-                on_reply(reply)
-
-        groups: dict[str, list[int]] = {}
-        for number, request in enumerate(requests):
-            groups.setdefault(request.agent.model, []).append(number)
-        for model, numbers in sorted(groups.items()):
-            self._answer({number: requests[number] for number in numbers}, model, answer)
-        return [replies[number] for number in range(len(requests))]
+        on_cpu = self._platform().is_cpu()  # there the bare base speaks alone
+        queue = Queue(Feed(requests, on_reply), lambda request: "adapters" if on_cpu and request.agent.adapter else "")
+        while queue.waiting:
+            key = queue.largest(self._base)
+            of_base = [request for (base, _), some in queue.waiting.items() if base == key[0] for _, request in some]
+            folders = {Path(request.agent.adapter) for request in of_base if request.agent.adapter}
+            base = models.resolve(key[0])
+            ranks = [adapters.rank(self._plain(folder, base)) for folder in sorted(folders)]
+            chat = self._ready(base, max(ranks, default=0))
+            self._base = key[0]
+            jobs, late = Jobs(queue, key, chat), list[Job]()
+            try:
+                for job, generated in self._run(jobs.take, late):
+                    jobs.ended(job, generated)
+            except BaseException as error:
+                self.release()  # it holds requests that nobody waits for any more
+                if type(error).__name__ == "EngineDeadError":
+                    raise StageFailed(
+                        "vLLM has stopped; what it said stands above. What was finished is kept, and the same command "
+                        "resumes. Where memory ran out, lower engine.max_sequences, vllm.max_model_len or "
+                        "vllm.gpu_memory_utilization."
+                    ) from None
+                raise
+            queue.put((job.number, job.request) for job in late)
 
     def release(self) -> None:
         """Stop the engine's processes, so that the memory is free; the next `sample` starts them again."""
@@ -94,61 +110,26 @@ class Vllm:
         if engine is not None:
             engine.engine_core.shutdown()
 
-    def _answer(self, requests: Mapping[int, Request], model: str, answer: Callable[[int, Reply], None]) -> None:
-        """Answer requests to one base model, those of all its adapters together."""
-        base = models.resolve(model)
-        folders = sorted({request.agent.adapter for request in requests.values() if request.agent.adapter})
-        plain = {}
-        for folder in folders:
-            scales = models.check_adapter(Path(folder), base, trust=self.engine.trust_remote_code)
-            plain[folder], _ = adapters.uniform(Path(folder), scales)
-        chat = self._ready(base, max((adapters.rank(path) for path in plain.values()), default=0))
-        named = {folder: self._adapter(path) for folder, path in plain.items()}
-        try:
-            for batch in self._batches(requests):
-                self._generate(batch, chat, named, answer)
-        except BaseException as error:
-            self.release()  # it holds requests that nobody waits for any more
-            if type(error).__name__ == "EngineDeadError":
-                raise StageFailed(
-                    "vLLM has stopped; what it said stands above. What was finished is kept, and the same command goes "
-                    "on. Where memory ran out, lower engine.max_sequences, vllm.max_model_len or "
-                    "vllm.gpu_memory_utilization."
-                ) from None
-            raise
-
-    def _batches(self, requests: Mapping[int, Request]) -> list[dict[int, Request]]:
-        """Return what may share a batch: everything, but on a CPU the bare base speaks alone."""
-        if not self._on_cpu:
-            return [dict(requests)]
-        bare = {number: request for number, request in requests.items() if request.agent.adapter is None}
-        return [bare, {number: request for number, request in requests.items() if number not in bare}]
-
-    def _generate(
-        self,
-        requests: Mapping[int, Request],
-        chat: Chat,
-        named: Mapping[str, Any],
-        answer: Callable[[int, Reply], None],
-    ) -> None:
-        prompts: dict[int, Encoded] = {}
-        for number, request in requests.items():
-            made = chat.encode(request)
-            if isinstance(made, Reply):
-                answer(number, made)
-                continue
-            prompts[number] = made
-            adapter = named[request.agent.adapter] if request.agent.adapter else None
-            text = {"prompt_token_ids": made.token_ids}
-            self._vllm.add_request(str(number), text, self._params(made, request), lora_request=adapter)
-        while self._vllm.has_unfinished_requests():
+    def _run(self, take: Take, late: list[Job]) -> Iterator[tuple[Job, Generated]]:
+        """Yield each job as it ends; those whose adapter is too large for the engine as it was started are `late`."""
+        running: dict[str, Job] = {}
+        while True:
+            for job in take(MANY):
+                plain = self._plain(job.adapter, self._folder) if job.adapter else None
+                if plain and adapters.rank(plain) > self._room:
+                    late.append(job)
+                    continue
+                adapter = self._adapter(plain) if plain else None
+                text = {"prompt_token_ids": job.prompt.token_ids}
+                params = self._params(job.prompt, job.request)
+                self._vllm.add_request(str(job.number), text, params, lora_request=adapter)
+                running[str(job.number)] = job
+            if not running:
+                return
             for output in self._vllm.step():
                 if output.finished:
-                    number = int(output.request_id)
-                    made = output.outputs[0]
-                    steps = zip(made.token_ids, made.logprobs or (), strict=False)
-                    logprobs = [step[token].logprob for token, step in steps]
-                    answer(number, chat.reply(prompts[number].token_ids, made.token_ids, logprobs or None))
+                    one = output.outputs[0]
+                    yield running.pop(output.request_id), Generated(0, one.token_ids, _logprobs(one))
 
     def _params(self, prompt: Encoded, request: Request) -> Any:
         from vllm import SamplingParams
@@ -176,15 +157,21 @@ class Vllm:
             self._stop_ids = sorted(chat.stop_ids)
         return self._chat
 
-    def _load(self, model: str, chat: Chat, room: int) -> None:
+    def _platform(self) -> Any:
+        """Return what vLLM runs on."""
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            from vllm import EngineArgs, LLMEngine
-            from vllm.platforms import current_platform as platform
+            from vllm.platforms import current_platform
         except ImportError:
             raise MissingExtra("the vllm sampler", "vllm") from None
-        self._on_cpu = on_cpu = platform.is_cpu()
+        return current_platform
+
+    def _load(self, model: str, chat: Chat, room: int) -> None:
+        platform = self._platform()
+        from vllm import EngineArgs, LLMEngine
+
+        on_cpu = platform.is_cpu()
         check_gpus(self.settings, 0 if on_cpu or platform.is_unspecified() else platform.device_count(), on_cpu=on_cpu)
         chat.context = min(chat.context, self.settings.max_model_len or chat.context)
         gpu_bytes = 0 if on_cpu else platform.get_device_total_memory()
@@ -258,6 +245,14 @@ class Vllm:
         advice = "Take a smaller model or a lower engine.cache_gb, or end other programs."
         memory.check(model, parts | {"of key-value cache": cache}, memory.free_ram(), "free memory", advice)
 
+    def _plain(self, folder: Path, base: str) -> Path:
+        """Return an adapter as vLLM reads it, checked once: with one scale for all of its layers."""
+        key = adapters.fingerprint(folder)
+        if key not in self._checked:
+            scales = models.check_adapter(folder, base, trust=self.engine.trust_remote_code)
+            self._checked[key], _ = adapters.uniform(folder, scales)
+        return self._checked[key]
+
     def _adapter(self, folder: Path) -> Any:
         """Return how vLLM is told of an adapter, under a name and id that never meant anything else."""
         from vllm.lora.request import LoRARequest
@@ -283,6 +278,12 @@ def check_gpus(settings: VllmConfig, num_gpus: int, *, on_cpu: bool) -> None:
         f"engine.sampler = vllm with vllm.tensor_parallel_size = {asked} needs {asked} GPU{'s' * (asked > 1)}, and "
         f"vLLM finds {num_gpus}{build}. Lower it, or use engine.sampler=openvino or transformers, which need no GPU."
     )
+
+
+def _logprobs(output: Any) -> list[float] | None:
+    """Return the log-probability of each sampled token, where vLLM was asked for them."""
+    steps = zip(output.token_ids, output.logprobs or (), strict=False)
+    return [step[token].logprob for token, step in steps] or None
 
 
 def _room(rank: int) -> int:
