@@ -73,11 +73,6 @@ def _canonical(text: str) -> str:
         plain = Reader(plain).read()
     except TooDeep:
         return text
-    plain = re.sub(r"(\\[A-Za-z]+)\*(?=[A-Za-z])", r"\1 ", plain)
-    # 2*x is 2x, but 2*3 is not 23, 1/2*x is not 1/2x, and 1*\\frac{1}{2} is no mixed number.
-    plain = re.sub(
-        r"(/[0-9.]+\*|(?<=[0-9])\*(?=\\frac))|(?<=[0-9)}])\*(?=[A-Za-z\\(])", lambda match: match[1] or "", plain
-    )
     plain = _FULL_STOP.sub("", plain)
     value = without_assignment(plain)
     # y = 2x + 3 stays an equation, so that it can be compared with 2x - y + 3 = 0; f(x) = 2x does not.
@@ -179,15 +174,6 @@ _OPENING = frozenset(["(", "[", "{", r"\{", r"\langle"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle"])
 MATRIX = re.compile(r"\\begin\{pmatrix\}((?:(?!\\begin|\\end).)*)\\end\{pmatrix\}")
 
-# A quotient that is a whole term: 2\sqrt{3}/3 in -2\sqrt{3}/3+1. In 1/2x the bottom is in doubt, so it stays
-# as it is.
-_ROOT = r"\\sqrt\{[^{}]*\}"
-_SLASH = re.compile(
-    rf"(?:(?<=^)|(?<=[-+=<>]))(?P<top>(?:[0-9.]|{_ROOT}|\\pi ?|[A-Za-z])+|\([^()]*\))/"
-    rf"(?P<bottom>[0-9.]+|{_ROOT}|\\pi|[A-Za-z]|\([^()]*\))(?=$|[-+=<>])"
-)
-_NEGATIVE_TOP = re.compile(r"^\\frac\{-((?:[^-+{}]|\{[^{}]*\})+)\}")
-
 
 def _key(text: str, depth: int) -> str:
     """Give numbers their reduced fraction, and take lists, tuples, sets, unions and matrices apart."""
@@ -235,9 +221,7 @@ def _key(text: str, depth: int) -> str:
         if opening == "[" and closing == "]" and len(rows) == len(keys) and len({len(row) for row in rows}) == 1:
             return _matrix(rows)
         return opening + ", ".join(keys) + closing
-    expression = _expression(text)
-    value = _number(expression, thousands=False)  # (1)/(2) has become a fraction
-    return expression if value is None else str(value)
+    return _expression(text)
 
 
 def _matrix(rows: list[list[str]]) -> str:
@@ -396,24 +380,18 @@ _TWO_LETTER_WORDS = re.compile("no|on|in|up|is|it|at|by|do|go|he|if|me|my|of|or|
 
 
 def _expression(text: str) -> str:
-    """Write quotients one way, relations with the smaller side first, and words in lower case."""
+    """Write relations with the smaller side first, mixed numbers as fractions, and words in lower case."""
     if not is_maths(text) and not re.search(r"[\\^_=]", text):
         # Two capitals are rather a name (AB) than a word, and a letter may be a choice.
         name = text.isalpha() and text.isascii() and len(text) <= 2 and not _TWO_LETTER_WORDS.fullmatch(text)
         return text if (name and not text.istitle()) or is_maths(text.casefold()) else text.casefold()
     text = _MIXED_FACTOR.sub(_improper, text)
-    text = _SLASH.sub(lambda m: rf"\frac{{{_bare(m['top'])}}}{{{_bare(m['bottom'])}}}", text)
     left, sign, right = _INEQUALITY.split(text) if len(_INEQUALITY.findall(text)) == 1 else ("", "", "")
     if sign in (">", r"\ge") and left and right:
         text = join(TOKEN.findall(f"{right}{_FLIPPED[sign]} {left}".replace("< ", "<")))
-    text = r"\ne ".join(sorted(side.strip() for side in _UNEQUAL.split(text)))
-    return _NEGATIVE_TOP.sub(r"-\\frac{\1}", text)
+    return r"\ne ".join(sorted(side.strip() for side in _UNEQUAL.split(text)))
 
 
 def _improper(match: re.Match[str]) -> str:
     whole, top, bottom = int(match[1]), int(match[2]), int(match[3])
     return rf"\frac{{{whole * bottom + top}}}{{{bottom}}}" if top < bottom else match[0]
-
-
-def _bare(text: str) -> str:
-    return text[1:-1] if text.startswith("(") else text.strip()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from maft.answers.canonical import MATRIX, MAX_ANSWER_CHARS, brackets, split, variables, without_assignment
-from maft.answers.latex import MAX_DEPTH
+from maft.answers.latex import GREEK, MAX_DEPTH, words
 from maft.answers.structure import is_maths
 
 MAX_LEAF_CHARS = 250
@@ -105,44 +105,9 @@ _NUMBER = re.compile(r"-?[0-9]+(?:/[0-9]+)?")
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne)(?![A-Za-z])")
 _CHARACTERS = re.compile(r"[0-9A-Za-z\s+\-*/^_{}()\[\]=<>!.|&,\\]+")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
-_ALGEBRA = frozenset(
-    rf"\{name}"
-    for name in (
-        *(
-            "frac",
-            "sqrt",
-            "pi",
-            "infty",
-            "le",
-            "ge",
-            "ne",
-            "binom",
-            "begin",
-            "end",
-            "lfloor",
-            "rfloor",
-            "lceil",
-            "rceil",
-        ),
-        *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh"),
-        *("log", "ln", "exp", "\\"),
-        *(
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "varepsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-        ),
-        *("mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega"),
-        *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega"),
-    )
+_ALGEBRA = GREEK | words(
+    r"\frac \sqrt \pi \infty \le \ge \ne \binom \begin \end \lfloor \rfloor \lceil \rceil \\ \sin \cos \tan \cot \sec"
+    r" \csc \arcsin \arccos \arctan \sinh \cosh \tanh \log \ln \exp"
 )
 # None of these is the answer of a question, and all of them can take longer than anyone waits: 9^{9^9}, 9^{9999},
 # 10000!, 1e9999. A base, 52_8, is a way to write a number that algebra programs read as a name or not at all.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 _MARK = re.compile(r"####|\\(?:boxed|fbox)\b|</?(?:answer|think)>|\banswer\b[\s*_]{0,9}(?:is\b|:)", re.IGNORECASE)
-MAX_ANSWER_WORDS = 12
+MAX_ANSWER_WORDS = 10
 """A known answer of more words than this is a worked solution, for answers that are compared as mathematics."""
 
 

@@ -13,18 +13,19 @@ MAX_DEPTH = 40
 """Answers nested deeper than this are compared as they are written."""
 
 
-def _words(text: str) -> frozenset[str]:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
 def _pairs(text: str) -> dict[str, str]:
-    words = text.split()
-    return dict(zip(words[::2], words[1::2], strict=True))
+    parts = text.split()
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
-GREEK = _words(
+GREEK = words(
     r"\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \iota \kappa \lambda \mu \nu \xi \rho \sigma"
     r" \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi \Sigma \Phi \Psi \Omega"
 )
@@ -126,12 +127,12 @@ def _in_latex(text: str) -> str:
     return text
 
 
-_DROPPED = _words(
+_DROPPED = words(
     r"\! $ \$ % \% \( \) \[ \] \left \right \displaystyle \textstyle \scriptstyle \limits \nolimits \strut \mathstrut"
     r" \big \Big \bigg \Bigg \bigl \Bigl \biggl \Biggl \bigr \Bigr \biggr \Biggr \tiny \small \large \Large \LARGE"
     r" \huge \Huge \therefore \checkmark \blacksquare \square \Box \qed \hfill \noindent \pounds \euro \yen \textdollar"
 )
-_SPACES = _words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
+_SPACES = words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
 _SYNONYMS = _pairs(
     r"\dfrac \frac \tfrac \frac \cfrac \frac \times * \cdot * \leq \le \leqslant \le \leqq \le \geq \ge \geqslant \ge"
     r" \geqq \ge \neq \ne \lt < \gt > \lbrace \{ \rbrace \} \lbrack [ \rbrack ] \varnothing \emptyset \rightarrow \to"
@@ -157,12 +158,12 @@ def _clean(tokens: list[str]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------
 # One form
 
-_TEXT = _words(
+_TEXT = words(
     r"\text \textbf \textit \textrm \textsf \texttt \textup \textnormal \mbox \hbox \rm \bf \it \operatorname \emph"
     r" \boldsymbol \bm \mathrm \mathbf \mathit \mathsf \mathtt \boxed \fbox \underline \ensuremath"
 )
-_ONE_ARGUMENT = _words(r"\sqrt \begin \end \mathbb \mathcal \overline \bar \vec \hat \tilde")
-_ARGUMENT_DROPPED = _words(r"\color \textcolor \colorbox \hspace \vspace \phantom \tag \label")
+_ONE_ARGUMENT = words(r"\sqrt \begin \end \mathbb \mathcal \overline \bar \vec \hat \tilde")
+_ARGUMENT_DROPPED = words(r"\color \textcolor \colorbox \hspace \vspace \phantom \tag \label")
 _INFIX = {r"\over": r"\frac", r"\choose": r"\binom"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from maft.answers.latex import words
+
 _FONT = re.compile(r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox|operatorname) ?\{([^{}]*)\}")
 
 _SPACES = re.compile(r"~|(?<!\\)\\[ ,;]")
@@ -58,23 +60,19 @@ def _scaled(match: re.Match[str]) -> str:
 # ---- units
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_LETTER_UNITS = _words("m s g h L N J W V")
-_LETTERS_IN_COMPOUNDS = _LETTER_UNITS | _words("A C F K T l")
-_SYMBOLS = _words(
+_LETTER_UNITS = words("m s g h L N J W V")
+_LETTERS_IN_COMPOUNDS = _LETTER_UNITS | words("A C F K T l")
+_SYMBOLS = words(
     "mm cm dm km nm um mg kg ug lb lbs oz ml mL cl dl cc ft yd mi in mph kph kmh hr hrs min mins sec secs ms ns us kN "
     "kJ MJ kW MW GW kWh Wh kV mV mA Pa kPa MPa atm bar Hz kHz MHz GHz mol mmol cal kcal rad deg rpm ppm dB kB KB MB GB "
     "TB eV keV MeV GeV ha pt qt gal yr yrs wk wks mo sq cu pct cents"
 )
-_SHORT_WORDS = _words(
+_SHORT_WORDS = words(
     "day men man cup egg box bag car boy kid way row toy pie jar can pen hat dog cat cow hen pig bus tie yen won of per"
     " the"
 )
 # A number before one of these words is not the whole answer.
-_VALUES = _words(
+_VALUES = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million "
     "billion trillion quadrillion lakh crore dozen gross score pair couple trio half halves halve third quarter "
