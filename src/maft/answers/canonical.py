@@ -40,7 +40,7 @@ def canonical(answer: str) -> str:
 
 
 # Lines with none of these are a grid or a list, whose line breaks count.
-_NO_GRID = re.compile(r"[\\=+*/^_<>&{}$]|,$")
+_NO_GRID = re.compile(r"[\\=^{}$&]|[+*/,]$|^[+*/]")
 
 
 # 1{,}234 and 1,\!234 mark the comma as a thousands separator anywhere; so does the thin space in 1\,234.
@@ -91,10 +91,11 @@ def _without_degrees(text: str) -> str:
 # ----------------------------------------------------------------------------------------------------
 # Equations
 
+# x, x_{1}, Total area, f', n! and (x,y), [ABC], |AB| and a:b and \angle A and \sum ...
 _NAME = re.compile(
-    r"(?:[A-Za-z]+(?: [A-Za-z]+)*|\\[A-Za-z]+)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?'*!?"  # x, x_{1}, Total area, f', n!
-    r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"  # (x,y), [ABC], |AB|
-    r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"  # a:b
+    r"(?:[A-Za-z]+(?: [A-Za-z]+)*|\\[A-Za-z]+(?:\{[A-Za-z]+\})?)'*(?:_\{[^{}]*\})?(?:\^\{-1\})?'*!?"
+    r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"
+    r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"
     r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
     r"|\\(?:sum|prod|int|lim|max|min)(?![A-Za-z]).*"
 )

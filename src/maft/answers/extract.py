@@ -153,8 +153,8 @@ _STATED = re.compile(
     r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}",
     re.IGNORECASE | re.MULTILINE,
 )
-_MATHS = re.compile(r"\$\$?([^$\n]+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
-_SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
+_MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$\n])+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
+_SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=\s|$)|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
 _SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
 MAX_STATED_WORDS = 6
 """More words than this after "the answer is" are prose."""

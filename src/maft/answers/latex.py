@@ -49,7 +49,8 @@ def tidy(text: str) -> list[str]:
 
 _SYMBOLS = _pairs(
     r"∞ \infty √ \sqrt ∛ \sqrt[3] ∅ \emptyset ° ^\circ · \cdot ∙ \cdot ≤ \le ≦ \le ⩽ \le ≥ \ge ≧ \ge ⩾ \ge ≠ \ne ± \pm"
-    r" ∈ \in ∩ \cap ÷ / ∕ / ⟨ \langle ⟩ \rangle ≈ \approx ✕ \times ✖ \times ∘ ^\circ º ^\circ ∶ : ∧ \land ∥ \parallel"
+    r" ∈ \in ∩ \cap ÷ / ∕ / ⟨ \langle ⟩ \rangle 〈 \langle 〉 \rangle → \to"
+    r" ≈ \approx ✕ \times ✖ \times ∘ ^\circ º ^\circ ∶ : ∧ \land ∥ \parallel"
     r" ⌊ \lfloor ⌋ \rfloor ⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q} ℕ \mathbb{N} ℂ \mathbb{C}"
 ) | {"\u222a": r"\cup", "\u00d7": r"\times", "\u22c5": r"\cdot", "π": r"\pi", "∠": r"\angle"}
 _GREEK_LETTERS = {
@@ -66,7 +67,7 @@ _UNICODE = str.maketrans(
     | {"。": ".", "、": ",", "’": "'", "‘": "'"}
 )
 _FRACTION = re.compile("[¼-¾⅐-⅞↉]")
-_RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱ]+")
+_RAISED = re.compile("[⁰¹²³⁴-⁹⁺-⁾ⁿⁱʰ-ʸˡ-ˣᴬ-ᵡ]+")
 _LOWERED = re.compile("[₀-₉₊-₎ₐ-ₜ]+")
 
 
@@ -86,9 +87,11 @@ def without_unicode(text: str) -> str:
 _FUNCTIONS = "sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln exp"
 _NAMED = re.compile(
     rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS.replace(' ', '|')})\s*\}}"
-    rf"|(?<![A-Za-z\\])({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
+    rf"|(?<![A-Za-z\\/])(?!sec *(?:$|[,)]))({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
 )
 _PLAIN = {"**": "^", "<=": r"\le ", "=<": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "<>": r"\ne ", r"\not=": r"\ne "}
+_PLAIN |= {r"\not<": r"\ge ", r"\not>": r"\le "}
+_PLAIN_MATRIX = re.compile(r"\\[pb]?matrix ?\{([^{}]*)\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:and|text|mbox|textrm)(?![A-Za-z]))[A-Za-z]{3,}")
 _WORD = r"(?<=\S)\s*,?\s*(?:\\(?:text|mbox|textrm)\s*\{{\s*,?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*(?=\S)"
 _OR, _AND = re.compile(_WORD.format("or")), re.compile(_WORD.format("and"))
@@ -119,6 +122,7 @@ def _in_latex(text: str) -> str:
         text = text.replace(plain, latex)
     if "\\" in text:
         text = _ROW_SPACE.sub(lambda m: "" if "hline" in m[0] else r"\\ ", text)
+        text = _PLAIN_MATRIX.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
         text = _ENVIRONMENT.sub(r"\\\1{pmatrix}", text)
     if not _PROSE.search(text):
         related = re.search(r"[<>]|\\(?:le|ge|lt|gt|in)", text)

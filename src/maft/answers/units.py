@@ -60,12 +60,13 @@ def _scaled(match: re.Match[str]) -> str:
 # ---- units
 
 
-_LETTER_UNITS = words("m s g h L N J W V")
-_LETTERS_IN_COMPOUNDS = _LETTER_UNITS | words("A C F K T l")
+_LETTER_UNITS = words("m s g h L N J W V K")
+_LETTERS_IN_COMPOUNDS = _LETTER_UNITS | words("A C F T l")
+_PRODUCTS = words("Nm Ah VA Wh Ws Js Vs")
 _SYMBOLS = words(
     "mm cm dm km nm um mg kg ug lb lbs oz ml mL cl dl cc ft yd mi in mph kph kmh hr hrs min mins sec secs ms ns us kN "
     "kJ MJ kW MW GW kWh Wh kV mV mA Pa kPa MPa atm bar Hz kHz MHz GHz mol mmol cal kcal rad deg rpm ppm dB kB KB MB GB "
-    "TB eV keV MeV GeV ha pt qt gal yr yrs wk wks mo sq cu pct cents"
+    "TB eV keV MeV GeV ha ohm pt qt gal yr yrs wk wks mo sq cu pct cents"
 )
 _SHORT_WORDS = words(
     "day men man cup egg box bag car boy kid way row toy pie jar can pen hat dog cat cow hen pig bus tie yen won of per"
@@ -80,7 +81,7 @@ _VALUES = words(
     "billionth squared cubed power exponent root inverse reciprocal factorial below above under over beneath "
     "negative minus plus less fewer more most least times fold twofold threefold twice double doubled triple "
     "tripled am pm ad bc bce ce base mod modulo remainder or and if to choose infinity pi theta alpha beta gamma "
-    "delta sigma lambda sqrt sin cos tan cot sec csc sinh cosh tanh log exp arcsin arccos arctan north south east "
+    "delta sigma lambda sqrt sin cos tan cot csc sinh cosh tanh log exp arcsin arccos arctan north south east "
     "west loss debt deficit before after ago not none nothing except without down"
 )
 _NAME = r"[A-Za-z]+(?: ?\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\}))?\.?"
@@ -110,6 +111,7 @@ def without_units(text: str) -> str:
 
 def _without_unit(text: str) -> str:
     flat = _FONT.sub(r" \1 ", text)
+    flat = flat.replace(r"\Omega", "ohm").replace(r"\mu ", "u")
     flat = _FRACTION.sub(r" \1/\2", flat)
     flat = re.sub(r" +(?=\^|/|\*|$)", "", re.sub(" +", " ", flat))
     number = _NUMBER.match(flat)
@@ -125,8 +127,9 @@ def _is_unit(unit: str, *, glued: bool) -> bool:
     lower = [name.lower() for name in names]
     if any(word in _VALUES or word.removesuffix("s") in _VALUES for word in lower) or lower[-1] in ("square", "cubic"):
         return False
-    known = _SYMBOLS | (_LETTERS_IN_COMPOUNDS if "/" in unit else _LETTER_UNITS)
-    if letters and (glued or len(letters) == len(names) > 1) and not re.search(r"/|-[1-4]|^N[ *]m$", unit):
+    known = _SYMBOLS | (_LETTERS_IN_COMPOUNDS if "/" in unit or len(names) > 1 else _LETTER_UNITS)
+    alone = len(letters) == len(names) > 1 and "".join(names) not in _PRODUCTS
+    if letters and (glued or alone) and not re.search(r"/|-[1-4]", unit):
         return False  # 5m and 2 g h are rather products
     return all(
         name in known
