@@ -74,6 +74,7 @@ def test_a_setting_that_some_engine_applies_wrongly_is_refused_by_name(made, tin
         ({"r": 0}, "has r = 0"),
         ({"lora_alpha": None}, "has lora_alpha = None"),
         ({"peft_type": "IA3"}, 'has peft_type = "IA3"'),
+        ({"rank_pattern": {"(": 2}}, "is no regular expression"),
         ({"a_setting_of_tomorrow": 1}, "has a_setting_of_tomorrow = 1"),
         ({"target_modules": ["q_proj", "v_proj"]}, "down_proj.* it has shape .*, and PEFT expects none"),
         ({"target_modules": ["q_proj", "v_proj", "down_proj", "o_proj"]}, "o_proj.* it has shape none"),

@@ -199,8 +199,11 @@ def _layers(folder: Path, shapes: Shapes) -> dict[str, int]:
 
 def _scale(folder: Path, config: Mapping[str, Any], layer: str, rank: int) -> float:
     """Return alpha / r of a layer, or alpha / sqrt(r) with rsLoRA, where patterns may set both."""
-    r = _of_layer(config.get("rank_pattern"), layer, config.get("r"))
-    alpha = _of_layer(config.get("alpha_pattern"), layer, config.get("lora_alpha"))
+    try:
+        r = _of_layer(config.get("rank_pattern"), layer, config.get("r"))
+        alpha = _of_layer(config.get("alpha_pattern"), layer, config.get("lora_alpha"))
+    except re.error as error:
+        raise _unusable(folder, f"has a pattern in {CONFIG} that is no regular expression: {error}") from None
     if r != rank:
         raise _unusable(folder, f"has r = {r} for {layer} in {CONFIG}, and tensors of rank {rank}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
@@ -224,7 +227,7 @@ def _refuse_other_layers(folder: Path, model: str, shapes: Shapes, *, trust: boo
         with torch.device("meta"):
             loaded = AutoConfig.from_pretrained(model, trust_remote_code=trust, local_files_only=True)
             base = AutoModelForCausalLM.from_config(loaded, trust_remote_code=trust)
-    except (ImportError, OSError, ValueError):
+    except Exception:  # no PEFT, a model of another kind: whoever loads the model says what is wrong
         return
     try:
         config = LoraConfig.from_pretrained(str(folder))

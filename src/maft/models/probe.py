@@ -83,7 +83,7 @@ def refuse_changed_base(adapter: Path, before: Sequence[float], after: Probe) ->
     Raises:
         DataError: without the adapter the likelihoods are not those from before it was loaded.
     """
-    if not _distance(before, after.base) <= 1e-3:
+    if not _distance(before, after.base) <= 0.05:  # a GPU may round differently from one call to the next
         raise DataError(f"adapter {adapter} changes the weights of its base. Convert it to a plain LoRA adapter.")
 
 
