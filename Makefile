@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-vllm test-sky check bench bench-plan bench-ray docs clean
+.PHONY: help setup demo run test test-vllm test-sky check mutants bench bench-plan bench-ray docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,12 @@ test-sky: setup  ## have SkyPilot, in an environment of its own, read recipes/cl
 	test -d .venv-sky || { $(PYTHON) -m venv .venv-sky && .venv-sky/bin/pip install --quiet skypilot==0.14.1; }
 	MAFT_SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/pytest -q -m slow -k sky tests/test_recipes_cluster.py
 
+MUTANTS ?= maft.method.*
+mutants: setup  ## change the rules one operator at a time, and report the share of changes that a test notices; MUTANTS="maft.answers.*"
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/mutants.txt
+	$(BIN)/mutmut run "$(MUTANTS)"
+	$(BIN)/python bench/mutants.py
+
 bench: setup  ## measure sampling and training beside other ways to do them
 	$(BIN)/python -m bench
 
@@ -64,4 +70,4 @@ docs: setup .venv-docs/ready  ## write the generated parts of docs/ anew, and bu
 	$(BIN)/python docs/check_site.py site
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-docs .venv-vllm .venv-sky site .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-docs .venv-vllm .venv-sky site mutants .pytest_cache .ruff_cache build dist

@@ -21,7 +21,7 @@ MODEL = models.PACKAGED
 ENGINES = ("openvino", "transformers")
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 DRAWN = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=24)
-QUESTIONS = [f"What is {a} {sign} {b}?" for a in range(2, 6) for b in range(3, 6) for sign in "+*"]
+QUESTIONS = [f"What is {a} {'+*'[(a + b) % 2]} {b}?" for a in range(2, 6) for b in range(3, 6)]
 
 
 def engine(name: str) -> Sampler:
