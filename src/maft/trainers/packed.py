@@ -27,6 +27,19 @@ EAGER_TOKENS = 512
 """Longest row for plain matrix products, whose memory grows with the square of the length."""
 
 
+class Row(NamedTuple):
+    """A row as arrays."""
+
+    ids: Any
+    learned: Any
+    """Places of the tokens that carry loss."""
+
+    @classmethod
+    def of(cls, tokens: DialogueTokens) -> "Row":
+        """Make it; a first token has nothing to be predicted from."""
+        return cls(numpy.asarray(tokens.input_ids), numpy.flatnonzero(numpy.asarray(tokens.labels[1:]) != IGNORED) + 1)
+
+
 class Layout(NamedTuple):
     """One part, on the device of the model: T tokens, S sequences (rows and shared beginnings), n tokens with loss."""
 
@@ -85,7 +98,7 @@ def shared_beginning(rows: Sequence[DialogueTokens]) -> int:
 
 
 def lay_out(
-    rows: Sequence[tuple[int, DialogueTokens]], shared: Mapping[int, int], device: torch.device, *, padded: bool
+    rows: Sequence[tuple[int, Row]], shared: Mapping[int, int], device: torch.device, *, padded: bool
 ) -> Layout:
     """Lay rows end to end.
 
@@ -99,8 +112,7 @@ def lay_out(
     predicting, targets, numbers = [], [], []
     end, begun = 0, {}
     for number, (agent, row) in enumerate(rows):
-        tokens, labels = numpy.asarray(row.input_ids), numpy.asarray(row.labels)
-        common = shared.get(agent, 0)
+        tokens, common = row.ids, shared.get(agent, 0)
         if common and agent not in begun:
             begun[agent] = end
             ids.append(tokens[:common])
@@ -113,10 +125,9 @@ def lay_out(
         places.append(numpy.arange(common, len(tokens)))
         agents.append(numpy.full(own, agent))
         sequences.append((end, own, begun.get(agent, 0), common))
-        learned = numpy.flatnonzero(labels[1:] != IGNORED)
-        predicting.append(learned - common + end)
-        targets.append(labels[learned + 1])
-        numbers.append(numpy.full(len(learned), number))
+        predicting.append(row.learned - 1 - common + end)
+        targets.append(tokens[row.learned])
+        numbers.append(numpy.full(len(row.learned), number))
         end += own
 
     def tensor(parts: Sequence[Any]) -> torch.Tensor:
@@ -235,11 +246,16 @@ def _varlen() -> Any:
     causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
     grouped = {"enable_gqa": True} if "enable_gqa" in names else {}
 
+    scaled = "scale" in names
+
     def attend(q: Any, k: Any, v: Any, how: Lengths, scale: float) -> torch.Tensor:
+        if not scaled:
+            q = q * (scale * q.shape[-1] ** 0.5)
         if not grouped and k.shape[1] != q.shape[1]:
             k, v = (heads.repeat_interleave(q.shape[1] // heads.shape[1], dim=1) for heads in (k, v))
         ends = (how.starts, how.key_starts, how.longest, how.longest_keys)
-        result: torch.Tensor = varlen_attn(q, k, v, *ends, scale=scale, **causal, **grouped)
+        more = {"scale": scale} if scaled else {}
+        result: torch.Tensor = varlen_attn(q, k, v, *ends, **causal, **grouped, **more)
         return result
 
     return attend
@@ -280,13 +296,12 @@ def _take(heads: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 class TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
     """Log-probabilities of given tokens, with few rows at a time in float32 and the gradient in place of the logits."""
 
-    CHUNK = 512
-
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return (n) of logits (n, vocabulary) and targets (n)."""
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        log_z = torch.cat([rows.to(dtype).logsumexp(-1) for rows in logits.split(TokenLogprobs.CHUNK)])
+        ctx.size = max(1, (2**22 if logits.device.type == "cpu" else 2**27) // logits.shape[-1])
+        log_z = torch.cat([rows.to(dtype).logsumexp(-1) for rows in logits.split(ctx.size)])
         ctx.save_for_backward(logits, targets, log_z)
         return logits.gather(-1, targets[:, None])[:, 0].to(dtype) - log_z
 
@@ -295,10 +310,8 @@ class TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
         """Write (one-hot - softmax) * gradient over the logits, which nobody needs any more."""
         logits, targets, log_z = ctx.saved_tensors
         result = logits.detach()
-        size = TokenLogprobs.CHUNK
-        for start in range(0, len(result), size):
-            rows, grad = result[start : start + size], gradient[start : start + size, None]
-            part = rows.to(log_z.dtype).sub_(log_z[start : start + size, None]).exp_().mul_(-grad)
-            part.scatter_add_(-1, targets[start : start + size, None], grad)
-            rows.copy_(part)
+        pieces = (tensor.split(ctx.size) for tensor in (result, targets[:, None], log_z[:, None], gradient[:, None]))
+        for rows, target, log, grad in zip(*pieces, strict=True):
+            part = rows.to(log.dtype, copy=True).sub_(log).exp_().mul_(-grad)
+            rows.copy_(part.scatter_add_(-1, target, grad))
         return result, None

@@ -101,7 +101,7 @@ class Adapter:
         self.steps = list(steps(len(learner.units), learner.training, learner.job.seed))
         how = learner.training
         self.schedule = Schedule(how.lr_schedule, how.learning_rate, len(self.steps), how.warmup_ratio)
-        self.optimizer = torch.optim.AdamW([self.flat], lr=how.learning_rate, weight_decay=how.weight_decay)
+        self.optimizer = torch.optim.AdamW([self.flat], lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
         if learner.optimizer_state is not None:
             self.optimizer.load_state_dict(dict(learner.optimizer_state))
         self.tokens = 0

@@ -11,6 +11,7 @@ anything is trained, packed rows are compared with single ones that go through t
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,15 +21,14 @@ from maft.models.probe import Probe, measure, token_ids
 from maft.trainers import packed
 from maft.trainers.base import TrainProgress
 from maft.trainers.base_model import BaseModel
-from maft.trainers.dialogue_tokens import IGNORED, DialogueTokens
 from maft.trainers.objectives import Scored
-from maft.trainers.packed import Attention, TokenLogprobs, lay_out
+from maft.trainers.packed import Attention, Row, TokenLogprobs, lay_out
 from maft.trainers.stack import Adapter, Learner, Stack, Trained, Unsupported
 
 __all__ = ["Learner", "Trained", "Unsupported", "train"]
 
-TOLERANCE = 0.02
-"""Largest mean difference of a row's log-probabilities that rounding to bfloat16 explains."""
+TOLERANCE = {"bfloat16": 0.1, "float16": 0.02, "float32": 1e-3, "float64": 1e-3}
+"""Largest mean difference of tokens' log-probabilities that rounding explains."""
 CPU_TOKENS = 1024
 """Tokens of a part on a CPU: fewer make matrix products less efficient, more do not stay in its caches."""
 GPU_TOKENS = (4096, 65536)
@@ -156,8 +156,11 @@ class PackedModel:
         if hasattr(self, "stack"):
             self.stack.remove()
         self.stack = Stack(self.base, adapters)
-        rows = [[row for unit in adapter.learner.units for row in unit.rows] for adapter in adapters]
-        self._shared = dict(enumerate(map(packed.shared_beginning, rows)))
+        units = [adapter.learner.units for adapter in adapters]
+        self._rows = [[[Row.of(row) for row in unit.rows] for unit in own] for own in units]
+        self._shared = {
+            n: packed.shared_beginning([r for unit in own for r in unit.rows]) for n, own in enumerate(units)
+        }
         known = self.base.knows.get(f"padded, {len(adapters) > 1}")
         self._padded = self._check() if known is None else known
         self.base.knows[f"padded, {len(adapters) > 1}"] = self._padded
@@ -189,6 +192,8 @@ class PackedModel:
     def _backward(self, places: Sequence[Place], sizes: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(sizes)
         for part in self._parts(places):
+            if not self._measured:
+                torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if not self._measured else 0
             losses = self._losses(part)
             (losses / sizes).sum().backward()
@@ -223,11 +228,8 @@ class PackedModel:
 
     def _score(self, part: Sequence[Place], *, base_only: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Return the log-probability and row of each token with loss, and where the tokens of each row end."""
-        adapters = self.stack.adapters
-        rows = [(number, row) for number, place in part for row in adapters[number].learner.units[place].rows]
-        ends = [0]
-        for _, row in rows:
-            ends.append(ends[-1] + row.num_completion_tokens)
+        rows = [(number, row) for number, place in part for row in self._rows[number][place]]
+        ends = [0, *accumulate(len(row.learned) for _, row in rows)]
         layout = lay_out(rows, self._shared, self.device, padded=self._padded)
         self._attention.layout = layout.attention
         self.stack.speak(None if base_only else layout.agents)
@@ -295,28 +297,24 @@ class PackedModel:
             ]
         ]
         with torch.no_grad():
-            wanted = torch.cat([self._plain(number, row) for number, row in self._rows(shortest)])
+            wanted = torch.cat([self._plain(n, row) for n, place in shortest for row in self._rows[n][place]])
             for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
                 self.model.set_attn_implementation(packed.NAME)
                 try:
                     ours = self._score(shortest)[0]
                 except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
                     continue  # this model's layers or torch's kernel are of another kind
-                if bool((ours - wanted).abs().mean() <= TOLERANCE):
+                if bool((ours - wanted).abs().mean() <= TOLERANCE[self.base.dtype]):
                     return self._padded
         raise Unsupported("packed rows give other log-probabilities than single ones")
 
-    def _rows(self, part: Sequence[Place]) -> list[tuple[int, DialogueTokens]]:
-        return [(n, row) for n, place in part for row in self.stack.adapters[n].learner.units[place].rows]
-
-    def _plain(self, agent: int, row: DialogueTokens) -> torch.Tensor:
+    def _plain(self, agent: int, row: Row) -> torch.Tensor:
         """Return the log-probabilities of a row's tokens with loss, computed in the usual way."""
         self.model.set_attn_implementation(self._own_attention)
-        ids, labels = (torch.tensor(values, device=self.device) for values in row)
+        ids, learned = (torch.from_numpy(values).to(self.device) for values in row)
         self.stack.speak(torch.full_like(ids, agent))
-        logits = self.model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        learned = labels[1:] != IGNORED
-        return TokenLogprobs.apply(logits[learned], labels[1:][learned])
+        logits = self.model(input_ids=ids[None], use_cache=False).logits[0]
+        return TokenLogprobs.apply(logits[learned - 1], ids[learned])
 
     def _measure(self, before: int, part: Sequence[Place]) -> None:
         """Set how many tokens a part may have, by the memory that the first one took."""
