@@ -47,7 +47,18 @@ def rows(parts: dict[str, Any]) -> list[str]:
                 )
             elif isinstance(value, dict) and "error" in value:
                 lines.append(f"{part}: {name:24} {value['error'][:80]}")
-    lines += [f"training: {name:23} {json.dumps(value)[:90]}" for name, value in parts.get("training", {}).items()]
+    for name, value in parts.get("training", {}).items():
+        if "error" in value:
+            lines.append(f"training: {name:15} {value['error'][:80]}")
+            continue
+        for manner in ("sequential", "together"):
+            run = value[manner]
+            lines.append(
+                f"training: {name:6} {manner:12} {run['tokens_per_second']:9.0f} tok/s {run['seconds']:7.2f} s "
+                f"{run['peak_gb']:6.1f} GB"
+            )
+        ratios = {key: round(value[key], 2) for key in sorted(value) if "_over_" in key}
+        lines.append(f"training: {name:6} {json.dumps(ratios)}")
     return lines
 
 

@@ -46,7 +46,7 @@ echo "installed after $((SECONDS - started)) s" | tee -a "$log"
 command_of() {
   case $1 in
     tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
-    training) echo "$python -m bench.training $quick" ;;
+    training) echo "$python -m bench.training shapes $quick" ;;
     run) echo "$python -m maft run recipes/gpu/config.yaml runs_dir=$work/runs" ;;
     *) echo "$python -m bench.gpu $1 $quick" ;;
   esac
