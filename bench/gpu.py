@@ -13,7 +13,6 @@ import math
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +72,20 @@ def requests(count: int, adapters: list[str | None]) -> list[Request]:
         made.append(
             Request(agent=agent, messages=(Message(role="user", content=text),), sampling=SAMPLING, seed=number)
         )
+    return made
+
+
+def jobs(prompts: list[list[int]], limit: int, adapters: list[str | None]) -> list[Any]:
+    """Return jobs with these prompts, in turns from agents with these adapters."""
+    from maft.samplers.chat import Encoded
+    from maft.samplers.local import Job
+
+    sampling = SAMPLING.model_copy(update={"max_new_tokens": limit})
+    made = []
+    for number, ids in enumerate(prompts):
+        agent = AgentRef(role="generator", index=0, model=MODEL, adapter=adapters[number % len(adapters)])
+        request = Request(agent=agent, messages=(Message(role="user", content="x"),), sampling=sampling, seed=number)
+        made.append(Job(number, request, Encoded(ids, limit)))
     return made
 
 
@@ -172,7 +185,7 @@ def released() -> dict[str, Any]:
     folder = models.resolve(MODEL)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to("cuda" if on_gpu() else "cpu")
-    replies = []
+    replies: list[Reply] = []
 
     def answer(request: Request, limit: int) -> Reply:
         chat = [message.model_dump() for message in request.messages]
@@ -186,8 +199,11 @@ def released() -> dict[str, Any]:
     asked = requests(2 if QUICK else 9, [None])
     answer(asked[0], 8)
     figures: dict[str, Any] = {}
+    start = time.perf_counter()
     with timed(figures, "seconds"):
-        replies = [answer(request, SAMPLING.max_new_tokens) for request in asked[1:]]
+        for request in asked[1:]:
+            replies.append(answer(request, SAMPLING.max_new_tokens))
+            print(json.dumps(rates(replies, time.perf_counter() - start)), flush=True)
     return rates(replies, figures["seconds"])
 
 
@@ -264,10 +280,13 @@ def decode(
 
     from maft.samplers.batched import _operations
     from maft.samplers.fused import Adapter, Fused
-    from maft.samplers.slots import STEPS, Job, Slots
+    from maft.samplers.slots import STEPS, Slots, _chunks
 
+    if on_gpu():
+        torch.cuda.reset_peak_memory_stats()
     steps = 16 if QUICK else 128
     fused = Fused(model, ops or _operations(model))
+    folders: list[str] = []
     if agents:
         with tempfile.TemporaryDirectory() as scratch:
             from safetensors.torch import load_file
@@ -276,15 +295,13 @@ def decode(
             where = str(model.device)
             fused.adapt([Adapter(load_file(Path(f) / "adapter_model.safetensors", device=where), 1.0) for f in folders])
     room = Slots(fused, [-1], slots, prompt + steps, steps)
-    sampling = SAMPLING.model_copy(update={"max_new_tokens": steps})
-    jobs = [
-        Job(n, [(7 * n + i) % 900 + 5 for i in range(prompt)], steps, sampling, n, n % agents if agents else -1)
-        for n in range(slots)
-    ]
+    room.voices |= {Path(folder): number for number, folder in enumerate(folders)}
+    prompts = [[(7 * n + i) % 900 + 5 for i in range(prompt)] for n in range(slots)]
+    asked = jobs(prompts, steps, [*folders] or [None])
     figures: dict[str, Any] = {"slots": slots, "agents": agents}
-    room._read(jobs[:1], [0])
+    room._read(asked[:1], [0])
     with timed(figures, "seconds_prefill"):
-        for chunk in room._chunks(deque(jobs), slots):
+        for chunk in _chunks(asked):
             room._read(chunk, [job.number for job in chunk])
     with timed(figures, "seconds_capture"):
         room._go(range(slots))
@@ -357,11 +374,10 @@ def _kernels(model: Any) -> list[str]:
 
     from maft.samplers.batched import _operations
     from maft.samplers.fused import Fused
-    from maft.samplers.slots import Job, Slots
+    from maft.samplers.slots import Slots, _chunks
 
     room = Slots(Fused(model, _operations(model)), [-1], 512, 320, 128)
-    jobs = [Job(n, list(range(5, 197)), 128, SAMPLING, n, -1) for n in range(512)]
-    for chunk in room._chunks(deque(jobs), 512):
+    for chunk in _chunks(jobs([list(range(5, 197))] * 512, 128, [None])):
         room._read(chunk, [job.number for job in chunk])
     rows = torch.arange(512, device="cuda")
     with torch.inference_mode():

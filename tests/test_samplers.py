@@ -172,25 +172,6 @@ def test_the_packaged_model_has_the_tokenizer_its_own_file_describes():
     assert rendered.count("<|im_start|>") == 2 and rendered.startswith("<|im_start|>system\n")
 
 
-def test_rows_are_drawn_from_the_distribution_after_temperature_top_k_and_top_p():
-    import torch
-
-    from maft.samplers.transformers import _choose_by_row
-
-    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    rows = 4000
-    for how, wanted in (
-        (SamplingParams(max_new_tokens=1), [0.5, 0.3, 0.15, 0.05]),
-        (SamplingParams(top_p=0.7, max_new_tokens=1), [0.625, 0.375, 0, 0]),
-        (SamplingParams(top_k=3, max_new_tokens=1), [0.526, 0.316, 0.158, 0]),
-        (SamplingParams(temperature=0, max_new_tokens=1), [1, 0, 0, 0]),
-    ):
-        choose = _choose_by_row([how] * rows, range(rows), [1] * rows, 0)
-        chosen = choose(torch.zeros(rows, 0), logits.repeat(rows, 1)).argmax(-1)
-        shares = torch.bincount(chosen, minlength=4) / rows
-        assert torch.allclose(shares, torch.tensor(wanted, dtype=torch.float), atol=0.03), (how, shares)
-
-
 def test_openvino_samples_in_bfloat16_on_one_thread_without_dying():
     code = (
         "from maft.config import EngineConfig, RunConfig, TaskConfig\n"

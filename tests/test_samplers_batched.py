@@ -1,13 +1,18 @@
 """Mixed batches in slots: equal to plain transformers with PEFT, whoever else is in the batch."""
 
 import json
-from collections import deque
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from maft.config import EngineConfig
 from maft.records import AgentRef, Message, Request, SamplingParams
+from maft.samplers.chat import Encoded
+from maft.samplers.local import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the libraries underneath
 
@@ -120,6 +125,18 @@ def test_adapters_that_come_later_are_heard_and_earlier_ones_are_left(where, mod
     assert ids(engine.sample([ask(model, 0, None)])) != ids(apart[:1])
 
 
+def test_agents_that_come_while_others_speak_are_heard(model, adapters, monkeypatch):
+    requests, replies = mixed(model, adapters), {}
+    left = requests[1:]
+
+    def follow(number, reply):
+        replies[number] = reply
+        return [left.pop(0)] if left else []
+
+    sampler("cpu", monkeypatch).answer(requests[:1], follow)
+    assert ids(replies[n] for n in range(12)) == ids(sampler("cpu", monkeypatch).sample(requests))
+
+
 def test_limits_and_sampling_are_each_request_own(model, monkeypatch):
     engine = sampler("cpu", monkeypatch)
     brief = SamplingParams(temperature=0, max_new_tokens=3)
@@ -143,12 +160,16 @@ def test_a_wrong_mixture_is_found_by_the_probe_and_left_to_plain_transformers(mo
     assert ids(replies) == ids(Transformers(EngineConfig(dtype="float32")).sample(requests))
 
 
-def test_adapters_with_ranks_of_their_own_by_layer_are_left_to_plain_transformers(model, tmp_path, monkeypatch):
+def test_adapters_with_ranks_of_their_own_by_layer_are_mixed_too(model, tmp_path, monkeypatch):
+    from maft.samplers.transformers import Transformers
+
     odd = adapter(model, tmp_path / "odd", 4, 5, rank_pattern={"q_proj": 8})
     assert json.loads((tmp_path / "odd" / "adapter_config.json").read_text())["rank_pattern"]
     engine = sampler("cpu", monkeypatch)
-    assert engine.sample([ask(model, 1, odd)])[0].error is None
-    assert engine._slots is None
+    assert ids(engine.sample([ask(model, 1, odd)])) == ids(
+        Transformers(EngineConfig(dtype="float32")).sample([ask(model, 1, odd)])
+    )
+    assert engine._voices == {None: -1, Path(odd): 0}
 
 
 @pytest.mark.gpu
@@ -270,14 +291,90 @@ def test_a_slot_takes_the_next_request_when_its_reply_has_ended(model):
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     few = slots.Slots(fused.Fused(loaded, plain_ops), [257], count=2, length=64, steps=32)
     limits = (5, 1, 30, 2, 9)
-    jobs = [
-        slots.Job(n, [5, 6, 7 + n], limit, SamplingParams(temperature=0, max_new_tokens=limit), n, -1)
-        for n, limit in enumerate(limits)
-    ]
-    waiting = deque(jobs[:3])
-    lengths = {}
-    for number, tokens, _ in few.run(waiting):
-        lengths[number] = len(tokens)
-        if number == 0:
-            waiting.extend(jobs[3:])
+
+    def job(number: int) -> Job:
+        sampling = SamplingParams(temperature=0, max_new_tokens=limits[number])
+        return Job(number, ask(model, number, None, sampling), Encoded([5, 6, 7 + number], limits[number]))
+
+    waiting, lengths = [], {}
+
+    def take(limit: int) -> list[Job]:
+        return [waiting.pop() for _ in waiting[:limit]]
+
+    for done, generated in few.run([job(0), job(1), job(2)], take, lambda *_: None):
+        lengths[done.number] = len(generated.token_ids)
+        if done.number == 0:
+            waiting += [job(3), job(4)]
     assert lengths == dict(enumerate(limits))
+
+
+def test_a_job_that_is_too_long_for_the_slots_gets_longer_ones(model, monkeypatch):
+    engine = sampler("cpu", monkeypatch)
+    long = ask(model, 1, None, SamplingParams(temperature=0, max_new_tokens=200))
+    asked = []
+
+    def follow(number, reply):
+        asked.append((number, reply.completion_tokens))
+        return [long] if number == 0 else []
+
+    engine.answer([ask(model, 0, None)], follow)
+    assert asked == [(0, 24), (1, 104)] and engine._slots.steps >= 200
+
+
+def test_only_the_request_says_how_plain_transformers_draws(model, tmp_path):
+    """A model's own generation_config.json may hold any field of transformers."""
+    from maft.samplers.transformers import Transformers
+
+    own = tmp_path / "model"
+    shutil.copytree(model, own)
+    fields = {
+        "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "encoder_no_repeat_ngram_size": 1, "min_new_tokens": 9,
+        "min_length": 60, "suppress_tokens": list(range(0, 200, 2)), "begin_suppress_tokens": list(range(1, 200, 2)),
+        "bad_words_ids": [[n] for n in range(200)], "sequence_bias": [[[201], 50.0]], "exponential_decay_length_penalty": [1, 2.0],
+        "forced_bos_token_id": 5, "forced_eos_token_id": 7, "num_beams": 3, "top_k": 2, "top_p": 0.3, "do_sample": True,
+        "typical_p": 0.2, "min_p": 0.5, "epsilon_cutoff": 0.01, "eta_cutoff": 0.01, "guidance_scale": 3.0,
+        "renormalize_logits": True, "penalty_alpha": 0.5, "max_new_tokens": 2, "max_time": 1e-6, "temperature": 0.1,
+        "remove_invalid_values": True, "return_dict_in_generate": True, "output_scores": True,
+    }  # fmt: skip
+    (own / "generation_config.json").write_text(json.dumps(fields))
+    for sampling in (GREEDY, DRAWN):
+        of_both = [
+            Transformers(EngineConfig(dtype="float32")).sample([ask(str(folder), n, None, sampling) for n in range(3)])
+            for folder in (model, own)
+        ]
+        assert ids(of_both[0]) == ids(of_both[1])
+        assert [reply.logprobs for reply in of_both[0]] == [reply.logprobs for reply in of_both[1]]
+
+
+def test_where_memory_runs_out_batches_of_plain_transformers_are_halved(model, monkeypatch):
+    import torch
+
+    from maft.errors import TooLarge
+    from maft.samplers.transformers import Transformers
+
+    whole, room = Transformers._generate, [2]
+
+    def generate(self, jobs):
+        if len(jobs) > room[0]:
+            raise torch.OutOfMemoryError
+        return whole(self, jobs)
+
+    requests = [ask(model, number, None) for number in range(7)]
+    wanted = ids(Transformers(EngineConfig(dtype="float32")).sample(requests))
+    monkeypatch.setattr(Transformers, "_generate", generate)
+    engine = Transformers(EngineConfig(dtype="float32"))
+    assert ids(engine.sample(requests)) == wanted and engine.max_sequences <= 2
+    room[0] = 0
+    with pytest.raises(TooLarge, match="no memory for one reply"):
+        engine.sample(requests)
+
+
+def test_triton_computes_what_torch_does_in_its_interpreter():
+    pytest.importorskip("triton")
+    code = (
+        "import torch; from test_samplers_batched import check_operations\n"
+        "for dtype in (torch.float32, torch.bfloat16): check_operations(dtype, 'cpu', vocabulary=700, rows=12)"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]

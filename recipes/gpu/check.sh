@@ -2,10 +2,14 @@
 # Checks and measures maft on a machine with one GPU and no network; see README.md beside this file.
 #
 #   bash recipes/gpu/check.sh --out DIR [--wheels DIR] [--work DIR] [--minutes N] [--parts "card tests shapes ..."]
+#                             [--limit PART=SECONDS]... [--set KEY=VALUE]...
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" minutes=8 quick="" python="${PYTHON:-python3}"
+overrides=""
+# What one part may take, in seconds; the whole ends in time all the same.
+declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300 [experiment]=600)
 parts="card tests steps shapes prepare released plain batched training run"
 while (($#)); do
   case $1 in
@@ -14,6 +18,8 @@ while (($#)); do
     --work) work=$2; shift 2 ;;
     --minutes) minutes=$2; shift 2 ;;
     --parts) parts=$2; shift 2 ;;
+    --limit) limit[${2%%=*}]=${2#*=}; shift 2 ;;
+    --set) overrides="$overrides $2"; shift 2 ;;
     --quick) quick=--quick; shift ;;
     *) echo "check.sh: unknown option $1; see recipes/gpu/README.md" >&2; exit 2 ;;
   esac
@@ -23,8 +29,6 @@ mkdir -p "$out" "$work/site" "$work/wheels"
 started=$SECONDS log="$out/log.txt"
 : >"$log"
 
-# What one part may take, in seconds; the whole ends in time all the same.
-declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300)
 
 # A wheel too large to travel at once may come as name.whl.part-a, name.whl.part-b, also in several calls.
 if [[ -n $wheels ]]; then
@@ -47,6 +51,8 @@ command_of() {
   case $1 in
     tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
     training) echo "$python -m bench.training shapes $quick" ;;
+    experiment)  # ends in time to gather what is finished
+      echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 30)) --runs recipes/gpu/config.yaml $overrides" ;;
     run) echo "$python -m maft run recipes/gpu/config.yaml runs_dir=$work/runs" ;;
     *) echo "$python -m bench.gpu $1 $quick" ;;
   esac
@@ -60,7 +66,8 @@ for part in $parts; do
   fi
   echo "== $part" >>"$log"
   begun=$SECONDS
-  timeout -k 5 $((left < limit[$part] ? left : limit[$part])) $(command_of "$part") >"$work/$part.txt" 2>&1
+  seconds=$((left < limit[$part] ? left : limit[$part]))
+  timeout -k 5 "$seconds" $(command_of "$part" "$seconds") >"$work/$part.txt" 2>&1
   code=$?
   cat "$work/$part.txt" >>"$log"
   echo "== $part: exit $code after $((SECONDS - begun)) s" | tee -a "$log"

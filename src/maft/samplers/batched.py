@@ -6,7 +6,6 @@ tokens, which plain transformers with PEFT must find likely too.
 """
 
 import logging
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from maft import models
 from maft.errors import TooLarge
 from maft.models.adapters import WEIGHTS, uniform
 from maft.models.shapes import Shape
-from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Generated
 from maft.samplers.local import ADVICE, Job, Take
 from maft.samplers.transformers import Transformers, device
@@ -23,28 +21,30 @@ from maft.samplers.transformers import Transformers, device
 log = logging.getLogger(__name__)
 
 MAX_SLOTS = 1024
-MANY = 1 << 30
-"""Jobs that are taken at a time: all that are ready."""
 PROBE_TOKENS = 8
 PROBE_GAP = 1.0
 """Logits by which a token of the probe may be less likely than the likeliest: bfloat16 rounds to about 0.2."""
 
 
+class _Unlike(Exception):
+    """Mixed batches would not say what plain transformers says."""
+
+
 class Batched(Transformers):
     """Samples with transformers' models; with its own batches where that is faster."""
 
-    mixes_agents = True
     devices: tuple[str, ...] = ("cuda",)
     """Where slots are used."""
+    mixes_agents = True
     _fused: Any = None
     _slots: Any = None
 
     def load(self, model: str, chat: Chat) -> None:
         """Load the base model."""
         super().load(model, chat)
-        self._agents: list[Path] = []
-        self._tensors: dict[Path, Any] = {}
-        self._probed: set[Path | None] = set()
+        self._voices: dict[Path | None, int] = {None: -1}
+        self._loaded_adapters: dict[Path, Any] = {}
+        self._probed: set[Path] = set()
         self._max_slots = self.settings.max_sequences or MAX_SLOTS
         if device() in self.devices:
             from maft.samplers import fused
@@ -64,57 +64,41 @@ class Batched(Transformers):
         return 8 * max(limits, default=0) * shape.kv_bytes_per_token(self.settings.dtype)
 
     def run(self, take: Take) -> Iterator[tuple[Job, Generated]]:
-        """Answer in slots what can be mixed, and the rest as plain transformers do, agent by agent."""
-        waiting: dict[int, Job] = {}
-        while True:
-            waiting |= {job.number: job for job in take(MANY)}
-            if not waiting:
-                return
-            jobs = list(waiting.values())
-            adapters = sorted({job.adapter for job in jobs if job.adapter})
-            if self._fused is not None and self._knows(adapters) and self._speak(jobs, adapters):
-                yield from self._in_slots(waiting, take)
-                continue
-            ((largest, _),) = Counter(job.adapter for job in jobs).most_common(1)
-            of_one = [job for job in jobs if job.adapter == largest]
-            of_one = sorted(of_one, key=lambda job: len(job.prompt.token_ids))[: self.max_sequences]
-            for generated in self.generate(of_one):
-                yield waiting.pop(of_one[generated.place].number), generated
-
-    def _in_slots(self, waiting: dict[int, Job], take: Take) -> Iterator[tuple[Job, Generated]]:
-        """Answer what waits, and what comes meanwhile as far as it fits the slots; where memory runs out, in fewer."""
+        """Answer jobs in slots, in fewer where memory runs out, or with plain transformers."""
         import torch
 
-        try:
-            self._make_room(list(waiting.values()))
-            queue = deque(self._slot_job(job) for job in waiting.values())
-            for number, ids, logprobs in self._slots.run(queue):
-                yield waiting.pop(number), Generated(0, ids, logprobs)
-                for job in take(MANY):
-                    waiting[job.number] = job
-                    if self._fits(job):
-                        queue.append(self._slot_job(job))
-        except torch.OutOfMemoryError:
-            count = self._slots.count if self._slots else self._max_slots
-            self._slots = None
-            torch.cuda.empty_cache()
-            self._max_slots = min(count, self._max_slots) // 2
-            if not self._max_slots:
-                raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}") from None
-            log.info("GPU memory ran out: from now on at most %d replies at a time.", self._max_slots)
+        held: dict[int, Job] = {}
 
-    def _fits(self, job: Job) -> bool:
-        """Say whether a job can join those that run: its agent is among theirs, and its dialogue not too long."""
-        length = len(job.prompt.token_ids) + job.prompt.max_new_tokens
-        known = job.adapter is None or job.adapter in self._agents
-        return known and length <= self._slots.length and job.prompt.max_new_tokens <= self._slots.steps
+        def more(limit: int) -> list[Job]:
+            jobs = take(limit)
+            held.update((job.number, job) for job in jobs)
+            return jobs
 
-    def _slot_job(self, job: Job) -> Any:
-        from maft.samplers import slots
+        while self._fused is not None and (held or more(self._max_slots)):
+            try:
+                self._make_room(list(held.values()))
+                for job, generated in self._slots.run(list(held.values()), more, self._admit):
+                    del held[job.number]
+                    yield job, generated
+            except torch.OutOfMemoryError:
+                count = self._slots.count if self._slots else self._max_slots
+                self._slots = None
+                torch.cuda.empty_cache()
+                self._max_slots = min(count, self._max_slots) // 2
+                if not self._max_slots:
+                    raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}") from None
+                log.info("GPU memory ran out: from now on at most %d replies at a time.", self._max_slots)
+            except _Unlike as error:
+                log.warning("%s Plain transformers is used, which is slower.", error)
+                self._fused = self._slots = None
+        yield from self._one_by_one(list(held.values()), take)
 
-        agent = -1 if job.adapter is None else self._agents.index(job.adapter)
-        prompt, request = job.prompt, job.request
-        return slots.Job(job.number, prompt.token_ids, prompt.max_new_tokens, request.sampling, request.seed, agent)
+    def _one_by_one(self, jobs: list[Job], take: Take) -> Iterator[tuple[Job, Generated]]:
+        """Answer jobs with plain transformers, agent after agent."""
+        while jobs or (jobs := take(8 * self.max_sequences)):
+            own = [job for job in jobs if job.adapter == jobs[0].adapter]
+            jobs = [job for job in jobs if job.adapter != jobs[0].adapter]
+            yield from super().run(lambda limit, own=own: [own.pop(0) for _ in range(min(limit, len(own)))])  # type: ignore[misc]
 
     def _make_room(self, jobs: Sequence[Job]) -> None:
         """Have slots for these jobs: as many, and as long, as they need and memory allows."""
@@ -122,9 +106,10 @@ class Batched(Transformers):
 
         from maft.samplers.slots import SIZES, Slots
 
-        length = -(-max(len(job.prompt.token_ids) + job.prompt.max_new_tokens for job in jobs) // 128) * 128
-        steps = -(-max(job.prompt.max_new_tokens for job in jobs) // 64) * 64
-        count = next((size for size in SIZES if size >= len(jobs)), SIZES[-1])
+        limits = [job.prompt.max_new_tokens for job in jobs]
+        length = -(-max(len(job.prompt.token_ids) + n for job, n in zip(jobs, limits, strict=True)) // 256) * 256
+        steps = -(-max(limits) // 64) * 64
+        count = next((size for size in SIZES if size >= 2 * len(jobs)), SIZES[-1])  # replies lead to requests
         old = self._slots
         if old and old.length >= length and old.steps >= steps and old.count >= min(count, self._max_slots):
             return
@@ -140,57 +125,51 @@ class Batched(Transformers):
             free = 0.85 * torch.cuda.mem_get_info()[0]
             count = max(1, min(count, int(free / (one + 8 * like.shape[0]))))
         self._slots = Slots(self._fused, self._stop_ids, count, length, steps)
+        self._slots.voices = self._voices
 
-    def _knows(self, adapters: Sequence[Path]) -> bool:
-        """Say whether all adapters are such as can be mixed."""
+    def _admit(self, jobs: Sequence[Job], running: bool) -> None:
+        """Have the adapters of these jobs in the batch, each new one probed.
+
+        Raises:
+            _Unlike: an adapter is of another kind, or writes what plain transformers finds unlikely.
+        """
+        first = {job.adapter: job for job in reversed(jobs) if job.adapter is not None}
+        new = [adapter for adapter in sorted(first) if adapter not in self._voices]
+        if not new:
+            return
+        kept = [adapter for adapter in self._voices if adapter and (running or adapter in first)]
+        everybody = [*kept, *new]
+        if self._fused.adapt([self._tensors(adapter) for adapter in everybody]):
+            self._slots.drop_graphs()
+        self._voices.clear()
+        self._voices |= {None: -1} | {adapter: number for number, adapter in enumerate(everybody)}
+        unknown = [adapter for adapter in new if adapter not in self._probed]
+        written = self._slots.greedy([first[adapter] for adapter in unknown], PROBE_TOKENS) if unknown else []
+        for adapter, ids in zip(unknown, written, strict=True):
+            gap = self._gap(adapter, first[adapter].prompt.token_ids, ids)
+            if not gap <= PROBE_GAP:
+                raise _Unlike(
+                    f"Adapter {adapter}: mixed batches write tokens that plain transformers finds less likely by "
+                    f"{gap:.1f} logits."
+                )
+            self._probed.add(adapter)
+
+    def _tensors(self, adapter: Path) -> Any:
+        """Return an adapter's weights."""
         from safetensors.torch import load_file
 
         from maft.samplers.fused import Adapter
 
-        known = {f"{name}.lora_{side}.weight" for _, linears in self._fused.layers for linear in linears
-                 for name in linear.names for side in "AB"}  # fmt: skip
-        for adapter in adapters:
-            if adapter not in self._tensors:
-                scales = models.check_adapter(adapter, self._folder, trust=self.settings.trust_remote_code)
-                folder, scale = uniform(adapter, scales)
-                tensors = load_file(folder / WEIGHTS, device=str(self._model.device))
-                self._tensors[adapter] = Adapter(tensors, scale) if known >= set(tensors) else None
-        return all(self._tensors[adapter] for adapter in adapters)
+        if adapter not in self._loaded_adapters:
+            scales = models.check_adapter(adapter, self._folder, trust=self.settings.trust_remote_code)
+            folder, scale = uniform(adapter, scales)
+            tensors = load_file(folder / WEIGHTS, device=str(self._model.device))
+            if not self._fused.names >= set(tensors):
+                raise _Unlike(f"Adapter {adapter} has weights that mixed batches do not know.")
+            self._loaded_adapters[adapter] = Adapter(tensors, scale)
+        return self._loaded_adapters[adapter]
 
-    def _speak(self, jobs: Sequence[Job], adapters: Sequence[Path]) -> bool:
-        """Have these adapters in the batch; return whether each new one writes what plain transformers finds likely."""
-        if not set(adapters) <= set(self._agents):
-            self._agents = list(adapters)
-            moved = self._fused.adapt([self._tensors[adapter] for adapter in adapters])
-            if self._slots and moved:
-                self._slots.drop_graphs()
-        first = {job.adapter: job for job in reversed(jobs) if job.adapter not in (None, *self._probed)}
-        if not first:
-            return True
-        limit = min(PROBE_TOKENS, *(job.prompt.max_new_tokens for job in first.values()))
-        greedy = SamplingParams(temperature=0, max_new_tokens=limit)
-        probes = {
-            job.number: job._replace(
-                request=job.request.model_copy(update={"sampling": greedy}),
-                prompt=job.prompt._replace(max_new_tokens=limit),
-            )
-            for job in first.values()
-        }
-        answered: list[tuple[Job, Generated]] = []
-        while probes:  # again in fewer slots, where memory ran out
-            answered += self._in_slots(probes, lambda _: [])
-        for job, generated in answered:
-            gap = self._gap(job.adapter, job.prompt.token_ids, generated.token_ids)
-            if not gap <= PROBE_GAP:
-                log.warning(
-                    "Adapter %s: mixed batches write tokens that plain transformers finds less likely by %.1f logits. "
-                    "Going on with plain transformers, which is slower.", job.adapter, gap)  # fmt: skip
-                self._fused = self._slots = None
-                return False
-            self._probed.add(job.adapter)
-        return True
-
-    def _gap(self, adapter: Path | None, prompt: Sequence[int], reply: Sequence[int]) -> float:
+    def _gap(self, adapter: Path, prompt: Sequence[int], reply: Sequence[int]) -> float:
         """Return by how much plain transformers finds a reply's tokens less likely than its own, at most."""
         import torch
 

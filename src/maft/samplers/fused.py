@@ -108,6 +108,12 @@ class Fused:
                 linears.append(Linear(modules, [f"base_model.model.model.layers.{number}.{block}.{n}" for n in names]))
             self.layers.append((layer, linears))
 
+    @property
+    def names(self) -> set[str]:
+        """Names of all tensors that an adapter may have."""
+        linears = (linear for _, linears in self.layers for linear in linears)
+        return {f"{name}.lora_{side}.weight" for linear in linears for name in linear.names for side in "AB"}
+
     def adapt(self, adapters: Sequence[Adapter]) -> bool:
         """Take the adapters of agents 0, 1, ...; return whether memory moved, so that graphs must be captured anew."""
         ranks = [len(t) for adapter in adapters for name, t in adapter.tensors.items() if ".lora_A." in name]

@@ -73,18 +73,23 @@ class Jobs:
     def __init__(self, queue: Queue, key: Key, chat: Chat) -> None:
         """Take what waits in a group, now and later."""
         self._queue, self._key, self._chat = queue, key, chat
-        self._ready: list[tuple[int, int, Job]] = []
+        self._ready: list[tuple[int, int, Request]] = []
 
     def take(self, limit: int) -> list[Job]:
         """Return jobs, see `Take`; what does not fit the context is answered at once."""
-        while new := self._queue.waiting.pop(self._key, None):
-            for number, request in new:
-                prompt = self._chat.encode(request)
-                if isinstance(prompt, Reply):
-                    self._queue.reply(number, prompt)
-                else:
-                    heappush(self._ready, (len(prompt.token_ids), number, Job(number, request, prompt)))
-        return [heappop(self._ready)[-1] for _ in range(min(limit, len(self._ready)))]
+        jobs: list[Job] = []
+        while len(jobs) < limit:
+            for number, request in self._queue.waiting.pop(self._key, ()):
+                heappush(self._ready, (sum(len(message.content) for message in request.messages), number, request))
+            if not self._ready:
+                break
+            _, number, request = heappop(self._ready)
+            prompt = self._chat.encode(request)
+            if isinstance(prompt, Reply):
+                self._queue.reply(number, prompt)
+            else:
+                jobs.append(Job(number, request, prompt))
+        return jobs
 
     def ended(self, job: Job, generated: Generated) -> None:
         """Tell of what was generated for a job."""

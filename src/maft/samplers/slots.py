@@ -5,34 +5,25 @@ On CUDA a step is a graph, captured once for each of a few batch sizes; nothing 
 to the host, once in several steps.
 """
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from maft.records import SamplingParams
+from maft.samplers.chat import Generated
 from maft.samplers.fused import Fused
+from maft.samplers.local import Job, Take
 
 STEPS = 8
 """Steps between two looks at which replies have ended."""
 PREFILL_TOKENS = 16384
 """Tokens of prompts read at a time, padding included."""
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
-
-
-class Job(NamedTuple):
-    """One reply to make."""
-
-    number: int
-    token_ids: Sequence[int]
-    max_new_tokens: int
-    sampling: SamplingParams
-    seed: int
-    agent: int
-    """Number of the adapter; -1 is the bare base."""
+SIZES = (1, 4, 16, 64, 128, 256, 384, 512, 768, 1024)
+"""Numbers of slots that make a step together; each is captured at its first use."""
 
 
 class Slots:
@@ -65,61 +56,91 @@ class Slots:
         self.state["logprobs"] = torch.zeros(rows, steps, device=self.device)
         self.state["output"] = torch.zeros(rows, steps, dtype=whole, device=self.device)
         self.graphs: dict[int, tuple[Tensor, Any]] = {}
+        self.free = list(range(count))
+        self.voices: dict[Path | None, int] = {None: -1}
+        """Numbers of the adapters that `fused` has."""
 
-    def run(self, waiting: deque[Job]) -> Iterator[tuple[int, list[int], list[float]]]:
-        """Yield number, tokens (the ending one included) and log-probabilities of each job as its reply ends.
+    def fits(self, job: Job) -> bool:
+        """Say whether a job is short enough."""
+        limit = job.prompt.max_new_tokens
+        return limit <= self.steps and len(job.prompt.token_ids) + limit <= self.length
 
-        Jobs may be appended to `waiting` while this runs.
+    def run(
+        self, jobs: Sequence[Job], take: Take, admit: Callable[[Sequence[Job], bool], None]
+    ) -> Iterator[tuple[Job, Generated]]:
+        """Yield each job as its reply has ended, until none is left or the next is too long.
+
+        Whatever the caller does with a reply, and `take`, happen while the next steps are made.
+
+        Args:
+            jobs: the first ones, which fit.
+            take: gives further jobs.
+            admit: is told of jobs that are about to begin, and whether others are running.
         """
-        running: dict[int, Job] = {}
-        free = list(range(self.count))
-        while waiting or running:
-            if waiting and len(free) >= min(len(waiting), max(1, self.count // 8)):
-                for chunk in self._chunks(waiting, len(free)):
-                    slots = [free.pop() for _ in chunk]
+        waiting, running, more = list(jobs), dict[int, Job](), True
+        ended: list[tuple[Job, Generated]] = []
+        self.free = list(range(self.count))
+        while True:
+            if waiting and len(self.free) >= min(len(waiting), max(1, self.count // 8)):
+                begin, waiting = waiting[: len(self.free)], waiting[len(self.free) :]
+                admit(begin, bool(running))
+                for chunk in _chunks(begin):
+                    slots = [self.free.pop() for _ in chunk]
                     self._read(chunk, slots)
                     running.update(zip(slots, chunk, strict=True))
-            self._go(sorted(running))
-            yield from self._ended(running, free)
+            if running:
+                self._go(sorted(running))
+            yield from ended
+            if more and (new := take(self.count - len(waiting))):
+                more = all(self.fits(job) for job in new)
+                waiting += filter(self.fits, new)
+            if not running and not waiting:
+                return
+            ended = self._ended(running) if running else []
+
+    def greedy(self, jobs: Sequence[Job], limit: int) -> list[list[int]]:
+        """Return some of the likeliest tokens after each job's prompt, at most `STEPS`, in slots that are free."""
+        slots = self.free[: len(jobs)]
+        brief = [job.prompt._replace(max_new_tokens=limit) for job in jobs]
+        sure = SamplingParams(temperature=0, max_new_tokens=limit)
+        self._read(
+            [
+                job._replace(prompt=prompt, request=job.request.model_copy(update={"sampling": sure}))
+                for job, prompt in zip(jobs, brief, strict=True)
+            ],
+            slots,
+        )
+        self._go(slots)
+        at = torch.tensor(slots, device=self.device)
+        self.state["done"][at] = True
+        steps, output = (self.state[name][at].tolist() for name in ("steps", "output"))
+        return [ids[:end] for end, ids in zip(steps, output, strict=True)]
 
     def drop_graphs(self) -> None:
         """Forget captured steps, whose memory has moved."""
         self.graphs.clear()
 
-    def _chunks(self, waiting: deque[Job], room: int) -> list[list[Job]]:
-        """Take jobs for free slots, in chunks of prompts of like lengths."""
-        jobs = [waiting.popleft() for _ in range(min(room, len(waiting)))]
-        chunks: list[list[Job]] = []
-        for job in sorted(jobs, key=lambda job: len(job.token_ids), reverse=True):
-            longest = len(chunks[-1][0].token_ids) if chunks else 0
-            if not chunks or (len(chunks[-1]) + 1) * longest > PREFILL_TOKENS or 2 * len(job.token_ids) < longest:
-                chunks.append([])
-            chunks[-1].append(job)
-        return chunks
-
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _read(self, jobs: Sequence[Job], slots: Sequence[int]) -> None:
         """Read prompts into slots and draw the first token of each reply."""
-        lengths = [len(job.token_ids) for job in jobs]
+        lengths = [len(job.prompt.token_ids) for job in jobs]
+        sampling = [job.request.sampling for job in jobs]
         longest = max(lengths)
         at = torch.tensor(slots, device=self.device)
         new = {
             "lengths": [length - 1 for length in lengths], "steps": [0] * len(jobs), "done": [False] * len(jobs),
-            "limits": [job.max_new_tokens for job in jobs], "agents": [job.agent for job in jobs],
-            "temperature": [job.sampling.temperature for job in jobs], "top_p": [job.sampling.top_p for job in jobs],
-            "top_k": [job.sampling.top_k for job in jobs],
+            "limits": [job.prompt.max_new_tokens for job in jobs], "agents": [self.voices[job.adapter] for job in jobs],
+            "temperature": [how.temperature for how in sampling], "top_p": [how.top_p for how in sampling],
+            "top_k": [how.top_k for how in sampling],
         }  # fmt: skip
         for name, values in new.items():
             self.state[name][at] = torch.tensor(values, dtype=self.state[name].dtype, device=self.device)
         draws = torch.zeros(len(jobs), self.steps)
         for row, job in enumerate(jobs):
-            torch.rand(
-                job.max_new_tokens,
-                generator=torch.Generator().manual_seed(job.seed),
-                out=draws[row, : job.max_new_tokens],
-            )
+            limit, generator = job.prompt.max_new_tokens, torch.Generator().manual_seed(job.request.seed)
+            torch.rand(limit, generator=generator, out=draws[row, :limit])
         self.state["draws"][at] = draws.to(self.device)
-        padded = [[*job.token_ids, *[0] * (longest - len(job.token_ids))] for job in jobs]
+        padded = [[*job.prompt.token_ids, *[0] * (longest - n)] for job, n in zip(jobs, lengths, strict=True)]
         tokens = torch.tensor(padded, device=self.device).flatten()
         positions = torch.arange(longest, device=self.device).repeat(len(jobs))
         rows = at.repeat_interleave(longest)
@@ -184,7 +205,7 @@ class Slots:
         self.graphs[size] = (rows, graph)
         return rows, graph
 
-    def _ended(self, running: dict[int, Job], free: list[int]) -> list[tuple[int, list[int], list[float]]]:
+    def _ended(self, running: dict[int, Job]) -> list[tuple[Job, Generated]]:
         """Return the replies that have ended, and free their slots."""
         done = self.state["done"].tolist()
         ended = [slot for slot in running if done[slot]]
@@ -192,6 +213,20 @@ class Slots:
             return []
         at = torch.tensor(ended, device=self.device)
         steps, output, logprobs = (self.state[name][at].tolist() for name in ("steps", "output", "logprobs"))
-        free.extend(ended)
-        numbers = [running.pop(slot).number for slot in ended]
-        return [(n, ids[:end], told[:end]) for n, end, ids, told in zip(numbers, steps, output, logprobs, strict=True)]
+        self.free.extend(ended)
+        jobs = [running.pop(slot) for slot in ended]
+        return [
+            (job, Generated(0, ids[:end], likely[:end]))
+            for job, end, ids, likely in zip(jobs, steps, output, logprobs, strict=True)
+        ]
+
+
+def _chunks(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Divide jobs into chunks of prompts of like lengths."""
+    chunks: list[list[Job]] = []
+    for job in sorted(jobs, key=lambda job: len(job.prompt.token_ids), reverse=True):
+        longest = len(chunks[-1][0].prompt.token_ids) if chunks else 0
+        if not chunks or (len(chunks[-1]) + 1) * longest > PREFILL_TOKENS or 2 * len(job.prompt.token_ids) < longest:
+            chunks.append([])
+        chunks[-1].append(job)
+    return chunks

@@ -1,16 +1,18 @@
 """The engine that runs anywhere: batched generation with transformers, adapters with PEFT."""
 
 import gc
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from maft import models
-from maft.errors import MissingExtra
+from maft.errors import MissingExtra, TooLarge
 from maft.models import probe
-from maft.records import SamplingParams
 from maft.samplers.chat import Chat, Generated
-from maft.samplers.local import BatchSampler, Job
+from maft.samplers.local import ADVICE, BatchSampler, Job
+
+log = logging.getLogger(__name__)
 
 
 class Transformers(BatchSampler):
@@ -22,7 +24,7 @@ class Transformers(BatchSampler):
         """Load the base model in the dtype of the settings."""
         try:
             import torch
-            from transformers import AutoModelForCausalLM
+            from transformers import AutoModelForCausalLM, GenerationConfig
         except ImportError:
             raise MissingExtra("the transformers sampler", "hf") from None
         models.load_quietly()
@@ -32,6 +34,7 @@ class Transformers(BatchSampler):
                 model, dtype=dtype, trust_remote_code=self.settings.trust_remote_code
             )
         self._model = loaded.to(device()).eval()
+        self._model.generation_config = GenerationConfig()  # only the request says how replies are drawn
         if self.settings.num_threads:
             torch.set_num_threads(self.settings.num_threads)
         self._folder = model
@@ -57,33 +60,69 @@ class Transformers(BatchSampler):
                 torch.cuda.empty_cache()
 
     def generate(self, jobs: Sequence[Job]) -> Iterator[Generated]:
-        """Generate one left-padded batch; every row has its own random stream."""
+        """Generate one batch, in halves where memory runs out."""
         import torch
 
+        try:
+            yield from self._generate(jobs)
+            return
+        except torch.OutOfMemoryError:
+            half = len(jobs) // 2
+        if not half:
+            raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}")
+        torch.cuda.empty_cache()
+        self.max_sequences = min(self.max_sequences, half)
+        log.info("GPU memory ran out: from now on at most %d replies at a time.", self.max_sequences)
+        for start, part in ((0, jobs[:half]), (half, jobs[half:])):
+            for made in self.generate(part):
+                yield made._replace(place=start + made.place)
+
+    def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
+        """Generate one left-padded batch; every row has its own random stream.
+
+        `generate` draws all rows from one global stream, so that a reply would depend on its neighbours in the batch.
+        Here row i uses one uniform number a step, from a generator seeded by its request.
+        """
+        import torch
+
+        from maft.samplers.plain_ops import choose
+
         model = self.speaking(jobs[0].adapter)
-        prompts, requests = [job.prompt for job in jobs], [job.request for job in jobs]
-        longest = max(len(prompt.token_ids) for prompt in prompts)
-        pad = self._stop_ids[0]
-        padded = [[pad] * (longest - len(p.token_ids)) + p.token_ids for p in prompts]
-        mask = [[0] * (longest - len(p.token_ids)) + [1] * len(p.token_ids) for p in prompts]
-        limits = [prompt.max_new_tokens for prompt in prompts]
-        drawn: list[Any] = []
-        choose = _choose_by_row([r.sampling for r in requests], [r.seed for r in requests], limits, longest, drawn)
+        prompts, how = [job.prompt.token_ids for job in jobs], [job.request.sampling for job in jobs]
+        limits = [job.prompt.max_new_tokens for job in jobs]
+        longest, pad = max(map(len, prompts)), self._stop_ids[0]
+        streams = [torch.Generator().manual_seed(job.request.seed) for job in jobs]
+        draws = torch.stack([torch.rand(max(limits), generator=stream) for stream in streams]).to(model.device)
+        parameters = [
+            torch.tensor(values, device=model.device)
+            for values in ([p.temperature for p in how], [p.top_k for p in how], [p.top_p for p in how])
+        ]
+        logprobs: list[Any] = []
+
+        def keep_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """Leave one token in each row."""
+            token = choose(scores, draws[:, input_ids.shape[1] - longest], *parameters)[:, None]
+            logprobs.append((scores.gather(1, token).float() - scores.float().logsumexp(-1, keepdim=True))[:, 0])
+            return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
         with torch.inference_mode():
             output = model.generate(
-                input_ids=torch.tensor(padded, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
+                input_ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=model.device),
+                attention_mask=torch.tensor(
+                    [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device
+                ),
                 max_new_tokens=max(limits),
                 do_sample=False,
-                logits_processor=[choose],
+                logits_processor=[keep_chosen],
                 eos_token_id=self._stop_ids,
                 pad_token_id=pad,
             )
-        rows = output[:, longest:].tolist()
-        logprobs = torch.stack(drawn, dim=1).tolist()
+        rows, likely = output[:, longest:].tolist(), torch.stack(logprobs, dim=1).tolist()
+        made = []
         for place, limit in enumerate(limits):
             ids = self._until_stop(rows[place], limit)
-            yield Generated(place, ids, logprobs[place][: len(ids)])
+            made.append(Generated(place, ids, likely[place][: len(ids)]))
+        return made
 
     def speaking(self, adapter: Path | None) -> Any:
         """Return the model with just this adapter switched on."""
@@ -126,46 +165,3 @@ def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _choose_by_row(
-    sampling: Sequence[SamplingParams],
-    seeds: Sequence[int],
-    limits: Sequence[int],
-    start: int,
-    drawn: list[Any] | None = None,
-) -> Any:
-    """Return a logits processor that leaves one token per row: the one drawn with the row's own stream.
-
-    `generate` draws all rows from one global stream, so that a reply would depend on its neighbours in the batch. Here
-    row i uses one uniform number a step, from a generator seeded by `seeds[i]`, to invert its distribution after
-    temperature, top-k and top-p. The log-probabilities of the chosen tokens, one a row, are appended to `drawn`.
-    """
-    import torch
-
-    draws = torch.stack([torch.rand(max(limits), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-    temperature = torch.tensor([how.temperature for how in sampling])
-    top_p = torch.tensor([how.top_p for how in sampling])
-    top_k = [how.top_k for how in sampling]
-
-    def choose(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - start
-        width = scores.shape[-1] if 0 in top_k else max(top_k)
-        logits, tokens = scores.float().topk(width, dim=-1)
-        t, p, u = (x.to(scores.device)[:, None] for x in (temperature, top_p, draws[:, step]))
-        k = torch.tensor([k or width for k in top_k], device=scores.device)[:, None]
-        ranks = torch.arange(width, device=scores.device)[None]
-        logits = (logits / t.clamp(min=1e-6)).masked_fill(ranks >= k, -torch.inf)
-        probabilities = logits.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill((before >= p) & (ranks > 0), 0)
-        reached = probabilities.cumsum(-1)
-        chosen = (reached <= u * reached[:, -1:]).sum(-1, keepdim=True)
-        # Rounding may put u at the very end, past the last token that is still possible.
-        chosen = torch.where(t > 0, chosen.minimum((probabilities > 0).sum(-1, keepdim=True) - 1), 0)
-        token = tokens.gather(1, chosen)
-        if drawn is not None:
-            drawn.append((scores.gather(1, token).float() - scores.float().logsumexp(-1, keepdim=True))[:, 0])
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
-
-    return choose
