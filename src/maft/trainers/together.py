@@ -8,6 +8,7 @@ A step is done in parts that memory has room for. Logits are computed only where
 anything is trained, packed rows are compared with single ones that go through the model's own attention.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -37,6 +38,8 @@ PLENTY = 8192
 """Tokens of a part that make computing activations twice unnecessary."""
 MEMORY_SHARE = 0.7
 """Share of the free GPU memory that a part may take."""
+
+log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """An agent's number in the stack, and the number of an example of its."""
@@ -298,14 +301,19 @@ class PackedModel:
         ]
         with torch.no_grad():
             wanted = torch.cat([self._plain(n, row) for n, place in shortest for row in self._rows[n][place]])
-            for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
-                self.model.set_attn_implementation(packed.NAME)
-                try:
-                    ours = self._score(shortest)[0]
-                except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-                    continue  # this model's layers or torch's kernel are of another kind
-                if bool((ours - wanted).abs().mean() <= TOLERANCE[self.base.dtype]):
-                    return self._padded
+        for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
+            self.model.set_attn_implementation(packed.NAME)
+            try:
+                ours = self._score(shortest)[0]
+                ours.sum().backward()
+                finite = all(gradient.isfinite().all() for gradient in self.stack.gradients())
+            except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as why:
+                log.info("Packed rows, padded=%s: %s", self._padded, why)
+                continue  # this model's layers or torch's kernel are of another kind
+            difference = float((ours.detach() - wanted).abs().mean())
+            if finite and difference <= TOLERANCE[self.base.dtype]:
+                return self._padded
+            log.info("Packed rows, padded=%s: log-probabilities differ by %g", self._padded, difference)
         raise Unsupported("packed rows give other log-probabilities than single ones")
 
     def _plain(self, agent: int, row: Row) -> torch.Tensor:
