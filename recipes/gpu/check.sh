@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Checks and measures maft on a machine with one GPU and no network; see README.md beside this file.
 #
-#   bash recipes/gpu/check.sh --out DIR [--wheels DIR] [--work DIR] [--minutes N] [--parts "card tests shapes ..."]
+#   bash recipes/gpu/check.sh --out DIR [--wheels DIR] [--work DIR] [--minutes N | --seconds N] [--parts "card tests shapes ..."]
 #                             [--limit PART=SECONDS]... [--set KEY=VALUE]...
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
-wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" minutes=8 quick="" python="${PYTHON:-python3}"
+wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" total=480 quick="" python="${PYTHON:-python3}"
 overrides=""
 # What one part may take, in seconds; the whole ends in time all the same.
 declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300 [experiment]=600)
@@ -16,7 +16,8 @@ while (($#)); do
     --wheels) wheels=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --work) work=$2; shift 2 ;;
-    --minutes) minutes=$2; shift 2 ;;
+    --minutes) total=$((60 * $2)); shift 2 ;;
+    --seconds) total=$2; shift 2 ;;
     --parts) parts=$2; shift 2 ;;
     --limit) limit[${2%%=*}]=${2#*=}; shift 2 ;;
     --set) overrides="$overrides $2"; shift 2 ;;
@@ -52,25 +53,28 @@ command_of() {
     tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
     training) echo "$python -m bench.training shapes $quick" ;;
     experiment)  # ends in time to gather what is finished
-      echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 30)) --runs recipes/gpu/config.yaml $overrides" ;;
+      echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 20)) --runs recipes/gpu/config.yaml $overrides" ;;
     run) echo "$python -m maft run recipes/gpu/config.yaml runs_dir=$work/runs" ;;
     *) echo "$python -m bench.gpu $1 $quick" ;;
   esac
 }
 
-for part in $parts; do
-  left=$((60 * minutes - (SECONDS - started) - 5))
+one() {  # a part, in the seconds that are left
+  local part=$1 left=$((total - (SECONDS - started) - 5)) begun=$SECONDS seconds code
   if ((left < 10)); then
     echo "== $part: left out, no time" | tee -a "$log"
-    continue
+    return
   fi
-  echo "== $part" >>"$log"
-  begun=$SECONDS
   seconds=$((left < limit[$part] ? left : limit[$part]))
   timeout -k 5 "$seconds" $(command_of "$part" "$seconds") >"$work/$part.txt" 2>&1
   code=$?
-  cat "$work/$part.txt" >>"$log"
+  { echo "== $part"; cat "$work/$part.txt"; } >>"$log"
   echo "== $part: exit $code after $((SECONDS - begun)) s" | tee -a "$log"
   ((code == 0)) || tail -n 6 "$work/$part.txt" | cut -c -300
+}
+
+for group in $parts; do
+  for part in ${group//+/ }; do one "$part" & done
+  wait
 done
 "$python" -m bench.gpu_table "$work" "$out/results.json" | tee -a "$log"
