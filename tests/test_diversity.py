@@ -86,7 +86,7 @@ class Fake:
             self.left, self.batches = self.left - 1, self.batches + 1
             nll = tuple(float(n) for n in range(len(agents)))
             kl = tuple(tuple(float(a != b) for b in range(len(agents))) for a in range(len(agents)))
-            on_read([Reading(num_tokens=1, nll=nll, kl=kl)] * len(dialogues[start : start + 2]))
+            on_read([Reading(nll=nll, kl=kl)] * len(dialogues[start : start + 2]))
         return []
 
 
@@ -134,8 +134,8 @@ def test_the_real_model_reads_replies(tmp_path):
     whole = tokenizer.apply_chat_template([m.model_dump() for m in dialogue], return_dict=True)["input_ids"]
     prompt = tokenizer.apply_chat_template([dialogue[0].model_dump()], add_generation_prompt=True, return_dict=True)
     start = len(prompt["input_ids"])
-    ids = torch.tensor([whole[: start + reading.num_tokens]])
-    assert whole[start : start + reading.num_tokens][-1] == tokenizer.eos_token_id
+    end = start + whole[start:].index(tokenizer.eos_token_id) + 1
+    ids = torch.tensor([whole[:end]])
     for agent, context in ((0, adapted.disable_adapter()), (1, None)):
         with torch.inference_mode():
             if context:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from maft.errors import ConfigError
 from maft.records import Record
 
-PROMPTS_VERSION = 1
-
 _PLACEHOLDER = re.compile(r"\{(question|answers|summary|agent|hint)\}")
 
 

@@ -17,8 +17,6 @@ BATCH_BYTES = 2**29
 class Reading(Record):
     """One reply, read by several agents."""
 
-    num_tokens: int
-    """Of the reply, the token that ends it included."""
     nll: tuple[float, ...]
     """Mean negative log-likelihood of a token of the reply under each agent, in nats."""
     kl: tuple[tuple[float, ...], ...]
@@ -99,7 +97,7 @@ def _reading(rows: Sequence[Any], reply: Sequence[int]) -> Reading:
 
     targets = torch.tensor(reply, device=rows[0].device)[:, None]
     nll = tuple(-float(one.gather(-1, targets).mean()) for one in rows)
-    return Reading(num_tokens=len(reply), nll=nll, kl=divergences(rows))
+    return Reading(nll=nll, kl=divergences(rows))
 
 
 def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
