@@ -1,4 +1,4 @@
-"""Settings of what samples and trains, where, and who looks on."""
+"""Settings of sampling and training engines, hosted services, clusters and trackers."""
 
 import datetime
 import re
@@ -25,26 +25,26 @@ class EngineConfig(Section):
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
     trainer: Annotated[str, BeforeValidator(_name_of_null), AfterValidator(Part("trainer", TRAINERS))] = "sft"
-    """`sft` is TRL and PEFT; `openai` are jobs of a hosted service; `null` learns nothing."""
+    """`sft`: TRL and PEFT; `openai`: finetuning jobs of a hosted service; `null`: nothing is trained."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """What weights are held and calculated in. Hardware without bfloat16, such as a CPU with AVX2 alone, calculates in
-    float32 all the same, and so does openvino where it has one core only."""
+    """Number format of weights and computation. Hardware without bfloat16, such as a CPU with AVX2 only, computes in
+    float32 in any case; so does openvino on a single core."""
     cache_gb: Annotated[Positive, FREE] = 2
     """openvino, and vllm on a CPU: memory for the key-value cache."""
     num_threads: Annotated[Positive | None, FREE] = None
-    """CPU threads of sampling, and as many of finetuning; null is one for each core."""
+    """CPU threads, for sampling and for finetuning; null: one per core."""
     num_train_processes: Annotated[Positive, FREE] = 1
-    """Processes that finetune an agent together, each with a GPU of its own where there are any; they share the
-    examples of each `train.batch_size`, so that results do not depend on their number but for rounding."""
+    """Processes that finetune an agent together, each on its own GPU where there are GPUs. They share the examples of
+    each `train.batch_size`, so their number changes results by rounding only."""
     train_sharding: Annotated[Literal["none", "fsdp", "deepspeed"], FREE] = "none"
-    """What several processes divide among them beside the examples: `none` (each holds all weights), or all weights,
-    gradients and optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
+    """What several processes divide besides the examples: `none` (each holds all weights), or weights, gradients and
+    optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
     max_sequences: Annotated[Positive | None, FREE] = None
-    """Most replies generated at the same time; null is 256 for openvino and vllm, and 64 for transformers."""
+    """Maximum number of replies generated at the same time; null: 256 for openvino and vllm, 64 for transformers."""
     max_failures: Annotated[Share, FREE] = 0.1
-    """Largest share of debates that may fail before the stage stops with an error."""
+    """Maximum share of debates that may fail; above it, the stage stops with an error."""
     trust_remote_code: Annotated[bool, FREE] = False
     """Run Python code that comes with a model; the manifest records it."""
     date: datetime.date | None = None
@@ -52,16 +52,16 @@ class EngineConfig(Section):
 
 
 class VllmConfig(Section):
-    """vLLM in maft's own care: `engine.sampler: vllm`. A vLLM server elsewhere is `openai.load_adapters`."""
+    """vLLM in maft's own process: `engine.sampler: vllm`. For a vLLM server elsewhere, see `openai.load_adapters`."""
 
     tensor_parallel_size: Annotated[Positive, FREE] = 1
     """GPUs that a model is spread over."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), FREE] = 0.9
     """Share of each GPU's memory for weights, adapters and key-value cache."""
     max_model_len: Positive | None = None
-    """Longest dialogue in tokens, reply included; null is all that the model can, which takes the most memory."""
+    """Maximum length of a dialogue in tokens, reply included; null: the model's own, which takes the most memory."""
     max_loras: Annotated[Positive | None, FREE] = None
-    """Adapters in GPU memory at a time; null is all of the society. With fewer, agents wait for each other."""
+    """Adapters in GPU memory at the same time; null: all of the society. With fewer, agents wait for each other."""
 
 
 def _address(url: str) -> str:
@@ -82,39 +82,41 @@ class OpenAiConfig(Section):
     """Hosted models: OpenAI's service, or any server that speaks its API. The key is read from the environment."""
 
     base_url: Annotated[str, AfterValidator(_address)] | None = None
-    """Such as `http://localhost:8080/v1`; null is OpenAI's service."""
+    """Such as `http://localhost:8080/v1`; null: OpenAI's service."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
     """Name of the environment variable with the key; a key never stands in a file of maft."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
     concurrency: Annotated[Positive, FREE] = 16
-    """Most requests at the same time; fewer while the service says that they are too many."""
+    """Maximum number of requests at the same time; fewer while the service answers that there are too many."""
     timeout: Annotated[float, Field(gt=0), FREE] = 120.0
-    """Seconds until a request without an answer is tried again."""
+    """Seconds after which a request without an answer is retried."""
     max_retries: Annotated[int, Field(ge=0), FREE] = 8
-    """Further tries of a request; never with another model."""
+    """Maximum number of retries of a request."""
     omit: Annotated[tuple[Literal["seed", "temperature", "top_p", "top_k", "logprobs"], ...], FREE] = ()
-    """Parameters that the service refuses. One that is refused is left out without this where that changes nothing, and
-    that is said: `seed`, or any that is at its default."""
+    """Parameters that are not sent. A parameter that the service refuses is left out by itself, with a warning, where
+    that changes nothing: `seed`, or one at its default."""
     rename: Annotated[dict[str, str], FREE] = {}  # noqa: RUF012  # pydantic copies it
-    """Other names of parameters, such as `max_tokens: max_completion_tokens`, which is found out by itself."""
+    """Names that the service has for parameters, such as `max_tokens: max_completion_tokens` (this one is found out by
+    itself)."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    """Of finetuning jobs; their epochs are `train.num_epochs`."""
+    """Learning rate multiplier of finetuning jobs; their number of epochs is `train.num_epochs`."""
     job_batch_size: Positive = 1
-    """Of finetuning jobs."""
+    """Batch size of finetuning jobs."""
     suffix: Annotated[str, Field(max_length=18)] = "maft"
-    """Goes into the names of finetuned models, before iteration and agent."""
+    """Part of the names of finetuned models, before iteration and agent."""
     poll_seconds: Annotated[float, Field(gt=0), FREE] = 15.0
-    """Time between two looks at the jobs."""
+    """Seconds between two requests for the state of a job."""
     prompt_price: Annotated[Price | None, FREE] = None
-    """US dollars for a million prompt tokens of the dearest model used, often the finetuned one; null if not known."""
+    """US dollars per million prompt tokens of the most expensive model used, often the finetuned one; null: unknown."""
     completion_price: Annotated[Price | None, FREE] = None
-    """The same for generated tokens."""
+    """US dollars per million generated tokens."""
     training_price: Annotated[Price | None, FREE] = None
-    """The same for tokens trained on, every epoch counted."""
+    """US dollars per million tokens trained on, in every epoch."""
     spending_limit: Annotated[Price | None, FREE] = None
-    """US dollars after which a run stops before the next request or job; needs the prices. Null is no limit."""
+    """Maximum US dollars of a run: it stops before a request or job that could pass it. Needs the prices; null: no
+    limit."""
 
     @model_validator(mode="after")
     def _limits_need_prices(self) -> Self:
@@ -141,34 +143,33 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class TrackingConfig(Section):
-    """Programs that show a run while it goes, beside `maft report`."""
+    """Programs that show a run live, besides `maft report`."""
 
     to: Annotated[
         tuple[Literal["tensorboard", "trackio", "wandb"], ...],
         BeforeValidator(_one_or_more),
         AfterValidator(_without_repeats),
     ] = ()
-    """`tensorboard`, `trackio`, `wandb`, or several; wandb is offline where this machine has no account."""
+    """`tensorboard`, `trackio`, `wandb`, or several; wandb works offline if this machine has no account."""
     project: Annotated[str, Field(min_length=1)] = "maft"
-    """trackio and wandb: the project that the run stands in."""
+    """trackio and wandb: the project of the run."""
 
 
 class ClusterConfig(Section):
-    """Many machines by Ray: see docs/cluster.md. A run may go on with other settings here, or on another cluster."""
+    """Many machines, with Ray: see docs/cluster.md. A run can be resumed with other settings, or on another cluster."""
 
     ray: str | None = None
-    """`auto` (the cluster that this machine is part of), an address such as `10.0.0.1:6379`, or `local` (all of this
-    machine, as a cluster of one node); null is this process alone."""
+    """`auto` (the cluster that this machine belongs to), an address such as `10.0.0.1:6379`, or `local` (this machine
+    as a cluster of one node); null: no cluster."""
     num_workers: Positive | None = None
-    """Most workers at a time, each with a model of its own; null is as many as there is room for."""
+    """Maximum number of workers (each loads its own model); null: as many as fit."""
     cpus_per_worker: Positive | None = None
-    """CPUs and threads of a worker; null is 1 where it has GPUs, and else all of the smallest node."""
+    """CPUs and threads of a worker; null: 1 for a worker with GPUs, otherwise all of the smallest node."""
     gpus_per_worker: Annotated[int, Field(ge=0)] | None = None
-    """Null is, where the cluster has GPUs, `vllm.tensor_parallel_size` for sampling and `engine.num_train_processes`
-    for finetuning."""
+    """GPUs of a worker; null, on a cluster with GPUs: `vllm.tensor_parallel_size` for sampling and
+    `engine.num_train_processes` for finetuning."""
     memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
-    """Main memory that Ray sets aside for a worker, so that a node gets no more of them than it can feed; null sets
-    none aside."""
+    """Main memory that Ray reserves for each worker, which limits the workers of a node; null reserves none."""
     storage: str | None = None
-    """Where run folders are kept, as a URL that fsspec knows, such as `s3://bucket/runs`; `runs_dir` is then a copy on
-    the machine that maft is started on. Null is a `runs_dir` that all nodes see at the same path."""
+    """URL of the run folders, of a kind that fsspec knows, such as `s3://bucket/runs`; `runs_dir` is then a local copy.
+    Null: all nodes see `runs_dir` at the same path."""

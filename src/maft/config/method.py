@@ -49,7 +49,7 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "jsonl": (*_FILES, "question_field", "gold_field"),
     "reasoning_gym": ("size", "threshold", "options"),
 }
-"""The tasks, and the settings that each has beside those which all have."""
+"""The settings of each task besides those that all tasks have."""
 OUTSIDE = ("size", "train_file", "eval_file", "options")
 """The settings of a task from outside; what else it needs is in `options`."""
 
@@ -74,15 +74,15 @@ class TaskConfig(Section):
     """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same),
     `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
     num_train: Positive | None = None
-    """Questions to debate and finetune on; null takes all there are."""
+    """Number of training questions; null: all."""
     num_eval: Positive | None = None
-    """Held-out questions; null takes all there are."""
+    """Number of held-out questions; null: all."""
     equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
     `exact` (characters), `sequence` (tokens in order, line by line) or `folded_sequence` (case folded); null:
     the task's own, which is text for mmlu, the scorer for reasoning_gym, mathematics for all others."""
     split_seed: int = 0
-    """Draws which questions train and which are held out, and the questions themselves where they are made."""
+    """Seed of the split into training and held-out questions, and of questions that are generated."""
     operators: str = "+-*"
     """arithmetic: operators between two numbers."""
     low: int = 0
@@ -92,31 +92,33 @@ class TaskConfig(Section):
     negative: bool = True
     """arithmetic: keep results below zero."""
     shape: str | None = None
-    """arithmetic: a sum with a letter for each number to draw, such as `a+b*c+d-e*f`, in place of all sums of two."""
+    """arithmetic: the form of a sum, with a letter for each number to draw, such as `a+b*c+d-e*f`; null: all sums of
+    two numbers."""
     size: Positive | None = None
-    """arithmetic with a shape, reasoning_gym: questions to make; null is num_train + num_eval, or 1000."""
+    """arithmetic with a shape, reasoning_gym: number of questions to generate; null: num_train + num_eval, or 1000."""
     train_file: Annotated[Path | None, PLACE] = None
-    """gsm8k, math, mmlu, dataset: a local .jsonl, .json, .csv, .tsv or .parquet file, or a folder of .json files."""
+    """gsm8k, math, mmlu, dataset: a .jsonl, .json, .csv, .tsv or .parquet file (.gz allowed), or a folder of .json
+    files."""
     eval_file: Annotated[Path | None, PLACE] = None
-    """The same for held-out questions; null takes them from `train_file`."""
+    """The file of the held-out questions; null: they are taken from `train_file`."""
     dataset: Annotated[str | None, PLACE] = None
-    """gsm8k, math, mmlu, dataset: a hub name or a local folder, in place of files; null is the task's own, if any."""
+    """gsm8k, math, mmlu, dataset: a hub name or a local folder, instead of files; null: the task's own, if any."""
     subset: str | None = None
-    """The configuration of the data set, where it has several."""
+    """Configuration of the data set, if it has several."""
     train_split: str | None = None
-    """The split to train on; null is the task's own, or `train`."""
+    """Split with the training questions; null: the task's own, or `train`."""
     eval_split: str | None = None
-    """The split to hold out; null is the task's own, or else a part of `train_split`, as when both are the same."""
+    """Split with the held-out questions; null: the task's own, or a part of `train_split` (also if both are equal)."""
     question_field: str = "question"
     """dataset: the column with the question, or a field within one, such as `prompt.0.content`."""
     gold_field: str | None = "answer"
-    """dataset: the same for the known answer, used for reporting only; it may be missing. Null reads none."""
+    """dataset: the column with the known answer, used for reporting only; answers may be missing. Null: no answers."""
     levels: tuple[int | str, ...] = ()
     """math: only these levels, such as 3 or `Level 3`."""
     types: tuple[str, ...] = ()
     """math: only these types, such as `Algebra`; mmlu: only these subjects."""
     threshold: Share = 1.0
-    """reasoning_gym: the score from which on an answer counts as right."""
+    """reasoning_gym: minimum score of a right answer."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
     """reasoning_gym: settings of the data set, by its own names; a task of your own: its settings."""
 
@@ -137,24 +139,25 @@ PROTOCOLS = ("debate", "vote")
 
 
 class DebateConfig(Section):
-    """Who argues, for how long, and what they are shown."""
+    """Settings of the debates: agents, rounds, and what is shown to whom."""
 
     protocol: Annotated[str, AfterValidator(Part("protocol", PROTOCOLS))] = "debate"
     """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
     later rounds have no effect. Or a class of your own, such as `my_file.py:MyProtocol`."""
     num_agents: Positive = 3
-    """N: generators, and critics as well."""
+    """N: number of generators, and of critics."""
     num_rounds: Positive = 2
-    """M: one round of generators, then M - 1 rounds of critics."""
+    """M: number of rounds, one of generators and M - 1 of critics."""
     summarizer: Annotated[str, PLACE] = "base"
-    """Who condenses the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (the answers
-    are quoted in full) or the name or folder of another model."""
+    """Who summarises the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (the answers
+    are quoted in full), or the name or folder of another model."""
     max_others: Positive = 5
-    """At most this many other agents' answers are shown."""
+    """Maximum number of other agents' answers that are shown."""
     num_samples: Positive = 1
-    """First answers of each generator: the first is debated, the others only vote, where `vote` looks at them."""
+    """First answers of each generator: the first is debated, the others only vote, if `vote` counts them."""
     num_eval_samples: Positive | None = None
-    """The same on held-out questions, so that a plain vote can be given the tokens of a debate; null is as many."""
+    """First answers of each generator on held-out questions, so that a plain vote can take as many tokens as a debate;
+    null: `num_samples`."""
     show_thinking: bool = False
     """Show other agents and the summariser what a thinking model writes before its answer; the record keeps it always.
     """
@@ -164,7 +167,7 @@ class DebateConfig(Section):
 
 
 class RoleSampling(Section):
-    """How the replies of each role are drawn."""
+    """Sampling parameters of each role."""
 
     generator: Sampling = SamplingParams()
     critic: Sampling = SamplingParams()
@@ -177,25 +180,25 @@ class SamplingConfig(Section):
     train: RoleSampling = RoleSampling()
     """Debates on the training questions."""
     eval: RoleSampling | None = None
-    """Debates on held-out questions; null takes the same as `train`."""
+    """Debates on held-out questions; null: as `train`."""
 
 
 Ballots = Literal["last", "first", "all"]
 
 
 class VoteConfig(Section):
-    """How the pseudo-label is found, and the answer of a debate."""
+    """How votes are counted: for pseudo-labels, and for the answers of debates."""
 
     label_from: PerIteration[Ballots] = "last"
-    """Which answers elect the label: of the `last` round (the paper), the `first` (all samples of it), or `all`. A list
-    has an entry for each iteration, the last entry for all further ones."""
+    """Which answers vote for the label: of the `last` round (the paper), the `first` (with all samples), or `all`. A
+    list has an entry for each iteration; its last entry holds for all further ones."""
     over: Ballots = "last"
-    """The same for the answer of a debate on a held-out question."""
+    """Which answers vote for the answer of a debate on a held-out question."""
     min_agreement: Literal["majority", "plurality"] | Share = "majority"
-    """Share of the answers that the winner needs for the question to be trained on: `majority` is more than half,
-    `plurality` is any (the paper's letter), a number is at least that share."""
+    """Minimum share of votes of a label that is trained on: `majority` (more than half), `plurality` (any share, as the
+    paper writes), or a number."""
     ties: Literal["random", "abstain"] = "random"
-    """Several answers with the most votes: draw one by seed (the paper), or call it no answer."""
+    """If several answers have the most votes: `random` draws one by seed (the paper), `abstain` gives no label."""
     count_cut: bool = True
     """Whether a reply that ended at the limit of tokens votes, if an answer can be read; false has it abstain."""
 
@@ -209,10 +212,11 @@ class CurateConfig(Section):
     """When D- or D+ is too short for w: `cut` the longer side, `repeat` the shorter one, or `use_all` there is without
     regard to w. An empty side never empties the set."""
     examples_per_question: Positive = 1
-    """Most first answers of a generator to one question that it learns from; more need `debate.num_samples`."""
+    """Maximum number of first answers to one question that a generator learns from; more than one needs
+    `debate.num_samples`."""
     weight_by: Literal["none", "margin"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
     those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
     max_examples: PerIteration[Positive] | None = None
-    """Most examples of one agent in an iteration, drawn by seed; null is no limit. A list has an entry for each
-    iteration, the last entry for all further ones."""
+    """Maximum number of examples of one agent in an iteration, drawn by seed; null: no limit. A list has an entry for
+    each iteration; its last entry holds for all further ones."""

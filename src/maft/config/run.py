@@ -46,16 +46,16 @@ class RunConfig(Section):
     runs_dir: Annotated[Path, FREE] = Path("runs")
     """Where run folders are made."""
     seed: int = 0
-    """Draws everything but the split of the questions."""
+    """Seed of everything but the split of the questions."""
     model: Annotated[str, PLACE] = "smollm2-135m-instruct"
     """The base model: a Hugging Face folder, a hub name, or the packaged `smollm2-135m-instruct`."""
     num_iterations: Annotated[Positive, FREE] = 1
-    """L: rounds of debate, vote, curate, finetune, evaluate."""
+    """L: number of iterations of debate, vote, curate, finetune, evaluate. More can be added to a finished run."""
     task: TaskConfig
     debate: DebateConfig = DebateConfig()
     society: SocietyConfig = SocietyConfig()
     prompts: Annotated[dict[str, str], AfterValidator(known_prompts)] = {}  # noqa: RUF012  # pydantic copies it
-    """Wording of single prompts, by name, in place of the ones in `maft.config.prompts`."""
+    """Text of single prompts, by name, instead of those in `maft.config.prompts`."""
     sampling: SamplingConfig = SamplingConfig()
     vote: VoteConfig = VoteConfig()
     curate: CurateConfig = CurateConfig()

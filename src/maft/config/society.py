@@ -1,4 +1,4 @@
-"""Settings of the agents that take part, where they are not all alike."""
+"""Settings of single agents."""
 
 from collections.abc import Mapping
 from typing import Annotated
@@ -12,7 +12,7 @@ from maft.records import SamplingParams
 
 
 class AgentSampling(Section):
-    """How one agent's answers are drawn; null is as its role has it."""
+    """Sampling parameters of one agent; null: use the role's setting."""
 
     temperature: Annotated[float, Field(ge=0)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -29,7 +29,7 @@ class AgentSampling(Section):
 
 
 class AgentLora(Section):
-    """The shape of one agent's adapter; null is as `train.lora` has it."""
+    """The shape of one agent's adapter; null: as in `train.lora`."""
 
     rank: Positive | None = None
     alpha: Positive | None = None
@@ -42,12 +42,12 @@ class AgentLora(Section):
 
 
 class AgentConfig(Section):
-    """What is different for one agent."""
+    """Settings of one agent."""
 
     model: str | None = None
-    """Its base model: a Hugging Face folder or a hub name; null is `model`."""
+    """Base model: a Hugging Face folder or a hub name; null: the run's `model`."""
     adapter: str | None = None
-    """A PEFT folder on that model to begin with; null begins with the model itself."""
+    """PEFT adapter to start from; null: the base model itself."""
     sampling: AgentSampling = AgentSampling()
     lora: AgentLora = AgentLora()
 
@@ -84,13 +84,13 @@ Agent = Annotated[str | AgentConfig, BeforeValidator(_read)]
 
 
 class SocietyConfig(Section):
-    """Whose weights the agents start from, and what else is different for some of them."""
+    """Initial weights and settings of single agents."""
 
     generators: Annotated[tuple[Agent, ...], PLACE] = ()
-    """One entry for each agent; none is the base model for all. An entry is an adapter folder, a model folder, a hub
+    """One entry for each agent; empty: the base model for all. An entry is an adapter folder, a model folder, a hub
     name or the id of a hosted model; or a section with any of `model`, `adapter`, `sampling` (`temperature`, `top_p`,
     `top_k`, `max_new_tokens`) and `lora` (`rank`, `alpha`, `dropout`, `target_modules`), see docs/society.md."""
     critics: Annotated[tuple[Agent, ...], PLACE] = ()
-    """The same for the critics."""
+    """One entry for each critic, as for generators."""
     one_model: bool = False
-    """All agents are one model, finetuned on what all of them would learn (the paper's single-agent finetuning)."""
+    """All agents share one model, finetuned on the examples of all of them (the paper's single-agent finetuning)."""

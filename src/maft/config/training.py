@@ -29,21 +29,21 @@ class _Training(Section):
     """`lora` trains adapters; `qlora` the same on a base in 4 bits, on CUDA only; `full` trains and keeps all weights.
     """
     max_length: Positive = 2048
-    """Tokens; a longer example is dropped and counted, never cut, for the answer stands at its end."""
+    """Maximum length of an example in tokens; longer ones are dropped and counted, never cut, since the answer is at
+    the end."""
     packing: bool = False
-    """Lay examples end to end in rows of up to `max_length` tokens, none of which sees another; `batch_size` counts
-    rows then. Saves padding on GPUs; on a CPU examples of like length go together anyway, which is quicker."""
+    """Pack examples into rows of up to `max_length` tokens; they do not see each other, and `batch_size` counts rows.
+    Saves padding on GPUs; on a CPU it is slower than batches of examples of similar length."""
     gradient_checkpointing: Annotated[bool | None, FREE] = None
-    """Compute activations twice in place of keeping them: less memory, about a third more time. Null is yes on GPUs
-    and no on a CPU."""
+    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs only."""
     loss_turns: Literal["last", "all"] = "last"
     """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
     critics: bool = True
-    """Finetune the critics; without it they stay as they were (the paper's ablation without critics)."""
+    """Finetune the critics; if false, they stay untrained (the paper's ablation without critics)."""
     start_from: Literal["previous", "base"] = "previous"
-    """Weights that an iteration starts from: the agent's own of the iteration before, or the base model's."""
+    """Initial weights of an iteration: the agent's own after the previous iteration, or those of the base model."""
     lora: LoraConfig = LoraConfig()
-    """Of `lora` and `qlora`."""
+    """Shape of the adapters of `lora` and `qlora`."""
 
 
 class Training(_Training):
@@ -60,7 +60,7 @@ class Training(_Training):
 
 
 class RoleTraining(Section):
-    """What is different for the agents of one role; null is as `train` has it."""
+    """Settings for the agents of one role; null: as in `train`."""
 
     num_epochs: PerIteration[Positive] | None = None
     learning_rate: PerIteration[Rate] | None = None
@@ -76,18 +76,18 @@ class TrainConfig(_Training):
     """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
 
     num_epochs: PerIteration[Positive] = 2
-    """This and the seven settings below may be lists: an entry for each iteration, the last one for all further ones.
-    """
+    """This and the seven settings below may be lists: an entry for each iteration; the last one holds for all further
+    ones."""
     learning_rate: PerIteration[Rate] = 3e-4
     """Full finetuning needs a smaller one, such as 1e-5."""
     lr_schedule: PerIteration[Schedule] = "cosine"
     """`constant`, `linear` or `cosine`."""
     warmup_ratio: PerIteration[Share] = 0.03
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps during which the learning rate rises."""
     batch_size: PerIteration[Positive] = 16
     """Examples in one forward and backward pass, over all of `engine.num_train_processes`."""
     gradient_accumulation: PerIteration[Positive] = 1
-    """Batches in one step of the optimiser; 8 of one example are the same as one of 8, in less memory."""
+    """Batches per optimiser step: 8 batches of one example equal one batch of 8, in less memory."""
     weight_decay: PerIteration[NotNegative] = 0.0
     max_grad_norm: PerIteration[Rate] = 1.0
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
