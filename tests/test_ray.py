@@ -137,7 +137,7 @@ def test_workers_that_die_again_and_again_end_the_run_and_what_is_finished_is_ke
     ) as end:
         on_cluster(cluster, tmp_path)
     advice = {"sample": "engine.cache_gb", "train": "gradient_checkpointing"}[stage]
-    assert advice in str(end.value) and "the same command goes on" in str(end.value)
+    assert advice in str(end.value) and "run the same command again" in str(end.value)
     agents = {path.name for path in tmp_path.glob("run/iter_01/agents/*")}
     assert agents == (
         {f"{role}_{n}" for role in ("generator", "critic") for n in range(3)} - {"critic_0"}

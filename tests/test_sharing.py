@@ -243,7 +243,7 @@ def test_a_user_who_may_not_push_is_told_what_to_do(society, hub, call, monkeypa
         (Fault("POST", "/api/repos/create", 0), "cannot be reached, or the upload broke off"),
         (Fault("POST", "/api/models/me/sums/commit", 404, "gone"), "there is no me/sums that this token can see"),
         (Fault("POST", "/api/models/me/sums/commit", 502, "down"), "answers 502 (down). Wait a while."),
-        (Fault("POST", "/api/models/me/sums/commit", 0), "the same command goes on from there"),
+        (Fault("POST", "/api/models/me/sums/commit", 0), "run the same command again to continue"),
     ],
 )
 def test_a_hub_that_fails_is_one_clean_line_and_the_same_command_goes_on(society, hub, call, fault, said):
@@ -259,7 +259,7 @@ def test_an_upload_that_breaks_off_goes_on_with_what_is_owed(society, hub, call)
     path = f"/lfs/{hashlib.sha256(weights).hexdigest()}"
     hub.faults += [Fault("PUT", path, 0)] * 6  # the client asks six times
     code, _, err = call("push", str(society.path), "me/sums", "--quiet")
-    assert code == 2 and "broke off" in err and "goes on from there" in err
+    assert code == 2 and "broke off" in err and "same command again" in err
     there = set(hub.stored)
     assert there and path.removeprefix("/lfs/") not in there and not hub.files("me/sums")
     hub.asked.clear()

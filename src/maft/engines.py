@@ -59,7 +59,7 @@ def make_sampler(config: RunConfig) -> Sampler:
 
 
 def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
-    """Return what makes an engine for one base model, of so many that stand side by side."""
+    """Return a factory; its argument is the number of engines kept loaded at once."""
     settings, ledger = config.engine, Ledger()
     if name == "vllm":
         if not installed("vllm"):

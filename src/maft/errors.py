@@ -72,4 +72,4 @@ def install_line(extra: str) -> str:
 
 
 class StageFailed(MaftError, RuntimeError):
-    """A stage could not finish; what it had finished is kept, and the same command goes on from there."""
+    """A stage could not finish; finished work is kept, and the same command resumes it."""

@@ -17,8 +17,8 @@ from maft.cli import stage
 @click.option("--gpu", help="Estimate hours on GPUs of this kind, such as H100-80GB.")
 @click.option("--num-gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
 @click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run, and keep them.")
-@click.option("--question-tokens", type=float, help="Mean length of a question, in place of reading the questions.")
-@click.option("--reply-tokens", type=float, help="Mean length of a reply, in place of a measured one.")
+@click.option("--question-tokens", type=float, help="Mean length of a question, instead of reading the questions.")
+@click.option("--reply-tokens", type=float, help="Mean length of a reply, instead of a measured one.")
 @click.option(
     "--params",
     "given_parameters",

@@ -95,7 +95,7 @@ def _reachable(address: str) -> str:
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(
             f"cluster.ray = {address}: no Ray cluster answers at {found} ({error}). Is `ray start --head` running "
-            "there, and the port open? Nothing is lost; the same command goes on once it answers."
+            "there, and the port open? Nothing is lost; run the same command again once it answers."
         ) from None
     return found
 

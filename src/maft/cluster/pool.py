@@ -295,7 +295,7 @@ class _Round:
         else:
             text = (
                 f"{TRIES} workers died over the same task, the last one was {worker.where}: {why} {self.pool.advice} "
-                "What is finished is kept; the same command goes on from there."
+                "Finished work is kept; run the same command again to continue."
             )
             self.give_up(number, StageFailed(text))
 

@@ -122,7 +122,7 @@ class Storage(NamedTuple):
         except Exception as error:  # of whichever library serves this protocol
             raise ConfigError(
                 f"{where} cannot be read or written: {type(error).__name__}: {error}. Check the address and the "
-                "credentials. Nothing is lost; the same command goes on."
+                "credentials. Nothing is lost; run the same command again to continue."
             ) from error
 
 

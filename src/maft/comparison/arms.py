@@ -65,7 +65,11 @@ _ARMS = (
     Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
     Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(debate__num_rounds=1), "single"),
     Arm("cooperative", "critics are asked to agree", _prompts(prompts.cooperative)),
-    Arm("unique_id", "one model that is told its agent's number", _prompts(prompts.with_agent_number, **_ONE_MODEL)),
+    Arm(
+        "unique_id",
+        "one model, with the agent's number in its prompt",
+        _prompts(prompts.with_agent_number, **_ONE_MODEL),
+    ),
     Arm("label_first", "labels from first answers", _set(vote__label_from="first")),
     Arm("label_first_then_last", "the same, in iteration 1 only", _set(vote__label_from=["first", "last"])),
     Arm("label_all", "labels from all rounds", _set(vote__label_from="all")),

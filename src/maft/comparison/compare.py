@@ -65,7 +65,7 @@ def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress
 
 
 def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
-    """Make the folder of a comparison, or go on in it; methods and seeds may be added.
+    """Make the folder of a comparison, or resume it; methods and seeds may be added.
 
     Raises:
         ConfigError: as `chosen` does.

@@ -61,7 +61,7 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     """Return all rows for which every seed has been evaluated, each beside the row `against` of the same iteration.
 
     If not told otherwise, that row is what the reference of the comparison answers at the tokens that it sets. A row of
-    the untrained model, such as `majority@budget`, stands beside those of every iteration.
+    the untrained model, such as `majority@budget`, is compared with those of every iteration.
 
     Raises:
         ConfigError: `against` is no row of the table.

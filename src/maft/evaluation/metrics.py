@@ -58,8 +58,8 @@ def summarize(scores: Sequence[Score]) -> MethodResult:
 def interval(accuracies: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of a mean over questions, of accuracies or other shares.
 
-    Where each question has one answer it is Wilson's. Where it has several, their mean varies less from question to
-    question, by as much as the answers differ: the interval is Wilson's for so many single answers as would vary so.
+    Wilson's interval. Where questions have several answers each, their mean varies less from question to question; the
+    interval is then Wilson's with effective sample size n = p(1-p)/variance.
 
     >>> interval([1, 0, 1, 0]) == wilson(0.5, 4)
     True

@@ -105,7 +105,7 @@ def _drawn(num_seeds: int, n: int, seed: int) -> tuple[Any, Any]:
 def accuracy_over(answers: Sequence[Accuracies]) -> Difference | None:
     """Return the mean accuracy over questions and seeds, as a difference to nothing, with its 95 % interval.
 
-    The interval is Wilson's, for so many single answers as would vary as much.
+    The interval is Wilson's with effective sample size n = p(1-p)/variance.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Every number of a run over its iterations, as lines: what metrics.jsonl holds and what trackers are told.
+"""Every number of a run over its iterations, as lines: the content of metrics.jsonl and of trackers.
 
     kind            for each                        numbers
     method          method and society              accuracy, ci_low, ci_high, n, unparsed, calls, tokens ...

@@ -187,7 +187,7 @@ class OpenAi(Streaming):
 
 
 class Gate:
-    """Lets so many requests through at a time as the service bears: half as many after each 429, slowly more again."""
+    """Limits the requests at the same time: half as many after each 429, then slowly more again."""
 
     def __init__(self, most: int, limit: float) -> None:
         """Begin with `limit`; `most` is never passed."""

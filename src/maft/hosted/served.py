@@ -1,4 +1,4 @@
-"""Adapters in a vLLM server elsewhere: loaded while it runs, and unloaded when nobody needs them any more.
+"""Adapters in a vLLM server elsewhere: loaded while it runs, and unloaded when they are not needed any more.
 
 vLLM's prefix cache knows an adapter by its name alone, so that other weights under a known name would meet the keys and
 values of the old ones: every loading has a name that was never used before.
@@ -38,10 +38,10 @@ class Served:
         """
         bases = {agent.adapter: agent.model for agent in agents if agent.adapter}
         keys = {adapter: fingerprint(Path(adapter)) for adapter in sorted(bases)}
-        owed = {adapter: key for adapter, key in keys.items() if key not in self._names}
-        if owed and not self._names:
+        missing = {adapter: key for adapter, key in keys.items() if key not in self._names}
+        if missing and not self._names:
             await self.unload(client)  # what an earlier start has left behind
-        for adapter, key in owed.items():
+        for adapter, key in missing.items():
             models.check_adapter(Path(adapter), bases[adapter])
             if has_patterns(Path(adapter)):
                 raise DataError(f"adapter {adapter} has rank_pattern or alpha_pattern, which vLLM ignores.")

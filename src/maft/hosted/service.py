@@ -296,7 +296,7 @@ class Spending:
                 self._jobs_under_way -= most
 
     def book(self, job: str, cost: float) -> None:
-        """Book what a finetuning job costs, in place of what was booked for it before: nothing is counted twice."""
+        """Book what a finetuning job costs, instead of what was booked for it before; nothing is counted twice."""
         with self._lock:
             self.spent += cost - self._jobs.get(job, 0.0)
             self._jobs[job] = cost
@@ -308,8 +308,8 @@ class Spending:
         if limit is not None and self.spent + under_way + most > limit:
             raise StageFailed(
                 f"{what} could cost {most:.4f} USD, which with {self.spent:.4f} spent and {under_way:.4f} under way "
-                f"could pass openai.spending_limit = {limit}. Everything paid for is kept; the same command with a "
-                "higher limit goes on."
+                f"could pass openai.spending_limit = {limit}. Everything paid for is kept; run the same command with a "
+                "higher limit to continue."
             )
 
     def _write(self) -> None:

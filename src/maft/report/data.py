@@ -58,7 +58,7 @@ class Split(NamedTuple):
 
 
 def stand_ins(config: RunConfig) -> str:
-    """Say what was run in place of a model and a trainer; empty where both were real."""
+    """Say what was run instead of a model and a trainer; empty if both were real."""
     parts = []
     if config.engine.sampler == "scripted":
         parts.append("No model was run: the replies are random guesses from a script (engine.sampler = scripted).")

@@ -18,11 +18,11 @@ from maft.runs.folder import RunFolder
 METHODS = {
     "base": "one answer of one untrained agent",
     "majority": "vote over the first answers of untrained agents",
-    "majority@budget": "vote over so many first answers that they cost the tokens of the debate",
+    "majority@budget": "vote over as many first answers as cost the tokens of the debate",
     "debate": "all rounds, untrained agents, vote",
     "maft_single": "one answer of one finetuned generator",
     "maft_majority": "vote over the first answers of finetuned generators",
-    "maft_majority@budget": "vote over so many first answers that they cost the tokens of the debate",
+    "maft_majority@budget": "vote over as many first answers as cost the tokens of the debate",
     "maft": "all rounds, finetuned agents, vote",
 }
 

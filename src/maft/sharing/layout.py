@@ -109,7 +109,7 @@ def _files(agent: Agent, base: str, folder: Path, *, merged: bool, trust: bool) 
 
 
 def _clean(source: Path, target: Path, base: str) -> None:
-    """Copy a JSON file, with the base's name on the hub in place of the folder it was loaded from."""
+    """Copy a JSON file, with the base's name on the hub instead of the folder it was loaded from."""
     content = json.loads(source.read_text(encoding="utf-8"))
     if isinstance(content, dict):
         if "base_model_name_or_path" in content:

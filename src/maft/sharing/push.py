@@ -18,7 +18,7 @@ WEIGHTS = (
     "model-*.safetensors",
 )
 """What of an earlier push is removed where an agent goes: no adapter stays beside the model it was merged into."""
-AGAIN = "What was uploaded is kept; the same command goes on from there."
+AGAIN = "What was uploaded is kept; run the same command again to continue."
 
 
 def check(repo: Repo, *, login: bool) -> None:

@@ -1,4 +1,4 @@
-"""Questions of one's own, by the names of two columns; known answers are optional."""
+"""Your own questions, by the names of two columns; known answers are optional."""
 
 from collections.abc import Sequence
 

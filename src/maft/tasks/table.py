@@ -75,7 +75,7 @@ class Table(Task):
             return self._split(rows, None)
         others = [Row(where, fields | {"id": None}) for where, fields in rows_.from_dataset(name, subset, held_out)]
         split = self._split(rows, others)
-        # Published splits overlap here and there, and whoever reads them cannot mend them.
+        # Published splits overlap here and there, and their readers cannot repair them.
         known = {normalised(problem.question) for problem in split.eval}
         apart = [problem for problem in split.train if normalised(problem.question) not in known]
         shared = len(split.train) - len(apart)
