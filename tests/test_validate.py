@@ -72,6 +72,11 @@ def test_a_grader_that_takes_wrong_answers_for_right_is_named(home, call, monkey
     assert "4 of 4 wrong answers are graded as right" in err
 
 
+def test_a_folder_of_a_tasks_name_is_no_config(home, call):
+    (home / "arithmetic").mkdir()
+    assert call("validate", "arithmetic", "task.num_train=5")[0] == 0
+
+
 def test_duplicates_and_unknown_answers_are_counted(home):
     rows = [{"question": f"Q{n % 7}", "answer": None if n % 7 < 3 else n % 7} for n in range(9)]
     done = maft("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}", cwd=home)

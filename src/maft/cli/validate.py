@@ -113,7 +113,7 @@ def _settings(task: str, overrides: Sequence[str]) -> "RunConfig":
     from maft import config
 
     path = Path(task)
-    if path.exists() or path.suffix in (".yaml", ".yml", ".json"):
+    if path.is_file() or (path / "config.json").is_file() or path.suffix in (".yaml", ".yml", ".json"):
         settings = config.load(path, overrides)
         stage.check_models(settings)
         return settings
