@@ -40,16 +40,17 @@ WRITTEN = {
 
 
 RULES = (
-    "A file or folder that a config names is looked for beside the config file, then in the current folder; maft says where",
-    "it was found. A path on the command line is relative to the current folder. `section.key=value` on the command line",
-    "changes that one key: without a section of its own, `sampling.eval` is as `sampling.train`. A key that is given twice is",
-    "refused; `true` and `false` are no numbers; dates, times, `on` and `no` are text.",
+    "A file or folder that a config names is looked for beside the config file, then in the current folder; maft says",
+    "where it was found. A path on the command line is relative to the current folder. `section.key=value` on the command",
+    "line changes that one key: without a section of its own, `sampling.eval` is as `sampling.train`. A key that is given",
+    "twice is refused; `true` and `false` are no numbers; dates, times, `on` and `no` are text.",
 )
 
 
 def config_page() -> str:
     """Return every setting with its default and its sentence."""
-    lines = ["# Settings", "", "Made by `make docs` from `src/maft/config/`.", "", *RULES, "", "| key | default | what it does |"]
+    lines = ["# Settings", "", "Made by `make docs` from `src/maft/config/`.", "", *RULES, ""]
+    lines.append("| key | default | what it does |")
     lines.append("|---|---|---|")
     for key, field in config.known_keys().items():
         default = "required" if field.is_required() else f"`{_shown(field.get_default(call_default_factory=True))}`"
