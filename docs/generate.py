@@ -40,10 +40,10 @@ WRITTEN = {
 
 
 RULES = (
-    "A file or folder that a config names is looked for beside the config file, then in the current folder; maft says",
-    "where it was found. A path on the command line is relative to the current folder. `section.key=value` on the",
-    "command line changes that one key: without a section of its own, `sampling.eval` is as `sampling.train`. A key that",
-    "is given twice is refused; `true` and `false` are no numbers; dates, times, `on` and `no` are text.",
+    "A file or folder that a config names is looked for beside the config file, then in the current folder; maft",
+    "says where it was found. A path on the command line is relative to the current folder. `section.key=value` on the",
+    "command line changes that one key: without a section of its own, `sampling.eval` is as `sampling.train`. A key",
+    "that is given twice is refused; `true` and `false` are no numbers; dates, times, `on` and `no` are text.",
 )
 
 

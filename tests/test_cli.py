@@ -116,6 +116,13 @@ def test_a_dry_run_checks_models_and_files(home, call, verb, overrides, said):
     assert code == 2 and said in err and "Traceback" not in err and not (home / "runs").exists()
 
 
+def test_a_dry_run_says_that_a_run_has_other_settings(home, call, no_page):
+    assert call("run", "sums.yaml")[0] == 0
+    assert call("run", "sums.yaml", "--dry-run", "num_iterations=2")[0] == 0
+    code, _, err = call("run", "sums.yaml", "--dry-run", "seed=4")
+    assert code == 2 and "seed: 0 there, 4 asked for" in err
+
+
 def test_a_plan_checks_the_model_and_counts_the_questions_itself(home, call):
     assert call("plan", "sums.yaml", "model=/no/such", "engine.sampler=transformers")[0] == 2
     code, _, err = call("run", "sums.yaml", "--dry-run", "task.num_train=null", "task.num_eval=null")

@@ -132,11 +132,12 @@ def checked(settings: "RunConfig") -> "RunConfig":
     """
     from maft import files, tasks
     from maft.records import Problem
-    from maft.runs.folder import RunFolder
+    from maft.runs.folder import RunFolder, refuse_other
 
     check_models(settings)
     folder = RunFolder(settings.runs_dir / settings.name, settings)
     if folder.problems("eval").exists():
+        refuse_other(settings, RunFolder.existing(folder.path).config, folder.path)
         sides = [files.read_records(folder.problems(side), Problem) for side in ("train", "eval")]
     else:
         split = tasks.prepare(tasks.make(settings.task))

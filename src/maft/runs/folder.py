@@ -111,7 +111,7 @@ class RunFolder:
         folder = cls(path, config)
         if folder.problems("eval").exists():
             earlier = cls.existing(path).config
-            _refuse_other(config, earlier, path)
+            refuse_other(config, earlier, path)
             if earlier.num_iterations >= config.num_iterations:
                 folder.config = config.model_copy(update={"num_iterations": earlier.num_iterations})
         if not folder.config_file.exists() or config_.resolved(folder.config) != files.read_text(folder.config_file):
@@ -271,11 +271,16 @@ class RunFolder:
         return events
 
 
-def _refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:
+def refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:
+    """Refuse settings with which a run cannot be resumed.
+
+    Raises:
+        ConfigError: names the settings that differ from those of the run at `path`.
+    """
     changed = config_.differences(theirs, config)
     if changed:
         keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
         raise ConfigError(
             f"{path} holds a run with other settings:\n{keys}\n"
-            "Give the same settings to go on with it, or another name=... to start a new run."
+            "Give the same settings to resume it, or another name=... to start a new run."
         )
