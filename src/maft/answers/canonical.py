@@ -190,7 +190,7 @@ def _key(text: str, depth: int) -> str:
         return _matrix([[_key(cell.strip(), depth + 1) for cell in row] for row in rows])
     if len(parts := split(text, r"\cup")) > 1:
         return r"\cup".join(sorted({_key(_interval(part) or part, depth + 1) for part in parts}))
-    if interval := _interval(text) or _intersection(text):
+    if interval := _interval(text) or _intersection(text) or _unequal(text):
         return _key(interval, depth + 1)
     bracketed = brackets(text)
     if text == r"\{\}":
@@ -199,12 +199,8 @@ def _key(text: str, depth: int) -> str:
         braces = bracketed is not None and bracketed[0] == r"\{" and bracketed[2] == r"\}"
         items = split(bracketed[1] if bracketed and braces else text, ",")
         pairs = [_assigned(item) for item in items]
-        if (
-            len(items) > 1
-            and not braces
-            and all(name for name, _ in pairs)
-            and len({*pairs}) == len({n for n, _ in pairs}) == len(items)
-        ):
+        names = {name.split("_")[0] for name, _ in pairs}  # x_1 and x_2 are solutions of one equation
+        if not braces and "" not in names and len(names) == len(items) > 1:
             return f"({', '.join(_key(value, depth + 1) for _, value in sorted(pairs))})"
         items = _solutions(items)
         if braces or len(items) > 1:
@@ -232,7 +228,7 @@ def _matrix(rows: list[list[str]]) -> str:
 def _solutions(items: list[str]) -> list[str]:
     r"""Write out `1 \pm x` as two solutions, and drop an `x=` that all of them have, or the first for all."""
     pairs = [_assigned(item) for item in items]
-    names = [name for name, _ in pairs]
+    names = [name.split("_")[0] for name, _ in pairs]
     alone = len(set(names)) == 1 or not any(names[1:])
     chosen = [value for _, value in pairs] if alone else items
     both = [item.replace(r"\pm", sign) for item in chosen for sign in ("+", "-") if item.count(r"\pm") == 1]
@@ -294,6 +290,15 @@ def _intersection(text: str) -> str | None:
         if low.endswith(r", \infty)") and high.startswith(r"(-\infty, "):
             return low.removesuffix(r"\infty)") + high.removeprefix(r"(-\infty, ")
     return None
+
+
+def _unequal(text: str) -> str | None:
+    r"""Return the two intervals of x\ne3."""
+    sides = [side.strip() for side in _UNEQUAL.split(text)]
+    values = [side for side in sides if side and not variables(side)]
+    if len(sides) != 2 or len(values) != 1 or not any(map(_VARIABLE.fullmatch, sides)):
+        return None
+    return rf"(-\infty, {values[0]})\cup({values[0]}, \infty)"
 
 
 def _solved(ends: list[str], signs: list[str]) -> tuple[list[str], list[str]]:

@@ -141,7 +141,7 @@ def is_placeholder(answer: str) -> bool:
 # ----------------------------------------------------------------------------------------------------
 # Replies without a box. A task chooses: `extract_answer`, or one of these, which all look for a box first.
 
-_TAGS = ("answer", "final_answer", "final")
+_TAGS = ("answer", "final_answer", "final", "ans")
 _HEADING = (
     r"^[ \t]{0,3}(?:#{1,6}[ \t]*)?(?:[^\w\n]|_){0,4}(?:the[ \t]+)?(?:final[ \t]+)?answer[*_]{0,3}[ \t]*:?[*_#]{0,6}"
     r"[ \t]*$[\s*_=-]{0,9}"
@@ -176,6 +176,7 @@ def extract_stated(text: str) -> str | None:
 
 def _tagged(text: str) -> str | None:
     """Return what is between the last `<answer>` and `</answer>`."""
+    text = text.replace("[ANSWER]", "<answer>").replace("[/ANSWER]", "</answer>")
     lower = text.lower()
     for tag in _TAGS:
         end = lower.rfind(f"</{tag}>")
@@ -209,12 +210,13 @@ def _first_phrase(text: str) -> str | None:
 
 
 _DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|[ \u00a0\u2009\u202f])\d{3}(?!\d))+|\d+)(?:\.\d+)?"
-_SIGN = r"(?:(?<![\w)}])[-\u2212])?"
+_SIGN = r"(?:(?<![\w)}])[-\u2212]|\bnegative )?"
 _NUMBER_IN_TEXT = re.compile(
     r"\d{1,3}(?:\.\d{3}){2,}(?![\d.])|\d{0,9}[½⅓⅔¼¾⅛⅜⅝⅞]"
     rf"|{_SIGN}\\[dt]?frac\{{\d+\}}\{{\d+\}}"
     rf"|{_SIGN}(?:\d+ (?=\d+/\d))?(?:(?<![\d/])\d+/\d+(?![\d/])"
-    rf"|(?<!\d)(?<!\d\.)(?:{_DIGITS}|\.\d+)(?:[eE][-+]?\d{{1,3}}(?![\w])| ?(?:\\times|\*|×) ?10\^\{{?-?\d{{1,3}}\}}?)?"
+    rf"|(?<!\d)(?<!\d\.)(?:{_DIGITS}|\.\d+)"
+    rf"(?:[eE][-+]?\d{{1,3}}(?![\w])| ?(?:\\times|\*|×|x) ?10\^\{{?-?\d{{1,3}}\}}?)?"
     r"(?: (?:hundred|thousand|million|billion|trillion|dozen)s?\b)?)"
 )
 _PLAIN_NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")

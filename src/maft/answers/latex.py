@@ -89,6 +89,7 @@ _NAMED = re.compile(
     rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS.replace(' ', '|')})\s*\}}"
     rf"|(?<![A-Za-z\\/])(?!sec *(?:$|[,)]))({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
 )
+_TIMES = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10\^)")  # 3 x 10^4
 _PLAIN = {"**": "^", "<=": r"\le ", "=<": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "<>": r"\ne ", r"\not=": r"\ne "}
 _PLAIN |= {r"\not<": r"\ge ", r"\not>": r"\le "}
 _PLAIN_MATRIX = re.compile(r"\\[pb]?matrix ?\{([^{}]*)\}")
@@ -101,7 +102,9 @@ _ENVIRONMENT = re.compile(
 _ROW_SPACE = re.compile(r"\\\\\s*\[[^][]{0,9}\]|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
 _QUOTES = (("**", "**"), ("*", "*"), ("``", "''"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
 _PREFACE = re.compile(
-    r"(?:the )?(?:final )?answer(?: is|:)\s*(?=\S)|</?(?:b|i|u|em|strong|span|p|code)>", re.IGNORECASE
+    r"(?:the )?(?:final )?answer(?: is|:)\s*(?=\S)|</?(?:b|i|u|em|strong|span|p|code)>"
+    r"|^(?:option|choice) (?=\(?[A-J]\)?$)|(?<=^[A-J])\)$",
+    re.IGNORECASE,
 )
 
 
@@ -118,6 +121,7 @@ def bare(text: str) -> str:
 def _in_latex(text: str) -> str:
     """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2."""
     text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace(r"\infinity", r"\infty")
+    text = _TIMES.sub("*", text)
     for plain, latex in _PLAIN.items():
         text = text.replace(plain, latex)
     if "\\" in text:

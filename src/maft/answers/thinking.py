@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 _NAMES = r"(?:[a-z]{1,9}:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)"
 _MARK = re.compile(
-    rf"(?P<open><{_NAMES}>|(?-i:\[THINK\])|◁think▷|<\|start_thinking\|>|<\|begin_of_thought\|>|<\|channel>thought|<unused94>thought)"
-    rf"|(?P<close></{_NAMES}>|(?-i:\[/THINK\])|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>|<channel\|>|<unused95>)",
+    rf"(?P<open><{_NAMES}(?:\s[^<>]{{0,60}})?>|(?-i:\[THINK\])|◁think▷|<\|start_thinking\|>|<\|begin_of_thought\|>"
+    r"|<\|im_start\|>think|<\|channel>thought|<unused94>thought)"
+    rf"|(?P<close></{_NAMES}>|(?-i:\[/THINK\])|◁/think▷|<\|end_thinking\|>|<\|end_of_thought\|>|<\|im_start\|>answer"
+    r"|<channel\|>|<unused95>)",
     re.IGNORECASE,
 )
 _CHANNEL = re.compile(

@@ -36,7 +36,7 @@ def in_figures(text: str) -> str:
     r"""Write number words as figures, a time of the day one way, and leave out currencies.
 
     >>> in_figures(r"\$5 million"), in_figures("500 USD"), in_figures(r"03:30\text{ p.m.}"), in_figures("5 squared")
-    ('\\$5000000', '500', '3:30 pm', '5^2')
+    ('\\$5000000', '500', '15:30', '5^2')
     """
     if re.search("[0-9]", text):
         text = _CURRENCY.sub("", text).strip()
@@ -44,8 +44,8 @@ def in_figures(text: str) -> str:
         return text
     plain = " ".join(_SPACES.sub(" ", _FONT.sub(r" \1", text)).split())
     if time := _CLOCK.fullmatch(plain):
-        seconds = f":{time[3]}" if time[3] else ""
-        return f"{int(time[1])}:{time[2] or '00'}{seconds} {time[4].lower()}m"
+        hour = int(time[1]) % 12 + 12 * (time[4] in "pP")
+        return f"{hour:02}:{time[2] or '00'}" + (f":{time[3]}" if time[3] else "")
     if not _FONT.search(text) or _SCALED.search(plain):
         for _ in range(2):  # 2 hundred thousand
             plain = _SCALED.sub(_scaled, plain)
@@ -76,7 +76,7 @@ _SHORT_WORDS = words(
 _VALUES = words(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million "
-    "billion trillion quadrillion lakh crore dozen gross score pair couple trio half halves halve third quarter "
+    "billion trillion quadrillion lakh crore dozen grand gross score pair couple trio half halves halve third quarter "
     "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth hundredth thousandth millionth "
     "billionth squared cubed power exponent root inverse reciprocal factorial below above under over beneath "
     "negative minus plus less fewer more most least times fold twofold threefold twice double doubled triple "
