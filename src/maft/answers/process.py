@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,11 @@ TRIES = 3
 
 
 class Killed(Exception):
-    """The answer took too long: the clock has killed the process."""
+    """The answer took too long: our clock has killed the process."""
+
+
+class UsedUp(Exception):
+    """The process has used up its CPU time, which a timer of its own measures (`limit_cpu`)."""
 
 
 class Died(Exception):
@@ -54,6 +59,7 @@ class Process:
 
         Raises:
             Killed: it took longer than `seconds`.
+            UsedUp: it took more CPU time than the process allows itself.
             Died: the process ended otherwise.
         """
         assert self.process.stdin is not None
@@ -88,6 +94,8 @@ class Process:
         if line.endswith("\n"):
             return json.loads(line)
         self.close()
+        if self.process.returncode == -getattr(signal, "SIGPROF", 0) and not is_late.is_set():
+            raise UsedUp
         raise Killed if is_late.is_set() else Died
 
     @property
@@ -114,6 +122,15 @@ def forbid(event: str, arguments: tuple[Any, ...]) -> None:
     writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     if writes or (event.startswith(_FORBIDDEN) and event not in _ALLOWED):
         raise PermissionError(f"reading an answer must not do this: {event}")
+
+
+def limit_cpu(seconds: float) -> None:
+    """End this process once it has used so much CPU time, in the midst of whatever it does; 0 takes the limit away.
+
+    A busy machine takes longer, and comes to the same answers.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def limit_memory(num_bytes: int) -> None:

@@ -1,6 +1,6 @@
 """Ask Math-Verify whether keys are the same mathematics, in worker processes that can be killed.
 
-A pair that takes longer than `SECONDS`, or more memory than `MEMORY_BYTES`, is different: its worker is killed, and
+A pair that takes more CPU time than `SECONDS`, or more memory than `MEMORY_BYTES`, is different: its worker ends, and
 another one goes on with the next pair. A worker that ended otherwise, such as by the system's out-of-memory killer,
 says nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` together; those for which
 no time is left are different in this vote.
@@ -9,7 +9,7 @@ A verdict holds for the rest of the process, and is kept with the run (`keeping`
 vote over within a run.
 
 A worker costs one to two seconds to start and nothing while it waits. It ends with its input, so with its parent,
-even if the parent is killed; if that happens in the midst of a pair, its own alarm ends it some seconds later.
+even if the parent is killed; if that happens in the midst of a pair, its own timer ends it some seconds later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,17 +30,20 @@ from pydantic import ValidationError
 
 from maft import files
 from maft.answers.compare import verdict
-from maft.answers.process import TRIES, Died, Killed, Process
+from maft.answers.process import TRIES, Died, Killed, Process, UsedUp
 from maft.errors import DataError, MaftError
 from maft.records import Record
 
 log = logging.getLogger(__name__)
 
 SECONDS = 2.0
-"""Wall time for one pair."""
+"""CPU time for one pair."""
 
 VOTE_SECONDS = 5.0
-"""Wall time for all pairs of a vote."""
+"""CPU time for all pairs of a vote."""
+
+SLOWEST = 10
+"""A pair that takes so many times its CPU time is given up in this vote."""
 
 START_SECONDS = 60.0
 """Wall time for loading Math-Verify; a busy disk is slow."""
@@ -81,9 +83,9 @@ def start() -> Process:
         MaftError: it cannot be started.
     """
     try:
-        process = Process("maft.answers.worker", str(MEMORY_BYTES), str(2 * SECONDS))
+        process = Process("maft.answers.worker", str(MEMORY_BYTES))
         said = process.read(START_SECONDS)
-    except (Killed, Died):
+    except (Killed, UsedUp, Died):
         said = f"it ended with exit code {process.process.returncode} and said nothing"
     except (OSError, ValueError, TypeError) as error:
         said = str(error)
@@ -178,16 +180,20 @@ class Verifier:
                 why = f"the {VOTE_SECONDS:g} s of this vote are over"
                 break
             with self._worker() as worker:
-                began = time.monotonic()
                 try:
-                    return self._remember(pair, worker.ask(pair, seconds), worker)
-                except Killed:
+                    said, used = worker.ask([*pair, seconds], SLOWEST * seconds)
+                except UsedUp:
+                    budget.spend(seconds)
                     if seconds == SECONDS:
                         return self._remember(pair, f"more than {SECONDS:g} s", worker)
+                except Killed:
+                    why = f"the machine took more than {SLOWEST * seconds:g} s"
+                    break
                 except Died:
                     pass
-                finally:
-                    budget.spend(time.monotonic() - began)
+                else:
+                    budget.spend(used)
+                    return self._remember(pair, said, worker)
         log.warning("Taken for different answers in this vote, since %s: %.200r and %.200r", why, *pair)
         return False
 

@@ -1,7 +1,7 @@
-r"""The process that asks Math-Verify: reads pairs of keys, a line of JSON each, and answers a line each.
+r"""The process that asks Math-Verify: reads pairs of keys with their CPU time, and answers them, a line of JSON each.
 
-Started by `maft.answers.verify` and ended by it, by the end of its input, or by its own alarm. It answers "ready",
-or what went wrong, before the first pair; then true, false or "memory".
+Started by `maft.answers.verify` and ended by it, by the end of its input, or by its own timer. It answers "ready",
+or what went wrong, before the first pair; then true, false or "memory", and the CPU time that it took.
 
 Model output comes in here, so nothing in this process can act on it: once the libraries are loaded, the process
 compiles no text as Python, starts no process, opens no connection and writes no file, whatever asks for it.
@@ -13,13 +13,14 @@ import json
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from maft.answers.compare import alike, leaves
-from maft.answers.process import forbid, limit_memory
+from maft.answers.process import forbid, limit_cpu, limit_memory
 
 MONOMIALS = b"def monomial_"
 
@@ -117,10 +118,9 @@ WARM += [(r"\sin^{2}x+\cos^{2}x", r"1+0x"), (r"2\begin{pmatrix}1\\2\end{pmatrix}
 
 def main() -> None:
     """Answer pairs until the input ends."""
-    memory, seconds = int(sys.argv[1]), float(sys.argv[2])
     out, sys.stdout = sys.stdout, sys.stderr  # what a library prints is no answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which may want to finish
-    limit_memory(memory)
+    limit_memory(int(sys.argv[1]))
     try:
         same = load()
         for a, b in WARM:
@@ -131,20 +131,15 @@ def main() -> None:
     sys.addaudithook(refuse)
     print(json.dumps("ready"), file=out, flush=True)
     for line in sys.stdin:
-        a, b = json.loads(line)
-        _alarm(seconds)
+        a, b, seconds = json.loads(line)
+        began = time.process_time()
+        limit_cpu(seconds)
         try:
             answer: bool | str = decide(a, b, same)
         except MemoryError:
             answer = "memory"
-        _alarm(0)
-        print(json.dumps(answer), file=out, flush=True)
-
-
-def _alarm(seconds: float) -> None:
-    """End this process after so many seconds, in the midst of whatever it does: the parent may be gone."""
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        limit_cpu(0)
+        print(json.dumps([answer, time.process_time() - began]), file=out, flush=True)
 
 
 if __name__ == "__main__":
