@@ -15,11 +15,13 @@ import pytest
 import maft
 from maft import config as config_
 from maft import method, tasks
+from maft.answers import EQUALITIES
 from maft.cluster.mirror import mirrored
 from maft.config import DebateConfig, RoleSampling, RunConfig, TaskConfig, prompts
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.votes import decide
 from maft.method.protocol import Rules
+from maft.method.vote import representative
 from maft.pipeline import run as pipeline
 from maft.records import Call, Debate, Message, Problem, Reply, Request, Score, Society, Turn
 from maft.runs import manifest, societies
@@ -93,6 +95,16 @@ def math500() -> list[dict[str, Any]]:
 
 
 grade = tasks.make(TaskConfig(name="arithmetic")).grade
+
+
+def group(answers: Sequence[str | None]) -> list[list[int]]:
+    """Return the classes of mathematically equal answers as indices, larger ones first."""
+    members: dict[int, list[int]] = {}
+    for index, number in enumerate(EQUALITIES["mathematics"]().classes(answers)):
+        if number is not None:
+            members.setdefault(number, []).append(index)
+    named = [(-len(of), representative(str(answers[i]) for i in of), of) for of in members.values()]
+    return [of for _, _, of in sorted(named)]
 
 
 def voting_by(num_agents: int = 3, **how: Any) -> RunConfig:

@@ -36,7 +36,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from helpers import boxed, debate, play, problem, rules, run, run_files, scored, settings
+from helpers import boxed, debate, group, play, problem, rules, run, run_files, scored, settings
 
 import maft
 from maft import answers, files
@@ -221,7 +221,7 @@ def test_05_answers_are_grouped_by_mathematical_equality_in_any_order():
     wanted = {frozenset(("0.5", r"\frac12", "1/2")), frozenset(("3", "3.0"))}
     for _ in range(50):
         rng.shuffle(texts)
-        assert {frozenset(texts[i] for i in indices) for indices in answers.group(texts)} == wanted
+        assert {frozenset(texts[i] for i in indices) for indices in group(texts)} == wanted
         assert voting.tally(texts, Random(0)).counts == (("0.5", 3), ("3", 2))
 
 

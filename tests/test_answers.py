@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ENVIRONMENT, ROOT, data_lines, math500
+from helpers import ENVIRONMENT, ROOT, data_lines, group, math500
 
 from maft.answers import (
     MAX_ANSWER_CHARS,
@@ -23,9 +23,8 @@ from maft.answers import (
     extract_choice,
     extract_number,
     extract_stated,
-    group,
-    representative,
 )
+from maft.method.vote import representative
 
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "answers.jsonl").read_text("utf-8").splitlines()

@@ -22,7 +22,7 @@ from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.metrics import summarize
-from maft.evaluation.paired import accuracy_over, difference, mcnemar
+from maft.evaluation.paired import accuracy_over, difference
 from maft.method import vote as voting
 from maft.records import Score
 from maft.report.gains import paired
@@ -192,18 +192,6 @@ def test_the_interval_of_a_gain_in_the_report_holds_the_truth():
         found = paired("debate", mine, other)
         held += found.low <= 0.15 <= found.high
     assert coverage(held)
-
-
-def test_mcnemar_is_wrong_less_than_one_time_in_twenty_and_finds_what_is_there():
-    rng = Random(8)
-
-    def rejected(win: float, lose: float) -> float:
-        drawn = [[rng.random() for _ in range(100)] for _ in range(SIMULATIONS)]
-        counts = [(sum(x < win for x in of), sum(win <= x < win + lose for x in of)) for of in drawn]
-        return sum(mcnemar(won, lost) <= 0.05 for won, lost in counts) / SIMULATIONS
-
-    assert 0.015 <= rejected(0.2, 0.2) <= 0.05  # exact tests of counts stay below the level
-    assert rejected(0.3, 0.08) > 0.9
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.4, 1.0])

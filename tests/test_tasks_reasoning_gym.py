@@ -17,7 +17,7 @@ from maft.answers.process import Process
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.tasks import gym_process, make, prepare
-from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym, _may_be_scored
+from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym, _may_be_scored, shared_gym
 
 pytest.importorskip("reasoning_gym")
 
@@ -95,6 +95,7 @@ def test_the_known_answers_of_every_data_set_are_right():
 @pytest.mark.parametrize("name", ["polynomial_multiplication", "list_functions", "propositional_logic"])
 def test_known_answers_are_right_in_a_process_that_did_not_make_them(name):
     made = gym(name, size=3).questions()
+    shared_gym.cache_clear()
     task = gym(name, size=3)
     for problem in [*made.train, *made.eval]:
         assert task.grade(problem, task.extract(task.show(problem.gold))), problem.gold

@@ -13,8 +13,6 @@ docs/answers.md has the rules in words, and how often they agree with other grad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
 from maft.answers.equality import EQUALITIES, Equality, Mathematics
 from maft.answers.extract import extract_answer, extract_choice, extract_number, extract_stated
@@ -29,8 +27,6 @@ __all__ = [
     "extract_choice",
     "extract_number",
     "extract_stated",
-    "group",
-    "representative",
 ]
 
 
@@ -43,26 +39,3 @@ def equivalent(a: str, b: str) -> bool:
     (True, False)
     """
     return Mathematics().same(a, b)
-
-
-def group(answers: Sequence[str | None]) -> list[list[int]]:
-    r"""Return the classes of equal answers as indices, larger classes first; None is in no class.
-
-    >>> group(["0.5", "7", None, r"\frac12"])
-    [[0, 3], [1]]
-    """
-    members: dict[int, list[int]] = {}
-    for index, number in enumerate(Mathematics().classes(answers)):
-        if number is not None:
-            members.setdefault(number, []).append(index)
-    named = {number: representative(str(answers[i]) for i in indices) for number, indices in members.items()}
-    return [members[number] for number in sorted(members, key=lambda n: (-len(members[n]), named[n]))]
-
-
-def representative(answers: Iterable[str]) -> str:
-    r"""Pick the text to show for a class: the shortest, then the first in code-point order.
-
-    >>> representative([r"\frac{1}{2}", "0.5", "1/2"])
-    '0.5'
-    """
-    return min(answers, key=lambda answer: (len(answer), answer))

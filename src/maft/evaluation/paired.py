@@ -4,12 +4,10 @@ One seed: the questions are drawn anew (paired bootstrap). Several seeds: seeds 
 from many, crossed, since the seeds share the questions. How much each varies is estimated from the mean squares; the
 interval is Student's with the degrees of freedom of Satterthwaite. (A bootstrap over so few seeds does not hold what it
 promises: with three of them, its 95 % were anything from 80 %, where seeds differ much, to 99.7 %, where they do not.)
-`mcnemar` is the exact test for one seed and answers that are right or wrong.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import comb
 from typing import Any, NamedTuple
 
 from maft.evaluation.metrics import interval, wilson
@@ -164,18 +162,3 @@ def _student(freedom: float, t: float) -> tuple[float, float]:
     below /= below[-1]
     quantile = np.sqrt(freedom) * np.tan(np.interp(0.95, below, angle))
     return float(quantile), float(1 - np.interp(np.arctan(t / np.sqrt(freedom)), angle, below))
-
-
-def mcnemar(won: int, lost: int) -> float:
-    """Return the exact two-sided p-value of McNemar's test.
-
-    Args:
-        won: questions that only the first method has right.
-        lost: questions that only the second has right.
-
-    >>> round(mcnemar(8, 1), 4)
-    0.0391
-    """
-    n = won + lost
-    tail: int = sum(comb(n, k) for k in range(min(won, lost) + 1))
-    return min(1.0, 2.0 * tail / 2.0**n)

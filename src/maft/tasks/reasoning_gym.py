@@ -6,9 +6,10 @@ in a process of their own that is stopped when it takes too long; see `gym_proce
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from maft.answers import Equality, extract_answer, thinking
@@ -114,7 +115,13 @@ class ReasoningGym(Task):
     def _gym(self) -> Gym:
         check(self.dataset, self.settings.options)
         numbers = {"size": num_made(self.settings), "seed": self.settings.split_seed}
-        return Gym(self.dataset, self.settings.options | numbers)
+        return shared_gym(self.dataset, json.dumps(self.settings.options | numbers))
+
+
+@lru_cache(maxsize=2)
+def shared_gym(dataset: str, settings: str) -> Gym:
+    """Return the process of a data set; all tasks with the same settings, as JSON, share it."""
+    return Gym(dataset, json.loads(settings))
 
 
 def check(name: str, options: Mapping[str, Any]) -> None:
