@@ -69,6 +69,8 @@ class _Budget:
 
     def __init__(self, seconds: float) -> None:
         self.left = seconds
+        self.undecided: dict[Pair, str] = {}
+        """Why the vote goes on without a verdict on a pair."""
         self._lock = threading.Lock()
 
     def spend(self, seconds: float) -> None:
@@ -162,6 +164,14 @@ class Verifier:
 
     def _ask(self, pairs: Sequence[Pair], found: dict[Pair, bool | None]) -> None:
         budget = _Budget(VOTE_SECONDS)
+        self._ask_all(pairs, found, budget)
+        for pair, why in list(budget.undecided.items())[:1]:
+            log.warning(
+                "%d pairs of answers are taken for different in one vote, since %s, such as %.200r and %.200r",
+                *(len(budget.undecided), why, *pair),
+            )
+
+    def _ask_all(self, pairs: Sequence[Pair], found: dict[Pair, bool | None], budget: _Budget) -> None:
         if len(pairs) < 2 or self.num_workers == 1:
             found.update((pair, self._ask_one(pair, budget)) for pair in pairs)
             return
@@ -194,7 +204,7 @@ class Verifier:
                 else:
                     budget.spend(used)
                     return self._remember(pair, said, worker)
-        log.warning("Taken for different answers in this vote, since %s: %.200r and %.200r", why, *pair)
+        budget.undecided[pair] = why
         return False
 
     def _remember(self, pair: Pair, said: bool | str, worker: Process) -> bool:
