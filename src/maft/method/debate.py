@@ -90,7 +90,7 @@ def critic_round(
     problem: Problem, rules: Rules, number: int, said: Sequence[Turn]
 ) -> Generator[list[Request], list[Reply], list[Turn]]:
     """Every critic reads what the others said in the round before, then answers within its own dialogue."""
-    before = [turn for turn in said if turn.round == number - 1]
+    before = [earlier for earlier in said if earlier.round == number - 1]
     others = [_others(before, n, rules, problem, number) for n in range(len(before))]
     summaries: list[Call] | None = None
     if rules.debate.summarizer != "none" and len(before) > 1:
