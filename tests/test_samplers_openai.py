@@ -236,7 +236,7 @@ def test_a_key_in_a_setting_is_refused_without_being_shown(override, said):
         (
             Fault(CHAT, 400, "Unsupported parameter: 'temperature'", "unsupported_parameter"),
             ConfigError,
-            "does not take what was set: Unsupported parameter: 'temperature'. Check sampling and model.",
+            r"does not take temperature = 0\.5: Unsupported parameter: 'temperature'\..* openai\.omit=\[temperature\]",
         ),
         (
             Fault(CHAT, 429, "You exceeded your quota.", "insufficient_quota"),
@@ -493,6 +493,21 @@ def test_a_service_that_wants_to_be_paid_ends_the_run_in_its_words(service, tmp_
     assert not service.asked
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "'max_tokens' is too large: 5000. This model supports at most 4096 completion tokens.",
+        "top_p must be between 0 and 1",
+        "max_tokens must be at least 16",
+    ],
+)
+def test_a_value_out_of_range_is_no_refusal_of_the_parameter(service, tmp_path, words):
+    service.faults.append(Fault(CHAT, 400, words))
+    replies = engine(service, tmp_path, concurrency=1).sample([ask(n) for n in range(2)])
+    assert words.rstrip(".") in replies[0].error and replies[1].error is None
+    assert {"max_tokens", "top_p"} <= service.asked[0].keys()
+
+
 REFUSALS = {
     "seed": {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
     "top_p": {
@@ -524,7 +539,7 @@ def test_a_parameter_that_is_refused_is_left_out_or_renamed_once_and_for_all(ser
 
 def test_a_parameter_that_means_something_is_left_out_only_on_request(service, tmp_path):
     service.refuses = {"top_p": REFUSALS["top_p"]}
-    with pytest.raises(ConfigError, match=r"leave a parameter out with openai\.omit"):
+    with pytest.raises(ConfigError, match=r"does not take top_p = 0\.9: .* openai\.omit=\[top_p\]"):
         engine(service, tmp_path).sample([ask()])
     assert engine(service, tmp_path, omit=["top_p", "seed"], rename={"max_tokens": "limit"}).sample([ask()])[0].text
     assert service.asked[0].keys() == {"model", "messages", "temperature", "limit"}

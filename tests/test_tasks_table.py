@@ -458,6 +458,18 @@ AS_WRITTEN = {
 }
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_byte_order_marks_say_the_encoding(tmp_path, encoding):
+    (tmp_path / "q.csv").write_bytes("question\tanswer\nGröße?\t1\n".encode(encoding))
+    assert golds(tmp_path / "q.csv") == {"Größe?": "1"}
+
+
+def test_a_spreadsheet_is_named_as_one(tmp_path):
+    (tmp_path / "q.csv").write_bytes(b"PK\x03\x04 and so on")
+    with pytest.raises(DataError, match="is a spreadsheet or an archive. Save its table as CSV"):
+        golds(tmp_path / "q.csv")
+
+
 @pytest.mark.parametrize("name", AS_WRITTEN)
 @pytest.mark.parametrize("zipped", [False, True])
 def test_files_are_read_as_the_world_writes_them(tmp_path, name, zipped):

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 from maft.config import OpenAiConfig
+from maft.errors import ConfigError
 from maft.hosted import service as hosted
 from maft.records import Request
 
@@ -18,7 +19,10 @@ LENGTHS = ("max_tokens", "max_completion_tokens")
 """Two names of one parameter: newer models refuse the first, and many servers know only that one."""
 _DEFAULTS = {"top_p": 1.0, "temperature": 1.0, "top_k": 0}
 _REFUSED = re.compile(
-    r"(?i)support|unknown|unrecogni[sz]ed|unexpected|extra|forbidden|permitted|not allowed|invalid param"
+    r"(?i)unsupported|not support|unknown|unrecogni[sz]ed|unexpected|extra[ _]|not permitted|not allowed|deprecated"
+)
+_OUT_OF_RANGE = re.compile(
+    r"(?i)too (large|small|long|high|low)|at (most|least)|must be|between|exceed|greater|less than"
 )
 
 
@@ -55,29 +59,31 @@ class Parameters:
         Args:
             error: of the client.
             sent: the arguments that were refused, as `of` made them.
+
+        Raises:
+            ConfigError: a parameter is refused that would change the replies.
         """
         if getattr(error, "status_code", None) not in (400, 422):
             return False
-        words, body = hosted.said(error, self.settings), sent["extra_body"]
-        at_fault = getattr(error, "param", None)
-        named = [name for name in body if name == at_fault] or [
-            name for name in body if re.search(rf"\b{re.escape(name)}\b", words)
-        ]
-        if not named or not (_REFUSED.search(words) or getattr(error, "code", None)):
+        words, body, at_fault = hosted.said(error, self.settings), sent["extra_body"], str(getattr(error, "param", ""))
+        named = [name for name in body if name == at_fault or re.search(rf"\b{re.escape(name)}\b", words)]
+        refused = getattr(error, "code", None) in hosted.NO_SUCH_PARAMETER or _REFUSED.search(words)
+        if not named or not refused or _OUT_OF_RANGE.search(words):
             return False
-        name = named[0]
+        name = at_fault if at_fault in named else named[0]
         own = next((key for key, other in self._rename.items() if other == name), name)
-        if own in LENGTHS:
-            other = LENGTHS[1 - LENGTHS.index(own)]
-            if own in self._rename:
-                return bool(self._rename[own] != name)  # another request has learned it meanwhile
-            self._rename[own] = other
-            log.warning("The service refuses %s and is sent %s instead: %s", name, other, words)
+        if own in self._omit or self._rename.get(own, own) != name:
+            return True  # another request has learned it meanwhile
+        if own in LENGTHS and own not in self._rename:
+            self._rename[own] = LENGTHS[1 - LENGTHS.index(own)]
+            log.warning("The service refuses %s and is sent %s instead: %s", name, self._rename[own], words)
             return True
-        if own in self._omit:
+        if own in ("seed", "logprobs") or (own in _DEFAULTS and body[name] == _DEFAULTS[own]):
+            self._omit.add(own)
+            log.warning("The service refuses %s, which is left out from now on: %s", name, words)
             return True
-        if own not in ("seed", "logprobs") and body[name] != _DEFAULTS.get(own):
-            return False
-        self._omit.add(own)
-        log.warning("The service refuses %s, which is left out from now on: %s", name, words)
-        return True
+        where = self.settings.base_url or "the service"
+        raise ConfigError(
+            f"{where} does not take {name} = {body[name]}: {words} Change it in sampling, leave it out with "
+            f"openai.omit=[{own}], or give it another name with openai.rename.{own}=..."
+        )

@@ -76,17 +76,14 @@ def refusal(error: Exception, settings: OpenAiConfig) -> MaftError | None:
         return DataError(
             f"{where} does not know what was asked for: {said(error, settings)} Check model and openai.base_url."
         )
-    if isinstance(error, openai.BadRequestError) and error.code in _NO_SUCH_PARAMETER:
-        return ConfigError(
-            f"{where} does not take what was set: {said(error, settings)} Check sampling and model, or leave a "
-            "parameter out with openai.omit, or give it another name with openai.rename."
-        )
+    if isinstance(error, openai.BadRequestError) and error.code in NO_SUCH_PARAMETER:
+        return ConfigError(f"{where} does not take what was set: {said(error, settings)} Check sampling and model.")
     if getattr(error, "code", None) == "insufficient_quota" or getattr(error, "status_code", None) == 402:
         return StageFailed(f"the quota of the key is used up: {said(error, settings)} What was paid for is kept.")
     return None
 
 
-_NO_SUCH_PARAMETER = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
+NO_SUCH_PARAMETER = ("unsupported_parameter", "unsupported_value", "unknown_parameter")
 
 
 def no_contact(error: Exception, settings: OpenAiConfig) -> DataError | None:

@@ -9,7 +9,10 @@ from maft.tasks.base import Split, log
 from maft.tasks.rows import Row
 from maft.tasks.table import Table, has, known_answer, made, text
 
-_REMEDY = "Set task.question_field and task.gold_field (null where no answers are known)."
+_REMEDY = (
+    "Set task.question_field and task.gold_field (null where no answers are known); a field within another is named "
+    "with dots, such as prompt.0.content."
+)
 
 
 class Dataset(Table):

@@ -103,13 +103,15 @@ def _read(path: Path) -> str:
         data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
+        if data[:2] == b"PK":
+            raise DataError(f"{path} is a spreadsheet or an archive. Save its table as CSV.")
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is not a gzip file that can be read: {error}.") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}. Check task.train_file and task.eval_file.") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 at byte {error.start}. Convert it to UTF-8.") from None
+        raise DataError(f"{path} is not {error.encoding.upper()} at byte {error.start}. Convert it to UTF-8.") from None
 
 
 def _from_folder(path: Path) -> list[Row]:

@@ -121,7 +121,7 @@ def text(row: Row, name: str, remedy: str) -> str:
     """
     value = field(row, name, remedy)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{row.where}: {name!r} must be a text, got {value!r}.")
+        raise DataError(f"{row.where}: {name!r} must be a text, got {value!r:.80}. {remedy}")
     return value
 
 
@@ -141,7 +141,7 @@ def known_answer(row: Row, name: str, remedy: str) -> str | None:
     if isinstance(value, Decimal) and value.is_finite():
         return f"{value:f}"
     if not isinstance(value, str | int | float) or (isinstance(value, float) and math.isinf(value)):
-        raise DataError(f"{row.where}: {name!r} must be a text, a number or a list of one, got {value!r:.80}.")
+        raise DataError(f"{row.where}: {name!r} must be a text, a number or a list of one, got {value!r:.80}. {remedy}")
     return str(value)
 
 
