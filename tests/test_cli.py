@@ -362,3 +362,13 @@ def test_a_full_disk_is_said_whoever_says_it(home, call, monkeypatch):
     monkeypatch.setattr(pipeline, "train", full)
     code, _, err = call("run", "sums.yaml")
     assert code == 1 and "No space left on device" in err and "Traceback" not in err
+
+
+def test_a_reader_that_leaves_is_no_error(home, call, no_page):
+    assert call("run", "sums.yaml")[0] == 0
+    start = [sys.executable, "-c", "from maft.cli import main; main()", "run", "sums.yaml", "--dry-run", "--json"]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        complaints = process.stderr.read()
+    assert "Traceback" not in complaints and process.returncode != 0

@@ -809,6 +809,16 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tiny, monkeypa
     assert BaseModel(tiny, "bfloat16", "lora").model is not None
 
 
+def test_a_full_disk_is_said_and_the_earlier_jobs_are_kept(tmp_path):
+    then = 'sft_worker._send(channel, {"error": {"kind": "disk", "message": "No space left on device"}}); sys.exit(1)'
+    with pytest.raises(StageFailed) as failure:
+        fake_worker(tmp_path, then).train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+    assert "the weights of generator_1 could not be written: No space left on device. Finished and kept" in str(
+        failure.value
+    )
+    assert "\n" not in str(failure.value)
+
+
 def test_running_out_of_memory_says_what_takes_less_and_keeps_the_earlier_jobs(tmp_path):
     then = 'sft_worker._send(channel, {"error": {"kind": "memory", "message": "CUDA out of memory"}}); sys.exit(1)'
     with pytest.raises(StageFailed) as failure:

@@ -7,6 +7,7 @@ wrongly; 130: interrupted; 143 or 129: stopped by SIGTERM or SIGHUP, as Ctrl-C d
 import difflib
 import errno
 import logging
+import os
 import signal
 import sqlite3
 import sys
@@ -89,6 +90,9 @@ def main() -> None:
         sys.exit(2)
     except MaftError as error:
         _leave(f"maft: {error}", error.exit_code)
+    except BrokenPipeError:  # who read our output has left, as in `maft show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if (told := _machine_says(error)) is None:
             raise

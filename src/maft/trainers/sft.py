@@ -269,6 +269,9 @@ def _failure(jobs: Sequence[TrainJob], code: int, complaint: Mapping[str, Any] |
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
     kept = f"Finished and kept: {', '.join(finished)}." if finished else "None was finished before it."
     why = f"ended by {signal.Signals(-code).name}, perhaps out of memory" if code < 0 else f"exit code {code}"
+    if complaint is not None and complaint["kind"] == "disk":
+        free = "Free some space and run the same command again."
+        return f"the weights of {failed} could not be written: {complaint['message']}. {kept} {free}"
     if complaint is not None:
         return f"training {failed} ran out of memory: {complaint['message']}. {kept} {LESS_MEMORY}"
     return "\n  ".join([f"training {failed} failed ({why}). {kept} The whole log is {log}; it ends:", *tail])

@@ -56,6 +56,11 @@ def main() -> int:
                 raise
             _send(channel, {"error": {"kind": "memory", "message": str(error).splitlines()[0]}})
             return 1
+        except Exception as error:  # of whichever library writes
+            if not any(words in str(error) for words in ("No space left on device", "Disk quota exceeded")):
+                raise
+            _send(channel, {"error": {"kind": "disk", "message": str(error).splitlines()[0]}})
+            return 1
         if is_first():
             _send(channel, {"done": file})
     return 0
