@@ -172,7 +172,7 @@ def test_the_probe_accepts_rounding_and_refuses_an_adapter_that_is_ignored():
     expected = probe.Probe(base=(-1.0, -2.0, -3.0), adapted=(-4.0, -1.0, -9.0))
     probe.check(Path("a"), expected, (-4.1, -1.1, -8.9))
     for engine in (expected.base, (float("nan"),) * 3, (-2.5, -1.5, -6.0)):
-        with pytest.raises(DataError, match="does not work in this engine as it does in PEFT"):
+        with pytest.raises(DataError, match="does not work here as it does in PEFT"):
             probe.check(Path("a"), expected, engine)
     nothing = probe.Probe(base=expected.base, adapted=expected.base)
     probe.check(Path("a"), nothing, expected.base)

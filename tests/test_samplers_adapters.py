@@ -101,7 +101,7 @@ def test_what_gets_past_the_settings_is_caught_by_the_probe(sampler, tiny, tmp_p
     expected = probe.expected(make_.make(tmp_path / "right", tiny, strength=3.0), tiny, "tiny")
     (renamed / "training.json").write_text(f'{{"probe": {expected.to_json()}}}')
     for folder in (changing, renamed):
-        with pytest.raises(DataError, match="does not work in this engine|changes the weights of its base"):
+        with pytest.raises(DataError, match="does not work here|changes the weights of its base"):
             texts(sampler, tiny, folder)
         sampler.release()
     assert texts(sampler, tiny, None) == base

@@ -23,8 +23,8 @@ from maft.records import AgentRef
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Shapes = Mapping[str, tuple[int, ...]]
 
-_NOT_OF_THE_WEIGHTS = ("auto_mapping", "base_model_name_or_path", "inference_mode", "lora_dropout", "megatron_core",
-                       "peft_version", "qalora_group_size", "revision", "runtime_config")  # fmt: skip
+_NOT_OF_THE_WEIGHTS = ("auto_mapping", "base_model_name_or_path", "eva_config", "inference_mode", "lora_dropout",
+                       "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config")  # fmt: skip
 """Settings that do not change what a stored adapter does, or only with another setting that is refused."""
 _READ_HERE = ("alpha_pattern", "exclude_modules", "layers_pattern", "layers_to_transform", "lora_alpha", "r",
               "rank_pattern", "target_modules", "use_rslora")  # fmt: skip

@@ -71,9 +71,9 @@ def check(adapter: Path, expected: Probe, engine: Sequence[float]) -> None:
     effect, off = _distance(expected.adapted, expected.base), _distance(engine, expected.adapted)
     if not off <= ROUNDING + SHARE * effect:  # NaN is refused
         raise DataError(
-            f"adapter {adapter} does not work in this engine as it does in PEFT: on a test text it changes a token's "
-            f"log-likelihood by {effect:.2f}, and the engine is {off:.2f} off. Use engine.sampler=transformers, or "
-            "merge the adapter into its base."
+            f"adapter {adapter} does not work here as it does in PEFT: on a test text it changes the log-likelihood of "
+            f"a token by {effect:.2f}, and here it is {off:.2f} off. It was trained on another base model, or this "
+            "engine cannot apply it: use engine.sampler=transformers, or merge it into its base."
         )
 
 
