@@ -143,3 +143,193 @@ def test_one_agent_is_trained_as_trl_trains_it(tiny, tmp_path, monkeypatch):
         file = load_file(job.output / "adapter_model.safetensors")
         assert file.keys() == ours.weights.keys()
         assert all((file[name] - ours.weights[name]).abs().max() < 1e-3 for name in file)
+
+
+@slow
+def test_tokens_that_all_examples_begin_with_are_computed_once_and_change_nothing(exact, tmp_path, monkeypatch):
+    from maft.trainers import packed
+    from maft.trainers.base_model import BaseModel
+
+    base = BaseModel(exact, "float64")
+    group = learners(base, society(tmp_path, exact))
+    assert packed.shared_beginning([row for unit in group[0].units for row in unit.rows]) > 10
+    shared = trained(base, group)
+    monkeypatch.setattr(packed, "shared_beginning", lambda rows: 0)
+    plain = trained(base, group)
+    for agent, result in shared.items():
+        assert result.losses == pytest.approx(plain[agent].losses, rel=1e-9)
+
+
+def preferring(reference):
+    """An objective of pairs, as somebody may write it: DPO."""
+    from torch.nn import functional
+
+    from maft.trainers.objectives import Objective
+
+    class Pairs(Objective):
+        def rows(self, example, tokenize):
+            rejected = example.messages[-1].model_copy(update={"content": example.rejected})
+            return tokenize(example.messages, None), tokenize((*example.messages[:-1], rejected), None)
+
+        def size(self, unit):
+            return 1.0
+
+        def losses(self, scored):
+            assert scored.reference is not None and not scored.reference.requires_grad
+            gain = scored.sums(scored.logprobs - scored.reference).view(-1, 2)
+            return -functional.logsigmoid(0.5 * (gain[:, 0] - gain[:, 1]))
+
+    made = Pairs()
+    made.reference = reference
+    return made
+
+
+@slow
+@pytest.mark.parametrize("reference", ["base", "start"])
+def test_an_objective_of_pairs_gets_both_rows_and_a_reference_in_any_parts(exact, tmp_path, monkeypatch, reference):
+    import math
+
+    from maft import files
+    from maft.trainers import together
+    from maft.trainers.base_model import BaseModel
+
+    base = BaseModel(exact, "float64")
+    jobs = society(tmp_path, exact)[:2]
+    for job in jobs:
+        pairs = [e.model_copy(update={"rejected": "No."}) for e in files.read_records(job.examples, Example)]
+        files.write_records(job.examples, pairs)
+    group = learners(base, jobs, objective=preferring(reference))
+    whole = trained(base, group)
+    assert whole["generator_0"].losses[0] == pytest.approx(math.log(2)), "it starts as the reference"
+    assert whole["generator_0"].losses[-1] < 0.6
+    monkeypatch.setattr(together, "CPU_TOKENS", 70)
+    for agent, result in trained(base, group).items():
+        assert result.losses == pytest.approx(whole[agent].losses, rel=1e-9)
+
+
+@slow
+def test_an_agent_whose_loss_is_no_number_is_named(tiny, tmp_path):
+    from maft.errors import DataError
+    from maft.trainers.base_model import BaseModel
+
+    base = BaseModel(tiny, "float32")
+    wild = SETTINGS.model_copy(update={"learning_rate": 1e30, "warmup_ratio": 0.0})
+    group = learners(base, society(tmp_path, tiny)[:1]) + learners(base, society(tmp_path, tiny)[3:], wild)
+    with pytest.raises(DataError, match=r"training critic_1: the loss is nan at step \d\. Use a smaller"):
+        trained(base, group)
+    again = trained(base, group[:1])
+    assert again["generator_0"].losses[-1] < again["generator_0"].losses[0], "the base model is as it was"
+
+
+@slow
+def test_a_model_that_the_loop_cannot_train_is_trained_by_trl(tiny, tmp_path):
+    """Gemma 2 caps its attention."""
+    import torch
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+    from maft.trainers import sft_worker, together
+    from maft.trainers.base_model import BaseModel
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=4, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = str(tmp_path / "gemma2")
+    tokenizer.save_pretrained(folder)
+    Gemma2ForCausalLM(config).save_pretrained(folder)
+    jobs = [make_job(tmp_path, agent, GENERATOR, folder) for agent in ("generator_0", "generator_1")]
+    with pytest.raises(together.Unsupported):
+        trained(BaseModel(folder, "float32"), learners(BaseModel(folder, "float32"), jobs))
+    sft_worker.Work("float32").train(jobs, SETTINGS.model_copy(update={"together": True}), lambda _: None)
+    assert all((job.output / "adapter_model.safetensors").is_file() for job in jobs)
+
+
+# Sessions and workers
+
+
+def weights(job: TrainJob) -> dict:
+    from safetensors.torch import load_file
+
+    return load_file(job.output / "adapter_model.safetensors")
+
+
+@slow
+def test_a_session_holds_the_optimiser_of_jobs_that_ask_for_it(tiny, tmp_path):
+    """Two jobs of one epoch each are one of two epochs, if the order of examples is the same."""
+    import torch
+
+    from maft.config import EngineConfig
+    from maft.trainers.sft import SftTrainer
+
+    how = SETTINGS.model_copy(update={"lr_schedule": "constant", "warmup_ratio": 0.0, "batch_size": 8, "num_epochs": 1})
+    make = lambda name, **changes: make_job(tmp_path / name, "critic_0", GENERATOR, tiny, seed=5, **changes)  # noqa: E731
+    once = make("once")
+    results = {}
+    trainer = SftTrainer(EngineConfig(dtype="float32", num_threads=1))
+    with trainer.open() as session:
+        session.train([once], how.model_copy(update={"num_epochs": 2}), lambda _: None)
+        for keep in (True, False):
+            first = make(f"first {keep}", keep_optimizer=keep)
+            session.train([first], how, lambda _: None)
+            second = make(f"second {keep}", keep_optimizer=keep, init_adapter=first.output)
+            session.train([second], how, lambda _: None)
+            results[keep] = weights(second)
+        assert len(session.workers) == 1 and session.workers[0].num_calls == 5
+        process = session.workers[0].process
+        process.kill()
+        process.wait()
+        after = make("after a crash")
+        session.train([after], how, lambda _: None)
+        assert session.workers[0].process is not process and after.output.is_dir()
+    assert session.workers[0].process is None
+    wanted = weights(once)
+    assert all(torch.allclose(results[True][name], wanted[name], atol=1e-5) for name in wanted)
+    assert not all(torch.allclose(results[False][name], wanted[name], atol=1e-5) for name in wanted)
+
+
+@slow
+def test_workers_side_by_side_make_what_one_makes(tiny, tmp_path):
+    import torch
+
+    from maft.config import EngineConfig
+    from maft.trainers.sft import SftTrainer
+
+    made = {}
+    for threads in (1, 2):
+        jobs = society(tmp_path / str(threads), tiny)
+        seen: list = []
+        with SftTrainer(EngineConfig(dtype="float32", num_threads=threads)).open() as session:
+            session.train(jobs, SETTINGS, seen.append)
+            assert len(session.workers) == threads
+        assert {step.agent for step in seen if step.step == step.num_steps} == {job.agent for job in jobs}
+        made[threads] = [weights(job) for job in jobs]
+    for one, two in zip(made[1], made[2], strict=True):
+        assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+@slow
+def test_what_one_worker_cannot_do_stops_no_other(tiny, tmp_path):
+    from maft.config import EngineConfig
+    from maft.errors import DataError
+    from maft.trainers.sft import SftTrainer
+
+    good, bad = society(tmp_path, tiny)[:2]
+    bad = bad.model_copy(update={"objective": "nothing"})
+    with pytest.raises(DataError, match="'nothing' is not an objective"):
+        SftTrainer(EngineConfig(dtype="float32", num_threads=2)).train([bad, good], SETTINGS, lambda _: None)
+    assert good.output.is_dir() and not bad.output.exists()
+
+
+@slow
+def test_a_file_of_the_working_folder_is_no_library(tiny, tmp_path, monkeypatch):
+    from maft.config import EngineConfig
+    from maft.trainers.sft import SftTrainer
+
+    for name in ("trl", "peft", "accelerate"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    job = make_job(tmp_path, "critic_0", GENERATOR, tiny)
+    SftTrainer(EngineConfig(dtype="float32", num_threads=1)).train([job], SETTINGS, lambda _: None)
+    assert job.output.is_dir()
