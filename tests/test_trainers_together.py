@@ -316,8 +316,8 @@ def test_what_one_worker_cannot_do_stops_no_other(tiny, tmp_path):
     from maft.trainers.sft import SftTrainer
 
     good, bad = society(tmp_path, tiny)[:2]
-    bad = bad.model_copy(update={"objective": "nothing"})
-    with pytest.raises(DataError, match="'nothing' is not an objective"):
+    bad = bad.model_copy(update={"objective": "nothing.py:Nothing"})
+    with pytest.raises(DataError, match="objective nothing.py:Nothing cannot be loaded"):
         SftTrainer(EngineConfig(dtype="float32", num_threads=2)).train([bad, good], SETTINGS, lambda _: None)
     assert good.output.is_dir() and not bad.output.exists()
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from maft.config.base import FREE, PerIteration, Positive, Section, Share, of_iteration
+from maft.extensions import Part
 
 
 class LoraConfig(Section):
@@ -20,6 +21,8 @@ class LoraConfig(Section):
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Schedule = Literal["constant", "linear", "cosine"]
+OBJECTIVES = ("sft",)
+Objective = Annotated[str, AfterValidator(Part("objective", OBJECTIVES))]
 
 
 class _Training(Section):
@@ -35,7 +38,8 @@ class _Training(Section):
     """Pack examples into rows of up to `max_length` tokens; they do not see each other, and `batch_size` counts rows.
     Saves padding on GPUs; on a CPU it is slower than batches of examples of similar length."""
     gradient_checkpointing: Annotated[bool | None, FREE] = None
-    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs only."""
+    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs where memory is
+    short; where TRL trains, on all GPUs."""
     loss_turns: Literal["last", "all"] = "last"
     """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
     critics: bool = True
@@ -70,6 +74,7 @@ class RoleTraining(Section):
     gradient_accumulation: PerIteration[Positive] | None = None
     weight_decay: PerIteration[NotNegative] | None = None
     max_grad_norm: PerIteration[Rate] | None = None
+    objective: Objective | None = None
 
 
 class TrainConfig(_Training):
@@ -90,6 +95,8 @@ class TrainConfig(_Training):
     """Batches per optimiser step: 8 batches of one example equal one batch of 8, in less memory."""
     weight_decay: PerIteration[NotNegative] = 0.0
     max_grad_norm: PerIteration[Rate] = 1.0
+    objective: Objective = "sft"
+    """What is minimised: `sft` (maximum likelihood of the responses), or a class of your own (docs/extending.md)."""
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
     """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
     `auto` does so on GPUs; on a CPU it is not faster."""
@@ -104,5 +111,10 @@ class TrainConfig(_Training):
         """
         values = {name: getattr(self, name) for name in Training.model_fields}
         changes: Section = {"generator": self.generator, "critic": self.critic}.get(role, RoleTraining())
-        values |= {name: value for name, value in changes if value is not None}
+        values |= {name: value for name, value in changes if value is not None and name in values}
         return Training.model_construct(**{name: of_iteration(value, iteration) for name, value in values.items()})
+
+    def objective_of(self, role: str) -> str:
+        """Return the objective of the agents of a role."""
+        own = {"generator": self.generator, "critic": self.critic}.get(role, RoleTraining()).objective
+        return own or self.objective

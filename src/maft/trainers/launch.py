@@ -13,6 +13,7 @@ from maft import models
 from maft.config import EngineConfig, RunConfig, TrainConfig
 from maft.errors import ConfigError, MissingExtra
 from maft.models import memory, shapes
+from maft.trainers import objectives
 from maft.trainers.base import TrainJob
 
 WORKER_BYTES = 2.5e9
@@ -30,6 +31,14 @@ def check(config: RunConfig) -> None:
     engine, method = config.engine, config.train.method
     if not all(map(find_spec, ("torch", "trl", "peft", "datasets"))):
         raise MissingExtra("engine.trainer=sft", "hf")
+    chosen = {config.train.objective_of(role) for role in ("generator", "critic")}
+    for name in chosen:
+        objectives.make(name)
+    if chosen != {"sft"} and (method == "full" or config.train.packing or engine.num_train_processes > 1):
+        raise ConfigError(
+            f"train.objective = {max(chosen - {'sft'})} needs train.method=lora or qlora, train.packing=false and "
+            "engine.num_train_processes=1."
+        )
     if method != "qlora" and engine.num_train_processes == 1:
         return
     import torch

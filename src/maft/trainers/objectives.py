@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from maft.errors import DataError
+from maft.extensions import find
 from maft.records import Example, Message
 from maft.trainers.dialogue_tokens import DialogueTokens
 
@@ -85,8 +85,7 @@ def make(name: str) -> Objective:
     """Return an objective by name.
 
     Raises:
-        DataError: there is none of that name.
+        ConfigError: it comes from outside and cannot be loaded.
     """
-    if name not in OBJECTIVES:
-        raise DataError(f"{name!r} is not an objective. The objectives are: {', '.join(OBJECTIVES)}.")
-    return OBJECTIVES[name]()
+    kind = OBJECTIVES.get(name) or find("objective", name, Objective)
+    return kind()

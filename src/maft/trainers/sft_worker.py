@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from maft import models
 from maft.config import EngineConfig, TrainConfig
-from maft.errors import DataError
+from maft.errors import ConfigError, DataError
 from maft.models import probe
 from maft.trainers import agent
 from maft.trainers.agent import Prepared
@@ -48,7 +48,7 @@ def main() -> int:
         work = work or Work(request["dtype"], EngineConfig.model_validate(request["engine"]))
         try:
             work.train(jobs, TrainConfig.model_validate(request["settings"]), report)
-        except DataError as error:
+        except (ConfigError, DataError) as error:
             _send(channel, {"error": {"kind": "DataError", "message": str(error)}})
             return error.exit_code
         except (MemoryError, RuntimeError) as error:
@@ -194,6 +194,8 @@ class Work:
 
         base = self.base
         assert base is not None
+        if one.job.objective != "sft":
+            raise DataError(f"model {base.name} can be finetuned with train.objective=sft only, by TRL.")
         if not one.units:
             self._without_examples(one, base, report)
             return
