@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,13 @@ def ours(file: Path) -> dict[str, float]:
 
 
 def bench_training(
-    base: Any, *, num_agents: int = 6, num_examples: int = 128, trl: bool = True, seconds: float = 60.0
+    base: Any,
+    *,
+    num_agents: int = 6,
+    num_examples: int = 128,
+    trl: bool = True,
+    seconds: float = 60.0,
+    on_figures: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Train half generators, half critics in this process: by TRL, one after the other, and all in one step.
 
@@ -149,7 +155,8 @@ def bench_training(
         num_agents: how many; all have their own examples.
         num_examples: of each agent.
         trl: train the first generator and the first critic by a plain TRL script as well.
-        seconds: about how long one agent may take alone; later measurements are left out where it takes longer.
+        seconds: TRL is left out where the first two agents take longer than this alone.
+        on_figures: gets what is there before TRL is measured.
 
     Returns:
         For each manner: seconds, tokens a second, mean loss, and peak memory in GB; and their ratios.
@@ -178,6 +185,10 @@ def bench_training(
         figures["alone"] = {key: [run[key] for run in alone] for key in alone[0]}
         figures["sequential"] = _sum(alone)
         figures["together"] = _run(base, jobs)
+        mean = statistics.mean(figures["alone"]["seconds"])
+        figures["together_over_one"] = figures["together"]["seconds"] / mean
+        figures["sequential_over_together"] = figures["sequential"]["seconds"] / figures["together"]["seconds"]
+        on_figures(figures)
         if trl and sum(figures["alone"]["seconds"][:2]) < seconds:
             by_trl = []
             for one in jobs[:2]:
@@ -188,9 +199,6 @@ def bench_training(
             pair = sum(figures["trl"]["seconds"])
             figures["trl_over_alone"] = pair / sum(figures["alone"]["seconds"][:2])
             figures["trl_over_together"] = pair * num_agents / 2 / figures["together"]["seconds"]
-    mean = statistics.mean(figures["alone"]["seconds"])
-    figures["together_over_one"] = figures["together"]["seconds"] / mean
-    figures["sequential_over_together"] = figures["sequential"]["seconds"] / figures["together"]["seconds"]
     return figures
 
 
@@ -280,7 +288,12 @@ def shapes(*, quick: bool) -> None:
     for name, plan in plans.items():
         base = plan if isinstance(plan, str) else random_base(plan)
         try:
-            figures[name] = bench_training(base, num_agents=4 if quick else 6, num_examples=20 if quick else 128)
+            figures[name] = bench_training(
+                base,
+                num_agents=4 if quick else 6,
+                num_examples=20 if quick else 128,
+                on_figures=lambda part, name=name: print(json.dumps(figures | {name: part}), flush=True),
+            )
         except RuntimeError as error:  # such as too little memory: the others are still worth having
             figures[name] = {"error": str(error).splitlines()[0]}
         del base

@@ -38,8 +38,8 @@ class _Training(Section):
     """Pack examples into rows of up to `max_length` tokens; they do not see each other, and `batch_size` counts rows.
     Saves padding on GPUs; on a CPU it is slower than batches of examples of similar length."""
     gradient_checkpointing: Annotated[bool | None, FREE] = None
-    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs where memory is
-    short; where TRL trains, on all GPUs."""
+    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs where
+    memory is short; where TRL trains, on all GPUs."""
     loss_turns: Literal["last", "all"] = "last"
     """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
     critics: bool = True
