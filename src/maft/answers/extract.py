@@ -159,7 +159,7 @@ _SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
 MAX_STATED_WORDS = 6
 """More words than this after "the answer is" are prose."""
 MAX_STATEMENTS = 50
-"""Only so many statements are looked at, from the last."""
+"""Only the last 50 statements are looked at."""
 
 
 def extract_stated(text: str) -> str | None:
@@ -244,10 +244,10 @@ def extract_number(text: str) -> str | None:
 
 def _numbers(text: str) -> list[str]:
     """Return the numbers in a text, each whole, and in figures."""
-    found = [match[0].strip() for match in _NUMBER_IN_TEXT.finditer(text)]
+    numbers = [match[0].strip() for match in _NUMBER_IN_TEXT.finditer(text)]
     return [
         number if _PLAIN_NUMBER.fullmatch(number) else canonical(number)
-        for number in found
+        for number in numbers
         if len(number) <= MAX_ANSWER_CHARS
     ]
 
@@ -301,8 +301,8 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
         if short is not None and (match := _BOXED_CHOICE.match(_FONTS.sub(r"\1", short))):
             return _letter(match, letters)
     for pattern in _CHOICES:
-        if found := list(pattern.finditer(text)):
-            return _letter(found[-1], letters)
+        if matches := list(pattern.finditer(text)):
+            return _letter(matches[-1], letters)
     lines = list(_LINE_CHOICE.finditer(text))
     if first := _FIRST_CHOICE.match(text):
         return _letter(first, letters)

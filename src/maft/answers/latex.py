@@ -102,8 +102,8 @@ _ENVIRONMENT = re.compile(
 _ROW_SPACE = re.compile(r"\\\\\s*\[[^][]{0,9}\]|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
 _QUOTES = (("**", "**"), ("*", "*"), ("``", "''"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
 _PREFACE = re.compile(
-    r"(?:the )?(?:final )?answer(?: is|:)\s*(?=\S)|</?(?:b|i|u|em|strong|span|p|code)>"
-    r"|^(?:option|choice) (?=\(?[A-J]\)?$)|(?<=^[A-J])\)$",
+    r"^(?:the )?(?:final |correct )?answer(?: is|:)\s*(?=\S)|<(b|i|u|em|strong|span|p|code)>(?=[^<]*</\1>)"
+    r"|</(?:b|i|u|em|strong|span|p|code)>|^(?:option|choice) (?=\(?[A-J]\)?$)|(?<=^[A-J])\)$",
     re.IGNORECASE,
 )
 

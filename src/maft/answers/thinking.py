@@ -82,8 +82,8 @@ def _by_channel(text: str, channels: list[re.Match[str]]) -> Parted:
     thinking: list[str] = []
     rest = [text[: channels[0].start()]]
     for channel, after in zip(channels, [*channels[1:], None], strict=True):
-        said = text[channel.end() : after.start() if after else len(text)]
-        (rest if channel["name"].lower() == "final" else thinking).append(said)
+        content = text[channel.end() : after.start() if after else len(text)]
+        (rest if channel["name"].lower() == "final" else thinking).append(content)
     return Parted(_joined(thinking), _joined(rest))
 
 

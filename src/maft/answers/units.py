@@ -1,4 +1,4 @@
-r"""Units, currencies and number words: what may stand beside a number without changing it, and what may not."""
+r"""Units, currencies and number words: which words after a number change it, and which do not."""
 
 from __future__ import annotations
 

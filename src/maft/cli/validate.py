@@ -35,7 +35,7 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
     TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are divided as a run
     would divide them, and graded beyond the numbers that it would take. Each known answer is graded bare, boxed and
     stated ("The answer is ..."), and must be right; the known answer of another question must be wrong. Exit code 1:
-    one of these is not so, or worked solutions stand where answers should.
+    one of these is not so, or known answers are worked solutions.
     """
     from maft import tasks
     from maft.answers import gold
@@ -90,9 +90,9 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
         counts |= {"trains_on": len(split.train), "holds_out": len(split.eval), "failed": len(failed)}
         counts |= {"wrong_accepted": len(accepted), "worked_solutions": len(worked)}
         click.echo(json.dumps({"task": settings.task.name} | counts, indent=2))
-    said = [f"{count:,} of {len(known):,} {what}." for what, count in faults.items() if count]
-    if said:
-        raise StageFailed(" ".join(said))
+    faults_found = [f"{count:,} of {len(known):,} {what}." for what, count in faults.items() if count]
+    if faults_found:
+        raise StageFailed(" ".join(faults_found))
 
 
 def _unsaid(text: str) -> None:
