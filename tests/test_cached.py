@@ -6,6 +6,7 @@ import pytest
 from helpers import run, run_files, settings
 
 from maft.config import RoleTraining, TrainConfig
+from maft.errors import DataError
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import Scripted
 from maft.samplers.cached import CachedSampler, weights
@@ -60,6 +61,33 @@ def test_the_same_weights_in_another_folder_are_the_same_and_others_are_not(tmp_
     cached = CachedSampler(engine, tmp_path / "replies.sqlite")
     replies = cached.sample([ASK.model_copy(update={"agent": agent}) for agent in agents])
     assert [reply.text for reply in replies] == ["x says", "x says", "y says"]
+
+
+def test_what_follows_from_a_reply_is_asked_at_once_and_looked_up_too(tmp_path):
+    """A chain of three questions, each asked because of the reply before it; twice, side by side."""
+
+    def ask(number: int) -> Request:
+        return ASK.model_copy(update={"seed": number})
+
+    def chain() -> list[tuple[int, str]]:
+        told = []
+
+        def take(number, reply):
+            told.append((number, reply.text))
+            return [ask(int(reply.text) + 1)] if int(reply.text) < 3 else []
+
+        CachedSampler(engine, tmp_path / "replies.sqlite").answer([ask(1), ask(1)], take)
+        return told
+
+    engine = Scripted(lambda request: str(request.seed))
+    assert chain() == chain() == [(0, "1"), (1, "1"), (2, "2"), (3, "2"), (4, "3"), (5, "3")]
+    assert len(engine.history) == 3
+
+
+def test_a_damaged_file_is_said(tmp_path):
+    (tmp_path / "replies.sqlite").write_bytes(b"no data base " * 1000)
+    with pytest.raises(DataError, match="replies.sqlite cannot be read: .*Remove it"):
+        CachedSampler(Scripted(["x"]), tmp_path / "replies.sqlite").sample([ASK])
 
 
 def test_an_error_is_not_kept(tmp_path):

@@ -139,3 +139,16 @@ def test_a_run_without_debates_has_none(tmp_path):
     from maft.runs.folder import RunFolder
 
     assert debates.pack(RunFolder(tmp_path, settings(tmp_path)), []) is None
+
+
+def test_of_many_debates_the_page_holds_some_at_equal_distances_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(debates, "MAX_DEBATES", 4)
+    folder = run(settings(tmp_path))
+    tree = unpack(debates.pack(folder, held_out.evaluations(folder)))
+    assert [one["title"] for one in tree["sets"]] == [
+        "Held-out, iteration 1 (3 of 6 debates)",
+        "Held-out, untrained (3 of 6 debates)",
+        "Training, iteration 1 (4 of 10 debates)",
+    ]
+    assert [len(one["debates"]) for one in tree["sets"]] == [3, 3, 4]
+    assert len(tree["questions"]) == 7

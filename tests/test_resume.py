@@ -85,6 +85,62 @@ def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path
     assert step > 60
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the child touches no thread of the parent
+def test_a_kill_at_any_reply_loses_that_reply_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ["debate.num_agents=2", "task.num_train=3", "task.num_eval=1", "engine.batch_size=2", "task.high=2"]
+    every = Scripted(guess)
+    wanted = run_files(run(settings(Path("straight"), *tiny), every).path)
+    wanted.pop("config.json")  # has the name of its folder in it
+    total = len(every.history)
+    assert total == 5 * 6
+    for kept in range(total):
+
+        class Mortal(Scripted):
+            def _answer(self, request, kept=kept):
+                if len(self.history) == kept:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return super()._answer(request)
+
+        config = settings(Path(f"killed_at_{kept}"), *tiny)
+        child = os.fork()
+        if child == 0:
+            try:
+                run(config, Mortal(guess))
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        again = Scripted(guess)
+        got = run_files(run(config, again).path)
+        got.pop("config.json")
+        assert got == wanted, f"killed at reply {kept}"
+        assert len(again.history) == total - kept, f"killed at reply {kept}"
+
+
+def test_what_was_debated_is_counted_though_a_kill_came_before_its_event(tmp_path, monkeypatch):
+    config = settings(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        log = RunFolder.log
+
+        def dying(self, event, **fields):
+            if event == "debated" and fields["stage"] == "train":
+                raise KeyboardInterrupt
+            log(self, event, **fields)
+
+        patch.setattr(RunFolder, "log", dying)
+        run(config)
+    events = run(config).events()
+    debated = [event for event in events if event["event"] == "debated" and event["stage"] == "train"]
+    held = files.read_records(RunFolder.existing(config.runs_dir / config.name).debates(1), Debate)
+    assert sum(event["debates"] for event in debated) == len(held) == 10
+    assert sum(event["calls"] for event in debated) == sum(len(debate.calls()) for debate in held)
+    assert sum(event["prompt_tokens"] for event in debated) == sum(
+        call.reply.prompt_tokens for debate in held for call in debate.calls()
+    )
+
+
 def _die_at(step: int) -> None:
     """Kill this process before its `step`-th operation that changes the disk."""
     left = [step]

@@ -27,7 +27,7 @@ class EngineConfig(Section):
     trainer: Annotated[str, BeforeValidator(_name_of_null), AfterValidator(Part("trainer", TRAINERS))] = "sft"
     """`sft`: TRL and PEFT; `openai`: finetuning jobs of a hosted service; `null`: nothing is trained."""
     batch_size: Annotated[Positive, FREE] = 128
-    """Questions debated at a time: more are faster, and a kill loses more, for only finished batches are kept."""
+    """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and computation. Hardware without bfloat16, such as a CPU with AVX2 only, computes in
     float32 in any case; so does openvino on a single core."""

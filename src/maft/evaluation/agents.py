@@ -1,6 +1,6 @@
 """How often single agents are right: generators in the first round, critics in the last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from maft.evaluation.metrics import interval
@@ -24,19 +24,25 @@ class AgentAccuracy(NamedTuple):
 
 
 def agent_accuracies(
-    debates: Sequence[Debate], problems: Mapping[str, Problem], iteration: int, num_agents: int, grade: Grade
+    debates: Iterable[Debate], problems: Mapping[str, Problem], iteration: int, num_agents: int, grade: Grade
 ) -> list[AgentAccuracy]:
     """Return the mean of the generators and each of them, then the same of the critics, if there are any.
 
     Questions without a known answer are left out. An answer that could not be read, or that a failed debate never had,
     is wrong.
     """
-    graded = [debate for debate in debates if grade(problems[debate.problem_id], None) is not None]
-    last = max((turn.round for debate in graded for turn in debate.turns), default=0)
+    graded: list[dict[int, set[int]]] = []
+    """Who was right in the first and the last round of each debate, by round."""
+    for debate in debates:
+        problem = problems[debate.problem_id]
+        if grade(problem, None) is not None:
+            numbers = {1, debate.turns[-1].round} if debate.turns else set[int]()
+            graded.append({number: _right(debate.round(number), problem, grade) for number in numbers})
+    last = max((number for of_debate in graded for number in of_debate), default=0)
     rounds: list[tuple[Literal["generator", "critic"], int]] = [("generator", 1), ("critic", last)]
     found = []
     for role, number in rounds if last > 1 else rounds[:last]:
-        right = [_right(debate.round(number), problems[debate.problem_id], grade) for debate in graded]
+        right = [of_debate.get(number, set()) for of_debate in graded]
         by_agent = [[agent in of_question for of_question in right] for agent in range(num_agents)]
         mean = [len(of_question) / num_agents for of_question in right]
         found.append(_accuracy(iteration, role, None, mean))

@@ -1,7 +1,7 @@
 """What becomes of each agent's answer between the first round and the last: who corrects, who spoils."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from maft.records import Debate, Problem
@@ -21,7 +21,7 @@ class Flow(NamedTuple):
     stayed_wrong: int
 
 
-def flows(debates: Sequence[Debate], problems: Mapping[str, Problem], iteration: int, grade: Grade) -> list[Flow]:
+def flows(debates: Iterable[Debate], problems: Mapping[str, Problem], iteration: int, grade: Grade) -> list[Flow]:
     """Return one flow for each agent; debates that failed, of one round, or without a known answer are left out."""
     counts: dict[int, Counter[tuple[bool, bool]]] = {}
     for debate in debates:

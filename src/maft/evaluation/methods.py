@@ -4,7 +4,9 @@ The first round of a debate holds N independent answers, so a single answer, the
 come from the same samples: the comparison is paired and nothing is computed twice.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from maft.config import RunConfig
@@ -28,7 +30,7 @@ def names(iteration: int, num_agents: int) -> tuple[str, str, str]:
 class HeldOut:
     """The debates of one society on held-out questions, with their votes."""
 
-    def __init__(self, debates: Sequence[Debate], votes: Sequence[GradedVote]) -> None:
+    def __init__(self, debates: Iterable[Debate], votes: Iterable[GradedVote]) -> None:
         self.debates = debates
         self.votes = {vote.problem_id: vote for vote in votes}
         self.verdicts = {debate.problem_id: self.votes[debate.problem_id].verdicts(debate) for debate in debates}
@@ -69,14 +71,16 @@ def score_all(how: Scoring, budget: int | None = None) -> dict[str, list[Score]]
     return scores
 
 
-def votes_at_budget(debates: Sequence[Debate], budget: int) -> int:
+def votes_at_budget(debates: Iterable[Debate], budget: int) -> int:
     """Return the smallest number of first answers to each question that cost `budget` tokens over all questions.
 
     If all of them together cost less, their number.
     """
-    most = max(len(debate.first_answers()) for debate in debates)
-    costs = ((k, tokens(t.call for d in debates for t in d.first_answers()[:k])) for k in range(1, most + 1))
-    return next((k for k, cost in costs if cost >= budget), most)
+    each: Counter[int] = Counter()
+    for debate in debates:
+        each.update({place: tokens([turn.call]) for place, turn in enumerate(debate.first_answers())})
+    costs = accumulate(each[place] for place in range(len(each)))
+    return next((number for number, cost in enumerate(costs, 1) if cost >= budget), len(each))
 
 
 def _single(debate: Debate, method: str, how: Scoring) -> Score:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from maft import files, tasks
 from maft.config import RunConfig
 from maft.evaluation.methods import HeldOut, names
+from maft.files import Records
 from maft.method import protocol_of
 from maft.method import vote as voting
 from maft.records import Debate, GradedVote, Problem, Score, Vote
@@ -17,7 +18,7 @@ def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[
     """Read the votes of an iteration by problem id; those of schema 1 are grouped again."""
     votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(number), Vote)}
     equality = tasks.make(folder.config.task).equality
-    for debate in debates:
+    for debate in debates if any(vote.partition is None for vote in votes.values()) else ():
         if debate.problem_id in votes:
             votes[debate.problem_id] = voting.with_partition(votes[debate.problem_id], debate, equality)
     return votes
@@ -25,7 +26,7 @@ def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[
 
 def held_out(folder: RunFolder, number: int) -> HeldOut:
     """Read the held-out debates and votes of a finished evaluation."""
-    debates, path = files.read_records(folder.held_out_debates(number), Debate), folder.held_out_votes(number)
+    debates, path = Records(folder.held_out_debates(number), Debate), folder.held_out_votes(number)
     if path.exists():
         return HeldOut(debates, files.read_records(path, GradedVote))
     # An older maft kept no votes. Where answers tied, the label is the answer that was scored.
@@ -40,7 +41,7 @@ def held_out(folder: RunFolder, number: int) -> HeldOut:
     return HeldOut(debates, found)
 
 
-def decide(debates: Sequence[Debate], problems: Sequence[Problem], config: RunConfig) -> list[GradedVote]:
+def decide(debates: Iterable[Debate], problems: Sequence[Problem], config: RunConfig) -> list[GradedVote]:
     """Vote on held-out debates by `vote.over`, and grade every class of equal answers once. Nothing is dropped."""
     by_id, task, choose = {p.id: p for p in problems}, tasks.make(config.task), protocol_of(config.debate).ballots
     votes = (

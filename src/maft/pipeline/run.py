@@ -19,6 +19,7 @@ Every stage is a function from files to files of the run folder, and does nothin
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from maft import files, tasks
@@ -30,7 +31,7 @@ from maft.evaluation.votes import decide, votes_of
 from maft.files import Records
 from maft.method import curate, learners, protocol_of
 from maft.method import vote as voting
-from maft.method.curate import CurateCounts
+from maft.method.curate import CurateCounts, Curated
 from maft.method.protocol import Rules
 from maft.pipeline import finetune, rollouts
 from maft.pipeline.rollouts import Count
@@ -110,16 +111,21 @@ def make_examples(
     config, summary = folder.config, folder.examples_summary(iteration)
     if not summary.exists():
         how, seed, places = config.curate, config.seed, range(config.debate.num_agents)
-        sets = {f"generator_{n}": curate.generator_examples(debates, votes, n, how, seed) for n in places}
+        make: dict[str, Callable[[], Curated]] = {
+            f"generator_{n}": partial(curate.generator_examples, debates, votes, n, how, seed) for n in places
+        }
         if "critic" in protocol_of(config.debate).roles(config.debate):
-            turns = config.train.loss_turns
-            sets |= {f"critic_{n}": curate.critic_examples(debates, votes, n, how, seed, turns) for n in places}
+            more = (how, seed, config.train.loss_turns)
+            make |= {f"critic_{n}": partial(curate.critic_examples, debates, votes, n, *more) for n in places}
         if config.society.one_model:
-            sets = {learners(config)[0]: curate.pool(sets.values())}
-        sets = {agent: curate.limit(sets[agent], iteration, how, seed) for agent in learners(config)}
-        for agent, made in sets.items():
-            files.write_records(folder.examples(iteration, agent), made.examples)
-        files.write_json(summary, {agent: made.counts.model_dump() for agent, made in sets.items()})
+            every = tuple(make.values())
+            make = {learners(config)[0]: lambda: curate.pool(one() for one in every)}
+        counts = {}
+        for agent in learners(config):  # one after the other: the examples of all may be more than memory holds
+            chosen = curate.limit(make[agent](), iteration, how, seed)
+            files.write_records(folder.examples(iteration, agent), chosen.examples)
+            counts[agent] = chosen.counts.model_dump()
+        files.write_json(summary, counts)
         folder.log("curated", iteration=iteration)
     return num_examples(folder, iteration)
 
@@ -166,7 +172,7 @@ def evaluate(
         return
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
-    debates = list(_collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title))
+    debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
     decided = decide(debates, problems, config)
     files.write_records(folder.held_out_votes(iteration), decided)
     scores = score_all(Scoring(HeldOut(debates, decided), iteration, config))

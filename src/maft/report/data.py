@@ -11,6 +11,7 @@ from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.metrics import MethodResult, wilson
 from maft.evaluation.over_iterations import accuracy_interval
 from maft.evaluation.reliability import Level, levels, most_ballots
+from maft.files import Records
 from maft.method import learners
 from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
@@ -103,9 +104,9 @@ def labels(folder: RunFolder) -> list[Labels]:
     problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
     grade = cache(tasks.make(folder.config.task).grade)
     numbers = range(1, folder.config.num_iterations + 1)
-    found = [files.read_records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
+    found = [Records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
     most = max(map(most_ballots, found), default=0)
-    return [_labels(votes, problems, grade, most) for votes in found]
+    return [_labels(list(votes), problems, grade, most) for votes in found]
 
 
 def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> Labels:

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from maft import files
 from maft.config import RunConfig
 from maft.evaluation.votes import votes_of
+from maft.files import Records
 from maft.method.vote import tally_of
 from maft.records import Call, Debate, Example, Problem, Turn, Vote
 from maft.report import transcript
@@ -25,6 +25,8 @@ MAX_CHARACTERS = 4_000
 """How much of one reply the page holds."""
 MAX_TOTAL = 24_000_000
 """How many characters of replies it holds; compressed, a fifth of that or less."""
+MAX_DEBATES = 1_000
+"""How many debates of an iteration it holds; of more, so many at equal distances in the order of the questions."""
 PLAIN = 1_500_000
 """Characters of packed debates above which they are compressed."""
 
@@ -125,12 +127,21 @@ def _unanimous(debate: Debate, vote: Vote) -> bool:
 def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
     """Yield the last evaluation first, then the untrained society's, then the others."""
     for one in (*evaluations[:0:-1][:1], *evaluations[:1], *evaluations[-2:0:-1]):
-        title = f"iteration {one.iteration}" if one.iteration else "untrained"
+        problems, of_all = _some(one.problems)
+        title = (f"Held-out, iteration {one.iteration}" if one.iteration else "Held-out, untrained") + of_all
         debates = [
             Shown(debate, one.held.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
             for debate in one.held.debates
+            if debate.problem_id in problems
         ]
-        yield Set(f"eval-{one.iteration}", f"Held-out, {title}", False, one.held.grade, one.problems, debates)
+        yield Set(f"eval-{one.iteration}", title, False, one.held.grade, problems, debates)
+
+
+def _some(problems: Mapping[str, Problem]) -> tuple[Mapping[str, Problem], str]:
+    """Return the questions whose debates the page holds, and what its title says of the others."""
+    step = -(-len(problems) // MAX_DEBATES)
+    some = dict(list(problems.items())[:: max(1, step)])
+    return some, f" ({len(some):,} of {len(problems):,} debates)" if len(some) < len(problems) else ""
 
 
 def _training(folder: RunFolder) -> Iterator[Set]:
@@ -138,23 +149,26 @@ def _training(folder: RunFolder) -> Iterator[Set]:
     numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
     if not numbers:
         return
-    problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
+    problems, of_all = _some({problem.id: problem for problem in Records(folder.problems("train"), Problem)})
     grade = remembered(folder)
     for number in numbers:
-        held, examples = files.read_records(folder.debates(number), Debate), _examples(folder, number)
-        votes = votes_of(folder, number, held)
+        held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
+        votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)
         debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
-        yield Set(f"train-{number}", f"Training, iteration {number}", True, grade, problems, debates)
+        yield Set(f"train-{number}", f"Training, iteration {number}{of_all}", True, grade, problems, debates)
 
 
-def _examples(folder: RunFolder, number: int) -> Mapping[str, Sequence[Example]] | None:
+def _examples(
+    folder: RunFolder, number: int, problems: Mapping[str, Problem]
+) -> Mapping[str, Sequence[Example]] | None:
     """Return the examples of an iteration by question; None before they are made."""
     if not folder.examples_summary(number).exists():
         return None
     found: dict[str, list[Example]] = defaultdict(list)
     for file in sorted(folder.examples_summary(number).parent.glob("*.jsonl")):
-        for example in files.read_records(file, Example):
-            found[example.problem_id].append(example)
+        for example in Records(file, Example):
+            if example.problem_id in problems:
+                found[example.problem_id].append(example)
     return found
 
 

@@ -34,9 +34,9 @@ class Replies:
         self._file = sqlite3.connect(
             file, check_same_thread=False, isolation_level=None
         )  # a transaction for each reply
-        self._file.execute(f"PRAGMA synchronous={'FULL' if paid else 'OFF'}")
-        self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
         try:
+            self._file.execute(f"PRAGMA synchronous={'FULL' if paid else 'OFF'}")
+            self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
             raise DataError(f"{file} cannot be read: {error}. Remove it to ask everything in it again.") from None
