@@ -372,6 +372,10 @@ def test_success_without_a_model_is_a_failure(service, tmp_path):
     with pytest.raises(StageFailed, match="the job ftjob-0 of generator_0 succeeded, but names no model"):
         train(service, tmp_path, job(tmp_path, "generator_0"))
     assert not (tmp_path / "agents/generator_0").exists()
+    nameless = {"data": [service.shown(service.jobs["ftjob-0"]) | {"fine_tuned_model": None}]}
+    service.faults += [Fault(JOBS, 200, method="GET", change=lambda listed: listed | nameless)] * 2
+    train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert set(service.jobs) == {"ftjob-0", "ftjob-1"} and (tmp_path / "agents/generator_0").exists()
 
 
 @pytest.mark.parametrize("path", ["/files", JOBS, f"{JOBS}/ftjob"])

@@ -114,9 +114,9 @@ class OpenAiTrainer(Trainer):
     ) -> None:
         """Look at the jobs now and then until all have ended."""
         failures: list[str] = []
-        owed = dict(running)
-        while owed:
-            for agent, submission in list(owed.items()):
+        unfinished = dict(running)
+        while unfinished:
+            for agent, submission in list(unfinished.items()):
                 state = service.job(str(submission.job))
                 if state is None:
                     _note(jobs[agent].output).unlink(missing_ok=True)
@@ -146,8 +146,8 @@ class OpenAiTrainer(Trainer):
                 elif (step := service.step(str(submission.job))) is not None:
                     on_progress(_progress(agent, *step, 0))
                 if state.status in ENDED:
-                    del owed[agent]
-            if owed:
+                    del unfinished[agent]
+            if unfinished:
                 time.sleep(self.settings.poll_seconds)
         if failures:
             raise StageFailed(
@@ -181,7 +181,8 @@ class _Service:
         """Return the id of a job of this name that runs or has succeeded."""
         there = self._try(lambda: _whole(list(self._client.fine_tuning.jobs.list(limit=100)), "id", "status"))
         found = [job for job in there if (job.metadata or {}).get("maft") == marker]
-        return next((str(job.id) for job in found if job.status not in ("failed", "cancelled")), None)
+        good = (job for job in found if job.status not in ("failed", "cancelled"))
+        return next((str(job.id) for job in good if job.status != "succeeded" or job.fine_tuned_model), None)
 
     def start(self, submission: Submission, job: TrainJob, settings: TrainConfig) -> str:
         """Start a job and return its id."""
