@@ -18,7 +18,7 @@ from maft.errors import ConfigError, DataError
 from maft.method import bases, learners
 from maft.pipeline import run as pipeline
 from maft.records import Message, Request, SamplingParams
-from maft.report import run_page, transcript
+from maft.report import page, run_page, transcript
 from maft.report.table import diversity_table
 from maft.runs import societies, status
 from maft.samplers import Scripted
@@ -83,9 +83,10 @@ def test_transcripts_and_the_report_name_the_models_where_there_are_several(tmp_
     name = pipeline.questions(folder).train[0].id
     text = transcript.render(transcript.load(folder, name))
     assert "generator_1 (a)  " in text and "generator_2 (b)  " in text and "critic_2 (b)  " in text
-    head = run_page.write_page(folder).read_text(encoding="utf-8")
+    assert "scripted replies (no model)" in run_page.write_page(folder).read_text(encoding="utf-8")
+    real = {"engine": folder.config.engine.model_copy(update={"sampler": "transformers"})}
     models_ = "a (generator 0, generator 1, critic 0, critic 1), b (generator 2, critic 2)"
-    assert f"Multiagent finetuning of {models_} on arithmetic" in head
+    assert page.models(folder.config.model_copy(update=real)) == models_
     of_one = transcript.render(transcript.load(finished_run, pipeline.questions(finished_run).train[0].id))
     assert "generator_1  " in of_one
 
@@ -101,7 +102,7 @@ class Reader:
         assert agents[-1].adapter is None and all(dialogue[-1].role == "assistant" for dialogue in dialogues)
         places, scale = range(len(agents)), 10.0 if model == "b" else 1.0
         kl = tuple(tuple(scale * (n != m) for m in places) for n in places)
-        return [Reading(num_tokens=1, nll=tuple(map(float, places)), kl=kl) for _ in dialogues]
+        on_read([Reading(nll=tuple(map(float, places)), kl=kl) for _ in dialogues])
 
 
 @pytest.mark.parametrize(

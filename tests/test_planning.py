@@ -13,6 +13,7 @@ from maft.planning import calibration, costs, hardware
 from maft.planning.forecast import Behaviour, Texts, calls, forecast
 from maft.planning.plan import shape_of_options
 from maft.records import Reply
+from maft.runs import societies
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer, TrainProgress
@@ -98,9 +99,10 @@ def test_calls_and_trainings_are_those_of_the_run(tmp_path, overrides):
             trained.extend(jobs)
             super().train(jobs, settings, on_progress)
 
-    run(settled, Scripted(lambda request: asked.append(request) or guess(request)), Counting())
+    folder = run(settled, Scripted(lambda request: asked.append(request) or guess(request)), Counting())
+    idle = [societies.without_examples(folder, number) for number in range(1, settled.num_iterations + 1)]
     assert plan.calls == len(asked)
-    assert plan.trainings == len(trained)
+    assert plan.trainings == len(trained) + sum(map(len, idle)), "agents without examples are not trained"
 
 
 def test_memory_of_sampling_by_hand(tmp_path):
