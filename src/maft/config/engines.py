@@ -42,7 +42,8 @@ class EngineConfig(Section):
     """What several processes divide besides the examples: `none` (each holds all weights), or weights, gradients and
     optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
     max_sequences: Annotated[Positive | None, FREE] = None
-    """Maximum number of replies generated at the same time; null: 256 for openvino and vllm, 64 for transformers."""
+    """Maximum number of replies generated at the same time; null: 256 for openvino and vllm; for
+    transformers 64, and on CUDA as many as fit, up to 1,024, where all agents share a batch."""
     max_failures: Annotated[Share, FREE] = 0.1
     """Maximum share of debates that may fail; above it, the stage stops with an error."""
     trust_remote_code: Annotated[bool, FREE] = False
