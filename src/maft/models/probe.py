@@ -22,7 +22,7 @@ from maft.records import Record
 log = logging.getLogger(__name__)
 
 TEXT = "What is 7 * 8 + 3?\nFirst, 7 * 8 is 56, for 7 * 7 is 49. Then 56 + 3 = 59. The answer is \\boxed{59}."
-ROUNDING = 0.15
+ROUNDING = 0.25
 """Nats that the log-likelihood of a token may be off by in bfloat16, as a root mean square."""
 SHARE = 0.2
 """Share of the adapter's own effect that an engine's result may be off by."""
