@@ -49,7 +49,7 @@ def test_looking_whether_an_engine_is_installed_imports_nothing(monkeypatch):
 def test_an_engine_that_is_not_installed_says_how_to_install_it(monkeypatch, sampler, extra):
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     config = RunConfig(task=TaskConfig(name="arithmetic"), engine=EngineConfig(sampler=sampler))
-    with pytest.raises(MissingExtra, match=f"engine.sampler={sampler} .*maft.{extra}"):
+    with pytest.raises(MissingExtra, match=rf"engine.sampler={sampler} .*\[{extra}\]"):
         engines.make_sampler(config)
 
 
