@@ -99,7 +99,7 @@ class TrainConfig(_Training):
     """What is minimised: `sft` (maximum likelihood of the responses), or a class of your own (docs/extending.md)."""
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
     """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
-    `auto` does so on GPUs; on a CPU it is not faster."""
+    `auto` does so on GPUs; on a CPU, agents are trained side by side in processes of their own."""
     generator: RoleTraining = RoleTraining()
     critic: RoleTraining = RoleTraining()
 

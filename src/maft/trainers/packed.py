@@ -78,8 +78,8 @@ class Padded(NamedTuple):
     """(S, Q)"""
     keys: torch.Tensor
     """(S, K): the shared beginning, if there is one, then the row's own tokens."""
-    allowed: torch.Tensor
-    """(S, 1, Q, K): which keys a query sees."""
+    bias: torch.Tensor
+    """(S, 1, Q, K): 0 where a query sees a key, minus infinity elsewhere."""
     back: torch.Tensor
     """(T): place of each token in the flattened queries."""
 
@@ -176,7 +176,8 @@ def _padded(sequences: Sequence[tuple[int, int, int, int]], total: int, device: 
     keys = torch.where(own < 0, first[:, None] + place, start[:, None] + own.clamp(min=0))
     keys = torch.where(own < length[:, None], keys, 0)
     allowed = own[:, None, None, :] <= column[:, None, :, None]
-    return Padded(queries.to(device), keys.to(device), allowed.to(device), back.to(device))
+    bias = torch.zeros(allowed.shape).masked_fill_(~allowed, -torch.inf)
+    return Padded(queries.to(device), keys.to(device), bias.to(device), back.to(device))
 
 
 class Attention:
@@ -271,16 +272,17 @@ def _by_lengths(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Lengths,
 def _by_products(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Padded, scale: float) -> torch.Tensor:
     num_heads = q.shape[1]
     rows, longest = how.queries.shape
-    q, k, v = (_take(heads, index) for heads, index in ((q, how.queries), (k, how.keys), (v, how.keys)))
+    k, v = (_take(heads, how.keys) for heads in (k, v))
     if how.keys.shape[1] > EAGER_TOKENS:
+        q = _take(q, how.queries)
         out = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=how.allowed, scale=scale, enable_gqa=k.shape[1] != num_heads
+            q, k, v, attn_mask=how.bias.to(q.dtype), scale=scale, enable_gqa=k.shape[1] != num_heads
         )
     else:
         groups = num_heads // k.shape[1]
+        q = _take(q * scale, how.queries)
         q = q.reshape(rows, k.shape[1], groups * longest, -1)  # queries of heads that share keys lie together
-        scores = (q @ k.transpose(-1, -2) * scale).view(rows, num_heads, longest, -1)
-        weights = scores.masked_fill(~how.allowed, -torch.inf).softmax(-1)
+        weights = (q @ k.transpose(-1, -2)).view(rows, num_heads, longest, -1).add_(how.bias).softmax(-1)
         out = weights.view(rows, k.shape[1], groups * longest, -1) @ v
         out = out.view(rows, num_heads, longest, -1)
     flat = out.transpose(1, 2).reshape(rows * longest, -1)
