@@ -148,7 +148,8 @@ def test_workers_that_die_again_and_again_end_the_run_and_what_is_finished_is_ke
 
 
 @pytest.mark.parametrize(
-    ("what", "kind", "said"), [("refuse", DataError, "model x does not exist"), ("lack", MissingExtra, "maft.x.")]
+    ("what", "kind", "said"),
+    [("refuse", DataError, "model x does not exist"), ("lack", MissingExtra, "engine.sampler=x")],
 )
 def test_an_error_of_a_worker_keeps_its_kind(cluster, tmp_path, trouble, what, kind, said):
     (trouble / f"sample-{what}-always").touch()

@@ -109,3 +109,26 @@ def test_openvino_takes_the_cache_that_is_set():
     from maft.samplers.openvino import OpenVino
 
     assert OpenVino(EngineConfig(cache_gb=3)).cache_bytes(shapes.known("llama-3-8b"), [10]) == 3 * 2**30
+
+
+def test_pipelines_of_several_agents_stay_as_far_as_their_caches_will_fit_when_they_are_full(tmp_path, monkeypatch):
+    from maft.samplers.openvino import RESERVE, OpenVino
+
+    (tmp_path / "model.bin").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(memory, "free_ram", lambda: RESERVE + 2.5 * (2 << 30))  # room for two caches of 2 GB
+    engine, built = OpenVino(EngineConfig(cache_gb=2)), []
+    engine._folder = tmp_path
+    engine._build = lambda adapter: built.append(adapter and adapter.name) or object()
+    agents = []
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for file in ("adapter_config.json", "adapter_model.safetensors"):
+            (tmp_path / name / file).write_text(name)
+        agents.append(tmp_path / name)
+    a, b, c = agents
+    for adapter in (a, b, a, b, c, b, a):
+        engine._pipeline(adapter)
+    assert built == ["a", "b", "c", "a"], "the one that spoke longest ago goes"
+    engine.unload()
+    engine._pipeline(a)
+    assert built[-1] == "a" and len(built) == 5

@@ -47,6 +47,8 @@ class OpenVino(LocalSampler):
         super().__init__(settings, ledger)
         self._pipelines: dict[object, Any] = {}
         """By adapter, the one that spoke last at the end."""
+        self._room = 0.0
+        """Bytes that all pipelines together may take."""
 
     def load(self, model: str, chat: Chat) -> None:
         """Find or export the IR; a pipeline is built at an agent's first call."""
@@ -118,8 +120,13 @@ class OpenVino(LocalSampler):
         pipeline = self._pipelines.pop(key, None)
         if pipeline is None:
             weights = sum(file.stat().st_size for file in self._folder.glob("*.bin"))
-            need = RESERVE + self.settings.cache_gb * 2**30 + weights * WIDER[self.settings.dtype]
-            while self._pipelines and memory.free_ram() < need:
+            each = self.settings.cache_gb * 2**30 + weights * WIDER[self.settings.dtype]
+            if not self._pipelines:
+                self._room = memory.free_ram() - RESERVE
+            # Caches fill up later: what is free now says too little.
+            while self._pipelines and (
+                (len(self._pipelines) + 1) * each > self._room or memory.free_ram() < each + RESERVE
+            ):
                 self._pipelines.pop(next(iter(self._pipelines)))
             pipeline = self._build(adapter)
         self._pipelines[key] = pipeline
