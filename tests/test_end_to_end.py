@@ -61,11 +61,11 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     folder = runs / "e2e"
     debates = folder / "iter_01/debates.jsonl"
     killed_once(runs, debates)
-    first_batch = debates.read_bytes()
-    assert first_batch.count(b"\n") == 12, "the kill was to come between two batches"
+    first = debates.read_bytes().splitlines()
+    assert 1 <= len(first) < 24, "the kill was to come between two debates"
     killed_once(runs, folder / "iter_01/agents/generator_0")
     before = debates.read_bytes()
-    assert before.startswith(first_batch) and before.count(b"\n") == 24
+    assert before.count(b"\n") == 24 and set(first[:-1]) <= set(before.splitlines())
     done = subprocess.run(command(runs), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert debates.read_bytes() == before

@@ -306,4 +306,5 @@ def test_a_whole_run_of_two_bases(config, tmp_path):
         folder = run(whole, sampler, engines.make_trainer(whole))
     assert status.complete(folder)
     for agent in societies.after(folder, 1).agents:
-        models.check_adapter(Path(agent.adapter), models.resolve(agent.model))
+        if agent.adapter is not None:  # an agent without examples, as random weights may leave it, keeps its weights
+            models.check_adapter(Path(agent.adapter), models.resolve(agent.model))

@@ -404,7 +404,7 @@ def test_an_adapter_that_does_not_fit_is_refused_and_nothing_is_left(tiny, tmp_p
     weights = folder.agent(1, "critic_1") / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     code, _, err = call("merge", str(folder.path), "--agent", "all", "--output", str(tmp_path / "out"), "--quiet")
-    assert code == 2 and "is damaged: it is cut short" in err and [p.name for p in tmp_path.iterdir()] == ["runs"]
+    assert code == 2 and "is damaged" in err and "critic_1" in err and [p.name for p in tmp_path.iterdir()] == ["runs"]
 
 
 def tensors(folder: Path) -> dict:
