@@ -35,11 +35,15 @@ def sums(request) -> str:
     return f"It is \\boxed{{{value + (request.seed % 5 == 0)}}}."
 
 
+METHODS = [name for name in ARMS if name not in ("sparse", "contested", "dissenters", "aggregator", "answers_only")]
+"""All but protocols that are tested alone, or need more agents."""
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Comparison, Scripted, Counting]:
     """All methods, two seeds, two iterations."""
     config = settings(tmp_path_factory.mktemp("compared"), "num_iterations=2", "debate.num_eval_samples=4")
-    made = comparison.begin(config, list(ARMS), [0, 1])
+    made = comparison.begin(config, METHODS, [0, 1])
     engine, trainer = Scripted(sums), Counting()
     comparison.compare(made, engine, trainer, Quiet())
     return made, engine, trainer
@@ -67,7 +71,7 @@ def test_the_table_has_every_method_of_the_paper(done):
         "majority@budget",
         "debate",
     }
-    assert all((iteration, name) in rows for iteration in (1, 2) for name in ARMS)
+    assert all((iteration, name) in rows for iteration in (1, 2) for name in METHODS)
 
 
 def test_nothing_is_asked_twice(done):
@@ -138,11 +142,24 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         "maft_wo_debate": {"debate.num_rounds"},
         "maft_wo_debate_samples": {"debate.num_rounds", "debate.num_samples", "vote.label_from"},
         "vote_over_all": {"vote.over"},
+        "contested": {"debate.protocol"},
+        "contested_answers": {"debate.protocol", "debate.quote"},
+        "dissenters": {"debate.protocol"},
+        "aggregator": {"debate.protocol"},
+        "judge": {"debate.protocol"},
+        "answers_only": {"debate.quote"},
         "label_first_then_last": {"vote.label_from"},
     }.items():
         from maft import config as config_
 
         assert set(config_.differences(plain, arm_config(made, ARMS[name], 0))) == keys
+
+
+def test_a_method_that_the_config_cannot_have_is_refused_before_anything_runs(tmp_path):
+    config = settings(tmp_path, "debate.num_agents=3")
+    with pytest.raises(ConfigError, match=r"method sparse:\n.*debate\.num_agents to 4"):
+        comparison.chosen(config, ["contested", "sparse"], [0])
+    assert comparison.chosen(settings(tmp_path, "debate.num_agents=4"), ["sparse"], [0]).methods == ("maft", "sparse")
 
 
 def test_a_difference_is_to_maft_on_the_same_questions(done):

@@ -175,7 +175,7 @@ def test_flows_count_what_becomes_of_each_agents_answer():
     ]
     problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "unknown" else "2") for d in held}
     found = flows(held, problems, 1, grade)
-    assert [tuple(flow)[1:] for flow in found] == [(0, 1, 0, 1, 0), (1, 0, 1, 0, 1), (2, 0, 1, 0, 1)]
+    assert [tuple(flow)[1:] for flow in found] == [(0, 2, 0, 1, 0), (1, 1, 1, 0, 1), (2, 1, 1, 0, 1)]
 
 
 def test_levels_count_questions_and_right_winners_by_votes():

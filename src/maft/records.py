@@ -112,7 +112,7 @@ class Society(Record):
     generators: tuple[AgentRef, ...]
     critics: tuple[AgentRef, ...]
     summarizer: AgentRef | None
-    """None when critics summarise for themselves or when others' answers are quoted in full."""
+    """None when critics summarise for themselves, or nobody does."""
 
     @property
     def agents(self) -> tuple[AgentRef, ...]:
@@ -194,6 +194,12 @@ class Debate(Record):
         """Return the turns of one round (from 1; -1 is the last), in the order of the agents."""
         wanted = self.turns[-1].round if number == -1 and self.turns else number
         return tuple(turn for turn in self.turns if turn.round == wanted)
+
+    @property
+    def latest(self) -> tuple[Turn, ...]:
+        """The last turn of each agent, in their order: an agent that is not asked again keeps its answer."""
+        turns = {turn.agent: turn for turn in self.turns}
+        return tuple(turns[agent] for agent in sorted(turns))
 
     def turns_of(self, agent: int) -> tuple[Turn, ...]:
         """Return the turns of one agent, in order."""

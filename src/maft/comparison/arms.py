@@ -91,6 +91,17 @@ _ARMS = (
         "single",
         "one",
     ),
+    Arm("contested", "only questions are debated on which agents differ", _set(debate__protocol="contested")),
+    Arm(
+        "contested_answers",
+        "the same, and critics see answers with counts only",
+        _set(debate__protocol="contested", debate__quote="answers"),
+    ),
+    Arm("dissenters", "only agents outside the majority speak again", _set(debate__protocol="dissenters")),
+    Arm("sparse", "critics read their two neighbours only", _set(debate__protocol="sparse")),
+    Arm("aggregator", "one critic reads all answers, and has the last word", _set(debate__protocol="aggregator")),
+    Arm("judge", "one critic picks an answer", _set(debate__protocol="judge")),
+    Arm("answers_only", "critics see answers with counts, no reasoning", _set(debate__quote="answers")),
     Arm("vote_over_all", "all rounds vote", _set(vote__over="all")),
     Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
     Arm(

@@ -7,7 +7,7 @@ runs/<name>/
   results.json           the rows of the table, see `maft.comparison.results`
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,7 +88,8 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     """Return what would be compared: the reference, the methods asked for, and those that the folder has already.
 
     Raises:
-        ConfigError: a method that does not exist, or is one model where society names several; a reference that takes
+        ConfigError: a method that does not exist, has settings that this config cannot take, or is one model where
+            society names several; a reference that takes
             its own number of examples from another; engines that do not fit together; or the folder holds a run, or a
             comparison with other settings.
     """
@@ -104,6 +105,8 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
             f"Choose one of: {free}."
         )
     _refuse_one_for_several(config, methods)
+    for name in methods:
+        _with(config, ARMS[name].settings(config), name)
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
@@ -154,20 +157,25 @@ def existing(path: Path) -> Comparison:
 
 def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
     """Return the config of one arm: the common one, the arm's own settings, and its share of examples."""
-    tree = comparison.config.model_dump(mode="json")
     settings = {"name": arm.name, "runs_dir": str(comparison.path / f"seed_{seed}"), "seed": seed}
     if comparison.config.cluster.storage is not None:
         settings["cluster.storage"] = f"{comparison.config.cluster.storage}/{comparison.path.name}/seed_{seed}"
     settings |= arm.settings(comparison.config)
     if arm.budget:
         settings["curate.max_examples"] = _examples_of_reference(comparison, seed, arm.budget)
+    return _with(comparison.config, settings, arm.name)
+
+
+def _with(config: RunConfig, settings: Mapping[str, Any], method: str) -> RunConfig:
+    """Return a config with dotted keys and values on top."""
+    tree = config.model_dump(mode="json")
     for key, value in settings.items():
         *sections, last = key.split(".")
         node = tree
         for section in sections:
             node = node[section]
         node[last] = value
-    return config_.parse(tree, source=f"method {arm.name}")
+    return config_.parse(tree, source=f"method {method}")
 
 
 def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> list[int]:

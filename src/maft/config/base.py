@@ -20,6 +20,13 @@ class _Free:
 FREE = _Free()
 
 
+class _Newer:
+    """Marks a setting that earlier runs did not have: with its default value it is not part of a run's identity."""
+
+
+NEWER = _Newer()
+
+
 class _Place:
     """Marks a setting that may name a file or folder: one beside the config file goes before the current folder's."""
 
@@ -60,13 +67,16 @@ def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
     return setting[min(iteration, len(setting)) - 1] if isinstance(setting, tuple) else setting
 
 
-def identity(section: BaseModel) -> dict[str, Any]:
-    """Return the settings of a section that results depend on: all but those marked `FREE`, as plain values."""
+def identity(section: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
+    """Return the settings of a section that results depend on: all but those marked `FREE`, as plain values.
+
+    Without `defaults`, settings marked `NEWER` are left out where they have their default.
+    """
     tree = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if FREE in field.metadata:
+        if FREE in field.metadata or (NEWER in field.metadata and not defaults and value == field.get_default()):
             del tree[name]
         elif isinstance(value, Section):
-            tree[name] = identity(value)
+            tree[name] = identity(value, defaults=defaults)
     return tree

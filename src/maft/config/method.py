@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, model_validator
 
 from maft.config import prompts as prompts_
-from maft.config.base import PLACE, PerIteration, Positive, Section, Share
+from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share
 from maft.extensions import Part
 from maft.records import SamplingParams
 
@@ -134,8 +134,9 @@ class TaskConfig(Section):
         return self
 
 
-PROTOCOLS = ("debate", "vote")
+PROTOCOLS = ("debate", "vote", "contested", "dissenters", "sparse", "aggregator", "judge")
 """Names of the protocols that ship."""
+Quote = Literal["full", "answers", "summary"]
 
 
 class DebateConfig(Section):
@@ -143,16 +144,20 @@ class DebateConfig(Section):
 
     protocol: Annotated[str, AfterValidator(Part("protocol", PROTOCOLS))] = "debate"
     """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
-    later rounds have no effect. Or a class of your own, such as `my_file.py:MyProtocol`."""
+    later rounds have no effect. `contested`, `dissenters`, `sparse`, `aggregator`, `judge`: see docs/protocols.md. Or a
+    class of your own, such as `my_file.py:MyProtocol`."""
     num_agents: Positive = 3
     """N: number of generators, and of critics."""
     num_rounds: Positive = 2
     """M: number of rounds, one of generators and M - 1 of critics."""
     summarizer: Annotated[str, PLACE] = "base"
-    """Who summarises the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (the answers
-    are quoted in full), or the name or folder of another model."""
+    """Who summarises the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (nobody), or
+    the name or folder of another model."""
+    quote: Annotated[Quote | None, NEWER] = None
+    """What critics are shown of other agents: their replies in `full`, their `answers` with counts and without
+    reasoning, or a `summary`; null: a summary, or full replies where `summarizer` is `none`."""
     max_others: Positive = 5
-    """Maximum number of other agents' answers that are shown."""
+    """Maximum number of other agents' replies that are shown or summarised."""
     num_samples: Positive = 1
     """First answers of each generator: the first is debated, the others only vote, if `vote` counts them."""
     num_eval_samples: Positive | None = None
@@ -164,6 +169,25 @@ class DebateConfig(Section):
     keep_tokens: bool = False
     """Keep each reply's sampled token ids and their log-probabilities in the files, where the engine returns them.
     Finetuning then learns these tokens instead of tokenising the text again."""
+
+    @property
+    def quoted(self) -> Quote:
+        """What critics are shown of other agents."""
+        return self.quote or ("full" if self.summarizer == "none" else "summary")
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> Self:
+        if self.quote == "summary" and self.summarizer == "none":
+            raise ValueError(
+                "debate.quote = summary needs somebody who summarises, and debate.summarizer is none. Set it to base, "
+                "self or a model; or debate.quote to full or answers."
+            )
+        if self.protocol == "sparse" and self.num_agents < 4:
+            raise ValueError(
+                f"debate.protocol = sparse has each critic read its two neighbours, who are all others among "
+                f"{self.num_agents} agents. Set debate.num_agents to 4 or more, or debate.protocol to debate."
+            )
+        return self
 
 
 class RoleSampling(Section):

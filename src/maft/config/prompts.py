@@ -45,6 +45,12 @@ class Prompts(Record):
         "End with one final answer, written as \\boxed{answer}."
     )
     """P5, rounds 2 and on, when there is no other agent."""
+    judge: str = (
+        "Several agents have answered this question:\n\n{question}\n\nTheir answers:\n\n{answers}\n\n"
+        "Which of them is right? Choose one of them, and end with it as the one final answer, written as "
+        "\\boxed{answer}."
+    )
+    """To the critic that has the last word in the protocol `judge`."""
     hint: str = "{question} (The right answer is {hint}. Show how to find it.)"
     """What STaR, a baseline, asks in place of a question that was answered wrongly; `{hint}` is the right answer."""
 
@@ -67,6 +73,7 @@ REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "summarize": ("answers",),
     "critic_summary": ("summary",),
     "critic_full": ("answers",),
+    "judge": ("answers",),
     "hint": ("question", "hint"),
 }
 

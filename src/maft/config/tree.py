@@ -121,7 +121,7 @@ def resolved(config: RunConfig) -> str:
 
 def digest(config: RunConfig) -> str:
     """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
-    return short_digest(identity(config))
+    return short_digest(identity(config, defaults=False))
 
 
 def short_digest(tree: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
         if folder.evaluated(iteration) and (known is None or _lacks(known, num_read, folder.config.debate.num_agents)):
             held = held_out(folder, iteration)
             debates = [debate for debate in held.debates if debate.error is None]
-            texts = [turn.call.reply.text for debate in debates for turn in debate.round(-1)]
+            texts = [turn.call.reply.text for debate in debates for turn in debate.latest]
             vectors, n = embed(texts), folder.config.debate.num_agents
             found = Diversity(
                 iteration=iteration,

@@ -74,7 +74,7 @@ def mean_kl(kl: Sequence[Sequence[Sequence[float]]]) -> float:
 
 def last_dialogues(debate: Debate) -> list[tuple[Message, ...]]:
     """Return each agent's dialogue, which ends with its last reply."""
-    return [debate.dialogue(turn.agent) for turn in debate.round(-1)]
+    return [debate.dialogue(turn.agent) for turn in debate.latest]
 
 
 COLLAPSED = 0.25
@@ -99,7 +99,7 @@ def collapsed(measured: Sequence[Diversity]) -> list[str]:
 
 def _agreement(debate: Debate, vote: Vote) -> float:
     """Return the share of the agents that give the commonest last answer."""
-    classes, last = vote.classes(debate), debate.round(-1)
+    classes, last = vote.classes(debate), debate.latest
     numbers = Counter(classes[turn.answer] for turn in last if turn.answer is not None)
     return max(numbers.values(), default=0) / len(last)
 

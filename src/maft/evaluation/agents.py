@@ -1,4 +1,7 @@
-"""How often single agents are right: generators in the first round, critics in the last."""
+"""How often single agents are right: generators in the first round, critics with the last answer of each.
+
+An agent that is not asked again keeps its answer.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -31,18 +34,18 @@ def agent_accuracies(
     Questions without a known answer are left out. An answer that could not be read, or that a failed debate never had,
     is wrong.
     """
-    graded: list[dict[int, set[int]]] = []
-    """Who was right in the first and the last round of each debate, by round."""
+    right_by_role: dict[Literal["generator", "critic"], list[set[int]]] = {"generator": [], "critic": []}
+    """Who was right in the first round, and in the end, of each debate."""
+    last = 0
     for debate in debates:
         problem = problems[debate.problem_id]
         if grade(problem, None) is not None:
-            numbers = {1, debate.turns[-1].round} if debate.turns else set[int]()
-            graded.append({number: _right(debate.round(number), problem, grade) for number in numbers})
-    last = max((number for of_debate in graded for number in of_debate), default=0)
-    rounds: list[tuple[Literal["generator", "critic"], int]] = [("generator", 1), ("critic", last)]
+            final = debate.latest if debate.error is None else ()
+            right_by_role["generator"].append(_right(debate.round(1), problem, grade))
+            right_by_role["critic"].append(_right(final, problem, grade))
+            last = max([last, *(turn.round for turn in debate.turns)])
     found = []
-    for role, number in rounds if last > 1 else rounds[:last]:
-        right = [of_debate.get(number, set()) for of_debate in graded]
+    for role, right in list(right_by_role.items())[: min(last, 2)]:
         by_agent = [[agent in of_question for of_question in right] for agent in range(num_agents)]
         mean = [len(of_question) / num_agents for of_question in right]
         found.append(_accuracy(iteration, role, None, mean))

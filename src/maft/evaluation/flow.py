@@ -1,4 +1,7 @@
-"""What becomes of each agent's answer between the first round and the last: who corrects, who spoils."""
+"""What becomes of each agent's answer between the first round and the last: who corrects, who spoils.
+
+An agent that is not asked again keeps its answer.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,17 +25,23 @@ class Flow(NamedTuple):
 
 
 def flows(debates: Iterable[Debate], problems: Mapping[str, Problem], iteration: int, grade: Grade) -> list[Flow]:
-    """Return one flow for each agent; debates that failed, of one round, or without a known answer are left out."""
+    """Return one flow for each agent; none where nobody ever spoke twice.
+
+    Debates that failed or are on a question without a known answer are left out.
+    """
     counts: dict[int, Counter[tuple[bool, bool]]] = {}
+    debated = False
     for debate in debates:
         problem = problems[debate.problem_id]
-        last = debate.round(-1)
-        if debate.error is not None or problem.gold is None or not last or last[0].round == 1:
+        if debate.error is not None or problem.gold is None:
             continue
-        for first, final in zip(debate.round(1), last, strict=True):
+        for final in debate.latest:
+            debated |= final.round > 1
+            first = debate.turns_of(final.agent)[0]
             change = (bool(grade(problem, first.answer)), bool(grade(problem, final.answer)))
             counts.setdefault(final.agent, Counter())[change] += 1
     return [
         Flow(iteration, agent, of[True, True], of[False, True], of[True, False], of[False, False])
         for agent, of in sorted(counts.items())
+        if debated
     ]

@@ -5,13 +5,19 @@ from pathlib import Path
 
 from maft.config import AgentConfig, DebateConfig, RunConfig
 from maft.extensions import find
-from maft.method.debate import FirstAnswers, SynchronousDebate
+from maft.method import debate
 from maft.method.protocol import Play, Protocol, Rules
 from maft.records import Problem
 
 __all__ = ["PROTOCOLS", "Play", "Protocol", "Rules", "bases", "learners", "play", "protocol_of"]
 
-PROTOCOLS: Mapping[str, type[Protocol]] = {protocol.name: protocol for protocol in (SynchronousDebate, FirstAnswers)}
+PROTOCOLS: Mapping[str, type[Protocol]] = {
+    protocol.name: protocol
+    for protocol in (
+        *(debate.SynchronousDebate, debate.FirstAnswers, debate.Contested, debate.Dissenters, debate.Sparse),
+        *(debate.Aggregator, debate.Judge),
+    )
+}
 
 
 def protocol_of(settings: DebateConfig) -> Protocol:
@@ -45,8 +51,9 @@ def bases(config: RunConfig) -> tuple[str, ...]:
     named = [
         entry.model or config.model if isinstance(entry, AgentConfig) else _base(config, entry) for entry in entries
     ]
-    summarizer = [] if config.debate.summarizer in ("self", "none") else [config.debate.summarizer]
-    return tuple(dict.fromkeys([*named, *(config.model if name == "base" else name for name in summarizer)]))
+    who, summarised = config.debate.summarizer, config.debate.quoted == "summary"
+    summarizer = [config.model if who == "base" else who] if summarised and who != "self" else []
+    return tuple(dict.fromkeys([*named, *summarizer]))
 
 
 def _base(config: RunConfig, weights: str) -> str:

@@ -1,14 +1,39 @@
-"""The protocols that ship: `debate`, the paper's, and `vote`, which has its first round only."""
+"""The protocols that ship; docs/protocols.md says what each costs.
+
+debate       the paper's: everyone reads everyone, M rounds
+vote         the first round only
+contested    a debate that ends as soon as all agree
+dissenters   only agents outside the largest class of answers speak again
+sparse       each critic reads its two neighbours in a ring
+aggregator   in the last round one critic reads all answers with their counts, and has the last word
+judge        in the last round one critic picks one of the answers
+"""
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from maft import seeds
 from maft.config import DebateConfig
 from maft.config import prompts as prompts_
 from maft.config.prompts import Prompts
-from maft.method.protocol import Ask, Calls, Protocol, Rules, ask, drawn, record, shown, system, turn
-from maft.records import AgentRef, Call, Problem, Reply, Request, Role, Turn
+from maft.method.protocol import (
+    Ask,
+    Calls,
+    Protocol,
+    Rules,
+    ask,
+    classes,
+    drawn,
+    record,
+    shown,
+    system,
+    turn,
+)
+from maft.method.vote import representative
+from maft.records import Call, Debate, Problem, Reply, Request, Role, Turn
+
+Readers = Mapping[int, Sequence[int]]
+"""Who speaks in a round of critics, and whose answers each of them reads, by the agents' places."""
 
 
 class FirstAnswers(Protocol):
@@ -33,10 +58,29 @@ class FirstAnswers(Protocol):
 class SynchronousDebate(FirstAnswers):
     """The paper's debate: round 1 is the generators', every later round the critics'.
 
-    Rounds are synchronous: what is shown in round m was said in round m - 1.
+    Rounds are synchronous: what is shown in round m was said before it. Its kin change who speaks and who reads whom.
     """
 
     name = "debate"
+    share = 1.0
+    """Share of the critics' calls to expect."""
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return who speaks in a round and whom each reads, by the agents' answers so far; nobody ends the debate."""
+        return {own.agent: [other.agent for other in before if other is not own] for own in before}
+
+    def sizes(self, settings: DebateConfig, number: int) -> tuple[int, int]:
+        """Return how many critics speak in a round at most, and how many answers each reads."""
+        return settings.num_agents, settings.num_agents - 1
+
+    def quote(self, settings: DebateConfig, number: int) -> str:
+        """Return what critics are shown of others in a round, as `debate.quote` names it."""
+        return settings.quoted
+
+    def prompt(self, texts: Prompts, quote: str, number: int, num_rounds: int) -> str:
+        """Return the template of what a critic is asked; `quote` is `alone` where it reads nobody."""
+        known = {"summary": texts.critic_summary, "alone": texts.critic_alone}
+        return known.get(quote, texts.critic_full)
 
     def speak(
         self, problem: Problem, rules: Rules, turns: list[Turn], samples: list[Turn]
@@ -44,24 +88,186 @@ class SynchronousDebate(FirstAnswers):
         """Play round 1 and the rounds of the critics."""
         yield from super().speak(problem, rules, turns, samples)
         for number in range(2, rules.debate.num_rounds + 1):
-            turns += yield from critic_round(problem, rules, number, turns)
+            readers = self.readers(record(problem, rules, turns).latest, problem, rules, number)
+            if not readers:
+                return
+            turns += yield from self.critic_round(problem, rules, number, turns, readers)
+
+    def critic_round(
+        self, problem: Problem, rules: Rules, number: int, said: Sequence[Turn], readers: Readers
+    ) -> Generator[list[Request], list[Reply], list[Turn]]:
+        """Let critics read what others said before, and answer within their own dialogues."""
+        so_far, num_rounds = record(problem, rules, said), rules.debate.num_rounds
+        quote = self.quote(rules.debate, number) if any(readers.values()) else "alone"
+        read = {n: [own for own in so_far.latest if own.agent in others] for n, others in readers.items()}
+        if quote == "answers":
+            quoted = {n: count_answers(turns, problem, rules) for n, turns in read.items()}
+        else:
+            quoted = {n: prompts_.quote(_replies(turns, n, rules, problem, number)) for n, turns in read.items()}
+        summaries: Mapping[int, Call] = {}
+        if quote == "summary":
+            summaries = yield from _summarise(problem, rules, number, quoted)
+        template = self.prompt(rules.prompts, quote, number, num_rounds)
+        asked = []
+        for n in readers:
+            summary = shown(rules, summaries[n].reply).strip() if summaries else ""
+            parts = {"question": problem.question, "agent": f"{n + 1}", "summary": summary}
+            prompt = prompts_.fill(template, answers=summary if summaries else quoted[n], **parts)
+            critic = rules.society.critics[n]
+            how = drawn(rules, critic, rules.sampling.critic)
+            asked.append(Ask(critic, n, prompt, so_far.dialogue(n), how, "answer"))
+        calls = yield from ask(asked, problem, rules, number)
+        return [turn(rules, n, number, call, summaries.get(n)) for n, call in zip(readers, calls, strict=True)]
 
     def kinds(self, settings: DebateConfig, prompts: Prompts) -> Iterator[Calls]:
         """Yield first answers, then summaries, if there are any, and critics' answers of each round."""
-        n, others = settings.num_agents, min(settings.num_agents - 1, settings.max_others)
-        summarized = settings.summarizer != "none" and others > 0
         (first,) = super().kinds(settings, prompts)
         yield first
-        shown = prompts.critic_summary if summarized else prompts.critic_full if others else prompts.critic_alone
-        texts, quoted = first.texts, Counter[Role]()
+        texts, quoted, answers = first.texts, Counter[Role](), Counter[Role]()
         for number in range(2, settings.num_rounds + 1):
+            times, read = self.sizes(settings, number)
+            quote = self.quote(settings, number) if read else "alone"
+            most = min(read, settings.max_others)
             before: Role = "generator" if number == 2 else "critic"
-            if summarized:
-                yield Calls("summary", number, "summarizer", n, (prompts.summarize,), {before: others})
-            texts = (*texts, shown)
-            quoted[before] += 1
-            quoted["summarizer" if summarized else before] += 1 if summarized else others
-            yield Calls("answer", number, "critic", n, texts, dict(quoted))
+            if quote == "summary":
+                texts_of_summary = (prompts.summarize,)
+                yield Calls("summary", number, "summarizer", times, texts_of_summary, {before: most}, share=self.share)
+            texts = (*texts, self.prompt(prompts, quote, number, settings.num_rounds))
+            quoted[before] += 1 + most * (quote == "full")
+            quoted["summarizer"] += quote == "summary"
+            answers[before] += read * (quote == "answers")
+            yield Calls("answer", number, "critic", times, texts, dict(+quoted), dict(+answers), self.share)
+
+
+class Contested(SynchronousDebate):
+    """A debate that ends as soon as all agents give the same answer."""
+
+    name = "contested"
+    share = 0.5
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return nobody where all agree."""
+        return {} if agree(before, problem, rules) else super().readers(before, problem, rules, number)
+
+
+class Dissenters(SynchronousDebate):
+    """A debate in which only agents outside the largest class of answers speak again; the others keep theirs.
+
+    Where several classes are the largest, everyone speaks.
+    """
+
+    name = "dissenters"
+    share = 1 / 3
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return the agents outside the largest class."""
+        numbers = classes(before, problem, rules)
+        counts = Counter(n for n in numbers if n is not None).most_common(2)
+        leads = bool(counts) and counts[0][1] > sum(votes for _, votes in counts[1:])
+        content = {own.agent for own, n in zip(before, numbers, strict=True) if leads and n == counts[0][0]}
+        everyone = super().readers(before, problem, rules, number)
+        return {n: read for n, read in everyone.items() if n not in content}
+
+    def ballots(self, debate: Debate, which: str) -> tuple[Turn, ...]:
+        """Return the last answer of each agent, from whichever round it is, where the last round votes."""
+        return debate.latest if which == "last" else super().ballots(debate, which)
+
+
+class Sparse(SynchronousDebate):
+    """A debate in which each critic reads its two neighbours in a ring (Li et al., arXiv 2406.11776)."""
+
+    name = "sparse"
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return everyone, with the neighbours."""
+        size = len(before)
+        return {n: sorted({(n - 1) % size, (n + 1) % size}) for n in range(size)}
+
+    def sizes(self, settings: DebateConfig, number: int) -> tuple[int, int]:
+        """Return N and 2."""
+        return settings.num_agents, 2
+
+
+class Aggregator(SynchronousDebate):
+    """A debate whose last round is one critic's, drawn for each question: it reads all answers with their counts.
+
+    If its answer cannot be read, the round before votes.
+    """
+
+    name = "aggregator"
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return, in the last round, one critic that reads everybody."""
+        if number < rules.debate.num_rounds:
+            return super().readers(before, problem, rules, number)
+        rng = seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, "last word")
+        return {rng.randrange(len(before)): [own.agent for own in before]}
+
+    def sizes(self, settings: DebateConfig, number: int) -> tuple[int, int]:
+        """Return 1 and N in the last round."""
+        return (1, settings.num_agents) if number == settings.num_rounds else super().sizes(settings, number)
+
+    def quote(self, settings: DebateConfig, number: int) -> str:
+        """Return `answers` in the last round."""
+        return "answers" if number == settings.num_rounds else super().quote(settings, number)
+
+    def ballots(self, debate: Debate, which: str) -> tuple[Turn, ...]:
+        """Return the last word, or the round before it if the last word could not be read."""
+        last = super().ballots(debate, which)
+        if which == "last" and len(last) == 1 and last[0].answer is None:
+            return debate.round(max(1, last[0].round - 1))
+        return last
+
+
+class Judge(Aggregator):
+    """A debate whose last round is one critic's, which picks one of the answers; unanimous questions need no judge.
+
+    An answer that nobody gave counts as one that could not be read: the round before votes.
+    """
+
+    name = "judge"
+    share = 0.5
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return nobody where all agree."""
+        return {} if agree(before, problem, rules) else super().readers(before, problem, rules, number)
+
+    def quote(self, settings: DebateConfig, number: int) -> str:
+        """Return what `debate.quote` says in every round."""
+        return settings.quoted
+
+    def prompt(self, texts: Prompts, quote: str, number: int, num_rounds: int) -> str:
+        """Ask for a choice in the last round."""
+        return texts.judge if number == num_rounds else super().prompt(texts, quote, number, num_rounds)
+
+    def critic_round(
+        self, problem: Problem, rules: Rules, number: int, said: Sequence[Turn], readers: Readers
+    ) -> Generator[list[Request], list[Reply], list[Turn]]:
+        """Read only an answer that was there."""
+        before = record(problem, rules, said).latest
+        turns = yield from super().critic_round(problem, rules, number, said, readers)
+        if number < rules.debate.num_rounds:
+            return turns
+        *known, picked = classes([*before, *turns], problem, rules)
+        return turns if picked in known else [turns[0].model_copy(update={"answer": None})]
+
+
+def agree(turns: Sequence[Turn], problem: Problem, rules: Rules) -> bool:
+    """Say whether all answers could be read and are the same."""
+    numbers = set(classes(turns, problem, rules))
+    return len(numbers) == 1 and None not in numbers
+
+
+def count_answers(turns: Sequence[Turn], problem: Problem, rules: Rules) -> str:
+    """Return answers without their reasoning, each once with the number of agents that gave it, most first."""
+    answers: dict[int | None, list[str]] = {}
+    for own, number in zip(turns, classes(turns, problem, rules), strict=True):
+        answers.setdefault(number, []).append(own.answer or "")
+    ordered = sorted(answers.items(), key=lambda item: (item[0] is None, -len(item[1]), representative(item[1])))
+    return "\n".join(
+        f"{'no readable answer' if number is None else representative(same)}: {len(same)} of {len(turns)} agents"
+        for number, same in ordered
+    )
 
 
 def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list[Reply], list[Turn]]:
@@ -86,57 +292,28 @@ def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list
     return [turn(rules, one.place, 1, call) for one, call in zip(asked, calls, strict=True)]
 
 
-def critic_round(
-    problem: Problem, rules: Rules, number: int, said: Sequence[Turn]
-) -> Generator[list[Request], list[Reply], list[Turn]]:
-    """Every critic reads what the others said in the round before, then answers within its own dialogue."""
-    before = [earlier for earlier in said if earlier.round == number - 1]
-    others = [_others(before, n, rules, problem, number) for n in range(len(before))]
-    summaries: list[Call] | None = None
-    if rules.debate.summarizer != "none" and len(before) > 1:
-        asked = [
-            Ask(
-                _summarizer(rules, n),
-                n,
-                prompts_.fill(rules.prompts.summarize, question=problem.question, answers=prompts_.quote(texts)),
-                (),
-                rules.sampling.summarizer,
-                "summary",
-            )
-            for n, texts in enumerate(others)
-        ]
-        summaries = yield from ask(asked, problem, rules, number)
-    so_far = record(problem, rules, said)
-    asked = [
-        Ask(
-            critic,
-            n,
-            _critic_prompt(problem, rules, n, others[n], shown(rules, summaries[n].reply) if summaries else None),
-            so_far.dialogue(n),
-            drawn(rules, critic, rules.sampling.critic),
-            "answer",
-        )
-        for n, critic in enumerate(rules.society.critics)
-    ]
-    calls = yield from ask(asked, problem, rules, number)
-    return [turn(rules, n, number, call, summaries[n] if summaries else None) for n, call in enumerate(calls)]
-
-
-def _others(before: Sequence[Turn], agent: int, rules: Rules, problem: Problem, number: int) -> list[str]:
-    """Return what the other agents said in the round before: at most `max_others`, in an order drawn by seed."""
-    texts = [shown(rules, turn.call.reply) for turn in before if turn.agent != agent]
+def _replies(turns: Sequence[Turn], agent: int, rules: Rules, problem: Problem, number: int) -> list[str]:
+    """Return what an agent reads of others' replies: at most `max_others`, in an order drawn by seed."""
+    texts = [shown(rules, other.call.reply) for other in turns]
     seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, agent, number, "others").shuffle(texts)
     return texts[: rules.debate.max_others]
 
 
-def _critic_prompt(problem: Problem, rules: Rules, agent: int, others: Sequence[str], summary: str | None) -> str:
-    parts = {"question": problem.question, "agent": f"{agent + 1}"}
-    if summary is not None:
-        return prompts_.fill(rules.prompts.critic_summary, summary=summary.strip(), **parts)
-    if others:
-        return prompts_.fill(rules.prompts.critic_full, answers=prompts_.quote(others), **parts)
-    return prompts_.fill(rules.prompts.critic_alone, **parts)
-
-
-def _summarizer(rules: Rules, agent: int) -> AgentRef:
-    return rules.society.summarizer or rules.society.critics[agent]
+def _summarise(
+    problem: Problem, rules: Rules, number: int, quoted: Mapping[int, str]
+) -> Generator[list[Request], list[Reply], dict[int, Call]]:
+    """Have the replies that each agent is shown condensed for it."""
+    template, how = rules.prompts.summarize, rules.sampling.summarizer
+    asked = [
+        Ask(
+            rules.society.summarizer or rules.society.critics[n],
+            n,
+            prompts_.fill(template, question=problem.question, answers=answers),
+            (),
+            how,
+            "summary",
+        )
+        for n, answers in quoted.items()
+    ]
+    calls = yield from ask(asked, problem, rules, number)
+    return dict(zip(quoted, calls, strict=True))

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from maft import seeds
 from maft.answers import extract_answer, thinking
+from maft.answers.equality import Classes, Equality
 from maft.config import AgentSampling, DebateConfig, RoleSampling
 from maft.config.prompts import Prompts
 from maft.method import vote
@@ -34,6 +35,8 @@ class Rules(NamedTuple):
     """What is different for the answers of single agents, by name."""
     extract: Callable[[str], str | None] = extract_answer
     """Reads the answer out of a reply, as the task wants it."""
+    equality: Equality = vote.MATHEMATICS
+    """The task's rule of which answers are the same."""
 
 
 class Calls(NamedTuple):
@@ -44,10 +47,15 @@ class Calls(NamedTuple):
     role: Role
     """Whose sampling parameters and length of replies they have."""
     times: int
+    """Most calls of one debate."""
     texts: tuple[str, ...]
     """The messages of the prompt that no model wrote, as templates."""
     quoted: Mapping[Role, int] = MappingProxyType({})
     """How many replies the prompt holds, by the role that wrote them."""
+    answers: Mapping[Role, int] = MappingProxyType({})
+    """How many answers it holds without their reasoning."""
+    share: float = 1.0
+    """Share of `times` to expect where answers decide who is asked: a guess, until it is measured."""
 
     @property
     def name(self) -> str:
@@ -165,6 +173,12 @@ def shown(rules: Rules, reply: Reply) -> str:
     parted = thinking.strip(reply.text)
     hide = parted.thinking and not rules.debate.show_thinking
     return (parted.rest or "(no answer)") if hide else reply.text
+
+
+def classes(turns: Sequence[Turn], problem: Problem, rules: Rules) -> Classes:
+    """Return the class of each turn's answer; the known answer of the question is not looked at."""
+    asked = Problem(id=problem.id, question=problem.question)
+    return rules.equality.classes([turn.answer for turn in turns], asked)
 
 
 def turn(rules: Rules, agent: int, number: int, call: Call, summary: Call | None = None) -> Turn:

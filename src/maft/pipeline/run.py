@@ -195,6 +195,7 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
         debate=config.debate.model_copy(update={"num_samples": num_samples or config.debate.num_samples}),
         prompts=prompts.build(task.prompts, config.prompts),
         extract=task.extract,
+        equality=task.equality,
         sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
         own_sampling={
             agent.name: own
@@ -233,6 +234,10 @@ def _collect(
             if uncounted := _without_events(count, folder, rules):
                 log(uncounted)
 
+        def on_batch(count: Count) -> None:
+            bar.advance(max(0, count.debates * per_debate - count.calls))  # calls that the protocol did not need
+            log(count)
+
         with replies_kept(folder, sampler) as kept:
             return rollouts.collect(
                 problems,
@@ -243,7 +248,7 @@ def _collect(
                 max_failures=folder.config.engine.max_failures,
                 on_resume=on_resume,
                 on_reply=lambda _: bar.advance(),
-                on_batch=log,
+                on_batch=on_batch,
             )
 
 

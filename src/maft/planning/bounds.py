@@ -117,7 +117,8 @@ def _debate(question: float, debate: DebateConfig, sampling: RoleSampling, texts
     rows: dict[str, float] = {}
     for kind in protocol_of(debate).kinds(debate, texts):
         read = sum(_tokens(text) + question for text in kind.texts)
-        read += sum(number * longest[role] for role, number in kind.quoted.items())
+        quoted = (*kind.quoted.items(), *kind.answers.items())
+        read += sum(number * longest[role] for role, number in quoted)
         prompt += kind.times * read
         completion += kind.times * longest[kind.role]
         if kind.kind == "answer":

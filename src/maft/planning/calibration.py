@@ -311,11 +311,13 @@ def _behaviour(
 ) -> Behaviour:
     by_kind = _by_kind(debates)
     lengths: dict[Role, list[float]] = {"generator": [], "critic": [], "summarizer": []}
-    for kind in protocol_of(config.debate).kinds(config.debate, Prompts()):
+    kinds = list(protocol_of(config.debate).kinds(config.debate, Prompts()))
+    for kind in kinds:
         lengths[kind.role] += [reply.completion_tokens for reply in by_kind[kind.name]]
     rows = {role: _rows(debates, sets, role, config) for role, sets in examples.items()}
     num_responses = config.debate.num_agents * len(debates)
     return Behaviour(
+        calls={kind.name: len(by_kind[kind.name]) / len(debates) for kind in kinds if kind.share < 1},
         replies={role: _mean(of_role) for role, of_role in lengths.items()},
         learned={role: len(of_role) / num_responses for role, of_role in rows.items()},
         rows={role: _mean([prompt + reply for prompt, reply in of_role]) for role, of_role in rows.items() if of_role},

@@ -20,6 +20,8 @@ MESSAGE_TOKENS = 6
 """What a chat template adds to a message."""
 REPLY_SHARE = 0.5
 """Length of a reply as a share of the longest allowed, where nothing is known of it."""
+ANSWER_TOKENS = 8
+"""Tokens of an answer that is quoted without its reasoning."""
 LEARNED_SHARE = 0.6
 """Share of an agent's responses that agree with the label, where nothing is known of it."""
 
@@ -37,6 +39,8 @@ class Behaviour(Record):
     """Examples of an agent for each question debated."""
     rows: dict[Role, float] = {}  # noqa: RUF012  # pydantic copies it
     """Tokens of an example; where none is given, it is the prompt and reply of the role's last call."""
+    calls: dict[str, float] = {}  # noqa: RUF012  # pydantic copies it
+    """Calls of each kind in a debate, where answers decide who is asked; where none is given, the protocol's guess."""
 
 
 class Stage(Record):
@@ -107,7 +111,7 @@ class Call(Record):
 
     kind: str
     role: Role
-    times: int
+    times: float
     prompt: float
     reply: float
 
@@ -116,8 +120,10 @@ def calls(debate: DebateConfig, texts: Texts, said: Behaviour) -> Iterator[Call]
     """Yield the kinds of calls of one debate."""
     for kind in protocol_of(debate).kinds(debate, Prompts()):
         quoted = sum(number * said.replies[role] for role, number in kind.quoted.items())
+        quoted += ANSWER_TOKENS * sum(kind.answers.values())
         prompt, reply = texts[kind.name] + quoted, said.replies[kind.role]
-        yield Call(kind=kind.name, role=kind.role, times=kind.times, prompt=prompt, reply=reply)
+        times = said.calls.get(kind.name, kind.times * kind.share)
+        yield Call(kind=kind.name, role=kind.role, times=times, prompt=prompt, reply=reply)
 
 
 def assumed_texts(config: RunConfig, question_tokens: float | None = None) -> Texts:
@@ -141,14 +147,15 @@ def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> B
         return min(reply_tokens, most) if reply_tokens else most * REPLY_SHARE
 
     first = LEARNED_SHARE * min(config.curate.examples_per_question, config.debate.num_samples)
-    roles = protocol_of(config.debate).roles(config.debate)
+    kinds = [kind for kind in protocol_of(config.debate).kinds(config.debate, Prompts()) if kind.kind == "answer"]
+    asked = {kind.role: kind.share * min(1.0, kind.times / config.debate.num_agents) for kind in kinds}
     return Behaviour(
         replies={
             "generator": length(how.generator.max_new_tokens),
             "critic": length(how.critic.max_new_tokens),
             "summarizer": length(how.summarizer.max_new_tokens),
         },
-        learned={role: first if role == "generator" else LEARNED_SHARE for role in roles},
+        learned={role: first if role == "generator" else LEARNED_SHARE * share for role, share in asked.items()},
     )
 
 
@@ -201,7 +208,7 @@ def _stage(
         stage=stage,
         iteration=iteration,
         debates=debates,
-        calls=debates * sum(call.times for call in made),
+        calls=round(debates * sum(call.times for call in made)),
         prompt_tokens=debates * sum(call.times * call.prompt for call in made),
         generated_tokens=debates * sum(call.times * call.reply for call in made),
         society=society,

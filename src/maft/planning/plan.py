@@ -7,6 +7,7 @@ from pydantic import Field
 
 from maft import tasks
 from maft.config import RunConfig
+from maft.config.prompts import Prompts
 from maft.errors import UserError
 from maft.hosted.service import MILLION
 from maft.method import bases, protocol_of
@@ -217,6 +218,10 @@ def _usd(config: RunConfig, run: Forecast) -> float | None:
 def _assumptions(
     config: RunConfig, calibration: Calibration | None, reply_tokens: float | None, question_tokens: float | None
 ) -> Iterator[str]:
+    varying = [kind for kind in protocol_of(config.debate).kinds(config.debate, Prompts()) if kind.share < 1]
+    if varying and calibration is None:
+        name, share = config.debate.protocol, varying[0].share
+        yield f"With debate.protocol = {name}, {share:.0%} of the critics' calls are taken to be made."
     if config.train.method == "full":
         yield "Fully finetuned agents are models of their own, loaded in turn; the time of that is not counted."
     if bases(config) != (config.model,):

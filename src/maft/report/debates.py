@@ -120,7 +120,7 @@ def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
 
 def _unanimous(debate: Debate, vote: Vote) -> bool:
     classes = vote.classes(debate)
-    last = {classes[turn.answer] for turn in debate.round(-1)}
+    last = {classes[turn.answer] for turn in debate.latest}
     return len(last) == 1 and None not in last
 
 
@@ -224,7 +224,7 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
 def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Texts) -> list[Any]:
     debate, vote = shown.debate, shown.vote
     fates = {fate.agent: fate for fate in shown.fates}
-    numbers = sorted({turn.round for turn in debate.turns})
+    numbers, latest = sorted({turn.round for turn in debate.turns}), debate.latest
     held = set(kinds(shown, problem, grade))
     return [
         place,
@@ -232,7 +232,7 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
         [
             [
                 texts.add(transcript.title_of_round(debate, number)),
-                [_turn(turn, number == numbers[-1], fates, problem, grade, texts) for turn in debate.round(number)],
+                [_turn(turn, turn in latest, fates, problem, grade, texts) for turn in debate.round(number)],
             ]
             for number in numbers
         ],

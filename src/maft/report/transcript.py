@@ -128,7 +128,7 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
     kinds = {example.agent: example.kind for example in examples}
     times = Counter(example.agent for example in examples)
     responses = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
-    responses += [(f"critic_{turn.agent}", turn) for turn in debate.round(-1) if turn.round > 1]
+    responses += [(f"critic_{turn.agent}", turn) for turn in debate.latest if turn.round > 1]
     found: list[Fate] = []
     label = vote.agreeing(debate)
     for agent, turn in responses:
@@ -179,11 +179,13 @@ def title_of_round(debate: Debate, number: int) -> str:
     """Say what happens in a round."""
     if number == 1:
         return "Round 1: each generator answers alone"
-    turns = debate.round(number)
-    if len(turns) == 1:
+    turns, num_agents = debate.round(number), len(debate.round(1))
+    if num_agents == 1:
         return f"Round {number}: the critic checks its own answer"
+    everyone = len(turns) == num_agents
+    who = "each critic has" if everyone else f"only {', '.join(turn.call.agent for turn in turns)}, having"
     shown = "a summary of the others' answers" if turns[0].summary else "the others' answers"
-    return f"Round {number}: each critic has read {shown}"
+    return f"Round {number}: {who} read {shown}"
 
 
 def safe(text: str) -> str:
@@ -230,7 +232,7 @@ def render(told: Told, paint: Paint = plain) -> str:
             lines += ["", *_turn(turn, told, paint)]
     if debate.error is not None:
         lines += ["", paint(f"The debate failed: {line(debate.error)}", "wrong")]
-    return "\n".join([*lines, "", _heading("Vote over the last round", paint), "", *_outcome(told, paint)])
+    return "\n".join([*lines, "", _heading("Vote", paint), "", *_outcome(told, paint)])
 
 
 def _heading(text: str, paint: Paint) -> str:

@@ -141,6 +141,6 @@ def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> Agent
 
 def _summarizer(config: RunConfig) -> AgentRef | None:
     who = config.debate.summarizer
-    if who in ("none", "self"):
+    if who == "self" or config.debate.quoted != "summary":
         return None
     return AgentRef(role="summarizer", index=0, model=config.model if who == "base" else who)
