@@ -44,7 +44,9 @@ def test_an_unknown_key_in_the_file_is_refused_as_well():
 
 
 def test_an_unknown_key_that_is_near_to_none_is_refused_with_those_beside_it():
-    assert "debate.zzz is not a setting. debate has: protocol, num_agents, num_rounds," in refusal("debate.zzz=1")
+    assert "debate.wxyzwxyz is not a setting. debate has: protocol, num_agents, num_rounds," in refusal(
+        "debate.wxyzwxyz=1"
+    )
     assert "zzz is not a setting. The top level has: name, runs_dir, seed, model," in refusal("zzz=1")
 
 
