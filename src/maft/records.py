@@ -184,6 +184,8 @@ class Debate(Record):
     problem_id: str
     question: str
     system: str | None
+    history: tuple[Message, ...] = _optional(())
+    """A conversation that the question continues; only of debates held by `maft serve` and `maft chat`."""
     turns: tuple[Turn, ...]
     """Round by round, in each the agents in their order; fewer than the protocol has if the debate failed."""
     samples: tuple[Turn, ...] = ()
@@ -207,7 +209,8 @@ class Debate(Record):
 
     def dialogue(self, agent: int, *, num_rounds: int | None = None) -> tuple[Message, ...]:
         """Return agent's own dialogue, prompts and replies in turn: (x, y[1], ..., y[m]) in the paper's notation."""
-        messages: list[Message] = [] if self.system is None else [Message(role="system", content=self.system)]
+        messages = [] if self.system is None else [Message(role="system", content=self.system)]
+        messages += self.history
         for turn in self.turns_of(agent):
             if num_rounds is None or turn.round <= num_rounds:
                 messages.append(Message(role="user", content=turn.call.prompt))

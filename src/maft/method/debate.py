@@ -309,7 +309,7 @@ def _summarise(
             rules.society.summarizer or rules.society.critics[n],
             n,
             prompts_.fill(template, question=problem.question, answers=answers),
-            (),
+            rules.history,
             how,
             "summary",
         )

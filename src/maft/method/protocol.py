@@ -37,6 +37,8 @@ class Rules(NamedTuple):
     """Reads the answer out of a reply, as the task wants it."""
     equality: Equality = vote.MATHEMATICS
     """The task's rule of which answers are the same."""
+    history: tuple[Message, ...] = ()
+    """A conversation that the question continues."""
 
 
 class Calls(NamedTuple):
@@ -165,7 +167,8 @@ def drawn(rules: Rules, agent: AgentRef, how: SamplingParams) -> SamplingParams:
 
 def system(rules: Rules) -> tuple[Message, ...]:
     """Return what stands before the first prompt of a dialogue."""
-    return () if rules.prompts.system is None else (Message(role="system", content=rules.prompts.system),)
+    first = () if rules.prompts.system is None else (Message(role="system", content=rules.prompts.system),)
+    return first + rules.history
 
 
 def shown(rules: Rules, reply: Reply) -> str:
@@ -195,6 +198,7 @@ def record(
         problem_id=problem.id,
         question=problem.question,
         system=rules.prompts.system,
+        history=rules.history,
         turns=tuple(turns),
         samples=tuple(samples),
         error=error,

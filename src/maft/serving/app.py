@@ -1,0 +1,350 @@
+"""The HTTP side: routes, keys, limits, streams, metrics. Nothing here knows a model."""
+
+import asyncio
+import hmac
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from maft.errors import UserError
+from maft.serving import api
+from maft.serving.engine import Busy, Engine, EngineFailed, Said, Ticket
+from maft.serving.keep import Keeper
+from maft.serving.society import Answered, Question, ServedSociety
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 2**20
+"""Bytes of a request."""
+BODY_SECONDS = 30.0
+"""Seconds in which a request must have come."""
+TICK = 1.0
+"""Seconds between two looks whether a client that is streamed to is still there."""
+
+
+class Limits:
+    """What a request may take."""
+
+    def __init__(self, timeout: float = 600.0, max_tokens: int = 4096) -> None:
+        """Seconds of a request, and tokens of each reply in it."""
+        self.timeout, self.max_tokens = timeout, max_tokens
+
+
+class Metrics:
+    """What Prometheus is told."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "maft_requests", "Requests by model and HTTP status.", ["model", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "maft_request_seconds",
+            "Seconds of a request that was answered.",
+            ["model"],
+            registry=self.registry,
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500),
+        )
+        numbers: dict[str, tuple[str, Callable[[], float]]] = {
+            "maft_active_dialogues": ("Dialogues that are answered.", lambda: engine.load[0]),
+            "maft_waiting_dialogues": ("Dialogues that wait for a place.", lambda: engine.load[1]),
+            "maft_engine_ready": ("1 if the engine answers.", lambda: engine.state == "ready"),
+            "maft_engine_restarts": ("Failures of the engine.", lambda: engine.restarts),
+            "maft_calls": ("Replies of agents.", lambda: engine.calls),
+            "maft_prompt_tokens": ("Prompt tokens of all replies.", lambda: engine.prompt_tokens),
+            "maft_completion_tokens": ("Generated tokens of all replies.", lambda: engine.completion_tokens),
+        }
+        for name, (text, value) in numbers.items():
+            Gauge(name, text, registry=self.registry).set_function(value)
+
+
+class Server:
+    """A society behind HTTP."""
+
+    def __init__(
+        self,
+        society: ServedSociety,
+        engine: Engine,
+        *,
+        key: str | None = None,
+        hosts: Sequence[str] = ("*",),
+        limits: Limits | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Serve what an engine answers.
+
+        Args:
+            society: what can be asked.
+            engine: answers.
+            key: what clients must send; None: nothing.
+            hosts: names that a request may have as its host, so that no page elsewhere reaches a server on loopback.
+            limits: of a request.
+            keeper: keeps the debates.
+        """
+        self.society, self.engine, self.limits, self.keeper = society, engine, limits or Limits(), keeper
+        self._key = None if key is None else key.encode()
+        self.metrics = Metrics(engine)
+        self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+        self.app = Starlette(
+            routes=[
+                Route("/", self.page),
+                Route("/health", self.health),
+                Route("/metrics", self._guarded(self.show_metrics)),
+                Route("/v1/models", self._guarded(self.models)),
+                Route("/v1/models/{name}", self._guarded(self.model)),
+                Route("/v1/chat/completions", self._guarded(self.chat), methods=["POST"]),
+            ],
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+            exception_handlers={HTTPException: _http_error, Exception: _bug},
+        )
+
+    async def page(self, request: Request) -> Response:
+        """Return the page."""
+        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+        headers = {"content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
+        return HTMLResponse(self._page, headers=headers | {"x-content-type-options": "nosniff"})
+
+    async def health(self, request: Request) -> Response:
+        """Say whether the engine answers."""
+        active, waiting = self.engine.load
+        state = {"status": self.engine.state, "active": active, "waiting": waiting}
+        return JSONResponse(state, 200 if self.engine.state == "ready" else 503)
+
+    async def show_metrics(self, request: Request) -> Response:
+        """Return the metrics as Prometheus reads them."""
+        return PlainTextResponse(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")
+
+    async def models(self, request: Request) -> Response:
+        """List what can be asked."""
+        return JSONResponse({"object": "list", "data": [self._model(name) for name in self.society.models]})
+
+    async def model(self, request: Request) -> Response:
+        """Describe one of them."""
+        name = request.path_params["name"]
+        self._check(name)
+        return JSONResponse(self._model(name))
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
+        asked: api.ChatRequest = api.parse(api.ChatRequest, await _body(request))
+        request.state.model = asked.model
+        self._check(asked.model)
+        longest = asked.how(asked.max_completion_tokens or asked.max_tokens).get("max_new_tokens", 0)
+        if longest > self.limits.max_tokens:
+            raise UserError(f"max_tokens: at most {self.limits.max_tokens} tokens, got {longest:.0f}")
+        seed = api.new_seed() if asked.seed is None else asked.seed
+        exchange = Exchange(self, asked.questions(seed), request.query_params.get("trace") == "1")
+        if asked.stream:
+            streamed = exchange.stream(request, asked, seed)
+            headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+            return StreamingResponse(streamed, media_type="text/event-stream", headers=headers)
+        answers = [api.cut(one, asked.stop) for one in await exchange.wait(request)]
+        return JSONResponse(api.completion(exchange.name, asked.model, seed, answers, trace=exchange.trace))
+
+    def _check(self, name: str) -> None:
+        try:
+            self.society.check(name)
+        except UserError as error:
+            raise HTTPException(404, str(error)) from None
+
+    def _model(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": self.society.folder.path.name}
+
+    def _guarded(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """Ask for the key, turn what went wrong into responses, and count."""
+
+        async def guarded(request: Request) -> Response:
+            request.state.model = ""
+            started = time.monotonic()
+            response = await self._answer(handle, request)
+            if request.method == "POST":
+                model = request.state.model if response.status_code != 404 else ""
+                self.metrics.requests.labels(model, response.status_code).inc()
+                if response.status_code == 200:
+                    self.metrics.seconds.labels(model).observe(time.monotonic() - started)
+            return response
+
+        return guarded
+
+    async def _answer(self, handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        if self._key is not None and not hmac.compare_digest(given, self._key):
+            return _error(401, "the key is missing or wrong", "authentication_error", {"www-authenticate": "Bearer"})
+        try:
+            return await handle(request)
+        except HTTPException as error:
+            return _error(error.status_code, error.detail)
+        except Busy as error:
+            return _error(429, str(error), "rate_limit_error", {"retry-after": str(error.seconds)})
+        except EngineFailed as error:
+            return _error(503, str(error), "server_error", {"retry-after": "5"})
+        except TimeoutError:
+            return _error(504, f"no answer within {self.limits.timeout:g} s", "server_error")
+        except UserError as error:
+            return _error(400, str(error))
+
+
+class Exchange:
+    """The dialogues of one request."""
+
+    def __init__(self, server: Server, questions: Sequence[Question], trace: bool) -> None:
+        """Queue them all, or none.
+
+        Raises:
+            Busy: the queue is full.
+        """
+        self.server, self.questions, self.trace = server, questions, trace
+        self.name = f"chatcmpl-{secrets.token_hex(12)}"
+        self.news: asyncio.Queue[tuple[int, Said]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._tickets: list[Ticket[Any]] = []
+        for index, question in enumerate(questions):
+
+            def tell(said: Said, index: int = index) -> None:
+                loop.call_soon_threadsafe(self.news.put_nowait, (index, said))
+
+            try:
+                self._tickets.append(server.engine.submit(server.society.dialogue(question), tell))
+            except (Busy, EngineFailed):
+                self.leave()
+                raise
+
+    def leave(self) -> None:
+        """Let go of what is not answered yet."""
+        for ticket in self._tickets:
+            if not ticket.result.done():
+                self.server.engine.leave(ticket)
+
+    async def answers(self) -> list[Answered]:
+        """Return the answers to all questions, and keep the debates."""
+        answers: list[Answered] = []
+        for number, (question, ticket) in enumerate(zip(self.questions, self._tickets, strict=True)):
+            result = await asyncio.wrap_future(ticket.result)
+            answered = await asyncio.to_thread(self.server.society.answered, question, result)
+            if self.server.keeper and answered.debate and answered.vote:
+                name = f"{self.name.removeprefix('chatcmpl-')}-{number}"
+                await asyncio.to_thread(self.server.keeper.keep, name, answered.debate, answered.vote)
+            answers.append(answered)
+        return answers
+
+    async def wait(self, request: Request) -> list[Answered]:
+        """Return the answers, unless the client leaves or the time is over.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        answers = asyncio.ensure_future(self.answers())
+        gone = asyncio.ensure_future(_gone(request))
+        try:
+            done, _ = await asyncio.wait(
+                {answers, gone}, timeout=self.server.limits.timeout, return_when="FIRST_COMPLETED"
+            )
+            if answers in done:
+                return answers.result()
+            raise HTTPException(499, "the client has left") if gone in done else TimeoutError
+        finally:
+            answers.cancel()
+            gone.cancel()
+            self.leave()
+
+    async def stream(self, request: Request, asked: api.ChatRequest, seed: int) -> AsyncIterator[bytes]:
+        """Yield server-sent events: progress as comments, what was said for clients that trace, then the answers."""
+        answers = asyncio.ensure_future(self.answers())
+        ends = time.monotonic() + self.server.limits.timeout
+        try:
+            while not answers.done() or not self.news.empty():
+                if await request.is_disconnected():
+                    return
+                if time.monotonic() > ends:
+                    raise TimeoutError
+                try:
+                    index, said = await asyncio.wait_for(self.news.get(), min(TICK, 0.05) if answers.done() else TICK)
+                except TimeoutError:
+                    yield b": waiting\n\n"
+                    continue
+                agent = asked.model if asked.model in self.server.society.agents else said.request.agent.name
+                yield f": {agent} has answered\n\n".encode()
+                if self.trace:
+                    yield _event(api.chunk(self.name, asked.model, [], maft=api.said(index, said, agent)))
+            results = [api.cut(one, asked.stop) for one in answers.result()]
+        except (EngineFailed, UserError, TimeoutError) as error:
+            text = str(error) or f"no answer within {self.server.limits.timeout:g} s"
+            yield _event(
+                api.error(text, "server_error" if not isinstance(error, UserError) else "invalid_request_error")
+            )
+            return
+        finally:
+            answers.cancel()
+            self.leave()
+        for index, one in enumerate(results):
+            delta = {"role": "assistant", "content": one.text}
+            yield _event(api.chunk(self.name, asked.model, [{"index": index, "delta": delta, "finish_reason": None}]))
+            end = {"index": index, "delta": {}, "finish_reason": one.finish_reason}
+            known = api.details(one, seed + index, trace=self.trace)
+            yield _event(api.chunk(self.name, asked.model, [end], maft=known))
+        if (asked.stream_options or {}).get("include_usage"):
+            yield _event(api.chunk(self.name, asked.model, [], usage=api.usage(results)))
+        yield b"data: [DONE]\n\n"
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body of a request.
+
+    Raises:
+        HTTPException: it is too large, takes too long, or is not declared as JSON.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # which a page of another origin cannot send without being asked for it first
+        raise HTTPException(415, f"content-type must be application/json, got {kind or 'none'}")
+    too_large = HTTPException(413, f"the body must have at most {MAX_BODY} bytes")
+    length = request.headers.get("content-length", "0")
+    if not length.isdigit() or int(length) > MAX_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+    return bytes(body)
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has left."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return f"data: {json.dumps(content)}\n\n".encode()
+
+
+def _error(status: int, message: str, kind: str = "invalid_request_error", headers: Any = None) -> Response:
+    code = "model_not_found" if status == 404 else None
+    headers = {"connection": "close", **(headers or {})} if status in (408, 413) else headers
+    return JSONResponse(api.error(message, kind, code), status, headers=headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return _error(500, "the server made an error; its log says more", "server_error")

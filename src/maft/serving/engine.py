@@ -1,0 +1,284 @@
+"""One thread with the sampler; dialogues of all clients share its batches.
+
+A dialogue is a generator like a debate (`maft.method.protocol`): it yields requests that can be answered at the same
+time, is sent their replies, and returns its result. New dialogues join whenever a reply comes. Engines answer all that
+waits for one agent before they turn to the next, so new ones join for `WAVE` seconds only: then what has begun is
+finished first, and no agent waits for ever.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from maft.errors import MaftError
+from maft.records import Reply, Request
+from maft.samplers.base import Sampler, answer
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Dialogue = Generator[list[Request], list[Reply], T]
+
+WAVE = 5.0
+RETRY_SECONDS = 5.0
+"""Seconds between two attempts to start an engine that failed."""
+
+
+class Busy(MaftError):
+    """The queue is full; `seconds` is when to ask again."""
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        super().__init__(f"the server is busy; ask again in {seconds} s")
+
+
+class EngineFailed(MaftError):
+    """The engine ended while it worked on a dialogue, twice, or cannot be started again."""
+
+
+class Said(NamedTuple):
+    """A reply within a dialogue, as it comes."""
+
+    step: int
+    """From 1; the requests of a step are answered at the same time."""
+    request: Request
+    reply: Reply
+
+
+class Ticket(Generic[T]):
+    """A dialogue that somebody waits for."""
+
+    def __init__(self, dialogue: Dialogue[T], on_said: Callable[[Said], None]) -> None:
+        """Begin nothing yet; `on_said` is called in the engine's thread."""
+        self.result: Future[T] = Future()
+        self.result.set_running_or_notify_cancel()  # who waits may stop waiting, but cannot cancel it
+        self.tries = 0
+        self._dialogue, self._on_said = dialogue, on_said
+        self._step, self._missing = 0, 0
+        self._requests: list[Request] = []
+        self._replies: list[Reply | None] = []
+        self._left = False
+
+    def leave(self) -> None:
+        """Nobody waits any more: nothing further is asked, and what is being answered is thrown away."""
+        self._left = True
+
+    def begin(self) -> list[tuple[int, Request]]:
+        """Return the first requests, each with its place."""
+        return self._advance([])
+
+    def take(self, place: int, reply: Reply) -> list[tuple[int, Request]]:
+        """Take a reply, and return what is asked next."""
+        self._replies[place] = reply
+        self._missing -= 1
+        if not self._left:
+            try:
+                self._on_said(Said(self._step, self._requests[place], reply))
+            except Exception:  # who listened is no longer there
+                self.leave()
+        if self._missing:
+            return []
+        return self._advance([reply for reply in self._replies if reply is not None])
+
+    def unanswered(self) -> list[tuple[int, Request]]:
+        """Return the requests of this step that have no reply."""
+        return [(n, one) for n, one in enumerate(self._requests) if self._replies[n] is None]
+
+    def fail(self, error: Exception) -> None:
+        """End the dialogue with an error."""
+        self._dialogue.close()
+        if not self.result.done():
+            self.result.set_exception(error)
+
+    def _advance(self, replies: list[Reply]) -> list[tuple[int, Request]]:
+        try:
+            while not self._left:
+                self._requests = self._dialogue.send(replies) if self._step else next(self._dialogue)
+                self._step += 1
+                self._replies, self._missing = [None] * len(self._requests), len(self._requests)
+                if self._requests:
+                    return list(enumerate(self._requests))
+                replies = []
+        except StopIteration as end:
+            self.result.set_result(end.value)
+        except Exception as error:  # of a protocol from outside, or a bug: it ends this dialogue only
+            log.exception("A dialogue failed.")
+            self.result.set_exception(error)
+        else:
+            self.fail(EngineFailed("nobody waits for this answer"))
+        return []
+
+
+class Engine:
+    """A sampler in a thread of its own, for any number of clients.
+
+    Args:
+        sampler: answers; only this thread uses it.
+        probe: is given the sampler at the start and after each failure, and raises where it must not be used.
+        at_once: maximum number of dialogues in the sampler.
+        queue: maximum number of dialogues that wait for a place.
+    """
+
+    def __init__(
+        self, sampler: Sampler, probe: Callable[[Sampler], None], *, at_once: int = 64, queue: int = 256
+    ) -> None:
+        """Start the thread."""
+        self._sampler, self._probe, self._at_once, self._queue = sampler, probe, at_once, queue
+        self._news = threading.Condition()
+        self._waiting: deque[Ticket[Any]] = deque()
+        self._active: set[Ticket[Any]] = set()
+        self._asked: dict[int, tuple[Ticket[Any], int]] = {}
+        self._numbers = 0
+        self._wave_ends = 0.0
+        self._closing = False
+        self._seconds = 1.0
+        """Running mean of the seconds between two finished dialogues while the engine works."""
+        self._last_end = 0.0
+        self.state = "starting"
+        """`starting`, `ready`, `failed` or `closed`."""
+        self.restarts = 0
+        self.calls = self.prompt_tokens = self.completion_tokens = 0
+        """Of all replies, also of those that nobody waited for any more."""
+        self.started: Future[None] = Future()
+        """Done once the probe has passed, or failed."""
+        self._thread = threading.Thread(target=self._run, name="maft engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, dialogue: Dialogue[T], on_said: Callable[[Said], None] = lambda _: None) -> Ticket[T]:
+        """Queue a dialogue.
+
+        Raises:
+            Busy: too many are waiting, or the server is about to end.
+            EngineFailed: the engine is being started again.
+        """
+        ticket = Ticket(dialogue, on_said)
+        with self._news:
+            if self.state == "failed":
+                raise EngineFailed("the engine failed, and is being started again")
+            if self._closing or len(self._waiting) >= self._queue:
+                raise Busy(self.retry_after())
+            self._waiting.append(ticket)
+            self._news.notify()
+        return ticket
+
+    def leave(self, ticket: Ticket[Any]) -> None:
+        """Nobody waits for a dialogue any more: it frees its place in the queue, or ends at its next step."""
+        ticket.leave()
+        with self._news:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+
+    def retry_after(self) -> int:
+        """Return the seconds after which the queue may be shorter by half."""
+        return max(1, min(60, round(self._seconds * len(self._waiting) / 2)))
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """The numbers of dialogues that are answered and that wait."""
+        return len(self._active), len(self._waiting)
+
+    def close(self) -> None:
+        """Take nothing new, finish what has come, and free the model."""
+        with self._news:
+            self._closing = True
+            self._news.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._probe(self._sampler)
+        except BaseException as error:
+            self.state, self._closing = "failed", True
+            self.started.set_exception(error)
+            return
+        self.state = "ready"
+        self.started.set_result(None)
+        while self._work_has_come():
+            try:
+                self._wave()
+            except Exception as error:
+                log.exception("The engine failed; it is started again.")
+                self._recover(error)
+        self._sampler.release()
+        self.state = "closed"
+
+    def _wave(self) -> None:
+        """Answer what waits, and what follows from it and joins, until nothing is left."""
+        self._asked.clear()
+        self._numbers = 0
+        self._last_end = time.monotonic()
+        self._wave_ends = self._last_end + WAVE
+        again = [request for ticket in list(self._active) for request in self._number(ticket, ticket.unanswered())]
+        if first := again + self._admit():
+            answer(self._sampler, first, self._take)
+        if self._active:
+            raise EngineFailed(f"the engine left {len(self._asked)} requests without a reply")
+
+    def _work_has_come(self) -> bool:
+        with self._news:
+            while not (self._waiting or self._active or self._closing):
+                self._news.wait()
+            return bool(self._waiting or self._active)
+
+    def _take(self, number: int, reply: Reply) -> Sequence[Request]:
+        ticket, place = self._asked.pop(number)
+        self.calls += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        following = self._number(ticket, ticket.take(place, reply))
+        return following + (self._admit() if time.monotonic() < self._wave_ends else [])
+
+    def _admit(self) -> list[Request]:
+        """Begin dialogues that wait, as far as there are places."""
+        requests: list[Request] = []
+        while len(self._active) < self._at_once:
+            with self._news:
+                if not self._waiting:
+                    break
+                ticket = self._waiting.popleft()
+                self._active.add(ticket)
+            requests += self._number(ticket, ticket.begin())
+        return requests
+
+    def _number(self, ticket: Ticket[Any], placed: list[tuple[int, Request]]) -> list[Request]:
+        for place, _ in placed:
+            self._asked[self._numbers] = (ticket, place)
+            self._numbers += 1
+        if ticket.result.done():
+            self._active.discard(ticket)
+            now = time.monotonic()
+            self._seconds += 0.1 * (now - self._last_end - self._seconds)
+            self._last_end = now
+        return [request for _, request in placed]
+
+    def _recover(self, error: Exception) -> None:
+        """Free the engine and try it until it works; dialogues that it failed for the first time are continued."""
+        self.state = "failed"
+        self.restarts += 1
+        for ticket in list(self._active):
+            ticket.tries += 1
+            if ticket.tries > 1:
+                self._drop(ticket, EngineFailed(f"the engine failed twice: {error}"))
+        while True:
+            try:
+                self._sampler.release()
+                self._probe(self._sampler)
+                self.state = "ready"
+                return
+            except Exception as why:
+                log.error("The engine cannot be used: %s", why)
+                with self._news:
+                    lost, self._waiting = [*self._active, *self._waiting], deque()
+                for ticket in lost:
+                    self._drop(ticket, EngineFailed(f"the engine cannot be started again: {why}"))
+                with self._news:
+                    if self._news.wait_for(lambda: self._closing, RETRY_SECONDS):
+                        return
+
+    def _drop(self, ticket: Ticket[Any], error: Exception) -> None:
+        self._active.discard(ticket)
+        ticket.fail(error)

@@ -1,0 +1,69 @@
+"""A socket, and uvicorn on it until a signal ends it."""
+
+import ipaddress
+import socket
+import sys
+from contextlib import suppress
+from typing import Any
+
+from maft.errors import UserError
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine can reach an address.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Return a socket at an address; 0 is any free port.
+
+    Raises:
+        UserError: the address cannot be had.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port}: {error.strerror or error}. Choose another port or host."
+        ) from None
+
+
+def server(app: Any, drain: float, connections: int) -> Any:
+    """Return a uvicorn server.
+
+    Args:
+        app: the application.
+        drain: maximum number of seconds to finish what has begun, when it ends.
+        connections: maximum number of requests at a time, besides some for health and metrics.
+    """
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=connections + 64,
+        timeout_graceful_shutdown=max(1, round(drain)),
+        timeout_keep_alive=30,
+    )
+    return uvicorn.Server(config)
+
+
+def run(app: Any, listener: socket.socket, drain: float, connections: int) -> None:
+    """Serve until SIGINT or SIGTERM; then take nothing new, and finish what has begun; see `server`."""
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
+        server(app, drain, connections).run(sockets=[listener])
