@@ -35,7 +35,11 @@ def sums(request) -> str:
     return f"It is \\boxed{{{value + (request.seed % 5 == 0)}}}."
 
 
-METHODS = [name for name in ARMS if name not in ("sparse", "contested", "dissenters", "aggregator", "answers_only")]
+METHODS = [
+    name
+    for name in ARMS
+    if name not in ("sparse", "contested", "vote_by_likelihood", "dissenters", "aggregator", "answers_only")
+]
 """All but protocols that are tested alone, or need more agents."""
 
 
@@ -148,6 +152,7 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         "aggregator": {"debate.protocol"},
         "judge": {"debate.protocol"},
         "answers_only": {"debate.quote"},
+        "vote_by_likelihood": {"vote.weight", "debate.keep_tokens"},
         "label_first_then_last": {"vote.label_from"},
     }.items():
         from maft import config as config_

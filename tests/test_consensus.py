@@ -2,15 +2,21 @@
 
 from collections import Counter
 from itertools import permutations
+from math import exp
 from random import Random
 
 import pytest
-from helpers import debate
+from helpers import boxed, debate, run, settings
 
-from maft import seeds
+from maft import files, report, seeds
 from maft.config import CurateConfig, VoteConfig
+from maft.errors import ConfigError, DataError, UserError
 from maft.method.curate import critic_examples, generator_examples
 from maft.method.vote import tally, vote
+from maft.records import Debate, Reply, Vote
+from maft.report import transcript
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
 
 
 @pytest.mark.parametrize(
@@ -26,7 +32,7 @@ from maft.method.vote import tally, vote
     ],
 )
 def test_votes_are_counted_by_classes_of_equal_answers(answers, winner, counts, abstained, tied):
-    assert tally(answers, Random(0)) == (winner, counts, abstained, tied)
+    assert tally(answers, Random(0))[:4] == (winner, counts, abstained, tied)
 
 
 @pytest.mark.parametrize(
@@ -149,3 +155,78 @@ def test_more_than_half_is_of_all_answers_that_were_counted():
 def test_each_iteration_may_have_its_own_source_of_labels(iteration, label):
     held = SPLIT.model_copy(update={"iteration": iteration})
     assert vote(held, VoteConfig(label_from=("first", "last")), 0).label == label
+
+
+# Weights
+
+
+def weighted(*ballots: tuple[str | None, float | None]):
+    """Return a debate of one round: for each agent its answer and the mean log-probability of its reply."""
+    held = debate([answer for answer, _ in ballots])
+    turns = [
+        turn.model_copy(
+            update={
+                "call": turn.call.model_copy(
+                    update={"reply": turn.call.reply.model_copy(
+                        update={"logprobs": None if mean is None else (mean - 0.5, mean + 0.5)})}
+                )
+            }
+        )
+        for turn, (_, mean) in zip(held.turns, ballots, strict=True)
+    ]  # fmt: skip
+    return held.model_copy(update={"turns": tuple(turns)})
+
+
+BY_LIKELIHOOD = VoteConfig(weight="likelihood", min_agreement="plurality")
+
+
+def test_ballots_weigh_as_likely_as_their_replies():
+    held = weighted(("7", -2.0), ("7.0", -2.0), ("8", -0.1))
+    assert vote(held, VoteConfig(), 0).label == "7"
+    by_weight = vote(held, BY_LIKELIHOOD, 0)
+    assert (by_weight.label, by_weight.counts, by_weight.votes) == ("8", (("8", 1), ("7", 2)), 1)
+    assert by_weight.weights == pytest.approx((exp(-0.1), 2 * exp(-2)))
+    assert (by_weight.margin, by_weight.tied, by_weight.agreement) == (0, False, 1 / 3)
+    assert vote(held, VoteConfig(weight="likelihood"), 0).dropped == "low_agreement", "shares are of ballots"
+    assert "weights" not in vote(held, VoteConfig(), 0).to_json()
+    for order in permutations((("7", -2.0), ("7.0", -2.0), ("8", -0.1), (None, None))):
+        assert vote(weighted(*order), BY_LIKELIHOOD, 0).label == "8"
+
+
+def test_equal_weights_tie_as_equal_votes_do():
+    tied = vote(weighted(("7", -1.0), ("8", -1.0)), BY_LIKELIHOOD, 0)
+    assert tied.tied and tied.label in ("7", "8")
+
+
+def test_a_likelihood_that_is_missing_is_an_error_and_no_equal_weight():
+    with pytest.raises(DataError, match="log-probabilities of agent_1's reply on 7\\*8 are not known"):
+        vote(weighted(("7", -1.0), ("8", None)), BY_LIKELIHOOD, 0)
+
+
+def test_weights_need_log_probabilities_from_the_start(tmp_path):
+    with pytest.raises(ConfigError, match=r"debate\.keep_tokens"):
+        settings(tmp_path, "vote.weight=likelihood")
+    asked = settings(tmp_path, "vote.weight=likelihood", "debate.keep_tokens=true")
+    silent = Scripted(guess)
+    with pytest.raises(UserError, match=r"engine\.sampler = scripted returns no log-probabilities"):
+        run(asked, silent)
+    assert len(silent.history) == 1
+
+
+def test_a_run_whose_votes_are_weighted(tmp_path):
+    def say(request):
+        answer = request.seed % 3
+        return Reply(
+            text=boxed(answer), finish_reason="stop", token_ids=(1,), logprobs=(-0.1 if answer == 2 else -5.0,)
+        )
+
+    asked = ("vote.weight=likelihood", "debate.keep_tokens=true", "debate.summarizer=none", "num_iterations=1")
+    folder = run(settings(tmp_path, *asked), Scripted(say))
+    votes = files.read_records(folder.votes(1), Vote)
+    debates = files.read_records(folder.debates(1), Debate)
+    assert all(
+        (v.label == "2") == any(turn.answer == "2" for turn in d.round(-1)) for v, d in zip(votes, debates, strict=True)
+    )
+    told = next(transcript.render(transcript.load(folder, v.problem_id, 1)) for v in votes if v.label == "2")
+    assert "(weight 0.905)" in told or "(weight 1." in told
+    assert report.write_page(folder).exists()

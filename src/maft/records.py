@@ -5,6 +5,7 @@ It is never the same as wrong.
 """
 
 from collections.abc import Sequence
+from math import exp
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -142,6 +143,11 @@ class Reply(Record):
     logprobs: tuple[float, ...] | None = _optional()
     """Natural logarithm of each sampled token's probability, before temperature, top-k and top-p."""
 
+    @property
+    def likelihood(self) -> float | None:
+        """The geometric mean of the sampled tokens' probabilities; None where they are not known."""
+        return exp(sum(self.logprobs) / len(self.logprobs)) if self.logprobs else None
+
     def without_tokens(self) -> "Reply":
         """Return the reply as text alone."""
         return self.model_copy(update={"token_ids": None, "logprobs": None})
@@ -259,6 +265,8 @@ class Vote(Record):
     not be parsed. Schema 1 has no partition."""
     winner: int | None = None
     """The class of the label."""
+    weights: tuple[float, ...] | None = _optional()
+    """Sum of the ballots' weights of each class, in the order of `counts`; None where all ballots weigh the same."""
 
     @property
     def agreement(self) -> float:
@@ -272,9 +280,9 @@ class Vote(Record):
 
     @property
     def margin(self) -> int:
-        """Votes for the winner minus votes for the runner-up; 0 is a tie."""
+        """Votes for the winner minus votes for the runner-up; 0 is a tie, or a winner by weight that has fewer."""
         top = [votes for _, votes in self.counts[:2]] + [0, 0]
-        return top[0] - top[1]
+        return max(0, top[0] - top[1])
 
     def classes(self, debate: Debate) -> dict[str | None, int | None]:
         """Return the class of each answer of the debate that was voted on."""

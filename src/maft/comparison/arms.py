@@ -103,6 +103,11 @@ _ARMS = (
     Arm("judge", "one critic picks an answer", _set(debate__protocol="judge")),
     Arm("answers_only", "critics see answers with counts, no reasoning", _set(debate__quote="answers")),
     Arm("vote_over_all", "all rounds vote", _set(vote__over="all")),
+    Arm(
+        "vote_by_likelihood",
+        "ballots weigh as likely as their replies",
+        _set(vote__weight="likelihood", debate__keep_tokens=True),
+    ),
     Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
     Arm(
         "two_examples",

@@ -56,7 +56,9 @@ class Comparison(NamedTuple):
 
 def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
     """Carry out every arm, or what is left of it; the reference first, for the others have its number of examples."""
-    cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite")
+    arms = [ARMS[name].settings(comparison.config) for name in comparison.methods]
+    keep = comparison.config.debate.keep_tokens or any(arm.get("debate.keep_tokens") for arm in arms)
+    cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite", keep_tokens=keep)
     cached_trainer = CachedTrainer(trainer, comparison.path / "cache" / "agents")
     for seed in comparison.seeds:
         for name in comparison.methods:

@@ -223,6 +223,9 @@ class VoteConfig(Section):
     paper writes), or a number."""
     ties: Literal["random", "abstain"] = "random"
     """If several answers have the most votes: `random` draws one by seed (the paper), `abstain` gives no label."""
+    weight: Annotated[Literal["none", "likelihood"], NEWER] = "none"
+    """How much a ballot counts: `none`, all the same; `likelihood`, as likely as the model found its own reply (the
+    geometric mean of its tokens' probabilities), which needs `debate.keep_tokens`."""
     count_cut: bool = True
     """Whether a reply that ended at the limit of tokens votes, if an answer can be read; false has it abstain."""
 

@@ -93,6 +93,14 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_kept(self) -> Self:
+        if self.vote.weight == "likelihood" and not self.debate.keep_tokens:
+            raise ValueError(
+                "vote.weight = likelihood needs the log-probabilities of the replies. Set debate.keep_tokens to true."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _processes_have_equal_shares(self) -> Self:
         engine, processes = self.engine, self.engine.num_train_processes
         if engine.train_sharding != "none" and processes == 1:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from maft import seeds
 from maft.answers.equality import Classes, Equality, Mathematics
 from maft.config import Ballots, VoteConfig, of_iteration
+from maft.errors import DataError
 from maft.records import Debate, Problem, Turn, Vote
 
 MATHEMATICS = Mathematics()
@@ -25,6 +26,8 @@ class Tally(NamedTuple):
     """(representative answer, votes) of each class, the winner first, then by votes."""
     abstained: int
     tied: bool
+    weights: tuple[float, ...] | None = None
+    """Sum of the weights of each class, in the order of `counts`; None where all ballots weigh the same."""
 
 
 def tally(
@@ -32,31 +35,39 @@ def tally(
 ) -> Tally:
     """Divide answers into classes and count them, see `count`.
 
-    >>> tally(["1/2", None, "0.5", "3"], Random(0))
-    Tally(winner='0.5', counts=(('0.5', 2), ('3', 1)), abstained=1, tied=False)
+    >>> tally(["1/2", None, "0.5", "3"], Random(0))[:2]
+    ('0.5', (('0.5', 2), ('3', 1)))
     """
     return count(answers, equality.classes(answers), rng, ties=ties)
 
 
-def count(answers: Sequence[str | None], classes: Classes, rng: Random, *, ties: str = "random") -> Tally:
+def count(
+    answers: Sequence[str | None],
+    classes: Classes,
+    rng: Random,
+    *,
+    ties: str = "random",
+    weights: Sequence[float] | None = None,
+) -> Tally:
     """Count the answers of each class; those that could not be parsed (None) abstain.
 
-    Ties are drawn by `rng` among the classes with the most votes. Neither the counts nor the winner depend on the
-    order of the answers.
+    Ties are drawn by `rng` among the classes with the most votes, or the largest weight. Neither the counts nor the
+    winner depend on the order of the answers.
     """
     votes = Counter(number for number in classes if number is not None)
     names = {
         number: representative(str(answer) for answer, its in zip(answers, classes, strict=True) if its == number)
         for number in votes
     }
-    leaders = sorted(names[number] for number in votes if votes[number] == max(votes.values()))
+    heavy = {n: sum(w for w, its in zip(weights, classes, strict=True) if its == n) for n in votes} if weights else {}
+    sums = {number: round(weight, 12) for number, weight in heavy.items()} or dict(votes)
+    leaders = sorted(names[number] for number in votes if sums[number] == max(sums.values()))
     tied = len(leaders) > 1
     winner = None if not leaders or (tied and ties == "abstain") else rng.choice(leaders)
-    counts = sorted(
-        ((names[number], of_class) for number, of_class in votes.items()),
-        key=lambda item: (-item[1], item[0] != winner, item[0]),
-    )
-    return Tally(winner, tuple(counts), sum(number is None for number in classes), tied)
+    ordered = sorted(votes, key=lambda n: (-sums[n], names[n] != winner, names[n]))
+    counts = tuple((names[number], votes[number]) for number in ordered)
+    abstained = sum(number is None for number in classes)
+    return Tally(winner, counts, abstained, tied, tuple(heavy[number] for number in ordered) if weights else None)
 
 
 def representative(answers: Iterable[str]) -> str:
@@ -124,6 +135,7 @@ def elect(debate: Debate, classes: Classes, turns: Sequence[Turn], settings: Vot
         dropped="failed" if debate.error is not None else _dropped(result, len(turns), settings.min_agreement),
         partition=classes,
         winner=_class_of(debate, classes).get(result.winner),
+        weights=result.weights,
     )
 
 
@@ -131,12 +143,26 @@ def tally_of(debate: Debate, classes: Classes, turns: Sequence[Turn], settings: 
     """Count some turns of a debate; a failed debate has no answer.
 
     Ties are drawn by question and iteration: whenever the same answers tie, the same one wins.
+
+    Raises:
+        DataError: ballots are weighted by their likelihood, and that of a reply is not known.
     """
     answers = [turn.answer if settings.count_cut or not turn.cut else None for turn in turns]
     answers = answers if debate.error is None else []
     class_of = _class_of(debate, classes)
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
-    return count(answers, tuple(class_of.get(answer) for answer in answers), rng, ties=settings.ties)
+    weights = [_likelihood(turn, debate) for turn in turns] if settings.weight == "likelihood" and answers else None
+    return count(answers, tuple(class_of.get(answer) for answer in answers), rng, ties=settings.ties, weights=weights)
+
+
+def _likelihood(turn: Turn, debate: Debate) -> float:
+    likelihood = turn.call.reply.likelihood
+    if likelihood is None and turn.answer is not None:
+        raise DataError(
+            f"the log-probabilities of {turn.call.agent}'s reply on {debate.problem_id} are not known, and "
+            "vote.weight = likelihood needs them. Use an engine that returns them, or vote.weight=none."
+        )
+    return likelihood or 0.0
 
 
 def with_partition(vote: Vote, debate: Debate, equality: Equality) -> Vote:

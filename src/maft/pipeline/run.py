@@ -24,6 +24,7 @@ from pathlib import Path
 
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
+from maft.errors import UserError
 from maft.evaluation.learned import learned, warnings
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
@@ -35,7 +36,7 @@ from maft.method.curate import CurateCounts, Curated
 from maft.method.protocol import Rules
 from maft.pipeline import finetune, rollouts
 from maft.pipeline.rollouts import Count
-from maft.records import Debate, Problem, Society, Vote
+from maft.records import Debate, Problem, Reply, Society, Vote
 from maft.runs import manifest, societies
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Bar, Progress
@@ -234,6 +235,14 @@ def _collect(
             if uncounted := _without_events(count, folder, rules):
                 log(uncounted)
 
+        def on_reply(reply: Reply) -> None:
+            bar.advance()
+            if folder.config.vote.weight == "likelihood" and reply.error is None and reply.logprobs is None:
+                raise UserError(
+                    f"engine.sampler = {folder.config.engine.sampler} returns no log-probabilities, and vote.weight = "
+                    "likelihood needs them. Use openvino, transformers or vllm, or vote.weight=none."
+                )
+
         def on_batch(count: Count) -> None:
             bar.advance(max(0, count.debates * per_debate - count.calls))  # calls that the protocol did not need
             log(count)
@@ -247,7 +256,7 @@ def _collect(
                 batch_size=folder.config.engine.batch_size,
                 max_failures=folder.config.engine.max_failures,
                 on_resume=on_resume,
-                on_reply=lambda _: bar.advance(),
+                on_reply=on_reply,
                 on_batch=on_batch,
             )
 

@@ -270,7 +270,11 @@ def _outcome(told: Told, paint: Paint) -> list[str]:
     vote = told.vote
     if vote is None:
         return ["The votes are counted when all debates of this stage are done."]
-    counts = [f"{line(answer)} x {votes}" for answer, votes in vote.counts]
+    weights = vote.weights or [None] * len(vote.counts)
+    counts = [
+        f"{line(answer)} x {votes}" + ("" if weight is None else f" (weight {weight:.3f})")
+        for (answer, votes), weight in zip(vote.counts, weights, strict=True)
+    ]
     counts += [f"no readable answer x {vote.abstained}"] if vote.abstained else []
     tie = ", drawn among equals" if vote.tied and vote.label is not None else ""
     name = "Pseudo-label" if told.stage == "train" else "Answer"
