@@ -23,7 +23,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from maft import comparison, files
+from maft import comparison, files, report
 
 SMALL = ("config.json", "manifest.json", "events.jsonl", "summary.json", "training.json", "compare.json")
 
@@ -98,7 +98,7 @@ def gather(work: Path, out: Path, seeds: Sequence[int], methods: Sequence[str]) 
     files.write_text(whole / "results.json", comparison.as_json(rows) + "\n")
     (out / "experiment").mkdir(parents=True, exist_ok=True)
     shutil.copy(whole / "results.json", out / "experiment" / "results.json")
-    print(comparison.table(rows))
+    print(report.comparison_table(rows))
 
 
 def keep_small(folder: Path, target: Path) -> None:

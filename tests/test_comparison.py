@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from helpers import Quiet, settings
 
-from maft import comparison, files
+from maft import comparison, files, report
 from maft.comparison.arms import ARMS, PAPER
 from maft.comparison.compare import Comparison, arm_config
 from maft.errors import ConfigError, DataError
@@ -191,7 +191,7 @@ def test_a_difference_may_be_to_another_row(done):
 
 def test_votes_are_shown_beside_a_vote_in_every_iteration(done):
     for against, shown in (("star_majority@budget", True), ("maft", False)):
-        lines = [line.split() for line in comparison.table(comparison.results(done[0], against)).splitlines()]
+        lines = [line.split() for line in report.comparison_table(comparison.results(done[0], against)).splitlines()]
         assert (["1", "maft_majority@budget"] in [line[:2] for line in lines]) is shown
 
 
@@ -225,7 +225,7 @@ def test_another_method_may_set_examples_and_tokens(tmp_path):
     assert {row.against for row in rows.values()} == {"maft_wo_debate_majority@budget"}
     assert rows["maft_wo_debate_majority@budget"].calls == 12 * rows["base"].n
     assert rows["majority_ft_majority@budget"].difference.num_seeds == 1
-    assert "minus maft_wo_debate_majority@budget" in comparison.table(list(rows.values()))
+    assert "minus maft_wo_debate_majority@budget" in report.comparison_table(list(rows.values()))
 
 
 def test_a_reference_is_a_method_with_examples_of_its_own_and_stays(tmp_path):
@@ -264,7 +264,7 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
 def test_the_table_and_the_json_hold_the_same_rows(done):
     rows = comparison.results(done[0])
     assert [row["method"] for row in json.loads(comparison.as_json(rows))] == [row.method for row in rows]
-    text = comparison.table(rows)
+    text = report.comparison_table(rows)
     assert all(name in text for name in PAPER) and "2 seeds" in text
 
 

@@ -9,7 +9,7 @@ from maft import files, report
 from maft.config import VoteConfig
 from maft.evaluation import series as metrics
 from maft.evaluation.labels import LabelQuality
-from maft.evaluation.over_iterations import held_out_votes, label_line
+from maft.evaluation.series import held_out_votes, label_line
 from maft.records import Debate
 
 

@@ -15,7 +15,8 @@ from helpers import boxed, run, settings
 from maft import files, report, seeds
 from maft.cli.main import maft
 from maft.records import Problem, Request, Score, Vote
-from maft.report import bars, charts, data, gains, page, transcript
+from maft.report import charts, data, page, run_page, transcript
+from maft.report.gains import compare, gains
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 
@@ -247,14 +248,14 @@ def test_the_page_is_a_function_of_the_folder(copy):
 
 def test_the_headline_is_the_paired_gain_over_the_untrained_society(folder, checked):
     by_name = {(row["iteration"], row["method"]): row["accuracy"] for row in report.rows(folder)}
-    found = {gain.over: gain for gain in gains.gains(folder)}
+    found = {gain.over: gain.gap for gain in gains([folder])}
     assert set(found) == {"untrained debate", "untrained majority", "finetuned majority", "debate after iteration 1"}
     for over, other in (("untrained debate", (0, "debate")), ("finetuned majority", (2, "maft_majority@3"))):
-        assert found[over].difference == pytest.approx(by_name[2, "maft"] - by_name[other])
-        assert found[over].low <= found[over].difference <= found[over].high
+        assert found[over].mean == pytest.approx(by_name[2, "maft"] - by_name[other])
+        assert found[over].low <= found[over].mean <= found[over].high
     by_vote = by_name[2, "maft_majority@3"] > by_name[2, "maft"]
-    on_card = next(gain for gain in gains.gains(folder, vote=by_vote) if gain.over == "untrained debate")
-    assert f"Gain over untrained debate{page.points(on_card.difference)}" in checked.text
+    on_card = next(gain for gain in gains([folder], vote=by_vote) if gain.over == "untrained debate")
+    assert f"Gain over untrained debate{page.points(on_card.gap.mean)}" in checked.text
 
 
 def right(*answers: int) -> dict[str, bool]:
@@ -262,35 +263,33 @@ def right(*answers: int) -> dict[str, bool]:
 
 
 def test_a_gain_counts_the_questions_on_which_the_two_differ():
-    gain = gains.paired("x", right(1, 1, 1, 0), right(1, 0, 0, 1))
+    gain = compare("x", [right(1, 1, 1, 0)], [right(1, 0, 0, 1)])
     assert gain is not None
-    assert (gain.won, gain.lost, gain.n, gain.difference, gain.verdict) == (2, 1, 4, 0.25, "unclear")
+    assert (gain.won, gain.lost, gain.gap.n, gain.gap.mean, gain.gap.verdict) == (2, 1, 4, 0.25, "unclear")
 
 
 def test_a_gain_turned_round_is_a_loss():
     mine, other = right(*[1] * 30 + [0] * 10), right(*[1] * 12 + [0] * 28)
-    gain, loss = gains.paired("x", mine, other), gains.paired("x", other, mine)
-    assert gain is not None and loss is not None
+    gain, loss = compare("x", [mine], [other]).gap, compare("x", [other], [mine]).gap
     assert (gain.low, gain.high) == (pytest.approx(-loss.high), pytest.approx(-loss.low))
     assert (gain.verdict, loss.verdict) == ("more", "less")
 
 
 def test_methods_that_never_differ_are_not_claimed_to_be_equal():
-    gain = gains.paired("x", right(*[1] * 20), right(*[1] * 20))
-    assert gain is not None
-    assert gain.low < 0 < gain.high
+    gap = compare("x", [right(*[1] * 20)], [right(*[1] * 20)]).gap
+    assert gap.low < 0 < gap.high
 
 
 def test_methods_without_a_common_question_are_not_compared():
-    assert gains.paired("x", {"a": True}, {"b": True}) is None
+    assert compare("x", [{"a": True}], [{"b": True}]) is None
 
 
 def test_bars_add_up_to_the_debates(folder):
     for by_agent in data.examples(folder).values():
         for agent, counts in by_agent.items():
-            assert sum(part.size for part in bars.example_bar(agent, counts).parts) == 24
+            assert sum(getattr(counts, reason) for reason in run_page.REASONS) == 24, agent
     for found in data.labels(folder):
-        assert sum(part.size for part in bars.level_bar("", found.levels).parts) == 24
+        assert sum(level.questions for level in found.levels) == 24
         used = [vote for vote in files.read_records(folder.votes(found.quality.iteration), Vote) if not vote.dropped]
         assert sum(level.questions for level in found.levels if 2 * level.votes > 3) == len(used)
 
@@ -302,8 +301,14 @@ def test_costs_are_those_of_the_events(folder):
     ]  # fmt: skip
     events = folder.events()
     assert sum(cost.calls for cost in costs) == sum(event.get("calls", 0) for event in events)
-    assert max(bar.share for bar in bars.cost_bars(costs)) == 1
     assert sum(cost.seconds for cost in costs) == pytest.approx(sum(event.get("seconds", 0) for event in events))
+
+
+def test_bars_are_in_proportion(folder, html):
+    widths = [float(width) for width in re.findall(r'class="bar"[^>]*style="width: ([0-9.]+)%"', html)]
+    assert max(widths) == 100 and len(widths) == 2 + 3 * 3 + 2 * 6 + 3, "labels, flows, examples, costs"
+    pieces = re.findall(r'class="stayed_wrong" style=" ?flex-grow: (\d+)" title="stayed wrong: (\d+)"', html)
+    assert pieces and all(int(grow) == 1000 * int(count) for grow, count in pieces)
 
 
 def test_questions_on_both_sides_are_not_passed_over(copy):

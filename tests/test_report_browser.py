@@ -11,7 +11,7 @@ from test_comparison import sums
 
 from maft import comparison, report, seeds
 from maft.records import Request
-from maft.report import debates, held_out
+from maft.report import data, debates
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.trainers import NullTrainer
@@ -60,13 +60,12 @@ def file(folder) -> Path:
 
 def of_kind(folder: RunFolder, iteration: int) -> Counter[str]:
     """Return how many held-out debates of an iteration are of each kind."""
-    found = {one.iteration: one for one in held_out.evaluations(folder)}[iteration]
-    shown = [
-        debates.Shown(d, found.held.votes[d.problem_id], found.first[d.problem_id].answers[0], ())
-        for d in found.held.debates
-    ]
+    key = f"eval-{iteration}"
+    (found,) = [one for one in debates._held_out(folder, data.evaluations(folder)) if one.key == key]
     return Counter(
-        k for one in shown for k in debates.kinds(one, found.problems[one.debate.problem_id], found.held.grade)
+        kind
+        for shown in found.debates
+        for kind in debates.kinds(shown, found.problems[shown.debate.problem_id], found.grade)
     )
 
 

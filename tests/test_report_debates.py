@@ -12,7 +12,7 @@ from maft import files
 from maft.config import VoteConfig
 from maft.method import vote as voting
 from maft.records import Call, Debate, Reply, Score, Turn
-from maft.report import debates, held_out, transcript
+from maft.report import data, debates, transcript
 from maft.samplers import Scripted
 
 
@@ -61,7 +61,7 @@ def unpack(packed: debates.Packed) -> dict[str, Any]:
 
 
 def test_every_reply_of_every_debate_is_there(finished_run):
-    tree = unpack(debates.pack(finished_run, held_out.evaluations(finished_run)))
+    tree = unpack(debates.pack(finished_run, data.evaluations(finished_run)))
     assert [one["key"] for one in tree["sets"]] == ["eval-2", "eval-0", "eval-1", "train-2", "train-1"]
     texts = tree["texts"]
     assert len(set(texts)) == len(texts), "no text is there twice"
@@ -80,7 +80,7 @@ def test_every_reply_of_every_debate_is_there(finished_run):
 
 
 def test_corrected_and_spoiled_are_what_lies_between_the_vote_and_the_debate(finished_run):
-    tree = unpack(debates.pack(finished_run, held_out.evaluations(finished_run)))
+    tree = unpack(debates.pack(finished_run, data.evaluations(finished_run)))
     names = [name for name, _ in tree["kinds"]]
     for iteration, (first, last) in {0: ("majority@3", "debate"), 2: ("maft_majority@3", "maft")}.items():
         home = finished_run.evaluation(iteration)
@@ -94,7 +94,7 @@ def test_corrected_and_spoiled_are_what_lies_between_the_vote_and_the_debate(fin
 
 
 def test_who_learns_is_who_has_an_example(finished_run):
-    tree = unpack(debates.pack(finished_run, held_out.evaluations(finished_run)))
+    tree = unpack(debates.pack(finished_run, data.evaluations(finished_run)))
     packed = next(one for one in tree["sets"] if one["key"] == "train-1")["debates"]
     learned = sum(said[8] for _, _, rounds, *_ in packed for _, turns in rounds for said in turns)
     assert learned == sum(counts["examples"] for counts in files.read_json(finished_run.examples_summary(1)).values())
@@ -102,7 +102,7 @@ def test_who_learns_is_who_has_an_example(finished_run):
 
 def test_what_does_not_fit_is_named_and_held_out_debates_come_first(finished_run, monkeypatch):
     monkeypatch.setattr(debates, "MAX_TOTAL", 1)
-    packed = debates.pack(finished_run, held_out.evaluations(finished_run))
+    packed = debates.pack(finished_run, data.evaluations(finished_run))
     assert [one["key"] for one in unpack(packed)["sets"]] == ["eval-2"]
     assert packed.left_out == (
         "Held-out, untrained", "Held-out, iteration 1", "Training, iteration 2", "Training, iteration 1",
@@ -110,7 +110,7 @@ def test_what_does_not_fit_is_named_and_held_out_debates_come_first(finished_run
 
 
 def test_many_debates_are_compressed_and_the_same(finished_run, monkeypatch):
-    found = held_out.evaluations(finished_run)
+    found = data.evaluations(finished_run)
     plain = debates.pack(finished_run, found)
     monkeypatch.setattr(debates, "PLAIN", 0)
     small = debates.pack(finished_run, found)
@@ -122,14 +122,14 @@ def test_many_debates_are_compressed_and_the_same(finished_run, monkeypatch):
 @pytest.mark.parametrize("text", ["</script><b>", "<!--<script>", "a\u2028\x00\ud7ff", "]]>", "\\u003c"])
 def test_hostile_text_stays_within_its_string(tmp_path, text):
     folder = run(settings(tmp_path), Scripted(lambda _: f"{text} {boxed(1)}"))
-    packed = debates.pack(folder, held_out.evaluations(folder))
+    packed = debates.pack(folder, data.evaluations(folder))
     assert "<" not in packed.text
     assert f"{transcript.safe(text)} {boxed(1)}" in unpack(packed)["texts"]
 
 
 def test_long_replies_are_cut_and_the_rest_is_counted(tmp_path):
     folder = run(settings(tmp_path), Scripted(lambda _: "word " * 2_000 + boxed(1)))
-    tree = unpack(debates.pack(folder, held_out.evaluations(folder)))
+    tree = unpack(debates.pack(folder, data.evaluations(folder)))
     said = tree["sets"][0]["debates"][0][2][0][1][0]
     assert len(tree["texts"][said[3]]) == debates.MAX_CHARACTERS
     assert said[4] == len("word " * 2_000 + boxed(1)) - debates.MAX_CHARACTERS
@@ -144,7 +144,7 @@ def test_a_run_without_debates_has_none(tmp_path):
 def test_of_many_debates_the_page_holds_some_at_equal_distances_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(debates, "MAX_DEBATES", 4)
     folder = run(settings(tmp_path))
-    tree = unpack(debates.pack(folder, held_out.evaluations(folder)))
+    tree = unpack(debates.pack(folder, data.evaluations(folder)))
     assert [one["title"] for one in tree["sets"]] == [
         "Held-out, iteration 1 (3 of 6 debates)",
         "Held-out, untrained (3 of 6 debates)",

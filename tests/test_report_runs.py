@@ -6,7 +6,8 @@ import pytest
 from helpers import run, settings
 from test_comparison import sums
 
-from maft.report import rows, runs
+from maft.report import rows, runs, runs_table
+from maft.report.gains import gains
 from maft.samplers import Scripted
 
 
@@ -26,11 +27,10 @@ def test_each_run_has_its_column_and_the_mean_is_theirs(seeds):
 
 def test_gains_are_differences_on_the_same_questions(seeds):
     means = {row.method: row for row in runs.together(seeds)}
-    found = runs.gains(seeds)
+    found = {gain.over: gain for gain in gains(seeds)}
     for over, method in (("untrained debate", "debate"), ("untrained majority", "majority@3")):
-        gap, each = found[over]
-        assert gap.mean == pytest.approx(means["maft"].mean - means[method].mean)
-        assert each == pytest.approx(
+        assert found[over].gap.mean == pytest.approx(means["maft"].mean - means[method].mean)
+        assert found[over].by_run == pytest.approx(
             [a - b for a, b in zip(means["maft"].accuracies, means[method].accuracies, strict=True)]
         )
 
@@ -50,7 +50,7 @@ def test_runs_without_an_evaluation_in_common_say_so(seeds, tmp_path):
     from maft.runs.folder import RunFolder
 
     empty = settings(tmp_path, "name=empty")
-    assert "no evaluated method in common" in runs.table([seeds[0], RunFolder(tmp_path / "empty", empty)])
+    assert "no evaluated method in common" in runs_table([seeds[0], RunFolder(tmp_path / "empty", empty)])
 
 
 def test_runs_over_different_questions_are_compared_on_those_that_all_have(seeds, tmp_path, call):

@@ -72,4 +72,4 @@ def compare(
     found = comparison.results(made)
     files.write_text(made.path / "results.json", comparison.as_json(found) + "\n")
     ends = [f"Rows: {made.path / 'results.json'}", f"Report: {report.write_comparison_page(made, found)}"]
-    stage.say([comparison.table(found), *ends], [row.model_dump() for row in found], as_json=as_json)
+    stage.say([report.comparison_table(found), *ends], [row.model_dump() for row in found], as_json=as_json)

@@ -41,7 +41,7 @@ def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None, aga
     if len(opened) > 1:
         if target is not None:
             raise click.UsageError("--export takes one run or one comparison. Export each run by itself.")
-        click.echo(json.dumps(report_.runs.as_rows(opened), indent=2) if as_json else report_.runs.table(opened))
+        click.echo(json.dumps(report_.runs.as_rows(opened), indent=2) if as_json else report_.runs_table(opened))
         return
     written = report_.export_run(opened[0], target) if target is not None else []
     if as_json:
@@ -62,7 +62,7 @@ def _report_comparison(folder: Path, as_json: bool, target: Path | None, against
     if as_json:
         click.echo(comparison.as_json(found))
         return
-    click.echo(comparison.table(found))
+    click.echo(report_.comparison_table(found))
     _say(lambda: report_.write_comparison_page(opened, found), written, target)
 
 

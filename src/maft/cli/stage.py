@@ -121,7 +121,8 @@ def describe(settings: "RunConfig", *, as_json: bool) -> None:
     changed = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     click.echo((config.resolved(settings) if as_json else changed).rstrip())
     click.echo(plan(checked(settings)), err=True)
-    click.echo(status.status(RunFolder(settings.runs_dir / settings.name, settings)), err=True)
+    step = status.next_step(RunFolder(settings.runs_dir / settings.name, settings))
+    click.echo("This run is finished." if step is None else f"Next: {step}.", err=True)
 
 
 def checked(settings: "RunConfig") -> "RunConfig":

@@ -3,7 +3,6 @@
 from maft.comparison.arms import ARMS, PAPER, Arm
 from maft.comparison.compare import Comparison, begin, chosen, compare, existing
 from maft.comparison.results import Result, as_json, over_iterations, results
-from maft.comparison.table import table
 
 __all__ = [
     "ARMS",
@@ -18,5 +17,4 @@ __all__ = [
     "existing",
     "over_iterations",
     "results",
-    "table",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from maft.evaluation.metrics import interval
-from maft.records import Debate, Problem, Turn
+from maft.records import Debate, Problem
 from maft.tasks.base import Grade
 
 
@@ -31,34 +31,26 @@ def agent_accuracies(
 ) -> list[AgentAccuracy]:
     """Return the mean of the generators and each of them, then the same of the critics, if there are any.
 
-    Questions without a known answer are left out. An answer that could not be read, or that a failed debate never had,
-    is wrong.
+    Questions without a known answer are left out. An answer that could not be read, or that is missing because its
+    debate failed, is wrong.
     """
     right_by_role: dict[Literal["generator", "critic"], list[set[int]]] = {"generator": [], "critic": []}
-    """Who was right in the first round, and in the end, of each debate."""
+    """Agents that were right in the first round and in the end, for each debate."""
     last = 0
     for debate in debates:
         problem = problems[debate.problem_id]
         if grade(problem, None) is not None:
             final = debate.latest if debate.error is None else ()
-            right_by_role["generator"].append(_right(debate.round(1), problem, grade))
-            right_by_role["critic"].append(_right(final, problem, grade))
+            for role, turns in zip(right_by_role, (debate.round(1), final), strict=True):
+                right_by_role[role].append({turn.agent for turn in turns if grade(problem, turn.answer)})
             last = max([last, *(turn.round for turn in debate.turns)])
-    found = []
+    found: list[AgentAccuracy] = []
+
+    def add(role: Literal["generator", "critic"], agent: int | None, right: Sequence[float]) -> None:
+        found.append(AgentAccuracy(iteration, role, agent, len(right), sum(right) / len(right), *interval(right)))
+
     for role, right in list(right_by_role.items())[: min(last, 2)]:
-        by_agent = [[agent in of_question for of_question in right] for agent in range(num_agents)]
-        mean = [len(of_question) / num_agents for of_question in right]
-        found.append(_accuracy(iteration, role, None, mean))
-        found += [_accuracy(iteration, role, agent, of_agent) for agent, of_agent in enumerate(by_agent)]
+        add(role, None, [len(agents) / num_agents for agents in right])
+        for agent in range(num_agents):
+            add(role, agent, [agent in agents for agents in right])
     return found
-
-
-def _right(turns: Sequence[Turn], problem: Problem, grade: Grade) -> set[int]:
-    return {turn.agent for turn in turns if grade(problem, turn.answer)}
-
-
-def _accuracy(
-    iteration: int, role: Literal["generator", "critic"], agent: int | None, right: Sequence[float]
-) -> AgentAccuracy:
-    accuracy = sum(right) / len(right)
-    return AgentAccuracy(iteration, role, agent, len(right), accuracy, *interval(right))

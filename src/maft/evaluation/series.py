@@ -7,37 +7,44 @@
     pseudo_labels   iteration                       pseudo_label_accuracy, coverage, mean_margin, unanimity,
                                                     replies_cut (share), without_examples (agents) ...
 
-Society 0 is untrained; the labels of iteration l are made by society l - 1.
+Society 0 is untrained. The labels of iteration l are made by society l - 1, on training questions; `held_out_votes`
+gives every society, the last one included, the numbers that its debates would have as labels.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from maft import files, tasks
-from maft.config import RunConfig
+from maft.config import VoteConfig, of_iteration
 from maft.evaluation import votes
-from maft.evaluation.agents import agent_accuracies
+from maft.evaluation.agents import AgentAccuracy, agent_accuracies
+from maft.evaluation.labels import label_quality
 from maft.evaluation.learned import learned
 from maft.evaluation.methods import HeldOut
 from maft.evaluation.metrics import MethodResult
-from maft.evaluation.over_iterations import Line, agent_line, held_out_votes, label_line, method_line
 from maft.method import protocol_of
+from maft.method import vote as voting
 from maft.records import Problem, Vote
 from maft.runs.folder import RunFolder
+from maft.tasks.base import Grade
+
+Line = dict[str, Any]
+"""One line of metrics.jsonl: `kind`, `iteration`, names and numbers."""
 
 
 def write(folder: RunFolder) -> None:
-    """Write metrics.jsonl, of as much of the run as there is."""
-    text = "".join(f"{json.dumps(line)}\n" for line in lines(folder))
-    files.write_text(folder.metrics, text)
+    """Write metrics.jsonl of what the run has so far."""
+    files.write_text(folder.metrics, "".join(f"{json.dumps(line)}\n" for line in lines(folder)))
 
 
 def lines(folder: RunFolder) -> list[Line]:
     """Return all lines, kind by kind in the order above, iteration by iteration."""
     numbers = range(folder.config.num_iterations + 1)
-    found = [line for number in numbers for line in of_society(folder, number) + of_labels(folder, number)]
+    unsorted = [line for number in numbers for line in of_society(folder, number) + of_labels(folder, number)]
     kinds = ("method", "agent", "held_out_votes", "pseudo_labels")
-    return sorted(found, key=lambda line: kinds.index(line["kind"]))
+    return sorted(unsorted, key=lambda line: kinds.index(line["kind"]))
 
 
 def of_society(folder: RunFolder, number: int) -> list[Line]:
@@ -46,12 +53,13 @@ def of_society(folder: RunFolder, number: int) -> list[Line]:
     if not folder.evaluated(number):
         return []
     results = [MethodResult.model_validate(row) for row in files.read_json(folder.results(number))]
-    held, problems = votes.held_out(folder, number), _problems(folder, "eval")
+    held, problems = votes.held_out(folder, number), votes.problems(folder, "eval")
     agents = agent_accuracies(held.debates, problems, number, config.debate.num_agents, held.grade)
+    as_labels = held_out_votes(held, config.vote, config.seed, protocol_of(config.debate).ballots)
     return [
-        *map(method_line, results),
-        *map(agent_line, agents),
-        label_line("held_out_votes", _votes(held, config), problems, held.grade),
+        *({"kind": "method", **result.model_dump(), "tokens": result.tokens} for result in results),
+        *map(_agent_line, agents),
+        label_line("held_out_votes", as_labels, problems, held.grade),
     ]
 
 
@@ -59,16 +67,42 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     """Return the line of one iteration's pseudo-labels; none before the vote."""
     if number == 0 or not folder.votes(number).exists():
         return []
-    found, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
-    line = label_line("pseudo_labels", found, _problems(folder, "train"), grade)
+    of_iteration, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
+    line = label_line("pseudo_labels", of_iteration, votes.problems(folder, "train"), grade)
     if (of := learned(folder, number)) is not None:
         line |= {"replies_cut": of.share_cut, "without_examples": len(of.without_examples)}
     return [line]
 
 
-def _votes(held: HeldOut, config: RunConfig) -> list[Vote]:
-    return held_out_votes(held, config.vote, config.seed, protocol_of(config.debate).ballots)
+def held_out_votes(
+    held: HeldOut, settings: VoteConfig, run_seed: int, choose: voting.Choose = voting.ballots
+) -> list[Vote]:
+    """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
+    return [
+        voting.elect(
+            debate,
+            held.votes[debate.problem_id].partition or (),
+            choose(debate, of_iteration(settings.label_from, debate.iteration + 1)),
+            settings,
+            run_seed,
+        )
+        for debate in held.debates
+    ]
 
 
-def _problems(folder: RunFolder, side: str) -> dict[str, Problem]:
-    return {problem.id: problem for problem in files.read_records(folder.problems(side), Problem)}
+def label_line(kind: str, of: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> Line:
+    """Return the line of the votes on many questions; `kind` is `pseudo_labels` or `held_out_votes`."""
+    names = {"accuracy": "pseudo_label_accuracy", "accuracy_all": "pseudo_label_accuracy_all"}
+    numbers = label_quality(of, problems, grade).model_dump()
+    return {"kind": kind, **{names.get(name, name): value for name, value in numbers.items()}}
+
+
+def _agent_line(one: AgentAccuracy) -> Line:
+    """Return the line of one agent, such as `critic_2`, or of the mean over a role, such as `critics`.
+
+    >>> _agent_line(AgentAccuracy(1, "critic", None, 50, 0.5, 0.37, 0.63))["agent"]
+    'critics'
+    """
+    name = f"{one.role}s" if one.agent is None else f"{one.role}_{one.agent}"
+    numbers = {"accuracy": one.accuracy, "ci_low": one.low, "ci_high": one.high, "n": one.n}
+    return {"kind": "agent", "iteration": one.iteration, "agent": name, **numbers}

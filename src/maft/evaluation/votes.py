@@ -1,7 +1,7 @@
-"""Votes with the debates they are of: made once, kept in the run folder, read by whoever shows or counts them."""
+"""Votes and the debates that they belong to: decided once, kept in the run folder, read by reports and counts."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from maft import files, tasks
 from maft.config import RunConfig
@@ -12,6 +12,12 @@ from maft.method import vote as voting
 from maft.records import Debate, GradedVote, Problem, Score, Vote
 from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
+
+
+def problems(folder: RunFolder, side: str) -> dict[str, Problem]:
+    """Read the `train` or `eval` questions by id; none before they are written."""
+    path = folder.problems(side)
+    return {problem.id: problem for problem in files.read_records(path, Problem)} if path.exists() else {}
 
 
 def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[str, Vote]:
@@ -30,20 +36,18 @@ def held_out(folder: RunFolder, number: int) -> HeldOut:
     if path.exists():
         return HeldOut(debates, files.read_records(path, GradedVote))
     # An older maft kept no votes. Where answers tied, the label is the answer that was scored.
-    config, problems = folder.config, files.read_records(folder.problems("eval"), Problem)
-    made = decide(debates, problems, config)
-    scores = files.read_records(folder.scores(number, names(number, config.debate.num_agents)[2]), Score)
+    scores = files.read_records(folder.scores(number, names(number, folder.config.debate.num_agents)[2]), Score)
     labels = {score.problem_id: score.answers[0] for score in scores}
-    found = []
-    for debate, vote in zip(debates, made, strict=True):
+    votes = []
+    for debate, vote in zip(debates, decide(debates, problems(folder, "eval").values(), folder.config), strict=True):
         label = labels.get(debate.problem_id, vote.label)
-        found.append(vote.model_copy(update={"label": label, "winner": vote.classes(debate).get(label)}))
-    return HeldOut(debates, found)
+        votes.append(vote.model_copy(update={"label": label, "winner": vote.classes(debate).get(label)}))
+    return HeldOut(debates, votes)
 
 
-def decide(debates: Iterable[Debate], problems: Sequence[Problem], config: RunConfig) -> list[GradedVote]:
+def decide(debates: Iterable[Debate], asked: Iterable[Problem], config: RunConfig) -> list[GradedVote]:
     """Vote on held-out debates by `vote.over`, and grade every class of equal answers once. Nothing is dropped."""
-    by_id, task, choose = {p.id: p for p in problems}, tasks.make(config.task), protocol_of(config.debate).ballots
+    by_id, task, choose = {p.id: p for p in asked}, tasks.make(config.task), protocol_of(config.debate).ballots
     votes = (
         voting.vote(debate, config.vote, config.seed, task.equality, config.vote.over, choose) for debate in debates
     )

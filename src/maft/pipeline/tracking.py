@@ -26,9 +26,9 @@ from maft import files
 from maft.config import RunConfig
 from maft.errors import MissingExtra
 from maft.evaluation import series as metrics
-from maft.evaluation.over_iterations import Line
+from maft.evaluation.series import Line
 from maft.pipeline import run as pipeline
-from maft.runs.folder import Event, RunFolder
+from maft.runs.folder import Event, RunFolder, stage_of
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class Reader:
         """Count an event, and say whether it is new; a training that was killed repeats its first steps."""
         what, iteration, agent = event["event"], event.get("iteration", 0), event.get("agent", "")
         if what in ("debated", "trained"):
-            self._batches[_stage(event)] += 1
+            self._batches[stage_of(event)] += 1
             return True
         key = (what, iteration, agent, event.get("step"))
         is_new = key not in self._taken
@@ -181,7 +181,7 @@ class Reader:
         return [Measured(f"step/{agent}", before + event["step"], values)]
 
     def _speed(self, event: Event) -> list[Measured]:
-        stage = _stage(event)
+        stage = stage_of(event)
         tokens = sum(event.get(name, 0) for name in ("prompt_tokens", "completion_tokens", "tokens"))
         if not tokens or not event["seconds"]:
             return []
@@ -205,11 +205,6 @@ def named(line: Line) -> dict[str, float]:
 
 def _no_lines(folder: RunFolder, iteration: int) -> list[Line]:
     return []
-
-
-def _stage(event: Event) -> str:
-    """Return the name that the report has for what an event is part of."""
-    return {"train": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
 
 
 def _unsaid(folder: RunFolder) -> list[Event]:

@@ -6,15 +6,17 @@ from maft.report.comparison_page import write_page as write_comparison_page
 from maft.report.data import results, rows
 from maft.report.export import export_comparison, export_run
 from maft.report.run_page import write_page
-from maft.report.table import diversity_table, table
+from maft.report.table import comparison_table, diversity_table, runs_table, table
 
 __all__ = [
+    "comparison_table",
     "diversity_table",
     "export_comparison",
     "export_run",
     "results",
     "rows",
     "runs",
+    "runs_table",
     "table",
     "write_comparison_page",
     "write_metrics",

@@ -1,4 +1,4 @@
-"""Which curves the pages and the papers show, as numbers; `plots` draws them."""
+"""The curves of pages and papers, as numbers; `plots` draws them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -65,8 +65,18 @@ class Chart(NamedTuple):
     diagonal: bool = False
     """Whether a line shows where y is x."""
     apart: bool = True
-    """Whether curves may stand a little beside their place, so that none hides another's intervals. Otherwise the
-    axis is logarithmic, and x the decimal logarithm."""
+    """Whether curves may be drawn a little to the side, so that none hides another's intervals. Otherwise the axis is
+    logarithmic, and x the decimal logarithm."""
+
+
+def _over_iterations(
+    name: str, title: str, curves: Sequence[Curve], unit: Literal["share", "nats"] = "share"
+) -> Chart | None:
+    """Return the curves that have points over iterations; None if there are none."""
+    drawn = [curve for curve in curves if curve.points]
+    numbers = sorted({int(point.x) for curve in drawn for point in curve.points})
+    ticks: dict[float, str] = {number: str(number) if number else "0\nuntrained" for number in numbers}
+    return Chart(name, title, drawn, ticks, unit=unit) if drawn else None
 
 
 def accuracy(results: Sequence[MethodResult]) -> Chart | None:
@@ -82,9 +92,8 @@ def accuracy(results: Sequence[MethodResult]) -> Chart | None:
         "vote over first answers": ("orange", "s"),
         "single answer": ("grey", "^"),
     }
-    curves = [Curve(label, *look, points[label]) for label, look in looks.items() if points[label]]
-    title = "Accuracy on held-out questions over iterations"
-    return Chart("accuracy", title, curves, _iterations(curves)) if curves else None
+    curves = [Curve(label, *look, points[label]) for label, look in looks.items()]
+    return _over_iterations("accuracy", "Accuracy on held-out questions over iterations", curves)
 
 
 def curve_of(method: str) -> str:
@@ -100,41 +109,33 @@ def curve_of(method: str) -> str:
     return "single answer" if method in ("base", "maft_single") else "debate"
 
 
-def agents(found: Sequence[AgentAccuracy]) -> Chart | None:
+def agents(accuracies: Sequence[AgentAccuracy]) -> Chart | None:
     """Return the accuracy of single generators and critics over iterations, their means shown first."""
     points: dict[tuple[str, int | None], list[Point]] = defaultdict(list)
-    for one in found:
+    for one in accuracies:
         points[one.role, one.agent].append(Point(one.iteration, one.accuracy, one.low, one.high))
-    means = {"generator": ("orange", "s"), "critic": ("blue", "o")}
-    signs = list(MARKERS)
+    means, signs = {"generator": ("orange", "s"), "critic": ("blue", "o")}, list(MARKERS)
     curves = []
-    for (role, agent), of_agent in sorted(
-        points.items(), key=lambda item: (item[0][1] is not None, item[0][0] != "generator")
-    ):
+    for role, agent in sorted(points, key=lambda key: (key[1] is not None, key[0] != "generator")):
+        of_agent = points[role, agent]
         if agent is None:
             curves.append(Curve(f"mean of the {role}s", *means[role], of_agent))
         else:
-            look = (means[role][0], signs[agent % len(signs)])
-            offered = len(points) <= MOST_OFFERED
+            look, offered = (means[role][0], signs[agent % len(signs)]), len(points) <= MOST_OFFERED
             curves.append(Curve(f"{role} {agent}", *look, of_agent, shown=False, offered=offered, dashed=True))
-    title = "Accuracy of single generators and critics over iterations"
-    return Chart("agents", title, curves, _iterations(curves)) if curves else None
+    return _over_iterations("agents", "Accuracy of single generators and critics over iterations", curves)
 
 
 def labels(found: Sequence[Labels]) -> Chart | None:
     """Return how often pseudo-labels are right, and on what share of the questions agents are trained."""
-    right = [
-        Point(one.quality.iteration, one.quality.accuracy, *one.accuracy_interval)
-        for one in found
-        if one.quality.accuracy is not None and one.accuracy_interval is not None
-    ]
-    used = [Point(one.quality.iteration, one.quality.coverage, *one.coverage_interval) for one in found]
+    qualities = [of.quality for of in found]
+    right = [Point(q.iteration, q.accuracy, q.ci_low, q.ci_high) for q in qualities if q.accuracy is not None]
+    used = [_share(q.iteration, q.coverage, q.num_problems) for q in qualities]
     curves = [
         Curve("right, of those trained on", "green", "o", right),
-        Curve("trained on, of all", "purple", "s", used),
+        Curve("trained on, of all", "purple", "s", [point._replace(n=None) for point in used]),
     ]
-    curves = [curve for curve in curves if curve.points]
-    return Chart("labels", "Pseudo-labels over iterations", curves, _iterations(curves)) if curves else None
+    return _over_iterations("labels", "Pseudo-labels over iterations", curves)
 
 
 def votes(found: Sequence[Labels]) -> Chart | None:
@@ -148,33 +149,27 @@ def votes(found: Sequence[Labels]) -> Chart | None:
         "abstention": ("could not be read", "red", "v"),
     }
     curves = [
-        Curve(
-            label,
-            color,
-            marker,
-            [_share(one.quality.iteration, getattr(one.quality, name), one.quality.num_problems) for one in found],
-        )
-        for name, (label, color, marker) in looks.items()
+        Curve(*look, [_share(of.iteration, getattr(of, name), of.num_problems) for of, _ in found])
+        for name, look in looks.items()
     ]
-    return Chart("votes", "Votes on training questions over iterations", curves, _iterations(curves)) if found else None
+    return _over_iterations("votes", "Votes on training questions over iterations", curves)
 
 
 def reliability(levels: Mapping[int, Sequence[Level]]) -> Chart | None:
     """Return how often held-out answers are right by their share of the votes, for each iteration."""
-    shown = {min(levels), max(levels)} if levels else set()
-    most = max((level.votes for of_iteration in levels.values() for level in of_iteration), default=0)
+    top = max((level.votes for of_iteration in levels.values() for level in of_iteration), default=0)
     curves = []
     for place, (iteration, of_iteration) in enumerate(levels.items()):
         points = [
-            _share(level.votes / most, level.right / level.graded, level.graded)
+            _share(level.votes / top, level.right / level.graded, level.graded)
             for level in reversed(of_iteration)
             if level.votes and level.graded
         ]
         if points:
             label = f"iteration {iteration}" if iteration else "untrained"
             look = ("grey", "^") if iteration == 0 else _look(place - 1)
-            curves.append(Curve(label, *look, points, shown=iteration in shown))
-    ticks = {votes / most: f"{votes} of {most}" for votes in range(1, most + 1)}
+            curves.append(Curve(label, *look, points, shown=iteration in (min(levels), max(levels))))
+    ticks = {votes / top: f"{votes} of {top}" for votes in range(1, top + 1)}
     title = "How often the answer of a held-out debate is right, by its votes"
     return Chart("reliability", title, curves, ticks, "votes for the answer", diagonal=True) if curves else None
 
@@ -191,30 +186,21 @@ def diversity(measured: Sequence[Diversity]) -> list[Chart]:
         Curve("dissimilarity", "orange", "s", [Point(one.iteration, one.dissimilarity) for one in measured]),
     ]
     measures = {"likelihood": "likelihood", "kl": "KL between agents", "kl_to_base": "KL to the base"}
-    nats = [
-        Curve(
-            label,
-            *_look(place),
-            [Point(one.iteration, y) for one in measured if (y := getattr(one, name)) is not None],
-        )
-        for place, (name, label) in enumerate(measures.items())
+    nats = []
+    for place, (name, label) in enumerate(measures.items()):
+        values = [Point(one.iteration, y) for one in measured if (y := getattr(one, name)) is not None]
+        nats.append(Curve(label, *_look(place), values))
+    drawn = [
+        _over_iterations("diversity", "Disagreement and dissimilarity of the agents over iterations", shares),
+        _over_iterations("diversity_nats", "Likelihood and KL of the agents over iterations", nats, "nats"),
     ]
-    drawn: list[tuple[str, str, list[Curve], Literal["share", "nats"]]] = [
-        ("diversity", "Disagreement and dissimilarity of the agents over iterations", shares, "share"),
-        ("diversity_nats", "Likelihood and KL of the agents over iterations", nats, "nats"),
-    ]
-    return [
-        Chart(name, title, there, _iterations(there), unit=unit)
-        for name, title, curves, unit in drawn
-        if (there := [curve for curve in curves if curve.points])
-    ]
+    return [chart for chart in drawn if chart is not None]
 
 
 def methods(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
     """Return the accuracy of compared methods over iterations, those that are shown first."""
     curves = _of_methods(found, shown, lambda row: row.iteration)
-    title = "Accuracy of the methods on held-out questions over iterations"
-    return Chart("methods", title, curves, _iterations(curves)) if curves else None
+    return _over_iterations("methods", "Accuracy of the methods on held-out questions over iterations", curves)
 
 
 def budget(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
@@ -258,8 +244,3 @@ def _look(place: int) -> tuple[str, str]:
 
 def _share(x: float, y: float, n: int) -> Point:
     return Point(x, y, *wilson(y, n), n)
-
-
-def _iterations(curves: Sequence[Curve]) -> dict[float, str]:
-    numbers = sorted({int(point.x) for curve in curves for point in curve.points})
-    return {number: str(number) if number else "0\nuntrained" for number in numbers}

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,32 +36,9 @@ class Line(NamedTuple):
     is_part: bool
     """Whether it is shown only if asked for."""
 
-    @property
-    def verdict(self) -> str:
-        """`more`, `less`, or `unclear` where the interval of the difference holds 0."""
-        gap = self.row.difference
-        return "" if gap is None else "more" if gap.low > 0 else "less" if gap.high < 0 else "unclear"
-
-
-class Card(NamedTuple):
-    """By how much the row that all are compared with is better than another after the last iteration."""
-
-    over: str
-    gap: Difference
-
-    @property
-    def verdict(self) -> str:
-        """`more`, `less`, or `unclear` where the interval holds 0."""
-        return "more" if self.gap.low > 0 else "less" if self.gap.high < 0 else "unclear"
-
 
 def write_page(comparison: Comparison, found: Sequence[Result]) -> Path:
-    """Write report.html and return its path.
-
-    Args:
-        comparison: finished or not.
-        found: its rows.
-    """
+    """Write report.html of a comparison, finished or not, from its rows, and return its path."""
     return page.write(comparison.path / "report.html", "comparison.html.j2", _content(comparison, found))
 
 
@@ -78,6 +56,7 @@ def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
     last = max((row.iteration for row in found), default=0)
     gaps = [row.difference for row in found if row.difference is not None]
     against = found[0].against if found else comparison.against
+    lines = [_line(row, comparison.reference) for row in found]
     return {
         "config": comparison.config,
         "models": page.models(comparison.config),
@@ -85,7 +64,7 @@ def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
         "comparison": comparison,
         "found": found,
         "last": last,
-        "lines": _by_iteration([_line(row, comparison.reference) for row in found]),
+        "lines": {number: list(of) for number, of in groupby(lines, lambda line: line.row.iteration)},
         "reach": max([0.01, *(max(abs(gap.low), abs(gap.high)) for gap in gaps)]),
         "against": against,
         "ours": next((row for row in found if row.iteration == last > 0 and row.method == against), None),
@@ -101,24 +80,13 @@ def _line(row: Result, reference: str) -> Line:
         return Line(row, UNTRAINED.get(row.method, UNTRAINED["majority"]), False)
     if row.method in ARMS:
         return Line(row, ARMS[row.method].what, False)
-    what = next(words for part, words in PARTS.items() if part in row.method)
-    is_main = row.method.startswith(tuple(f"{reference}{part}" for part in PARTS)) or row.method in (
-        "single_agent_ft_debate",
-        "single_agent_ft_majority@budget",
-        "majority_ft_majority@budget",
-    )
-    return Line(row, what, not is_main)
+    main = ("single_agent_ft_debate", "single_agent_ft_majority@budget", "majority_ft_majority@budget")
+    is_main = row.method in main or row.method.startswith(tuple(f"{reference}{part}" for part in PARTS))
+    return Line(row, next(words for part, words in PARTS.items() if part in row.method), not is_main)
 
 
-def _by_iteration(lines: Sequence[Line]) -> dict[int, list[Line]]:
-    grouped: dict[int, list[Line]] = {}
-    for line in lines:
-        grouped.setdefault(line.row.iteration, []).append(line)
-    return grouped
-
-
-def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[Card]:
-    """Return what a society must beat to be worth its price, as far as it was compared."""
+def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[tuple[str, Difference]]:
+    """Return by how much the reference beats what a society must beat to be worth its price, as far as compared."""
     own = comparison.reference
     others = {
         f"a vote of {own}'s first answers at the same tokens": f"{own}_majority@budget",
@@ -127,12 +95,12 @@ def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[Card]:
         "one model finetuned on debates, alone": "single_agent_ft",
         "one model finetuned on debates, debating with itself": "single_agent_ft_debate",
     }
-    found = [(over, rows[name].difference) for over, name in others.items() if name in rows]
-    return [Card(over, _turned(gap)) for over, gap in found if gap is not None]
-
-
-def _turned(gap: Difference) -> Difference:
-    return gap.model_copy(update={"mean": -gap.mean, "low": -gap.high, "high": -gap.low})
+    gaps = [(over, rows[name].difference) for over, name in others.items() if name in rows]
+    return [
+        (over, gap.model_copy(update={"mean": -gap.mean, "low": -gap.high, "high": -gap.low}))
+        for over, gap in gaps
+        if gap is not None
+    ]
 
 
 def _unfinished(comparison: Comparison) -> list[str]:

@@ -1,32 +1,40 @@
-"""The numbers of a run, read off its folder."""
+"""The numbers of a run, read from its folder once for tables, pages and exported files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from maft import files, tasks
 from maft.config import RunConfig
+from maft.evaluation import flow, reliability, votes
+from maft.evaluation.agents import AgentAccuracy, agent_accuracies
+from maft.evaluation.flow import Flow
 from maft.evaluation.labels import LabelQuality, label_quality
-from maft.evaluation.metrics import MethodResult, wilson
-from maft.evaluation.over_iterations import accuracy_interval
-from maft.evaluation.reliability import Level, levels, most_ballots
+from maft.evaluation.methods import HeldOut
+from maft.evaluation.metrics import MethodResult
+from maft.evaluation.reliability import Level
 from maft.files import Records
-from maft.method import learners
 from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
-from maft.runs import societies
-from maft.runs.folder import RunFolder
-from maft.tasks.base import Grade, normalised
+from maft.runs.folder import RunFolder, stage_of
+from maft.tasks.base import normalised
+
+STAGES = ("debate", "finetune", "evaluate")
+
+
+class Evaluation(NamedTuple):
+    """One society on the held-out questions."""
+
+    iteration: int
+    problems: Mapping[str, Problem]
+    held: HeldOut
 
 
 class Labels(NamedTuple):
     """The pseudo-labels of one iteration."""
 
     quality: LabelQuality
-    accuracy_interval: tuple[float, float] | None
-    """95 % interval of `quality.accuracy`."""
-    coverage_interval: tuple[float, float]
     levels: tuple[Level, ...]
     """By agreement, from all agents down to no label."""
 
@@ -35,7 +43,7 @@ class StageCost(NamedTuple):
     """What a stage of an iteration took, over all starts of the run."""
 
     iteration: int
-    stage: Literal["debate", "finetune", "evaluate"]
+    stage: str
     seconds: float
     calls: int
     prompt_tokens: int
@@ -51,7 +59,7 @@ class Questions(NamedTuple):
 
 
 class Split(NamedTuple):
-    """How the questions were split, and how many are on both sides: that must be none."""
+    """How the questions were split, and how many are on both sides (none, in a sound run)."""
 
     train: Questions
     eval: Questions
@@ -70,25 +78,8 @@ def stand_ins(config: RunConfig) -> str:
 
 def results(folder: RunFolder) -> list[MethodResult]:
     """Return the result of every method that has been evaluated, iteration by iteration."""
-    return [
-        MethodResult.model_validate(row)
-        for number in range(folder.config.num_iterations + 1)
-        if (summary := folder.results(number)).exists()
-        for row in files.read_json(summary)
-    ]
-
-
-def notes(found: Sequence[MethodResult]) -> list[str]:
-    """Say how many held-out questions have no answer for another reason than that none could be read."""
-    failed = {result.iteration: result for result in found if result.failed}
-    return [
-        *(f"Iteration {n}: {r.failed} of {r.n} debates failed, which counts as wrong." for n, r in failed.items()),
-        *(
-            f"Iteration {r.iteration}, {r.method}: {r.tied} of {r.n} votes are tied, which counts as wrong (vote.ties)."
-            for r in found
-            if r.tied
-        ),
-    ]
+    summaries = (folder.results(number) for number in range(folder.config.num_iterations + 1))
+    return [MethodResult.model_validate(row) for file in summaries if file.exists() for row in files.read_json(file)]
 
 
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
@@ -97,26 +88,54 @@ def rows(folder: RunFolder) -> list[dict[str, Any]]:
     return [{name: getattr(result, name) for name in names} for result in results(folder)]
 
 
+def notes(shown: Sequence[MethodResult]) -> list[str]:
+    """Say how many held-out questions have no answer although every reply could be read."""
+    failed = {result.iteration: result for result in shown if result.failed}
+    return [
+        *(f"Iteration {n}: {r.failed} of {r.n} debates failed, which counts as wrong." for n, r in failed.items()),
+        *(
+            f"Iteration {r.iteration}, {r.method}: {r.tied} of {r.n} votes are tied, which counts as wrong (vote.ties)."
+            for r in shown
+            if r.tied
+        ),
+    ]
+
+
+def evaluations(folder: RunFolder) -> list[Evaluation]:
+    """Return every finished evaluation, the untrained society's first."""
+    problems = votes.problems(folder, "eval")
+    done = (number for number in range(folder.config.num_iterations + 1) if folder.evaluated(number))
+    return [Evaluation(number, problems, votes.held_out(folder, number)) for number in done]
+
+
+def agents(done: Sequence[Evaluation], num_agents: int) -> list[AgentAccuracy]:
+    """Return how often single generators and single critics are right, iteration by iteration."""
+    return [
+        agent
+        for number, problems, held in done
+        for agent in agent_accuracies(held.debates, problems, number, num_agents, held.grade)
+    ]
+
+
+def flows(done: Sequence[Evaluation]) -> list[Flow]:
+    """Return what became of each agent's first answers, iteration by iteration."""
+    return [one for number, problems, held in done for one in flow.flows(held.debates, problems, number, held.grade)]
+
+
+def levels(done: Sequence[Evaluation]) -> dict[int, tuple[Level, ...]]:
+    """Return how often the debates' answers are right by their votes, for each iteration."""
+    of = {number: held.votes.values() for number, _, held in done}
+    top = max(map(reliability.most_ballots, of.values()), default=0)
+    return {number: reliability.levels(of[number], problems, held.grade, top) for number, problems, held in done}
+
+
 def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
-    if not folder.problems("train").exists():
-        return []
-    problems = {problem.id: problem for problem in files.read_records(folder.problems("train"), Problem)}
-    grade = cache(tasks.make(folder.config.task).grade)
-    numbers = range(1, folder.config.num_iterations + 1)
-    found = [Records(folder.votes(n), Vote) for n in numbers if folder.votes(n).exists()]
-    most = max(map(most_ballots, found), default=0)
-    return [_labels(list(votes), problems, grade, most) for votes in found]
-
-
-def _labels(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> Labels:
-    quality = label_quality(votes, problems, grade)
-    return Labels(
-        quality=quality,
-        accuracy_interval=accuracy_interval(quality, votes, problems, grade),
-        coverage_interval=wilson(quality.coverage, quality.num_problems),
-        levels=levels(votes, problems, grade, most),
-    )
+    problems, grade = votes.problems(folder, "train"), cache(tasks.make(folder.config.task).grade)
+    done = (folder.votes(number) for number in range(1, folder.config.num_iterations + 1))
+    of = [files.read_records(file, Vote) for file in done if file.exists()]
+    top = max(map(reliability.most_ballots, of), default=0)
+    return [Labels(label_quality(each, problems, grade), reliability.levels(each, problems, grade, top)) for each in of]
 
 
 def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:
@@ -129,65 +148,23 @@ def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:
 
 
 def costs(folder: RunFolder) -> list[StageCost]:
-    """Return time, calls and tokens of each stage of each iteration, as events.jsonl has them."""
+    """Return time, calls and tokens of each stage of each iteration, from events.jsonl."""
+    names = ("seconds", "calls", "prompt_tokens", "completion_tokens", "tokens")
     totals: dict[tuple[int, str], Counter[str]] = defaultdict(Counter)
     for event in folder.events():
         if event["event"] in ("debated", "trained"):
-            stage = {"train": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
-            numbers = {name: value for name, value in event.items() if isinstance(value, int | float)}
-            totals[event["iteration"], stage].update(numbers)
-    order: tuple[Literal["debate", "finetune", "evaluate"], ...] = ("debate", "finetune", "evaluate")
-    return [
-        StageCost(
-            iteration,
-            stage,
-            totals[iteration, stage]["seconds"],
-            totals[iteration, stage]["calls"],
-            totals[iteration, stage]["prompt_tokens"],
-            totals[iteration, stage]["completion_tokens"],
-            totals[iteration, stage]["tokens"],
-        )
-        for iteration in range(folder.config.num_iterations + 1)
-        for stage in order
-        if (iteration, stage) in totals
-    ]
+            totals[event["iteration"], stage_of(event)].update({name: event.get(name, 0) for name in names})
+    order = sorted(totals, key=lambda key: (key[0], STAGES.index(key[1])))
+    return [StageCost(*key, *(totals[key][name] for name in names)) for key in order]
 
 
 def split(folder: RunFolder) -> Split | None:
     """Count the questions of both sides and those on both; None before they are written."""
-    sides = {side: folder.problems(side) for side in ("train", "eval")}
-    if not all(file.exists() for file in sides.values()):
+    if not folder.problems("eval").exists():
         return None
-    train, held_out = (files.read_records(file, Problem) for file in sides.values())
+    train, held_out = (list(Records(folder.problems(side), Problem)) for side in ("train", "eval"))
     return Split(
         Questions(len(train), sum(problem.gold is not None for problem in train)),
         Questions(len(held_out), sum(problem.gold is not None for problem in held_out)),
         len({normalised(problem.question) for problem in train} & {normalised(p.question) for p in held_out}),
     )
-
-
-def owed(folder: RunFolder) -> str | None:
-    """Say what an unfinished run has to do next, or None when it is finished."""
-    if not folder.problems("eval").exists():
-        return "the questions"
-    sides = {side: files.num_lines(folder.problems(side)) for side in ("train", "eval")}
-    for number in range(folder.config.num_iterations + 1):
-        found = _owed_of_iteration(folder, number, sides)
-        if found is not None:
-            return f"iteration {number}, {found}" if number else f"the untrained society, {found}"
-    return None
-
-
-def _owed_of_iteration(folder: RunFolder, number: int, sides: Mapping[str, int]) -> str | None:
-    if number > 0:
-        if not folder.votes(number).exists():
-            return f"debate ({files.num_lines(folder.debates(number))} of {sides['train']} questions done)"
-        if not folder.examples_summary(number).exists():
-            return "choice of examples"
-        all_agents, missing = learners(folder.config), societies.missing(folder, number)
-        if missing:
-            return f"finetuning ({len(all_agents) - len(missing)} of {len(all_agents)} agents done)"
-    if not folder.evaluated(number):
-        done = files.num_lines(folder.held_out_debates(number))
-        return f"evaluation ({done} of {sides['eval']} questions done)"
-    return None

@@ -1,32 +1,37 @@
 """The debates of a run, packed for the page's browser: every text once, everything else as numbers that point to it.
 
-All text is made safe here (control characters are spelt out) and is only ever shown as text by the page.
+All text is made safe here (control characters are spelt out), and the page shows it as text only.
 """
 
 import base64
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
+from maft import tasks
 from maft.config import RunConfig
+from maft.evaluation.methods import names
+from maft.evaluation.votes import problems as problems_of
 from maft.evaluation.votes import votes_of
 from maft.files import Records
+from maft.method import learners
 from maft.method.vote import tally_of
-from maft.records import Call, Debate, Example, Problem, Turn, Vote
+from maft.records import Call, Debate, Example, Problem, Score, Turn, Vote
 from maft.report import transcript
-from maft.report.held_out import Evaluation, remembered
+from maft.report.data import Evaluation
 from maft.report.transcript import Fate
 from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
 
 MAX_CHARACTERS = 4_000
-"""How much of one reply the page holds."""
+"""Characters of a reply on the page."""
 MAX_TOTAL = 24_000_000
-"""How many characters of replies it holds; compressed, a fifth of that or less."""
+"""Characters of replies on the page; compressed, a fifth of that or less."""
 MAX_DEBATES = 1_000
-"""How many debates of an iteration it holds; of more, so many at equal distances in the order of the questions."""
+"""Debates of an iteration on the page; of more, this many at equal distances in the order of the questions."""
 PLAIN = 1_500_000
 """Characters of packed debates above which they are compressed."""
 
@@ -39,11 +44,11 @@ KINDS = {
     "not used": "nobody learns from it",
     "failed": "a call failed, and the debate ended",
 }
-"""What can be said of a debate; several may hold."""
+"""Filters of the browser; a debate may pass several."""
 
 
 class Shown(NamedTuple):
-    """A debate with what the page says of it."""
+    """A debate with its vote, the vote over first answers, and what each agent learns from it."""
 
     debate: Debate
     vote: Vote | None
@@ -64,7 +69,7 @@ class Set(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Return about how many characters it adds to the page."""
+        """Return about the number of characters that it adds to the page."""
         calls = (call for shown in self.debates for call in shown.debate.calls(samples=False))
         return sum(min(len(call.reply.text), MAX_CHARACTERS) for call in calls)
 
@@ -73,7 +78,7 @@ class Packed(NamedTuple):
     """What the page holds of the debates."""
 
     text: str
-    """JSON, or deflated and in base64; neither can end the element it stands in."""
+    """JSON, or deflated and in base64; neither can end its HTML element."""
     is_deflated: bool
     left_out: tuple[str, ...]
     """Titles of sets that would make the page too large."""
@@ -81,7 +86,7 @@ class Packed(NamedTuple):
 
 def pack(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Packed | None:
     """Pack as many sets as the page has room for: held-out questions first; None if there is no debate yet."""
-    sets = [*_held_out(evaluations), *_training(folder)]
+    sets = [*_held_out(folder, evaluations), *_training(folder)]
     chosen: list[Set] = []
     room = MAX_TOTAL
     for one in sets:
@@ -98,7 +103,7 @@ def pack(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Packed | None:
 
 
 def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
-    """Yield what can be said of a debate, see `KINDS`."""
+    """Yield the filters that a debate passes, see `KINDS`."""
     debate, vote = shown.debate, shown.vote
     if debate.error is not None:
         yield "failed"
@@ -110,31 +115,30 @@ def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
             yield "corrected" if after else "spoiled"
         if not after:
             yield "wrong"
-    if vote is not None and not _unanimous(debate, vote):
-        yield "split"
+    if vote is not None:
+        classes = vote.classes(debate)
+        last = {classes[turn.answer] for turn in debate.latest}
+        if len(last) != 1 or None in last:
+            yield "split"
     if any(turn.answer is None for turn in debate.turns):
         yield "unparsable"
     if vote is not None and vote.dropped is not None:
         yield "not used"
 
 
-def _unanimous(debate: Debate, vote: Vote) -> bool:
-    classes = vote.classes(debate)
-    last = {classes[turn.answer] for turn in debate.latest}
-    return len(last) == 1 and None not in last
-
-
-def _held_out(evaluations: Sequence[Evaluation]) -> Iterator[Set]:
+def _held_out(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Iterator[Set]:
     """Yield the last evaluation first, then the untrained society's, then the others."""
-    for one in (*evaluations[:0:-1][:1], *evaluations[:1], *evaluations[-2:0:-1]):
-        problems, of_all = _some(one.problems)
-        title = (f"Held-out, iteration {one.iteration}" if one.iteration else "Held-out, untrained") + of_all
+    for number, every, held in (*evaluations[:0:-1][:1], *evaluations[:1], *evaluations[-2:0:-1]):
+        majority = names(number, folder.config.debate.num_agents)[1]
+        first = {score.problem_id: score.answers[0] for score in Records(folder.scores(number, majority), Score)}
+        problems, of_all = _some(every)
         debates = [
-            Shown(debate, one.held.votes[debate.problem_id], one.first[debate.problem_id].answers[0], ())
-            for debate in one.held.debates
+            Shown(debate, held.votes[debate.problem_id], first[debate.problem_id], ())
+            for debate in held.debates
             if debate.problem_id in problems
         ]
-        yield Set(f"eval-{one.iteration}", title, False, one.held.grade, problems, debates)
+        title = (f"Held-out, iteration {number}" if number else "Held-out, untrained") + of_all
+        yield Set(f"eval-{number}", title, False, held.grade, problems, debates)
 
 
 def _some(problems: Mapping[str, Problem]) -> tuple[Mapping[str, Problem], str]:
@@ -146,27 +150,23 @@ def _some(problems: Mapping[str, Problem]) -> tuple[Mapping[str, Problem], str]:
 
 def _training(folder: RunFolder) -> Iterator[Set]:
     """Yield the debates on training questions of every vote that is finished, the last one first."""
-    numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
-    if not numbers:
-        return
-    problems, of_all = _some({problem.id: problem for problem in Records(folder.problems("train"), Problem)})
-    grade = remembered(folder)
-    for number in numbers:
-        held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
-        votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)
-        debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
-        yield Set(f"train-{number}", f"Training, iteration {number}{of_all}", True, grade, problems, debates)
+    problems, of_all = _some(problems_of(folder, "train"))
+    grade = cache(tasks.make(folder.config.task).grade)
+    for number in range(folder.config.num_iterations, 0, -1):
+        if folder.votes(number).exists():
+            held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
+            votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)
+            debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
+            yield Set(f"train-{number}", f"Training, iteration {number}{of_all}", True, grade, problems, debates)
 
 
-def _examples(
-    folder: RunFolder, number: int, problems: Mapping[str, Problem]
-) -> Mapping[str, Sequence[Example]] | None:
+def _examples(folder: RunFolder, number: int, problems: Collection[str]) -> Mapping[str, Sequence[Example]] | None:
     """Return the examples of an iteration by question; None before they are made."""
     if not folder.examples_summary(number).exists():
         return None
     found: dict[str, list[Example]] = defaultdict(list)
-    for file in sorted(folder.examples_summary(number).parent.glob("*.jsonl")):
-        for example in Records(file, Example):
+    for agent in learners(folder.config):
+        for example in Records(folder.examples(number, agent), Example):
             if example.problem_id in problems:
                 found[example.problem_id].append(example)
     return found
@@ -174,9 +174,10 @@ def _examples(
 
 def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:
     first = tally_of(debate, vote.partition or (), debate.round(1), config.vote, config.seed).winner
-    if examples is None or vote.dropped is not None:
-        return Shown(debate, vote, first, ())
-    return Shown(debate, vote, first, transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config))
+    fates: tuple[Fate, ...] = ()
+    if examples is not None and vote.dropped is None:
+        fates = transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config)
+    return Shown(debate, vote, first, fates)
 
 
 class _Texts:

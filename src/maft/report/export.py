@@ -10,8 +10,9 @@ from maft import files
 from maft.comparison import Comparison, Result
 from maft.diversity import measure as diversity
 from maft.errors import DataError
-from maft.report import comparison_page, data, gains, held_out, plots, run_page
+from maft.report import comparison_page, data, plots, run_page
 from maft.report.charts import Chart
+from maft.report.gains import gains
 from maft.runs.folder import RunFolder
 
 Rows = Sequence[Mapping[str, Any]]
@@ -19,18 +20,29 @@ Rows = Sequence[Mapping[str, Any]]
 
 def export_run(folder: RunFolder, target: Path) -> list[Path]:
     """Write tables and pictures of a run, and return the files."""
-    evaluations = held_out.evaluations(folder)
+    evaluations = data.evaluations(folder)
     tables: dict[str, Rows] = {
         "results": [{**row.model_dump(), "tokens": row.tokens} for row in data.results(folder)],
-        "gains": _rows(gains.gains(folder)),
-        "agents": _rows(held_out.agents(evaluations)),
-        "flow": _rows(held_out.flows(evaluations)),
+        "gains": [
+            {
+                "over": over,
+                "n": gap.n,
+                "won": won,
+                "lost": lost,
+                "difference": gap.mean,
+                "low": gap.low,
+                "high": gap.high,
+            }
+            for over, gap, won, lost, _ in gains([folder])
+        ],
+        "agents": _rows(data.agents(evaluations, folder.config.debate.num_agents)),
+        "flow": _rows(data.flows(evaluations)),
         "reliability": [
             {"iteration": iteration, **level._asdict()}
-            for iteration, levels in held_out.levels(evaluations).items()
+            for iteration, levels in data.levels(evaluations).items()
             for level in levels
         ],
-        "labels": [found.quality.model_dump() for found in data.labels(folder)],
+        "labels": [quality.model_dump() for quality, _ in data.labels(folder)],
         "examples": [
             {"iteration": iteration, "agent": agent, **counts.model_dump()}
             for iteration, agents in data.examples(folder).items()
@@ -49,12 +61,12 @@ def export_comparison(comparison: Comparison, found: Sequence[Result], target: P
 
 
 def _rows(tuples: Iterable[Any]) -> Rows:
-    return [one._asdict() for one in tuples]
+    return [row._asdict() for row in tuples]
 
 
 def _write(tables: Mapping[str, Rows], charts: Sequence[Chart], target: Path) -> list[Path]:
     if target.exists() and not target.is_dir():
-        raise DataError(f"{target} is a file. Give --export the name of a folder; it is made if it is not there.")
+        raise DataError(f"{target} is a file. Give --export the name of a folder; it is made if it does not exist.")
     target.mkdir(parents=True, exist_ok=True)
     curves = [
         {"chart": chart.name, "curve": curve.label, "unit": chart.unit, **point._asdict()}

@@ -1,12 +1,11 @@
-"""What finetuning gained, question by question: both methods answered the same ones."""
+"""What finetuning gained, question by question, in one run or over several."""
 
-from collections.abc import Mapping, Sequence
-from math import sqrt
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from maft import files
 from maft.evaluation.methods import names
-from maft.evaluation.metrics import wilson
+from maft.evaluation.paired import Accuracies, Difference, accuracies, difference
 from maft.records import Score
 from maft.runs.folder import RunFolder
 
@@ -16,29 +15,28 @@ class Gain(NamedTuple):
 
     over: str
     """The other method, in words."""
-    n: int
+    gap: Difference
     won: int
-    """Questions that only the first method got right."""
+    """Questions that only the first method got right, over all runs."""
     lost: int
     """Questions that only the other one got right."""
-    difference: float
-    low: float
-    """Lower end of the 95 % interval."""
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """`more`, `less`, or `unclear` where the interval holds 0."""
-        return "more" if self.low > 0 else "less" if self.high < 0 else "unclear"
+    by_run: tuple[float, ...]
+    """Difference in each run."""
 
 
-def gains(folder: RunFolder, *, vote: bool = False) -> list[Gain]:
-    """Compare the debate of the last society that was evaluated, or its vote, with what came before it.
+def gains(folders: Sequence[RunFolder], *, vote: bool = False, questions: frozenset[str] | None = None) -> list[Gain]:
+    """Compare the debate of the last society that every run has evaluated, or its vote, with what came before it.
 
     Empty until a finetuned society has been evaluated, and where no gold answer is known.
+
+    Args:
+        folders: of runs of one config, such as with several seeds.
+        vote: compare the vote over first answers instead of the debate.
+        questions: ids of the held-out questions that count; None: all.
     """
-    config = folder.config
-    done = [n for n in range(config.num_iterations + 1) if folder.evaluated(n)]
+    config = folders[0].config
+    numbers = range(min(folder.config.num_iterations for folder in folders) + 1)
+    done = [number for number in numbers if all(folder.evaluated(number) for folder in folders)]
     if 0 not in done or done == [0]:
         return []
     last, num_agents = done[-1], config.debate.num_agents
@@ -50,56 +48,26 @@ def gains(folder: RunFolder, *, vote: bool = False) -> list[Gain]:
     }
     if last > 1:
         others[f"{'majority' if vote else 'debate'} after iteration 1"] = (1, our_majority if vote else ours)
-    mine = _right(folder, last, our_majority if vote else ours)
-    found = (paired(over, mine, _right(folder, number, method)) for over, (number, method) in others.items())
+
+    def of_runs(number: int, method: str) -> list[Accuracies]:
+        return [graded(folder, number, method, questions) for folder in folders]
+
+    mine = of_runs(last, our_majority if vote else ours)
+    found = (compare(over, mine, of_runs(number, method)) for over, (number, method) in others.items())
     return [gain for gain in found if gain is not None]
 
 
-def _right(folder: RunFolder, number: int, method: str) -> dict[str, bool]:
-    scores = files.read_records(folder.evaluation(number) / f"{method}.jsonl", Score)
-    return {score.problem_id: score.correct[0] for score in scores if score.correct is not None}
+def graded(folder: RunFolder, number: int, method: str, questions: frozenset[str] | None = None) -> Accuracies:
+    """Return a method's accuracy on each held-out question; on some of them if `questions` are given."""
+    every = accuracies(files.read_records(folder.scores(number, method), Score))
+    return {id: accuracy for id, accuracy in every.items() if questions is None or id in questions}
 
 
-def paired(over: str, mine: Mapping[str, bool], other: Mapping[str, bool]) -> Gain | None:
-    """Compare right and wrong answers by question; None if no question is in both.
-
-    The interval is Newcombe's for paired shares (1998, method 10): it is built from two Wilson intervals and does not
-    shrink to nothing where the methods never differ.
-    """
-    shared = [(mine[question], other[question]) for question in mine if question in other]
-    if not shared:
+def compare(over: str, mine: Sequence[Accuracies], other: Sequence[Accuracies]) -> Gain | None:
+    """Compare the answers of two methods, run by run; None if no question was answered in all."""
+    gap = difference(mine, other)
+    if gap is None:
         return None
-    both, won, lost = (shared.count(pair) for pair in ((True, True), (True, False), (False, True)))
-    low, high = _newcombe(both, won, lost, len(shared) - both - won - lost)
-    return Gain(over, len(shared), won, lost, (won - lost) / len(shared), low, high)
-
-
-def _newcombe(both: int, won: int, lost: int, neither: int) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two paired shares.
-
-    >>> [round(bound, 4) for bound in _newcombe(20, 12, 2, 16)]
-    [0.0562, 0.3292]
-    """
-    n = both + won + lost + neither
-    mine, other = (both + won) / n, (both + lost) / n
-    (low_mine, high_mine), (low_other, high_other) = wilson(mine, n), wilson(other, n)
-    phi = _correlation(both, won, lost, neither)
-    down = _distance(mine - low_mine, high_other - other, phi)
-    up = _distance(high_mine - mine, other - low_other, phi)
-    return max(-1.0, mine - other - down), min(1.0, mine - other + up)
-
-
-def _distance(a: float, b: float, phi: float) -> float:
-    return sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
-
-
-def _correlation(both: int, won: int, lost: int, neither: int) -> float:
-    """Return phi, corrected for continuity as Newcombe has it; 0 where a margin is empty."""
-    margins: Sequence[int] = (both + won, lost + neither, both + lost, won + neither)
-    product = margins[0] * margins[1] * margins[2] * margins[3]
-    if product == 0:
-        return 0.0
-    cross: float = both * neither - won * lost
-    if cross > 0:
-        cross = max(0.0, cross - (both + won + lost + neither) / 2)
-    return cross / sqrt(product)
+    gaps = [[a[id] - b[id] for id in a.keys() & b.keys()] for a, b in zip(mine, other, strict=True)]
+    won, lost = (sum(sign * value > 0 for of_run in gaps for value in of_run) for sign in (1, -1))
+    return Gain(over, gap, won, lost, tuple(sum(of_run) / len(of_run) for of_run in gaps))

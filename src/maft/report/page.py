@@ -1,4 +1,4 @@
-"""What all pages have in common: one file that needs nothing but itself, and runs no script but its own."""
+"""What all pages share: one file that loads nothing, and runs no script but its own."""
 
 import base64
 import hashlib
@@ -37,6 +37,7 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
         "value": lambda y, unit: percent(y) if unit == "share" else f"{y:.3f}",
         "p": lambda value: "p < 0.001" if value < 0.001 else f"p = {value:.3f}",
         "raw": Markup,
+        "pick": lambda counts, names: {name: getattr(counts, name) for name in names},
         "svg": lambda chart: Markup(plots.for_page(chart)),
     }
     script = "\n".join(_file(name) for name in ("charts.js", "tables.js", "debates.js"))
@@ -68,17 +69,16 @@ def changed_settings(config: RunConfig) -> dict[str, str]:
     """Return the settings that are not the default, by dotted key, as they are written in a config."""
     default = RunConfig(task=TaskConfig(name=config.task.name))
     changed = {key: value for key, (_, value) in config_.differences(default, config).items()}
-    return {key: value if isinstance(value, str) else json.dumps(_said(value)) for key, value in changed.items()}
+    return {key: value if isinstance(value, str) else json.dumps(_set(value)) for key, value in changed.items()}
 
 
-def _said(value: Any) -> Any:
-    """Leave out of the entries of a society what they do not say."""
+def _set(value: Any) -> Any:
+    """Leave out the settings of an agent that are not set."""
     if isinstance(value, list):
-        return [_said(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: _said(inner) for key, inner in value.items()}
-    return {key: inner for key, inner in kept.items() if inner not in (None, {})}
+        return [_set(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: inner for key, entry in value.items() if (inner := _set(entry)) not in (None, {})}
+    return value
 
 
 def percent(share: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from maft.diversity import measure as diversity
 from maft.diversity.measures import collapsed
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
-from maft.report import bars, charts, data, debates, gains, held_out, page
+from maft.report import charts, data, debates, page
 from maft.report.charts import Chart
-from maft.report.held_out import Evaluation
+from maft.report.data import Evaluation
+from maft.report.gains import gains
+from maft.runs import status
 from maft.runs.folder import RunFolder
 
 METHODS = {
@@ -24,6 +27,27 @@ METHODS = {
     "maft_majority": "vote over the first answers of finetuned generators",
     "maft_majority@budget": "vote over as many first answers as cost the tokens of the debate",
     "maft": "all rounds, finetuned agents, vote",
+}
+REASONS = {
+    "first": "first answer is the label",
+    "corrected": "corrected a wrong first answer",
+    "kept": "kept a right first answer",
+    "cut_for_mix": "agrees, left out for the mix",
+    "over_limit": "agrees, left out for the limit",
+    "cut": "agrees, cut at the token limit",
+    "disagrees": "not the label",
+    "unparsed": "could not be read",
+    "low_agreement": "too little agreement",
+    "no_answer": "no label",
+    "tied": "a tie",
+    "failed": "debate failed",
+}
+"""What became of a response: what is learned first, then the rest by reason."""
+FLOW = {
+    "stayed_right": "stayed right",
+    "corrected": "wrong, then right",
+    "spoiled": "right, then wrong",
+    "stayed_wrong": "stayed wrong",
 }
 
 
@@ -37,8 +61,8 @@ def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Cha
     labels = data.labels(folder)
     drawn = [
         charts.accuracy(data.results(folder)),
-        charts.agents(held_out.agents(evaluations)),
-        charts.reliability(held_out.levels(evaluations)),
+        charts.agents(data.agents(evaluations, folder.config.debate.num_agents)),
+        charts.reliability(data.levels(evaluations)),
         charts.labels(labels),
         charts.votes(labels),
         *charts.diversity(diversity.measured(folder)),
@@ -47,57 +71,52 @@ def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Cha
 
 
 def _content(folder: RunFolder) -> dict[str, Any]:
-    found, labels, evaluations = data.results(folder), data.labels(folder), held_out.evaluations(folder)
-    examples, costs = data.examples(folder), data.costs(folder)
-    measured = diversity.measured(folder)
-    manifest = folder.manifest
-    last = max((result.iteration for result in found), default=0)
-    best = _best(found, last, folder.config.debate.num_agents)
+    config, results, labels = folder.config, data.results(folder), data.labels(folder)
+    evaluations, examples, measured = data.evaluations(folder), data.examples(folder), diversity.measured(folder)
+    last = max((result.iteration for result in results), default=0)
+    best = _best(results, last, config.debate.num_agents)
     by_vote = best is not None and best.method != "maft"
+    costs = data.costs(folder)
+    spent = {n: {cost.stage: cost.seconds for cost in of} for n, of in groupby(costs, lambda cost: cost.iteration)}
+    top = labels[0].levels[0].votes if labels else 0
+    counts = [count for by_agent in examples.values() for count in by_agent.values()]
     return {
-        "config": folder.config,
-        "models": page.models(folder.config),
-        "stand_ins": data.stand_ins(folder.config),
-        "owed": data.owed(folder),
+        "config": config,
+        "models": page.models(config),
+        "stand_ins": data.stand_ins(config),
+        "next_step": status.next_step(folder),
         "warnings": warnings(of_run(folder)),
         "methods": METHODS,
         "last": last,
         "ours": best,
         "by_vote": by_vote,
-        "best_gains": gains.gains(folder, vote=by_vote),
-        "gains": gains.gains(folder),
-        "results": _by_iteration(found),
-        "notes": data.notes(found),
+        "best_gains": gains([folder], vote=by_vote),
+        "gains": gains([folder]),
+        "results": {number: list(of) for number, of in groupby(results, lambda result: result.iteration)},
+        "notes": data.notes(results),
         "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(folder, evaluations)}),
         "labels": labels,
-        "agreement": [bars.level_bar(f"Iteration {one.quality.iteration}", one.levels) for one in labels],
-        "examples": {number: list(map(bars.example_bar, of, of.values())) for number, of in examples.items()},
-        "counts": examples,
-        "reasons": bars.reasons(examples.values()),
-        "level_part": bars.level_part,
-        "flows": [(flow, bars.flow_bar(flow)) for flow in held_out.flows(evaluations)],
-        "flow_words": bars.FLOW,
+        "agreement": {n: f"{n} of {top} agree" if n else "no label" for n in range(top + 1)},
+        "questions_by_votes": [{level.votes: level.questions for level in of.levels} for of in labels],
+        "examples": examples,
+        "reasons": {name: text for name, text in REASONS.items() if any(getattr(count, name) for count in counts)},
+        "flows": data.flows(evaluations),
+        "flow_words": FLOW,
         "measured": measured,
         "collapsed": collapsed(measured),
         "costs": costs,
-        "cost_bars": bars.cost_bars(costs),
-        "stages": bars.STAGES,
+        "spent": spent,
+        "longest": max((sum(of.values()) for of in spent.values()), default=0.0) or 1.0,
+        "stage_words": {name: name for name in data.STAGES},
         "debates": debates.pack(folder, evaluations),
         "split": data.split(folder),
-        "changed": page.changed_settings(folder.config),
-        "manifest": files.read_json(manifest) if manifest.exists() else None,
+        "changed": page.changed_settings(config),
+        "manifest": files.read_json(folder.manifest) if folder.manifest.exists() else None,
     }
 
 
-def _best(found: Sequence[MethodResult], last: int, num_agents: int) -> MethodResult | None:
+def _best(results: Sequence[MethodResult], last: int, num_agents: int) -> MethodResult | None:
     """Return the better of debate and vote after the last iteration, the debate where they are equal."""
     names = ("maft", f"maft_majority@{num_agents}")
-    ours = [one for one in found if one.iteration == last > 0 and one.method in names and one.accuracy is not None]
-    return max(ours, key=lambda one: (one.accuracy, one.method == "maft"), default=None)
-
-
-def _by_iteration(found: Sequence[MethodResult]) -> dict[int, list[MethodResult]]:
-    grouped: dict[int, list[MethodResult]] = {}
-    for result in found:
-        grouped.setdefault(result.iteration, []).append(result)
-    return grouped
+    ours = [r for r in results if r.iteration == last > 0 and r.method in names and r.accuracy is not None]
+    return max(ours, key=lambda result: (result.accuracy, result.method == "maft"), default=None)

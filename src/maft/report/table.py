@@ -1,81 +1,176 @@
-"""The results as a table for a terminal."""
+"""Results as tables for a terminal: of a run, of several runs, of a comparison, of diversity."""
 
 from collections.abc import Sequence
 
+from maft.comparison import ARMS, Result
 from maft.diversity.measures import Diversity, collapsed
+from maft.evaluation.labels import LabelQuality
 from maft.evaluation.learned import of_run, warnings
-from maft.evaluation.metrics import MethodResult
-from maft.report.data import Labels, labels, notes, owed, results, stand_ins
+from maft.report.data import labels, notes, results, stand_ins
+from maft.report.gains import gains
+from maft.report.runs import shared_questions, together
+from maft.runs import status
 from maft.runs.folder import RunFolder
+
+AT_BUDGET = "_majority@budget"
 
 
 def table(folder: RunFolder) -> str:
-    """Return the results as text, and a line for each iteration's pseudo-labels; with colours on a terminal only."""
+    """Return the results of a run, and a line for each iteration's pseudo-labels."""
+    shown, missing = results(folder), status.next_step(folder)
+    rows = [
+        [
+            str(result.iteration),
+            result.method,
+            "no gold" if result.accuracy is None else f"{result.accuracy:.1%}",
+            interval(result.ci_low, result.ci_high),
+            str(result.n),
+            f"{result.unparsed:.0f}",
+            *(f"{number:,.0f}" for number in (result.calls, result.completion_tokens, result.tokens)),
+        ]
+        for result in shown
+    ]
+    lines = [
+        *notes(shown),
+        *(pseudo_labels(quality) for quality, _ in labels(folder)),
+        *warnings(of_run(folder)),
+        *([text] if (text := stand_ins(folder.config)) else []),
+        *([f"This run is not finished. Next: {missing}."] if missing else []),
+    ]
+    columns = ("iteration", "method", "accuracy", "95 % interval", "n", "unparsed", "calls", "generated", "tokens")
+    title, empty = f"{folder.config.name}: held-out questions", "Nothing has been evaluated yet."
+    return _draw(columns, rows, lines, empty=empty, title=title, bold=("debate", "maft"))
+
+
+def runs_table(folders: Sequence[RunFolder]) -> str:
+    """Return several runs side by side, and what finetuning gained in them."""
+    rows = [
+        [
+            str(row.iteration),
+            row.method,
+            *(f"{100 * accuracy:.1f}" for accuracy in (*row.accuracies, row.mean)),
+            interval(row.low, row.high),
+            str(row.n),
+        ]
+        for row in together(folders)
+    ]
+    questions, every = shared_questions(folders)
+    lines = []
+    if len(questions) < every:
+        lines.append(
+            f"The runs hold out different questions: only the {len(questions)} of {every} that all have count."
+        )
+    for over, gap, _, _, by_run in gains(folders, questions=questions) if rows else []:
+        each = ", ".join(f"{100 * difference:+.1f}" for difference in by_run)
+        bounds = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+        lines.append(f"Finetuned debate minus {over}: {100 * gap.mean:+.1f} points ({bounds}); by run {each}.")
+    minutes = ", ".join(f"{sum(e.get('seconds', 0.0) for e in folder.events()) / 60:.1f}" for folder in folders)
+    lines.append(f"Minutes of sampling and finetuning, by run: {minutes}.")
+    columns = ("iteration", "method", *(folder.path.name for folder in folders), "mean", "95 % interval", "n")
+    return _draw(columns, rows, lines, empty="These runs have no evaluated method in common.")
+
+
+def comparison_table(compared: Sequence[Result]) -> str:
+    """Return the rows of a comparison; of the iterations in between only the methods themselves, not their parts.
+
+    Where they are compared with a vote at the debate's budget, their votes at that budget are shown as well.
+    """
+    against = compared[0].against if compared else "maft"
+    peers = {against, *(f"{arm}{AT_BUDGET}" for arm in ARMS if against.endswith(AT_BUDGET))}
+    last = max((row.iteration for row in compared), default=0)
+    rows = [
+        [
+            str(row.iteration),
+            row.method,
+            "no gold" if row.accuracy is None else f"{row.accuracy:.1%}",
+            interval(row.ci_low, row.ci_high),
+            *(_difference(row)),
+            f"{row.unparsed:.0f}",
+            *(f"{number:,.0f}" for number in (row.calls, row.completion_tokens, row.tokens)),
+            *(f"{number:,.0f}" for number in (row.training_examples, row.training_tokens, row.seconds)),
+        ]
+        for row in compared
+        if row.iteration in (0, last) or row.method in {*ARMS, *peers}
+    ]
+    columns = (
+        *("iteration", "method", "accuracy", "95 % interval", f"minus {against}", "95 % interval", "p", "unparsed"),
+        *("calls", "generated", "tokens", "examples", "training tokens", "seconds"),
+    )
+    lines = []
+    if compared:
+        seeds = f"{compared[0].num_seeds} seeds" if compared[0].num_seeds > 1 else "one seed"
+        lines = [f"{compared[0].n} held-out questions, {seeds}; examples, tokens and seconds are means."]
+    return _draw(
+        columns, rows, lines, empty="No method has been evaluated for every seed yet.", bold=("debate", against)
+    )
+
+
+def _difference(row: Result) -> tuple[str, str, str]:
+    gap = row.difference
+    if gap is None:
+        return "", "", ""
+    p_value = "< 0.001" if gap.p_value < 0.001 else f"{gap.p_value:.3f}"
+    return f"{100 * gap.mean:+.1f}", f"{100 * gap.low:+5.1f} to {100 * gap.high:+.1f}", p_value
+
+
+def diversity_table(measured: Sequence[Diversity]) -> str:
+    """Return the diversity of each society, and warnings where it has collapsed."""
+    rows = []
+    for one in measured:
+        values = (one.disagreement, one.dissimilarity, one.likelihood, one.kl, one.kl_to_base)
+        rows.append([str(one.iteration), *("-" if value is None else f"{value:.3f}" for value in values)])
+    lines = collapsed(measured)
+    if measured:
+        last = measured[-1]
+        if last.num_models > 1:
+            lines.insert(0, f"The agents are of {last.num_models} models: likelihood and KL are of pairs of one model.")
+        read = f"{last.num_questions} held-out questions, {last.num_read} of them read; embedder: {last.embedder}."
+        lines.insert(0, read)
+    columns = ("iteration", "disagreement", "dissimilarity", "likelihood", "KL", "KL to base")
+    return _draw(columns, rows, lines, empty="No society of this run has been evaluated yet.", groups=False)
+
+
+def _draw(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    lines: Sequence[str],
+    *,
+    empty: str,
+    title: str = "",
+    bold: Sequence[str] = (),
+    groups: bool = True,
+) -> str:
+    """Lay out a table with lines below it, with colours on a terminal only.
+
+    Args:
+        columns: their names; `method` is aligned on the left.
+        rows: cells; the first is the iteration.
+        lines: printed below.
+        empty: printed instead of a table without rows.
+        title: printed above.
+        bold: methods to stress.
+        groups: whether an empty row parts the iterations.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    found, missing = results(folder), owed(folder)
     drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("iteration", "method", "accuracy", "95 % interval", "n", "unparsed", "calls", "generated", "tokens"):
+    for column in columns:
         drawn.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
-    for number, result in enumerate(found):
-        starts_iteration = number == 0 or found[number - 1].iteration != result.iteration
-        if starts_iteration and number:
+    for number, row in enumerate(rows):
+        if groups and number and rows[number - 1][0] != row[0]:
             drawn.add_row()
-        drawn.add_row(*_cells(result), style="bold" if result.method in ("debate", "maft") else None)
-    console = Console(width=200, highlight=False)
+        drawn.add_row(*row, style="bold" if row[1] in bold else None)
+    console = Console(width=240, highlight=False)
     with console.capture() as captured:
-        console.print(Text(f"{folder.config.name}: held-out questions", style="bold"))
+        if title:
+            console.print(Text(title, style="bold"), end="\n\n")
+        console.print(drawn if rows else Text(empty))
         console.print()
-        console.print(drawn if found else Text("Nothing has been evaluated yet."))
-        console.print()
-        for note in notes(found):
-            console.print(Text(note))
-        for quality in labels(folder):
-            console.print(Text(pseudo_labels(quality)))
-        for line in warnings(of_run(folder)):
+        for line in lines:
             console.print(Text(line), soft_wrap=True)
-        if warning := stand_ins(folder.config):
-            console.print(Text(warning))
-        if missing is not None:
-            console.print(Text(f"This run is not finished. Next: {missing}."))
     return "\n".join(row.rstrip() for row in captured.get().rstrip().split("\n"))
-
-
-def diversity_table(measured: Sequence[Diversity]) -> str:
-    """Return the diversity of each society as text, and warnings where it has collapsed."""
-    if not measured:
-        return "No society of this run has been evaluated yet."
-    shape = "{:>9}{:>14.3f}{:>15.3f}{:>12}{:>8}{:>12}"
-    lines = ["iteration  disagreement  dissimilarity  likelihood      KL  KL to base"]
-    for one in measured:
-        read = [_nats(value) for value in (one.likelihood, one.kl, one.kl_to_base)]
-        lines.append(shape.format(one.iteration, one.disagreement, one.dissimilarity, *read))
-    last = measured[-1]
-    lines.append("")
-    lines.append(f"{last.num_questions} held-out questions, {last.num_read} of them read; embedder: {last.embedder}.")
-    if last.num_models > 1:
-        lines.append(f"The agents are of {last.num_models} models: likelihood and KL are of pairs of one model.")
-    return "\n".join(lines + collapsed(measured))
-
-
-def _nats(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _cells(result: MethodResult) -> list[str]:
-    return [
-        str(result.iteration),
-        result.method,
-        "no gold" if result.accuracy is None else f"{result.accuracy:.1%}",
-        interval(result.ci_low, result.ci_high),
-        str(result.n),
-        f"{result.unparsed:.0f}",
-        f"{result.calls:,.0f}",
-        f"{result.completion_tokens:,.0f}",
-        f"{result.tokens:,.0f}",
-    ]
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -87,12 +182,11 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{100 * low:5.1f} - {100 * high:5.1f}"
 
 
-def pseudo_labels(found: Labels) -> str:
+def pseudo_labels(quality: LabelQuality) -> str:
     """Say in one line how many questions were trained on, and how many of their labels were right."""
-    quality = found.quality
     right = "correctness not known"
-    if quality.accuracy is not None and found.accuracy_interval is not None:
-        low, high = found.accuracy_interval
-        right = f"{quality.accuracy:.1%} of them right ({100 * low:.1f} - {100 * high:.1f})"
+    if quality.accuracy is not None and quality.ci_low is not None and quality.ci_high is not None:
+        bounds = f"{100 * quality.ci_low:.1f} - {100 * quality.ci_high:.1f}"
+        right = f"{quality.accuracy:.1%} of them right ({bounds})"
     used = f"{quality.used} of {quality.num_problems} questions used ({quality.coverage:.1%})"
     return f"Pseudo-labels of iteration {quality.iteration}: {used}, {right}."

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from maft import files, tasks
 from maft.config import CurateConfig, RunConfig
 from maft.errors import DataError
-from maft.evaluation.votes import held_out, votes_of
+from maft.evaluation.votes import held_out, problems, votes_of
+from maft.files import Records
 from maft.method import learners
 from maft.records import Call, Debate, Example, Problem, Turn, Vote
 from maft.runs import societies
@@ -24,6 +25,7 @@ from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
 
 Stage = Literal["train", "eval"]
+_KINDS = {"train": "training", "eval": "held-out"}
 How = Literal["title", "quiet", "right", "wrong", "kept", "dropped"]
 Paint = Callable[[str, How], str]
 
@@ -47,7 +49,7 @@ class Fate(NamedTuple):
 
 
 class Told(NamedTuple):
-    """A debate with all that is known about it."""
+    """A debate with its question, vote, and what was learned from it."""
 
     stage: Stage
     problem: Problem
@@ -71,49 +73,41 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
     Raises:
         DataError: there is no such question or no such debate; names the questions with the nearest ids.
     """
-    sides: dict[Stage, dict[str, Problem]] = {"train": _problems(folder, "train"), "eval": _problems(folder, "eval")}
-    having = [side for side, problems in sides.items() if problem_id in problems]  # ids count within a side only
+    sides: dict[Stage, dict[str, Problem]] = {"train": problems(folder, "train"), "eval": problems(folder, "eval")}
+    having = [side for side in sides if problem_id in sides[side]]  # ids count within a side only
     asked = [side for side in having if stage in (None, side)]
     if not asked:
         raise DataError(_no_such_question(folder, problem_id, having[0] if having else None, sides))
     numbers = range(folder.config.num_iterations, -1, -1) if iteration is None else [iteration]
     for number, side in ((number, side) for number in numbers for side in asked):
         path = folder.debates(number) if side == "train" else folder.held_out_debates(number)
-        # A debate that failed and was held again stands in the file twice until the stage is done.
-        found = [debate for debate in _debates(path) if debate.problem_id == problem_id]
-        if found:
-            return tell(folder, sides[side][problem_id], found[-1], side)
-    side = asked[0]
+        # A debate that failed and was held again is in the file twice until the stage is done.
+        held = [debate for debate in _debates(path) if debate.problem_id == problem_id]
+        if held:
+            return tell(folder, sides[side][problem_id], held[-1], side)
     where = "any iteration" if iteration is None else f"iteration {iteration}"
-    kind = "training" if side == "train" else "held-out"
     raise DataError(
-        f"the {kind} question {problem_id!r} has not been debated in {where}. The run has iterations "
-        f"{1 if side == 'train' else 0} to {folder.config.num_iterations}; it may not have come that far."
+        f"the {_KINDS[asked[0]]} question {problem_id!r} has not been debated in {where}. The run has iterations "
+        f"{1 if asked[0] == 'train' else 0} to {folder.config.num_iterations}; it may not have come that far."
     )
 
 
 def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> Told:
     """Put a debate together with its vote and with what was learned from it."""
-    grade, models = tasks.make(folder.config.task).grade, _models(folder)
+    number, by_model = debate.iteration, societies.speakers(folder.config)
+    models = {agent: model for model, of in by_model.items() for agent in of} if len(by_model) > 1 else {}
+    told = Told(stage, problem, debate, None, (), tasks.make(folder.config.task).grade, models)
     if stage == "eval":
-        if not folder.evaluated(debate.iteration):
-            return Told(stage, problem, debate, None, (), grade, models)
-        held = held_out(folder, debate.iteration)
-        return Told(stage, problem, debate, held.votes[problem.id], (), held.grade, models)
-    voted = folder.votes(debate.iteration).exists()
-    vote = votes_of(folder, debate.iteration, [debate]).get(problem.id) if voted else None
-    summary = folder.examples_summary(debate.iteration)
-    if vote is None or vote.dropped is not None or not summary.exists():
-        return Told(stage, problem, debate, vote, (), grade, models)
-    sets = [file for file in sorted(summary.parent.glob("*.jsonl")) if file != summary]
-    examples = [example for file in sets for example in files.read_records(file, Example)]
-    learned = fates(debate, vote, [e for e in examples if e.problem_id == debate.problem_id], folder.config)
-    return Told(stage, problem, debate, vote, learned, grade, models)
-
-
-def _models(folder: RunFolder) -> dict[str, str]:
-    by_model = societies.speakers(folder.config)
-    return {agent: model for model, agents in by_model.items() for agent in agents} if len(by_model) > 1 else {}
+        if not folder.evaluated(number):
+            return told
+        held = held_out(folder, number)
+        return told._replace(vote=held.votes[problem.id], grade=held.grade)
+    vote = votes_of(folder, number, [debate]).get(problem.id) if folder.votes(number).exists() else None
+    if vote is None or vote.dropped is not None or not folder.examples_summary(number).exists():
+        return told._replace(vote=vote)
+    every = (e for agent in learners(folder.config) for e in Records(folder.examples(number, agent), Example))
+    examples = [example for example in every if example.problem_id == debate.problem_id]
+    return told._replace(vote=vote, fates=fates(debate, vote, examples, folder.config))
 
 
 def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunConfig) -> tuple[Fate, ...]:
@@ -129,15 +123,15 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
     times = Counter(example.agent for example in examples)
     responses = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
     responses += [(f"critic_{turn.agent}", turn) for turn in debate.latest if turn.round > 1]
-    found: list[Fate] = []
+    fates: list[Fate] = []
     label = vote.agreeing(debate)
     for agent, turn in responses:
         if agent in kinds:
             again = f"; {times[agent]} times" if times[agent] > 1 else ""
-            found.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
+            fates.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
         elif config.society.one_model or agent in learners(config):
-            found.append(Fate(agent, None, _why_not(turn, label, config.curate)))
-    return tuple(found)
+            fates.append(Fate(agent, None, _why_not(turn, label, config.curate)))
+    return tuple(fates)
 
 
 def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig) -> str:
@@ -170,9 +164,8 @@ def who(told: Told) -> str:
     """Say which debate it is, such as `held-out question, iteration 2, agents finetuned twice`."""
     finetuned = told.debate.iteration - (told.stage == "train")
     trained = {0: "untrained agents", 1: "agents finetuned once", 2: "agents finetuned twice"}
-    side = "training" if told.stage == "train" else "held-out"
     agents = trained.get(finetuned, f"agents finetuned {finetuned} times")
-    return f"{side} question, iteration {told.debate.iteration}, {agents}"
+    return f"{_KINDS[told.stage]} question, iteration {told.debate.iteration}, {agents}"
 
 
 def title_of_round(debate: Debate, number: int) -> str:
@@ -299,26 +292,17 @@ def _no_such_question(
     folder: RunFolder, problem_id: str, side: Stage | None, sides: Mapping[Stage, Mapping[str, Problem]]
 ) -> str:
     if side is not None:
-        kind = "training" if side == "train" else "held-out"
-        return f"{problem_id!r} is a {kind} question. Leave --stage out, or give --stage {side}."
+        return f"{problem_id!r} is a {_KINDS[side]} question. Leave --stage out, or give --stage {side}."
     known = [name for problems in sides.values() for name in problems]
-    near = difflib.get_close_matches(problem_id, known, n=3, cutoff=0.5)
-    hint = f"The nearest ids are {_named(near)}." if near else f"Some of its ids: {_named(known[:3])}."
     if not known:
         return f"{folder.path} has no questions yet."
+    near = difflib.get_close_matches(problem_id, known, n=3, cutoff=0.5)
+    ids = ", ".join(map(repr, near or known[:3]))
+    hint = f"The nearest ids are {ids}." if near else f"Some of its ids: {ids}."
     return (
         f"{folder.path} has no question {problem_id!r}. {hint} It has {len(sides['train'])} training and "
         f"{len(sides['eval'])} held-out questions, see problems/ in the folder."
     )
-
-
-def _named(ids: Sequence[str]) -> str:
-    return ", ".join(map(repr, ids))
-
-
-def _problems(folder: RunFolder, side: Stage) -> dict[str, Problem]:
-    path = folder.problems(side)
-    return {problem.id: problem for problem in files.read_records(path, Problem)} if path.exists() else {}
 
 
 def _debates(path: Path) -> list[Debate]:

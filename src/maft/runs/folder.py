@@ -271,6 +271,11 @@ class RunFolder:
         return events
 
 
+def stage_of(event: Event) -> str:
+    """Return the stage that debates or a training are part of: `debate`, `evaluate` or `finetune`."""
+    return {"train": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
+
+
 def refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:
     """Refuse settings with which a run cannot be resumed.
 

@@ -1,6 +1,4 @@
-"""What a run has and what it lacks."""
-
-from pathlib import Path
+"""How far a run has come."""
 
 from maft import files
 from maft.method import learners
@@ -9,15 +7,15 @@ from maft.runs.folder import RunFolder
 
 
 def complete(folder: RunFolder) -> bool:
-    """Say whether nothing is owed."""
-    iterations = range(folder.config.num_iterations + 1)
-    return all((folder.evaluation(number) / "summary.json").exists() for number in iterations)
+    """Say whether every iteration is evaluated."""
+    return all(folder.evaluated(number) for number in range(folder.config.num_iterations + 1))
 
 
 def newest(folder: RunFolder) -> int:
     """Return the newest iteration whose agents are all finetuned; 0 is the untrained society."""
-    owed = (n for n in range(1, folder.config.num_iterations + 1) if not societies.finished(folder, n))
-    return next(owed, folder.config.num_iterations + 1) - 1
+    numbers = range(1, folder.config.num_iterations + 1)
+    unfinished = (number for number in numbers if societies.missing(folder, number))
+    return next(unfinished, folder.config.num_iterations + 1) - 1
 
 
 def current(folder: RunFolder) -> int:
@@ -25,20 +23,27 @@ def current(folder: RunFolder) -> int:
     return min(newest(folder) + 1, folder.config.num_iterations)
 
 
-def status(folder: RunFolder) -> str:
-    """Say what each iteration has and what it owes, a line each."""
-    agents = learners(folder.config)
+def next_step(folder: RunFolder) -> str | None:
+    """Say what an unfinished run has to do next, or None when it is finished."""
+    if not folder.problems("eval").exists():
+        return "the questions"
+    for number in range(folder.config.num_iterations + 1):
+        if (step := _next_of_iteration(folder, number)) is not None:
+            return f"iteration {number}, {step}" if number else f"the untrained society, {step}"
+    return None
 
-    def done(path: Path) -> str:
-        return "done" if path.exists() else "owed"
 
-    lines = [f"Iteration 0: evaluation {done(folder.evaluation(0) / 'summary.json')}"]
-    for n in range(1, folder.config.num_iterations + 1):
-        held = files.num_lines(folder.debates(n))
-        made = len(agents) - len(societies.missing(folder, n))
-        lines.append(
-            f"Iteration {n}: {held} debates held, votes {done(folder.votes(n))}, "
-            f"examples {done(folder.examples_summary(n))}, {made} of {len(agents)} agents finetuned, "
-            f"evaluation {done(folder.evaluation(n) / 'summary.json')}"
-        )
-    return "\n".join(lines)
+def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
+    if number > 0:
+        if not folder.votes(number).exists():
+            num_train = files.num_lines(folder.problems("train"))
+            return f"debate ({files.num_lines(folder.debates(number))} of {num_train} questions done)"
+        if not folder.examples_summary(number).exists():
+            return "choice of examples"
+        if missing := societies.missing(folder, number):
+            every = learners(folder.config)
+            return f"finetuning ({len(every) - len(missing)} of {len(every)} agents done)"
+    if not folder.evaluated(number):
+        num_eval = files.num_lines(folder.problems("eval"))
+        return f"evaluation ({files.num_lines(folder.held_out_debates(number))} of {num_eval} questions done)"
+    return None

@@ -8,7 +8,7 @@ from maft import files, models, tasks
 from maft.config import prompts
 from maft.evaluation import series as metrics
 from maft.evaluation.methods import names
-from maft.evaluation.over_iterations import Line
+from maft.evaluation.series import Line
 from maft.method import protocol_of
 from maft.records import Problem
 from maft.runs.folder import RunFolder
