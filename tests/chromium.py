@@ -38,14 +38,16 @@ class Page:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
 
-    def open(self, file: Path, fragment: str = "", *, width: int = 1000, height: int = 900, dark: bool = False) -> None:
-        """Show a file and wait until it is loaded."""
+    def open(
+        self, file: Path | str, fragment: str = "", *, width: int = 1000, height: int = 900, dark: bool = False
+    ) -> None:
+        """Show a file or an address, and wait until it is loaded."""
         self.size(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send("Page.navigate", url="about:blank")
-        self.send("Page.navigate", url=file.as_uri() + fragment)
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self.send("Page.navigate", url=(file if isinstance(file, str) else file.as_uri()) + fragment)
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def size(self, width: int, height: int) -> None:
         self.send(

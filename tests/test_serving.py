@@ -1,5 +1,6 @@
 """The server, through OpenAI's own client: names, answers, votes, streams, limits, failures; without a model."""
 
+import io
 import json
 import socket
 import threading
@@ -444,3 +445,44 @@ def test_the_command_refuses_what_would_be_open_to_others(call, finished_run, mo
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, _, err = call("serve", run, "--port", str(taken.getsockname()[1]))
     assert code == 2 and "in use" in err
+
+
+def chat(monkeypatch, call, run, *lines: str) -> str:
+    """Type lines into `maft chat`, and return what it prints."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    code, out, err = call("chat", str(run), "--seed", "0")
+    assert code == 0, err
+    return out
+
+
+def test_a_talk_shows_who_says_what_and_the_vote(call, finished_run, monkeypatch, tmp_path):
+    saved = tmp_path / "talk.jsonl"
+    lines = [
+        QUESTION,
+        "/vote 6",
+        "And 4 more?",
+        "/agent critic_1",
+        "Sure?",
+        f"/save {saved}",
+        "/new",
+        "/nothing",
+        "/quit",
+    ]
+    out = chat(monkeypatch, call, finished_run.path, *lines)
+    assert "generator_0" in out and "Round 2: critic_0" in out and "Vote: " in out and "9 calls" in out
+    assert "6 calls" in out and "1 calls" in out and "there is no command /nothing" in out
+    records = [json.loads(line) for line in saved.read_text().splitlines()]
+    assert [record["model"] for record in records] == ["debate", "vote@6", "critic_1"]
+    assert [record["seed"] for record in records] == [0, 1, 2]
+    debate = Debate.model_validate(records[1]["debate"])
+    assert [message.content for message in debate.history] == [QUESTION, records[0]["text"]]
+    with maft.open(finished_run.path).society() as society:
+        assert records[0]["answer"] == society.ask(QUESTION).text
+
+
+def test_a_talk_survives_mistakes(call, finished_run, monkeypatch, tmp_path):
+    out = chat(
+        monkeypatch, call, finished_run.path, "/agent critic_9", "/vote 7", "/save", f"/save {tmp_path}", "/help"
+    )
+    assert "there is no model 'critic_9'" in out and "multiple of the 3" in out and "needs the name" in out
+    assert "Is a directory" in out and "/debate  " in out

@@ -30,6 +30,7 @@ VERBS = {
     "compare": "Run several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
     "diversity": "Measure how different the agents of a run still are.",
+    "chat": "Talk to the agents of a run in the terminal.",
     "serve": "Serve the agents of a run by an OpenAI-compatible API, with a page to ask them.",
     "verify": "Compare the finished files of a run with their checksums.",
     "show": "Print one debate as a transcript.",

@@ -188,8 +188,8 @@ def details(answered: Answered, seed: int, *, trace: bool) -> dict[str, Any]:
             "tied": vote.tied,
             "rounds": debate.turns[-1].round,
         }
-    if trace and debate is not None:
-        known["debate"] = debate.model_dump(mode="json")
+        if trace:
+            known |= {"debate": debate.model_dump(mode="json"), "vote": vote.model_dump(mode="json")}
     return known
 
 

@@ -1,6 +1,8 @@
 """The HTTP side: routes, keys, limits, streams, metrics. Nothing here knows a model."""
 
 import asyncio
+import base64
+import hashlib
 import hmac
 import json
 import logging
@@ -98,6 +100,14 @@ class Server:
         self._key = None if key is None else key.encode()
         self.metrics = Metrics(engine)
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+        script = self._page.partition("<script>")[2].partition("</script>")[0]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; connect-src 'self'"
+        self._page_headers = {
+            "content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "no-referrer",
+        }
         self.app = Starlette(
             routes=[
                 Route("/", self.page),
@@ -113,9 +123,7 @@ class Server:
 
     async def page(self, request: Request) -> Response:
         """Return the page."""
-        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        headers = {"content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
-        return HTMLResponse(self._page, headers=headers | {"x-content-type-options": "nosniff"})
+        return HTMLResponse(self._page, headers=self._page_headers)
 
     async def health(self, request: Request) -> Response:
         """Say whether the engine answers."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
-from maft import seeds, tasks
+from maft import seeds
 from maft.config import RoleSampling
 from maft.errors import DataError, UserError
 from maft.method import bases, protocol_of
@@ -73,7 +73,6 @@ class ServedSociety:
         self.agents = {agent.name: agent for agent in self.society.agents}
         if self.config.model in bases(self.config):
             self.agents["base"] = AgentRef(role="generator", index=0, model=self.config.model)
-        self.equality = tasks.make(self.config.task).equality
         self._probed: dict[str, str] = {}
 
     @property
@@ -129,7 +128,7 @@ class ServedSociety:
             return Answered(result.text, result.finish_reason, *usage)
         over = self.config.vote.over if question.model == "debate" else "first"
         choose = protocol_of(self.config.debate).ballots if question.model == "debate" else voting.ballots
-        vote = voting.vote(result, self.config.vote, question.seed, self.equality, over, choose)
+        vote = voting.vote(result, self.config.vote, question.seed, self.rules.equality, over, choose)
         replies = [call.reply for call in result.calls()]
         best = spokesman(result, vote, choose(result, over))
         return Answered(
