@@ -30,19 +30,22 @@ Everything else is a question. Ctrl-C stops an answer."""
 
 @click.command(epilog="Examples:\n\n  maft chat runs/arithmetic_cpu\n\n  maft chat runs/arithmetic_cpu --seed 0")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
 @click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
 @click.option("--seed", type=int, help="Seed of the first question, the next number for the next (default: any).")
-def chat(folder: Path, *, iteration: int | None, seed: int | None) -> None:
-    """Talk to the agents of the run in folder RUN: who says what, the vote, and follow-up questions."""
+def chat(folder: Path, overrides: tuple[str, ...], *, iteration: int | None, seed: int | None) -> None:
+    """Talk to the agents of the run in folder RUN: who says what, the vote, and follow-up questions.
+
+    An override, such as engine.sampler=transformers, holds for this talk.
+    """
     from rich.console import Console
 
     from maft import engines
-    from maft.runs.folder import RunFolder
     from maft.serving.society import ServedSociety
 
     stage.log_to_stderr(quiet=True)
     console = Console(highlight=False)
-    society = ServedSociety(RunFolder.existing(folder), iteration)
+    society = ServedSociety(stage.run_to_serve(folder, overrides), iteration)
     with opened(society, engines.make_sampler(society.config), console) as engine:
         console.print(f"Iteration {society.iteration} of {folder}. /help lists the commands.")
         Talk(society, engine, console, seed).run()

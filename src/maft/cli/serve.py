@@ -14,6 +14,7 @@ from maft.cli import stage
     "  maft serve runs/arithmetic_cpu --host 0.0.0.0 --api-key-env MAFT_KEY --keep runs/served"
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
 @click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
@@ -26,6 +27,7 @@ from maft.cli import stage
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings.")
 def serve(
     folder: Path,
+    overrides: tuple[str, ...],
     *,
     iteration: int | None,
     host: str,
@@ -40,11 +42,11 @@ def serve(
 ) -> None:
     """Serve the agents of the run in folder RUN, and a page to ask them, until Ctrl-C or SIGTERM.
 
-    Models are called debate, vote, vote@12 (a vote over 12 first answers), base, and generator_0, critic_0 and so on.
+    Models are called debate, vote, vote@12 (a vote over 12 first answers), base, generator_0, critic_0 and so on. An
+    override, such as engine.sampler=transformers, holds for this server; of engine, vllm, openai and sampling.
     """
     from maft import engines
     from maft.errors import MissingExtra, UserError
-    from maft.runs.folder import RunFolder
 
     if not engines.installed("starlette") or not engines.installed("uvicorn"):
         raise MissingExtra("maft serve", "serve")
@@ -61,7 +63,7 @@ def serve(
     local = http.is_loopback(host)
     if not local and key is None:
         raise UserError(f"--host {host} can be reached by others and needs a key. Give --api-key-env NAME.")
-    society = ServedSociety(RunFolder.existing(folder), iteration)
+    society = ServedSociety(stage.run_to_serve(folder, overrides), iteration)
     with http.listening(host, port) as listener, ExitStack() as stack:
         keeper = stack.enter_context(keeping(keep, society.folder, society.iteration)) if keep else None
         engine = Engine(engines.make_sampler(society.config), society.probe, at_once=at_once, queue=queue)

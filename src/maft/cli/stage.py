@@ -164,6 +164,23 @@ def check_models(settings: "RunConfig") -> None:
     engines.check_templates(settings)
 
 
+def run_to_serve(folder: Path, overrides: Sequence[str]) -> "RunFolder":
+    """Open a run for its agents to be asked, with another engine or other sampling than in the run.
+
+    Raises:
+        UserError: there is no run, or an override is for something else.
+    """
+    from maft.config import load
+    from maft.errors import UserError
+    from maft.runs.folder import RunFolder
+
+    opened = RunFolder.existing(folder)
+    for override in overrides:
+        if not override.startswith(("engine.", "vllm.", "openai.", "sampling.")):
+            raise UserError(f"{override}: only engine, vllm, openai and sampling can be changed here.")
+    return RunFolder(folder, load(opened.config_file, overrides)) if overrides else opened
+
+
 def iteration(folder: "RunFolder", asked: int | None) -> int:
     """Return the iteration to work on, and make sure that the society it starts from is there."""
     from maft.errors import UserError

@@ -4,7 +4,7 @@ import gc
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maft import models
 from maft.errors import MissingExtra, TooLarge
@@ -13,6 +13,17 @@ from maft.samplers.chat import Chat, Generated
 from maft.samplers.local import ADVICE, BatchSampler, Job
 
 log = logging.getLogger(__name__)
+
+BATCH_BYTES = 2**29
+"""Memory for the next-token distributions of a forward pass of `likelihoods`."""
+
+
+class Likelihoods(NamedTuple):
+    """How likely the tokens of a text are, each after those before it, as natural logarithms; None of the first."""
+
+    tokens: list[float | None]
+    top: list[dict[int, float] | None]
+    """The likeliest tokens in each place."""
 
 
 class Transformers(BatchSampler):
@@ -123,6 +134,30 @@ class Transformers(BatchSampler):
             ids = self._until_stop(rows[place], limit)
             made.append(Generated(place, ids, likely[place][: len(ids)]))
         return made
+
+    def likelihoods(self, adapter: Path | None, texts: Sequence[Sequence[int]], num_top: int) -> list[Likelihoods]:
+        """Return how likely an agent of the loaded base finds texts, with the `num_top` likeliest in each place."""
+        import torch
+
+        model = self.speaking(adapter)
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        read: dict[int, Likelihoods] = {}
+        while order:
+            longest = len(texts[order[-1]])
+            size = max(1, BATCH_BYTES // (4 * longest * model.config.get_text_config().vocab_size))
+            batch, order = order[-size:], order[:-size]
+            rows = [[*texts[number], *[0] * (longest - len(texts[number]))] for number in batch]
+            ids = torch.tensor(rows, device=model.device)
+            with torch.inference_mode():  # padding comes after the text, where no token of it looks
+                logits = model(input_ids=ids).logits
+            for row, number in enumerate(batch):
+                tokens = ids[row, 1 : len(texts[number]), None]
+                scores = logits[row, : len(tokens)].float().log_softmax(-1)
+                best = scores.topk(num_top, dim=-1)
+                pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                top = [dict(zip(ids_, values, strict=True)) for ids_, values in pairs]
+                read[number] = Likelihoods([None, *scores.gather(1, tokens)[:, 0].tolist()], [None, *top])
+        return [read[number] for number in range(len(texts))]
 
     def speaking(self, adapter: Path | None) -> Any:
         """Return the model with just this adapter switched on."""

@@ -23,6 +23,7 @@ from starlette.routing import Route
 
 from maft.errors import UserError
 from maft.serving import api
+from maft.serving.completions import CompletionRequest, Writer
 from maft.serving.engine import Busy, Engine, EngineFailed, Said, Ticket
 from maft.serving.keep import Keeper
 from maft.serving.society import Answered, Question, ServedSociety
@@ -99,6 +100,7 @@ class Server:
         self.society, self.engine, self.limits, self.keeper = society, engine, limits or Limits(), keeper
         self._key = None if key is None else key.encode()
         self.metrics = Metrics(engine)
+        self._writer = Writer()
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         script = self._page.partition("<script>")[2].partition("</script>")[0]
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -116,6 +118,7 @@ class Server:
                 Route("/v1/models", self._guarded(self.models)),
                 Route("/v1/models/{name}", self._guarded(self.model)),
                 Route("/v1/chat/completions", self._guarded(self.chat), methods=["POST"]),
+                Route("/v1/completions", self._guarded(self.complete), methods=["POST"]),
             ],
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
@@ -150,9 +153,7 @@ class Server:
         asked: api.ChatRequest = api.parse(api.ChatRequest, await _body(request))
         request.state.model = asked.model
         self._check(asked.model)
-        longest = asked.how(asked.max_completion_tokens or asked.max_tokens).get("max_new_tokens", 0)
-        if longest > self.limits.max_tokens:
-            raise UserError(f"max_tokens: at most {self.limits.max_tokens} tokens, got {longest:.0f}")
+        self._refuse_longer(asked.max_completion_tokens or asked.max_tokens or 0)
         seed = api.new_seed() if asked.seed is None else asked.seed
         exchange = Exchange(self, asked.questions(seed), request.query_params.get("trace") == "1")
         if asked.stream:
@@ -161,6 +162,26 @@ class Server:
             return StreamingResponse(streamed, media_type="text/event-stream", headers=headers)
         answers = [api.cut(one, asked.stop) for one in await exchange.wait(request)]
         return JSONResponse(api.completion(exchange.name, asked.model, seed, answers, trace=exchange.trace))
+
+    async def complete(self, request: Request) -> Response:
+        """Continue texts."""
+        asked: CompletionRequest = api.parse(CompletionRequest, await _body(request))
+        request.state.model = asked.model
+        self._check(asked.model)
+        if asked.model not in self.society.agents or asked.stream:
+            raise UserError("/v1/completions is for single agents, without stream; ask others at /v1/chat/completions")
+        self._refuse_longer(asked.max_tokens)
+        agent, seed = self.society.agents[asked.model], api.new_seed() if asked.seed is None else asked.seed
+        how = self.society.sampling(asked.model, asked.how(asked.max_tokens))
+        work = self.engine.apply(lambda sampler: self._writer.complete(sampler, agent, how, asked, seed))
+        async with asyncio.timeout(self.limits.timeout):
+            choices, usage = await asyncio.wrap_future(work)
+        name = f"cmpl-{secrets.token_hex(12)}"
+        return JSONResponse(api.head(name, "text_completion", asked.model) | {"choices": choices, "usage": usage})
+
+    def _refuse_longer(self, max_tokens: float) -> None:
+        if max_tokens > self.limits.max_tokens:
+            raise UserError(f"max_tokens: at most {self.limits.max_tokens} tokens, got {max_tokens:.0f}")
 
     def _check(self, name: str) -> None:
         try:

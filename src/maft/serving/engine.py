@@ -131,6 +131,7 @@ class Engine:
         self._news = threading.Condition()
         self._waiting: deque[Ticket[Any]] = deque()
         self._active: set[Ticket[Any]] = set()
+        self._work: deque[tuple[Future[Any], Callable[[Sampler], Any]]] = deque()
         self._asked: dict[int, tuple[Ticket[Any], int]] = {}
         self._numbers = 0
         self._wave_ends = 0.0
@@ -157,13 +158,24 @@ class Engine:
         """
         ticket = Ticket(dialogue, on_said)
         with self._news:
-            if self.state == "failed":
-                raise EngineFailed("the engine failed, and is being started again")
-            if self._closing or len(self._waiting) >= self._queue:
-                raise Busy(self.retry_after())
+            self._refuse_more()
             self._waiting.append(ticket)
             self._news.notify()
         return ticket
+
+    def apply(self, work: Callable[[Sampler], T]) -> Future[T]:
+        """Do something else with the sampler, between the dialogues.
+
+        Raises:
+            Busy, EngineFailed: see `submit`.
+        """
+        result: Future[T] = Future()
+        result.set_running_or_notify_cancel()
+        with self._news:
+            self._refuse_more()
+            self._work.append((result, work))
+            self._news.notify()
+        return result
 
     def leave(self, ticket: Ticket[Any]) -> None:
         """Nobody waits for a dialogue any more: it frees its place in the queue, or ends at its next step."""
@@ -171,6 +183,12 @@ class Engine:
         with self._news:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
+
+    def _refuse_more(self) -> None:
+        if self.state == "failed":
+            raise EngineFailed("the engine failed, and is being started again")
+        if self._closing or len(self._waiting) + len(self._work) >= self._queue:
+            raise Busy(self.retry_after())
 
     def retry_after(self) -> int:
         """Return the seconds after which the queue may be shorter by half."""
@@ -199,6 +217,7 @@ class Engine:
         self.started.set_result(None)
         while self._work_has_come():
             try:
+                self._do_other_work()
                 self._wave()
             except Exception as error:
                 log.exception("The engine failed; it is started again.")
@@ -220,9 +239,17 @@ class Engine:
 
     def _work_has_come(self) -> bool:
         with self._news:
-            while not (self._waiting or self._active or self._closing):
+            while not (self._waiting or self._active or self._work or self._closing):
                 self._news.wait()
-            return bool(self._waiting or self._active)
+            return bool(self._waiting or self._active or self._work)
+
+    def _do_other_work(self) -> None:
+        while self._work:
+            result, work = self._work.popleft()
+            try:
+                result.set_result(work(self._sampler))
+            except Exception as error:
+                result.set_exception(error)
 
     def _take(self, number: int, reply: Reply) -> Sequence[Request]:
         ticket, place = self._asked.pop(number)
@@ -230,7 +257,8 @@ class Engine:
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
         following = self._number(ticket, ticket.take(place, reply))
-        return following + (self._admit() if time.monotonic() < self._wave_ends else [])
+        more = time.monotonic() < self._wave_ends and not self._work
+        return following + (self._admit() if more else [])
 
     def _admit(self) -> list[Request]:
         """Begin dialogues that wait, as far as there are places."""

@@ -158,16 +158,19 @@ class ServedSociety:
                     f"{name} answers a test question with {reply.text!r}, not {self._probed[name]!r} as before."
                 )
 
+    def sampling(self, name: str, how: dict[str, float]) -> SamplingParams:
+        """Return how an agent's replies are drawn: as in the run, with what a client asks for on top."""
+        own = self.rules.own_sampling.get(name)
+        of_role: SamplingParams = getattr(self.rules.sampling, self.agents[name].role)
+        return (own.over(of_role) if own else of_role).model_copy(update=how)
+
     def _alone(self, question: Question) -> Generator[list[Request], list[Reply], Reply]:
-        agent = self.agents[question.model]
-        own = self.rules.own_sampling.get(question.model)
-        how: SamplingParams = getattr(self.rules.sampling, agent.role)
-        how = (own.over(how) if own else how).model_copy(update=question.how)
+        """Give an agent the messages as they are."""
         (reply,) = yield [
             Request(
-                agent=agent,
+                agent=self.agents[question.model],
                 messages=question.messages,
-                sampling=how,
+                sampling=self.sampling(question.model, question.how),
                 seed=seeds.seed(question.seed, question.model, digest(question.messages)),
             )
         ]

@@ -1,0 +1,164 @@
+"""OpenAI's older completions: an agent continues a text as it stands, and says how likely each token is.
+
+Log-likelihoods come from one forward pass of transformers in the engine's number format, before temperature, top-p and
+top-k. Other engines do not give them for the tokens of a prompt.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BeforeValidator, Field
+
+from maft import models, seeds
+from maft.errors import UserError
+from maft.records import AgentRef, Message, Request, SamplingParams
+from maft.samplers.base import Sampler
+from maft.samplers.chat import Chat, Encoded
+from maft.samplers.local import Job
+from maft.samplers.transformers import Likelihoods, Transformers
+from maft.serving.api import Drawn
+
+
+def _texts_or_tokens(prompt: object) -> object:
+    """Return prompts as a list: OpenAI's API takes one or several, as text or as tokens."""
+    return (
+        [prompt]
+        if isinstance(prompt, str) or (isinstance(prompt, list) and prompt[:1] and isinstance(prompt[0], int))
+        else prompt
+    )
+
+
+class CompletionRequest(Drawn):
+    """The body of a completion."""
+
+    prompt: Annotated[
+        list[str] | list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]],
+        BeforeValidator(_texts_or_tokens),
+        Field(min_length=1, max_length=1024),
+    ]
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    echo: bool = False
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+
+class Continued(NamedTuple):
+    """A prompt as tokens, and what was generated after it."""
+
+    prompt: list[int]
+    generated: list[int]
+    text: str
+    """Of what was generated, without the token that ended it."""
+    stopped: bool
+
+
+class Writer:
+    """Continues texts with the agents of a society; every method runs in the engine's thread."""
+
+    def __init__(self) -> None:
+        """Load nothing yet."""
+        self._chats: dict[str, Chat] = {}
+
+    def complete(
+        self, sampler: Sampler, agent: AgentRef, how: SamplingParams, asked: CompletionRequest, seed: int
+    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Return the choices of a response, and its usage.
+
+        Raises:
+            UserError: this engine cannot do it, or a prompt is too long.
+        """
+        if not isinstance(sampler, Transformers):
+            raise UserError(
+                "/v1/completions needs the transformers engine: start `maft serve RUN engine.sampler=transformers`"
+            )
+        chat = self._chat(sampler, agent.model)
+        prompts = [chat.tokenizer(one)["input_ids"] if isinstance(one, str) else one for one in asked.prompt]
+        for ids in prompts:
+            if not 0 < len(ids) <= chat.context - asked.max_tokens:
+                raise UserError(
+                    f"prompt: {len(ids)} tokens, and max_tokens {asked.max_tokens}, must fit {chat.context}"
+                )
+            if max(ids) >= len(chat.tokenizer):
+                raise UserError(f"prompt: token {max(ids)} does not exist; the vocabulary has {len(chat.tokenizer)}")
+        copies = [(ids, seeds.seed(seed, place, n)) for place, ids in enumerate(prompts) for n in range(asked.n or 1)]
+        written = (
+            _write(sampler, chat, agent, how, copies)
+            if asked.max_tokens
+            else [Continued(ids, [], "", False) for ids, _ in copies]
+        )
+        read: Sequence[Likelihoods | None] = [None] * len(written)
+        if asked.logprobs is not None:
+            read = sampler.likelihoods(
+                _adapter(agent), [one.prompt + one.generated for one in written], max(1, asked.logprobs)
+            )
+        choices = [
+            _choice(chat, asked, index, one, likely)
+            for index, (one, likely) in enumerate(zip(written, read, strict=True))
+        ]
+        counts = [sum(map(len, prompts)), sum(len(one.generated) for one in written)]
+        return choices, {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
+
+    def _chat(self, sampler: Any, model: str) -> Chat:
+        if model not in self._chats:
+            self._chats[model] = Chat(models.resolve(model), trust=sampler.settings.trust_remote_code)
+        return self._chats[model]
+
+
+def _adapter(agent: AgentRef) -> Path | None:
+    return Path(agent.adapter) if agent.adapter else None
+
+
+def _write(
+    sampler: Any, chat: Chat, agent: AgentRef, how: SamplingParams, prompts: Sequence[tuple[list[int], int]]
+) -> list[Continued]:
+    """Continue prompts, each with its own seed."""
+    written: dict[int, Continued] = {}
+    for start in range(0, len(prompts), sampler.max_sequences):
+        part = prompts[start : start + sampler.max_sequences]
+        jobs = [
+            Job(
+                start + place,
+                Request(agent=agent, messages=(Message(role="user", content=""),), sampling=how, seed=seed),
+                Encoded(ids, how.max_new_tokens),
+            )
+            for place, (ids, seed) in enumerate(part)
+        ]
+        for generated in sampler.generate(jobs):
+            ids, tokens = part[generated.place][0], list(generated.token_ids)
+            stopped = bool(tokens) and tokens[-1] in chat.stop_ids
+            text = chat.template.decode(tokens)
+            written[start + generated.place] = Continued(ids, tokens, text, stopped)
+    return [written[place] for place in range(len(prompts))]
+
+
+def _choice(
+    chat: Chat, asked: CompletionRequest, index: int, one: Continued, likely: Likelihoods | None
+) -> dict[str, Any]:
+    """Return a choice as OpenAI's API has it; a stop text ends what was generated."""
+    places = [place for text in asked.stop if (place := one.text.find(text)) >= 0]
+    text = one.text[: min(places)] if places else one.text
+    given = asked.prompt[index // (asked.n or 1)]
+    prompt = given if isinstance(given, str) else chat.tokenizer.decode(one.prompt)
+    reason = "stop" if places or one.stopped else "length"
+    choice = {"index": index, "text": (prompt if asked.echo else "") + text, "finish_reason": reason, "logprobs": None}
+    if likely is None:
+        return choice
+    start = 0 if asked.echo else len(one.prompt)
+    ids = (one.prompt + one.generated)[start:]
+    names = [chat.tokenizer.decode([token]) for token in ids]
+    offsets = [sum(map(len, names[:place])) for place in range(len(names))]
+    top = [
+        None if some is None else _named(chat, some, token, value)
+        for some, token, value in zip(likely.top[start:], ids, likely.tokens[start:], strict=True)
+    ]
+    listed = {"tokens": names, "token_logprobs": likely.tokens[start:], "top_logprobs": top, "text_offset": offsets}
+    return choice | {"logprobs": listed}
+
+
+def _named(chat: Chat, top: dict[int, float], token: int, value: float | None) -> dict[str, float]:
+    """Return the likeliest tokens and the one that stands there, as texts; of equal texts the likeliest counts."""
+    named: dict[str, float] = {}
+    for other, likelihood in [*top.items(), (token, value or 0.0)]:
+        text = chat.tokenizer.decode([other])
+        named[text] = max(likelihood, named.get(text, likelihood))
+    return named
