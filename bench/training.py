@@ -206,8 +206,7 @@ def _run(base: Any, jobs: Sequence[TrainJob]) -> dict[str, Any]:
     """Train agents in one loop; the time is that of the steps."""
     from maft.trainers import agent, together
 
-    prepared = [agent.prepare(one, SETTINGS, base) for one in jobs]
-    learners = [together.Learner(p.job, p.training, p.objective, p.units) for p in prepared]
+    learners = [agent.prepare(one, SETTINGS, base) for one in jobs]
     ends: list[float] = []
     losses: list[float] = []
     _reset()
@@ -216,9 +215,9 @@ def _run(base: Any, jobs: Sequence[TrainJob]) -> dict[str, Any]:
     whole = time.perf_counter() - start
     steps = sorted({round(end, 4) for end in ends})
     first = max(end for end in steps if end - steps[0] < 0.002)  # agents of one step report one after the other
-    num_steps = max(len(list(_chunks(len(p.units)))) for p in prepared)
+    num_steps = max(len(list(_chunks(len(p.units)))) for p in learners)
     seconds = (steps[-1] - first) * num_steps / max(1, num_steps - 1)
-    tokens = sum(len(row.input_ids) for p in prepared for row in p.rows)
+    tokens = sum(len(row.input_ids) for p in learners for row in p.rows)
     return {
         "seconds": seconds,
         "with_preparation": whole,

@@ -27,7 +27,7 @@ HEAVY = (
     | {"huggingface_hub"}
 )
 
-LATE = {f"trainers.{name}" for name in ("fast_sft", "packed", "stack", "together")} | {
+LATE = {f"trainers.{name}" for name in ("packed", "stack", "together", "trl_fit")} | {
     f"samplers.{name}" for name in ("fused", "plain_ops", "slots", "triton_ops")
 }
 """Files that import engines at once, and are imported inside functions only."""

@@ -21,7 +21,6 @@ from maft.errors import DataError, StageFailed
 from maft.models.templates import Template
 from maft.trainers.base import TrainJob
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
-from maft.trainers.parts import lengths_to_parts
 from maft.trainers.sft import SftTrainer
 from maft.trainers.sft_worker import _is_out_of_memory
 
@@ -212,13 +211,6 @@ def test_the_first_reply_is_context_as_the_second_was_sampled_after_it():
     for row, wanted in ((last, split[1:]), (both, [[*split[0], 301], split[1]])):
         learned = [label for label in row.labels if label != IGNORED]
         assert learned == [token for ids in wanted for token in [*ids, 10]]
-
-
-def test_every_row_is_in_one_part_and_no_part_is_too_large():
-    lengths = [346, 92, 101, 149, 2000, 93, 92, 260]
-    parts = lengths_to_parts(lengths, 512)
-    assert sorted(place for part in parts for place in part) == list(range(len(lengths)))
-    assert all(len(part) == 1 or len(part) * max(lengths[place] for place in part) <= 512 for part in parts)
 
 
 # When a process dies; the workers here are fakes
@@ -482,112 +474,20 @@ def test_the_packaged_model_is_masked_exactly_too(packaged):
     assert starts == len(CRITIC) + 1  # <|im_start|>
 
 
-def make_trainer(kind, folder: str, dtype: str, scratch: Path, dialogues, **model_changes):
-    """A TRL trainer of the given class, with a LoRA adapter that is not zero, on the dialogues as one batch."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig as PeftLora
-    from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
-    torch.manual_seed(0)
-    shape = PeftLora(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    rows = [{"prompt": [m.model_dump() for m in d[:-1]], "completion": [d[-1].model_dump()]} for d in dialogues]
-    arguments = SFTConfig(
-        output_dir=str(scratch),
-        use_cpu=True,
-        bf16=dtype == "bfloat16",
-        gradient_checkpointing=False,
-        per_device_train_batch_size=len(rows),
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        logging_steps=1,
-        max_steps=1,
-        learning_rate=0.0,
-        max_grad_norm=1e9,
-    )
-    return kind(
-        model=get_peft_model(base, shape),
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
-
-
-def one_step(trainer) -> tuple[float, float]:
-    """Loss and gradient norm of one step."""
-    trainer.train()
-    logs = trainer.state.log_history[0]
-    return logs["loss"], logs["grad_norm"]
-
-
-@slow
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_our_loss_and_gradient_are_those_of_plain_trl(tiny, tmp_path, monkeypatch, dtype, tolerance):
-    from trl import SFTTrainer
-
-    from maft.trainers import fast_sft
-
-    monkeypatch.setattr(fast_sft, "PART_TOKENS", 300)
-    ours = fast_sft.FastSFTTrainer
-    ours.narrow = None
-    theirs = one_step(make_trainer(SFTTrainer, tiny, dtype, tmp_path, MIXED))
-    assert one_step(make_trainer(ours, tiny, dtype, tmp_path, MIXED)) == pytest.approx(theirs, rel=tolerance)
-    assert ours.narrow is True
-
-
 @slow
 def test_our_rows_are_those_that_trl_makes_of_prompt_and_completion(tiny, tmp_path):
-    from trl import SFTTrainer
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
 
-    trainer, template = make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED), base_model(tiny).template
+    base = base_model(tiny)
+    rows = [{"prompt": [m.model_dump() for m in d[:-1]], "completion": [d[-1].model_dump()]} for d in MIXED]
+    arguments = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    trainer = SFTTrainer(
+        model=base.model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=base.tokenizer
+    )
     for row, messages in zip(trainer.train_dataset, MIXED, strict=True):
-        tokens = tokenize(template, messages, "last")
+        tokens = tokenize(base.template, messages, "last")
         assert (row["input_ids"], row["labels"]) == (tokens.input_ids, tokens.labels)
-
-
-@slow
-def test_a_model_that_caps_its_logits_keeps_its_loss(tiny, tmp_path):
-    import torch
-    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
-    from trl import SFTTrainer
-
-    from maft.trainers import fast_sft
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny)
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=4, final_logit_softcapping=0.05, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    folder = tmp_path / "gemma2"
-    tokenizer.save_pretrained(folder)
-    Gemma2ForCausalLM(config).save_pretrained(folder)
-    ours = fast_sft.FastSFTTrainer
-    ours.narrow = None
-    theirs = one_step(make_trainer(SFTTrainer, str(folder), "float32", tmp_path, MIXED))
-    assert one_step(make_trainer(ours, str(folder), "float32", tmp_path, MIXED)) == pytest.approx(theirs, rel=1e-5)
-    assert ours.narrow is True
-
-
-@slow
-def test_a_model_for_which_the_quick_loss_is_wrong_is_trained_the_ordinary_way(tiny, tmp_path, monkeypatch):
-    from trl import SFTTrainer
-
-    from maft.trainers import fast_sft
-
-    ours = fast_sft.FastSFTTrainer
-    ours.narrow = None
-    right = ours._narrowed_loss
-    monkeypatch.setattr(ours, "_narrowed_loss", lambda *arguments: 2 * right(*arguments))
-    theirs = one_step(make_trainer(SFTTrainer, tiny, "float32", tmp_path, MIXED))
-    assert one_step(make_trainer(ours, tiny, "float32", tmp_path, MIXED)) == pytest.approx(theirs, rel=1e-5)
-    assert ours.narrow is False
-    ours.narrow = None
 
 
 @slow

@@ -52,9 +52,9 @@ def exact(tmp_path_factory) -> str:
 
 def learners(base, jobs: list[TrainJob], settings: TrainConfig = SETTINGS, objective=None) -> list:
     from maft import files
+    from maft.trainers.agent import Learner
     from maft.trainers.dialogue_tokens import tokenize
     from maft.trainers.objectives import Sft, Unit
-    from maft.trainers.stack import Learner
 
     objective = objective or Sft()
 
@@ -112,11 +112,11 @@ def test_agents_trained_together_become_what_they_become_alone(exact, tmp_path):
 
 
 @slow
-def test_one_agent_is_trained_as_trl_trains_it(tiny, tmp_path, monkeypatch):
+def test_one_agent_is_trained_as_trl_trains_it(tiny, tmp_path):
     """The same examples in each step, the same losses, schedule and clipping."""
     from safetensors.torch import load_file
 
-    from maft.trainers import sft_worker
+    from maft.trainers import agent, sft_worker
     from maft.trainers.base_model import BaseModel
 
     base = BaseModel(tiny, "float32")
@@ -134,8 +134,7 @@ def test_one_agent_is_trained_as_trl_trains_it(tiny, tmp_path, monkeypatch):
         theirs: list = []
         work = sft_worker.Work("float32")
         work.base = base
-        monkeypatch.setattr(sft_worker, "_in_packed_loop", lambda settings: False)
-        work.train([job], settings, theirs.append)
+        work._train([agent.prepare(job, settings, base)], base, theirs.append, in_loop=False)
         assert [step.loss for step in progress] == pytest.approx([step.loss for step in theirs], rel=2e-4)
         rates = [step.learning_rate for step in theirs]
         assert [step.learning_rate for step in progress] == pytest.approx(rates, rel=1e-6)

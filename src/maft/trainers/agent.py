@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,16 +24,19 @@ from maft.trainers.objectives import Objective, Unit
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 
 
-class Prepared(NamedTuple):
-    """A job with its examples as tokens."""
+class Learner(NamedTuple):
+    """One agent's training: a job with its examples as tokens."""
 
     job: TrainJob
     training: Training
     objective: Objective
     units: Sequence[Unit]
     """The examples that are not too long."""
-    num_examples: int
-    started: float
+    num_examples: int = 0
+    """Examples of the job, with those that are too long."""
+    started: float = 0.0
+    optimizer_state: Mapping[str, Any] | None = None
+    """Moments to continue from."""
 
     @property
     def rows(self) -> list[DialogueTokens]:
@@ -41,7 +44,7 @@ class Prepared(NamedTuple):
         return [row for unit in self.units for row in unit.rows]
 
 
-def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Prepared:
+def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Learner:
     """Read and tokenise the examples of a job.
 
     Raises:
@@ -55,21 +58,21 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Prepared:
 
     units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
     kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]
-    return Prepared(job, training, objective, kept, len(units), started)
+    return Learner(job, training, objective, kept, len(units), started)
 
 
 def write(
-    prepared: Prepared,
+    learner: Learner,
     base: BaseModel,
     losses: Sequence[float],
-    save: Callable[[Path], None],
+    save: Callable[[Path], object],
     together: int = 1,
     probe: Probe | None = None,
 ) -> None:
     """Make the agent's folder: it appears whole.
 
     Args:
-        prepared: the job.
+        learner: what was trained.
         base: its base model.
         losses: of each step.
         save: writes the weights into the folder.
@@ -78,10 +81,10 @@ def write(
     """
     if not is_first():
         return
-    job, training = prepared.job, prepared.training
-    summary = _summary(prepared, base, losses) | {
+    job, training = learner.job, learner.training
+    summary = _summary(learner, base, losses) | {
         "together": together,
-        "seconds": round(time.monotonic() - prepared.started, 1),
+        "seconds": round(time.monotonic() - learner.started, 1),
     }
     if probe is not None:
         summary["probe"] = probe.model_dump()
@@ -93,25 +96,21 @@ def write(
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_untrained(prepared: Prepared, base: BaseModel) -> None:
+def write_untrained(learner: Learner, base: BaseModel) -> None:
     """Make the folder of an agent without examples: the adapter that it begins with, or a fresh one."""
-    start = prepared.job.init_adapter
+    start = learner.job.init_adapter
     if start is not None and base.method != "full":
-        write(prepared, base, [], lambda folder: _copy(start, folder))
+        write(learner, base, [], lambda folder: shutil.copytree(start, folder, dirs_exist_ok=True))
         return
-    model = base.trainable(prepared.job, prepared.training)
+    model = base.trainable(learner.job, learner.training)
     probed = of_adapter(model, token_ids(base.tokenizer)) if base.method == "lora" else None
-    write(prepared, base, [], lambda folder: base.save(model, folder), probe=probed)
+    write(learner, base, [], lambda folder: base.save(model, folder), probe=probed)
     base.restore(model)
 
 
-def _copy(start: Path, folder: Path) -> None:
-    shutil.copytree(start, folder, dirs_exist_ok=True)
-
-
-def _summary(prepared: Prepared, base: BaseModel, losses: Sequence[float]) -> dict[str, Any]:
+def _summary(learner: Learner, base: BaseModel, losses: Sequence[float]) -> dict[str, Any]:
     """Return what training.json says."""
-    job, rows, epochs = prepared.job, prepared.rows, prepared.training.num_epochs
+    job, rows, epochs = learner.job, learner.rows, learner.training.num_epochs
     return {
         "agent": job.agent,
         "role": job.role,
@@ -121,8 +120,8 @@ def _summary(prepared: Prepared, base: BaseModel, losses: Sequence[float]) -> di
         "method": base.method,
         "objective": job.objective,
         "trained": bool(rows),
-        "num_examples": prepared.num_examples,
-        "num_dropped_too_long": prepared.num_examples - len(prepared.units),
+        "num_examples": learner.num_examples,
+        "num_dropped_too_long": learner.num_examples - len(learner.units),
         "steps": len(losses),
         "tokens": epochs * sum(len(row.input_ids) for row in rows),
         "completion_tokens": epochs * sum(row.num_completion_tokens for row in rows),

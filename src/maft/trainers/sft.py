@@ -15,10 +15,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,12 +76,12 @@ class _Session(Trainer):
         self.engine, self.command = engine, command
         self.workers: list[_Worker] = []
         self.home: dict[str, int] = {}
-        """The worker that trained an agent last."""
+        """The worker that holds an agent's optimiser state."""
 
     def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
         if self.engine.num_train_processes > 1:
             for group in [[job] for job in jobs] if self.engine.train_sharding != "none" else [jobs]:
-                with _Worker(self.engine, self.command, 1) as worker:
+                with closing(_Worker(self.engine, self.command, 1)) as worker:
                     worker.train(group, settings, on_progress)
             return
         number = 1 if self.command else launch.side_by_side(self.engine, jobs, settings)
@@ -115,39 +115,26 @@ class _Session(Trainer):
         self, shares: Mapping[int, Sequence[TrainJob]], settings: TrainConfig, on_progress: OnProgress
     ) -> None:
         """Let each worker do its share; one that fails stops no other."""
-        events: queue.SimpleQueue[TrainProgress | Exception | None] = queue.SimpleQueue()
-
-        def work(worker: _Worker, jobs: Sequence[TrainJob]) -> None:
+        events: queue.SimpleQueue[TrainProgress | None] = queue.SimpleQueue()
+        with ThreadPoolExecutor(len(shares)) as pool:
+            work = [
+                pool.submit(self.workers[number].train, jobs, settings, events.put) for number, jobs in shares.items()
+            ]
+            for share in work:
+                share.add_done_callback(lambda _: events.put(None))
+            running = len(work)
             try:
-                worker.train(jobs, settings, events.put)
-            except Exception as error:
-                events.put(error)
-            finally:
-                events.put(None)
-
-        threads = [
-            threading.Thread(target=work, args=(self.workers[number], jobs), daemon=True)
-            for number, jobs in shares.items()
-        ]
-        for thread in threads:
-            thread.start()
-        running, errors = len(threads), []
-        try:
-            while running:
-                event = events.get()
-                if isinstance(event, TrainProgress):
-                    on_progress(event)
-                elif isinstance(event, Exception):
-                    errors.append(event)
-                else:
-                    running -= 1
-        finally:
-            if running:  # an interrupt
+                while running:
+                    event = events.get()
+                    if event is None:
+                        running -= 1
+                    else:
+                        on_progress(event)
+            except BaseException:  # an interrupt: without processes the threads end
                 self.close()
-            for thread in threads:
-                thread.join()
-        if errors:
-            raise errors[0]
+                raise
+        for share in work:
+            share.result()
 
 
 class _Worker:
@@ -158,12 +145,6 @@ class _Worker:
         self.scratch: Path | None = None
         self.process: subprocess.Popen[str] | None = None
         self.num_calls = 0
-
-    def __enter__(self) -> "_Worker":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
         """Make the output folder of each job; see `SftTrainer.train`."""
@@ -180,25 +161,22 @@ class _Worker:
         try:
             process = self.process = self._told(file)
             finished, complaint = _follow(process, on_progress)
-            if not finished:
-                process.wait()
-            elif all(job.output.is_dir() for job in jobs):
-                return
+            code = 0 if finished else process.wait()
         except BaseException:  # an interrupt, or a fault of ours: nobody will read the log
             self.close()
             raise
         finally:
             for job in jobs:
                 shutil.rmtree(partial(job.output), ignore_errors=True)
-        code = process.returncode
         if complaint is None and not code and all(job.output.is_dir() for job in jobs):
-            self.close()
+            if not finished:
+                self.close()
             return
-        keep = complaint is None or complaint["kind"] != "DataError"
-        self.close(keep_log=keep)
-        if complaint is not None and not keep:
+        is_data = complaint is not None and complaint["kind"] == "DataError"
+        self.close(keep_log=not is_data)
+        if complaint is not None and is_data:
             raise DataError(complaint["message"])
-        raise StageFailed(_failure(jobs, code or 0, complaint, scratch / "worker.log"))
+        raise StageFailed(_failure(jobs, code, complaint, scratch / "worker.log"))
 
     def close(self, *, keep_log: bool = False) -> None:
         """End the process, and what it was given."""

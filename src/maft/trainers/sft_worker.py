@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,7 @@ from maft.config import EngineConfig, TrainConfig
 from maft.errors import ConfigError, DataError
 from maft.models import probe
 from maft.trainers import agent
-from maft.trainers.agent import Prepared
+from maft.trainers.agent import Learner
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.base_model import BaseModel, is_first, num_processes, save_adapter, sharded
 
@@ -125,16 +126,15 @@ class Work:
             from maft.trainers import trl_fit
 
             announced = trl_fit.arguments(jobs[0], jobs[0].training(settings), self.dtype, os.devnull)
+        in_loop = num_processes() == 1 and settings.method != "full" and not settings.packing
         for name, of_base in groupby(jobs, key=lambda job: job.base_model):
-            group = list(of_base)
-            if settings.method == "full" or not _in_packed_loop(settings):
-                for job in group:
-                    self._with_trl(agent.prepare(job, settings, self._loaded(name, settings)), report)
-                continue
-            base = self._loaded(name, settings)
-            prepared = [agent.prepare(job, settings, base) for job in group]
-            for each in [prepared] if together(settings, base) else [[one] for one in prepared]:
-                self._packed(each, base, report)
+            waiting = list(of_base)
+            while waiting:
+                base = self._loaded(name, settings)
+                count = len(waiting) if in_loop and together(settings, base) else 1
+                learners = [self._prepared(job, settings, base, report) for job in waiting[:count]]
+                self._train([learner for learner in learners if learner], base, report, in_loop=in_loop)
+                waiting = waiting[count:]
         del announced
 
     def _loaded(self, name: str, settings: TrainConfig) -> BaseModel:
@@ -145,76 +145,53 @@ class Work:
             self.base = BaseModel(name, self.dtype, settings.method, self.engine)
         return self.base  # type: ignore[return-value]  # it has just been set
 
-    def _packed(self, prepared: Sequence[Prepared], base: BaseModel, report: Report) -> None:
+    def _prepared(self, job: TrainJob, settings: TrainConfig, base: BaseModel, report: Report) -> Learner | None:
+        """Return what is to be trained; None if there is nothing to learn from, and the agent stays as it is."""
+        learner = agent.prepare(job, settings, base)
+        if learner.units:
+            return learner._replace(optimizer_state=self.states.get(job.agent) if job.keep_optimizer else None)
+        agent.write_untrained(learner, base)
+        report(TrainProgress(agent=job.agent, step=0, num_steps=0, loss=None, tokens=0))
+        return None
+
+    def _train(self, learners: Sequence[Learner], base: BaseModel, report: Report, *, in_loop: bool) -> None:
         """Train agents in one loop; what it cannot do is done for one agent at a time, and then by TRL."""
+        if not in_loop:
+            for learner in learners:
+                self._with_trl(learner, base, report)
+            return
         from maft.trainers import together as loop
 
-        by_agent = {one.job.agent: one for one in prepared if one.units}
-        for one in prepared:
-            if not one.units:
-                self._without_examples(one, base, report)
+        left = {learner.job.agent: learner for learner in learners}
 
-        def done(learner: loop.Learner, result: loop.Trained) -> None:
-            one = by_agent.pop(learner.job.agent)
-            if one.job.keep_optimizer:
-                self.states[one.job.agent] = result.optimizer_state
-            agent.write(
-                one,
-                base,
-                result.losses,
-                lambda folder: save_adapter(result.config, result.weights, folder),
-                together=len(prepared),
-                probe=result.probe,
-            )
+        def done(learner: Learner, result: loop.Trained) -> None:
+            job = left.pop(learner.job.agent).job
+            if job.keep_optimizer:
+                self.states[job.agent] = result.optimizer_state
+            save = partial(save_adapter, result.config, result.weights)
+            agent.write(learner, base, result.losses, save, together=len(learners), probe=result.probe)
 
-        learners = [
-            loop.Learner(
-                one.job,
-                one.training,
-                one.objective,
-                one.units,
-                self.states.get(one.job.agent) if one.job.keep_optimizer else None,
-            )
-            for one in by_agent.values()
-        ]
-        if not learners:
-            return
         try:
             loop.train(base, learners, report, done)
         except loop.Unsupported as why:
             log.warning("%s: %s; training in another way", base.name, why)
-            for one in list(by_agent.values()):
-                if len(learners) > 1:
-                    self._packed([one], base, report)
-                else:
-                    self._with_trl(one, report)
+            for learner in list(left.values()):
+                self._train([learner], base, report, in_loop=len(learners) > 1)
 
-    def _with_trl(self, one: Prepared, report: Report) -> None:
+    def _with_trl(self, learner: Learner, base: BaseModel, report: Report) -> None:
         from maft.trainers import trl_fit
 
-        base = self.base
-        assert base is not None
-        if one.job.objective != "sft":
+        job = learner.job
+        if job.objective != "sft":
             raise DataError(f"model {base.name} can be finetuned with train.objective=sft only, by TRL.")
-        if not one.units:
-            self._without_examples(one, base, report)
-            return
-        model = base.trainable(one.job, one.training)
-        losses, state = trl_fit.fit(one.job, one.training, base, model, one.rows, report)
+        model = base.trainable(job, learner.training)
+        losses, state = trl_fit.fit(job, learner.training, base, model, learner.rows, report)
         probed = None
         if base.method == "lora" and not sharded():
             probed = probe.of_adapter(model, probe.token_ids(base.tokenizer))
-        agent.write(one, base, losses, lambda folder: base.save(model, folder, state), probe=probed)
+        agent.write(learner, base, losses, partial(base.save, model, state=state), probe=probed)
         if not sharded():  # divided weights stay divided, and this process ends
             base.restore(model)
-
-    def _without_examples(self, one: Prepared, base: BaseModel, report: Report) -> None:
-        agent.write_untrained(one, base)
-        report(TrainProgress(agent=one.job.agent, step=0, num_steps=0, loss=None, tokens=0))
-
-
-def _in_packed_loop(settings: TrainConfig) -> bool:
-    return num_processes() == 1 and settings.method != "full" and not settings.packing
 
 
 def together(settings: TrainConfig, base: BaseModel) -> bool:

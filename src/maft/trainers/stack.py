@@ -14,25 +14,12 @@ from torch.nn import functional
 
 from maft.config import Training
 from maft.models.probe import Probe
-from maft.trainers.base import TrainJob
+from maft.trainers.agent import Learner
 from maft.trainers.base_model import BaseModel
-from maft.trainers.objectives import Objective, Unit
 
 
 class Unsupported(Exception):
     """This model or adapter needs another trainer."""
-
-
-class Learner(NamedTuple):
-    """One agent's training."""
-
-    job: TrainJob
-    training: Training
-    objective: Objective
-    units: Sequence[Unit]
-    """Its examples as tokens."""
-    optimizer_state: Mapping[str, Any] | None = None
-    """Moments to continue from."""
 
 
 class Trained(NamedTuple):

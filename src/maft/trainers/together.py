@@ -20,11 +20,12 @@ import torch
 from maft.errors import DataError
 from maft.models.probe import Probe, measure, token_ids
 from maft.trainers import packed
+from maft.trainers.agent import Learner
 from maft.trainers.base import TrainProgress
 from maft.trainers.base_model import BaseModel
 from maft.trainers.objectives import Scored
 from maft.trainers.packed import Attention, Row, TokenLogprobs, lay_out
-from maft.trainers.stack import Adapter, Learner, Stack, Trained, Unsupported
+from maft.trainers.stack import Adapter, Stack, Trained, Unsupported
 
 __all__ = ["Learner", "Trained", "Unsupported", "train"]
 
