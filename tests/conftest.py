@@ -38,6 +38,12 @@ def tiny(tmp_path_factory) -> str:
     return tiny_.build(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="session")
+def exact(tmp_path_factory, tiny) -> str:
+    """The folder of a small model that can be computed in float64 throughout."""
+    return tiny_.build_exact(tmp_path_factory.mktemp("exact"), tiny)
+
+
 CONFIG = """
 task: {name: arithmetic, high: 3, num_train: 6, num_eval: 4}
 engine: {sampler: scripted, trainer: "null"}

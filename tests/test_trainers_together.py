@@ -6,6 +6,7 @@ import pytest
 from tiny import CRITIC, GENERATOR, MIXED, make_job, slow
 
 from maft.config import LoraConfig, TrainConfig
+from maft.config.training import RoleTraining
 from maft.records import Example
 from maft.trainers.base import TrainJob
 
@@ -18,36 +19,6 @@ SETTINGS = TrainConfig(
     max_grad_norm=0.5,
     lora=LoraConfig(rank=4),
 )
-
-
-@pytest.fixture(scope="module")
-def exact(tmp_path_factory) -> str:
-    """A small model in which nothing is computed in float32 when it is loaded in float64."""
-    import torch
-    from tiny import build
-    from transformers import AutoTokenizer, Starcoder2Config, Starcoder2ForCausalLM
-
-    folder = tmp_path_factory.mktemp("exact")
-    tokenizer = AutoTokenizer.from_pretrained(build(tmp_path_factory.mktemp("llama")))
-    torch.manual_seed(0)
-    config = Starcoder2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        sliding_window=None,
-        embedding_dropout=0.0,
-        residual_dropout=0.0,
-        attention_dropout=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    Starcoder2ForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def learners(base, jobs: list[TrainJob], settings: TrainConfig = SETTINGS, objective=None) -> list:
@@ -315,9 +286,10 @@ def test_what_one_worker_cannot_do_stops_no_other(tiny, tmp_path):
     from maft.trainers.sft import SftTrainer
 
     good, bad = society(tmp_path, tiny)[:2]
-    bad = bad.model_copy(update={"objective": "nothing.py:Nothing"})
+    wrong = SETTINGS.model_copy(update={"critic": RoleTraining(objective="nothing.py:Nothing")})
+    bad = bad.model_copy(update={"role": "critic"})
     with pytest.raises(DataError, match="objective nothing.py:Nothing cannot be loaded"):
-        SftTrainer(EngineConfig(dtype="float32", num_threads=2)).train([bad, good], SETTINGS, lambda _: None)
+        SftTrainer(EngineConfig(dtype="float32", num_threads=2)).train([bad, good], wrong, lambda _: None)
     assert good.output.is_dir() and not bad.output.exists()
 
 

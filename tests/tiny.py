@@ -92,3 +92,30 @@ def build(folder: Path, **changes) -> str:
     tokenizer.save_pretrained(folder)
     LlamaForCausalLM(config).save_pretrained(folder)
     return str(folder)
+
+
+def build_exact(folder: Path, llama: str) -> str:
+    """Make a small model in which nothing is computed in float32 when it is loaded in float64, with the tokenizer of `build`."""
+    import torch
+    from transformers import AutoTokenizer, Starcoder2Config, Starcoder2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    torch.manual_seed(0)
+    config = Starcoder2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        sliding_window=None,
+        embedding_dropout=0.0,
+        residual_dropout=0.0,
+        attention_dropout=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Starcoder2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)

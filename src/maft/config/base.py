@@ -1,5 +1,7 @@
 """What all sections of the tree are made of."""
 
+from collections.abc import Sequence
+from functools import reduce
 from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -57,6 +59,10 @@ class Section(BaseModel):
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         return no_truth_value(value) if bool not in kinds and (int in kinds or float in kinds) else value
 
+    def without_effect(self) -> Sequence[str]:
+        """Return the dotted names of settings that do nothing beside the others; they are no part of the identity."""
+        return ()
+
 
 def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
     """Return the entry of an iteration (from 1), where a setting may be one value or a list; its last entry lasts.
@@ -68,7 +74,9 @@ def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
 
 
 def identity(section: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
-    """Return the settings of a section that results depend on: all but those marked `FREE`, as plain values.
+    """Return the settings of a section that results depend on: as plain values.
+
+    All but those marked `FREE` and those without effect.
 
     Without `defaults`, settings marked `NEWER` are left out where they have their default.
     """
@@ -79,4 +87,7 @@ def identity(section: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
             del tree[name]
         elif isinstance(value, Section):
             tree[name] = identity(value, defaults=defaults)
+    for name in section.without_effect() if isinstance(section, Section) else ():
+        *outer, last = name.split(".")
+        reduce(dict.__getitem__, outer, tree).pop(last, None)
     return tree

@@ -1,5 +1,6 @@
 """Settings of finetuning."""
 
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -20,8 +21,9 @@ class LoraConfig(Section):
 
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(gt=0)] | None
 Schedule = Literal["constant", "linear", "cosine"]
-OBJECTIVES = ("sft",)
+OBJECTIVES = ("sft", "weighted", "kto", "dpo")
 Objective = Annotated[str, AfterValidator(Part("objective", OBJECTIVES))]
 
 
@@ -53,6 +55,10 @@ class _Training(Section):
 class Training(_Training):
     """How one agent is finetuned in one iteration: what `TrainConfig.of` returns."""
 
+    objective: Objective = "sft"
+    beta: Rate = 0.1
+    desirable_weight: Weight = None
+    undesirable_weight: Weight = None
     num_epochs: Positive = 2
     learning_rate: Rate = 3e-4
     lr_schedule: Schedule = "cosine"
@@ -61,6 +67,10 @@ class Training(_Training):
     gradient_accumulation: Positive = 1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
+
+    def without_effect(self) -> Sequence[str]:
+        """Return the settings of other objectives."""
+        return [*_of_other_objectives({self.objective}), *(["objective"] if self.objective == "sft" else [])]
 
 
 class RoleTraining(Section):
@@ -74,15 +84,18 @@ class RoleTraining(Section):
     gradient_accumulation: PerIteration[Positive] | None = None
     weight_decay: PerIteration[NotNegative] | None = None
     max_grad_norm: PerIteration[Rate] | None = None
-    objective: Objective | None = None
+    objective: PerIteration[Objective] | None = None
+    beta: PerIteration[Rate] | None = None
+    desirable_weight: PerIteration[Weight] = None
+    undesirable_weight: PerIteration[Weight] = None
 
 
 class TrainConfig(_Training):
     """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
 
     num_epochs: PerIteration[Positive] = 2
-    """This and the seven settings below may be lists: an entry for each iteration; the last one holds for all further
-    ones."""
+    """This and the settings below, up to `undesirable_weight`, may be lists: an entry for each iteration; the last one
+    holds for all further ones."""
     learning_rate: PerIteration[Rate] = 3e-4
     """Full finetuning needs a smaller one, such as 1e-5."""
     lr_schedule: PerIteration[Schedule] = "cosine"
@@ -95,8 +108,17 @@ class TrainConfig(_Training):
     """Batches per optimiser step: 8 batches of one example equal one batch of 8, in less memory."""
     weight_decay: PerIteration[NotNegative] = 0.0
     max_grad_norm: PerIteration[Rate] = 1.0
-    objective: Objective = "sft"
-    """What is minimised: `sft` (maximum likelihood of the responses), or a class of your own (docs/extending.md)."""
+    objective: PerIteration[Objective] = "sft"
+    """What is minimised: `sft` (maximum likelihood of responses that agree with the label), `weighted` (the same, each
+    response by the margin of its vote), `kto` (agreeing responses likelier, dissenting ones less likely), `dpo` (pairs
+    of an agreeing and a dissenting response to one prompt), or a class of your own (docs/extending.md)."""
+    beta: PerIteration[Rate] = 0.1
+    """kto, dpo: how strongly an agent is held to the weights that it starts the iteration with."""
+    desirable_weight: PerIteration[Weight] = None
+    """kto: factor of the loss of agreeing responses; null: half of all examples by the number of these, so that both
+    classes weigh the same."""
+    undesirable_weight: PerIteration[Weight] = None
+    """kto: the same of dissenting responses."""
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
     """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
     `auto` does so on GPUs; on a CPU, agents are trained side by side in processes of their own."""
@@ -114,7 +136,21 @@ class TrainConfig(_Training):
         values |= {name: value for name, value in changes if value is not None and name in values}
         return Training.model_construct(**{name: of_iteration(value, iteration) for name, value in values.items()})
 
-    def objective_of(self, role: str) -> str:
-        """Return the objective of the agents of a role."""
-        own = {"generator": self.generator, "critic": self.critic}.get(role, RoleTraining()).objective
-        return own or self.objective
+    def without_effect(self) -> Sequence[str]:
+        """Return the settings of objectives that nobody has."""
+        given = (self.objective, self.generator.objective, self.critic.objective)
+        used = {name for names in given if names for name in ((names,) if isinstance(names, str) else names)}
+        idle = _of_other_objectives(used)
+        return [prefix + name for prefix in ("", "generator.", "critic.") for name in idle]
+
+    def objectives(self, num_iterations: int) -> dict[tuple[str, int], str]:
+        """Return the objective of each role in each iteration."""
+        places = [(role, number) for role in ("generator", "critic") for number in range(1, num_iterations + 1)]
+        return {place: self.of(*place).objective for place in places}
+
+
+def _of_other_objectives(used: Collection[str]) -> list[str]:
+    """Return the settings that none of these objectives has; those from outside may have all."""
+    outside = set(used) - set(OBJECTIVES)
+    owners = {"beta": {"kto", "dpo"}, "desirable_weight": {"kto"}, "undesirable_weight": {"kto"}}
+    return [name for name, whose in owners.items() if not outside and not whose & set(used)]

@@ -283,7 +283,7 @@ def _checked(job: TrainJob, settings: TrainConfig) -> str:
     Raises:
         DataError: the service would refuse it.
     """
-    if job.objective != "sft":
+    if job.training(settings).objective != "sft":
         raise DataError(f"{job.agent}: a hosted service finetunes with train.objective=sft only.")
     examples = files.read_records(job.examples, Example)
     if len(examples) < LEAST_EXAMPLES:

@@ -51,5 +51,4 @@ def _job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) 
         output=folder.agent(iteration, agent.name),
         seed=seeds.seed(folder.config.seed, "train", iteration, agent.name),
         lora=folder.config.lora_of(agent.role, agent.index),
-        objective=folder.config.train.objective_of(agent.role),
     )

@@ -51,13 +51,16 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Learner:
         DataError: they cannot be read, or the objective or the chat template cannot work with them.
     """
     started = time.monotonic()
-    training, objective = job.training(settings), objectives.make(job.objective)
+    training = job.training(settings)
+    objective = objectives.make(training.objective, training)
 
     def tokens(messages: Sequence[Message], sampled: Sequence[Sequence[int] | None] | None) -> DialogueTokens:
         return tokenize(base.template, messages, training.loss_turns, sampled)
 
     units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
     kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]
+    if objective.mismatched:
+        kept = objectives.mismatch(kept)
     return Learner(job, training, objective, kept, len(units), started)
 
 
@@ -118,7 +121,7 @@ def _summary(learner: Learner, base: BaseModel, losses: Sequence[float]) -> dict
         "seed": job.seed,
         "init_adapter": job.init_adapter and job.init_adapter.name,
         "method": base.method,
-        "objective": job.objective,
+        "objective": learner.training.objective,
         "trained": bool(rows),
         "num_examples": learner.num_examples,
         "num_dropped_too_long": learner.num_examples - len(learner.units),

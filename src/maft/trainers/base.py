@@ -28,8 +28,6 @@ class TrainJob(Record):
     seed: int
     lora: LoraConfig | None = None
     """Shape of its adapter, where that is not `train.lora`."""
-    objective: str = "sft"
-    """What is minimised: a name in `maft.trainers.objectives.OBJECTIVES`."""
     keep_optimizer: bool = False
     """Continue from the optimiser state that this agent's last job in the same session left, if it is held, and leave
     one for its next job."""

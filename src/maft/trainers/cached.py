@@ -55,7 +55,6 @@ def key(job: TrainJob, settings: TrainConfig) -> str:
     start = digest(job.init_adapter) if job.init_adapter else ""
     chosen = json.dumps(identity(job.training(settings)), sort_keys=True)
     parts = [job.examples.read_text(encoding="utf-8"), chosen, model(job.base_model), start, str(job.seed)]
-    parts += [job.objective] if job.objective != "sft" else []
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -31,7 +31,7 @@ def check(config: RunConfig) -> None:
     engine, method = config.engine, config.train.method
     if not all(map(find_spec, ("torch", "trl", "peft", "datasets"))):
         raise MissingExtra("engine.trainer=sft", "hf")
-    chosen = {config.train.objective_of(role) for role in ("generator", "critic")}
+    chosen = set(config.train.objectives(config.num_iterations).values())
     for name in chosen:
         objectives.make(name)
     if chosen != {"sft"} and (method == "full" or config.train.packing or engine.num_train_processes > 1):

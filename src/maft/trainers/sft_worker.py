@@ -182,7 +182,7 @@ class Work:
         from maft.trainers import trl_fit
 
         job = learner.job
-        if job.objective != "sft":
+        if learner.training.objective != "sft":
             raise DataError(f"model {base.name} can be finetuned with train.objective=sft only, by TRL.")
         model = base.trainable(job, learner.training)
         losses, state = trl_fit.fit(job, learner.training, base, model, learner.rows, report)

@@ -94,6 +94,8 @@ class Adapter:
         self.tokens = 0
         self.references: dict[int, torch.Tensor] = {}
         """By example, the reference's log-probabilities of its tokens, where the objective has a reference."""
+        self.mismatched: dict[int, torch.Tensor] = {}
+        """The same of the mismatched rows."""
 
     @property
     def finished(self) -> bool:

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """An agent's number in the stack, and the number of an example of its."""
+Numbered = tuple[int, Row]
+"""An agent's number in the stack, and a row of its."""
 
 
 def train(
@@ -134,6 +136,8 @@ class PackedModel:
         self._may_recompute = None in recompute
         self._tokens = CPU_TOKENS if self.device.type == "cpu" else GPU_TOKENS[0]
         self._measured = self.device.type != "cuda"
+        self._exact = torch.float64 if base.dtype == "float64" else torch.float32
+        self._gains: dict[int, torch.Tensor] = {}
 
     def __enter__(self) -> "PackedModel":
         self.model.set_attn_implementation(packed.NAME)
@@ -162,6 +166,7 @@ class PackedModel:
         self.stack = Stack(self.base, adapters)
         units = [adapter.learner.units for adapter in adapters]
         self._rows = [[[Row.of(row) for row in unit.rows] for unit in own] for own in units]
+        self._mismatched = [[[Row.of(unit.mismatched)] if unit.mismatched else [] for unit in own] for own in units]
         self._shared = {
             n: packed.shared_beginning([r for unit in own for r in unit.rows]) for n, own in enumerate(units)
         }
@@ -185,7 +190,8 @@ class PackedModel:
             sizes[number] += learners[number].objective.size(learners[number].units[place])
         while True:
             try:
-                return self._backward(places, torch.tensor(sizes, device=self.device)).tolist()  # type: ignore[no-any-return]
+                self._gains = self._mismatched_gains(batches)
+                return self._backward(places, torch.tensor(sizes, dtype=self._exact, device=self.device)).tolist()  # type: ignore[no-any-return]
             except torch.OutOfMemoryError:
                 if self._tokens <= CPU_TOKENS:
                     raise
@@ -208,7 +214,7 @@ class PackedModel:
 
     def _losses(self, part: Sequence[Place]) -> torch.Tensor:
         """Return the summed losses of each agent's examples in a part."""
-        logprobs, rows, ends = self._score(part)
+        logprobs, rows, ends = self._score([(n, row) for n, place in part for row in self._rows[n][place]])
         learners = [adapter.learner for adapter in self.stack.adapters]
         losses, start, first = [], 0, 0
         for number, adapter in enumerate(self.stack.adapters):
@@ -225,14 +231,42 @@ class PackedModel:
                 rows[start:end] - first,
                 num_rows,
                 torch.cat([adapter.references[place] for place in places]) if adapter.references else None,
+                self._gains.get(number),
             )
             losses.append(learners[number].objective.losses(scored).sum())
             start, first = end, first + num_rows
         return torch.stack(losses)
 
-    def _score(self, part: Sequence[Place], *, base_only: bool = False) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    def _mismatched_gains(self, batches: Sequence[Sequence[int]]) -> dict[int, torch.Tensor]:
+        """Return, by agent, the mean gain over the reference of a step's mismatched rows."""
+        gains = {}
+        for number, adapter in enumerate(self.stack.adapters):
+            if adapter.mismatched:
+                now = self._logprobs(number, batches[number], self._mismatched[number])
+                gains[number] = torch.stack([(now[n] - adapter.mismatched[n]).sum() for n in batches[number]]).mean()
+        return gains
+
+    def _logprobs(
+        self, number: int, places: Sequence[int], rows: Sequence[Sequence[Row]], *, base_only: bool = False
+    ) -> dict[int, torch.Tensor]:
+        """Return, by example, the log-probabilities of the tokens with loss in one agent's rows."""
+        results = {}
+        for part in self._parts([(number, place) for place in places]):
+            with torch.no_grad():
+                logprobs, _, ends = self._score(
+                    [(number, row) for _, n in part for row in rows[n]], base_only=base_only
+                )
+            first = 0
+            for _, place in part:
+                last = first + len(rows[place])
+                results[place] = logprobs[ends[first] : ends[last]]
+                first = last
+        return results
+
+    def _score(
+        self, rows: Sequence[Numbered], *, base_only: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Return the log-probability and row of each token with loss, and where the tokens of each row end."""
-        rows = [(number, row) for number, place in part for row in self._rows[number][place]]
         ends = [0, *accumulate(len(row.learned) for _, row in rows)]
         layout = lay_out(rows, self._shared, self.device, padded=self._padded)
         self._attention.layout = layout.attention
@@ -278,14 +312,11 @@ class PackedModel:
 
     def _refer(self, number: int, adapter: Adapter) -> None:
         """Compute the log-probabilities of an agent's reference weights."""
-        with torch.no_grad():
-            for part in self._parts([(number, place) for place in range(len(adapter.learner.units))]):
-                logprobs, _, ends = self._score(part, base_only=adapter.learner.objective.reference == "base")
-                first = 0
-                for _, place in part:
-                    num_rows = len(adapter.learner.units[place].rows)
-                    adapter.references[place] = logprobs[ends[first] : ends[first + num_rows]]
-                    first += num_rows
+        learner = adapter.learner
+        places, base_only = range(len(learner.units)), learner.objective.reference == "base"
+        adapter.references = self._logprobs(number, places, self._rows[number], base_only=base_only)
+        if learner.objective.mismatched:
+            adapter.mismatched = self._logprobs(number, places, self._mismatched[number], base_only=base_only)
 
     def _check(self) -> bool:
         """Compare packed rows with single ones that go through the model's own attention; return `padded`.
@@ -300,12 +331,13 @@ class PackedModel:
                 :2
             ]
         ]
+        rows = [(number, row) for number, place in shortest for row in self._rows[number][place]]
         with torch.no_grad():
-            wanted = torch.cat([self._plain(n, row) for n, place in shortest for row in self._rows[n][place]])
+            wanted = torch.cat([self._plain(n, row) for n, row in rows])
         for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
             self.model.set_attn_implementation(packed.NAME)
             try:
-                ours = self._score(shortest)[0]
+                ours = self._score(rows)[0]
                 ours.sum().backward()
                 finite = all(gradient.isfinite().all() for gradient in self.stack.gradients())
             except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as why:
