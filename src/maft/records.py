@@ -318,9 +318,9 @@ class Example(Record):
     iteration: int
     problem_id: str
     agent: str
-    kind: Literal["first", "corrected", "kept"]
+    kind: Literal["first", "corrected", "kept", "dissenting"]
     """`first`: a generator's first answer. `corrected`: D-, the critic's first answer was not the label but its
-    last one is. `kept`: D+, both are."""
+    last one is. `kept`: D+, both are. `dissenting`: the answer of the debate that it comes from is not the label."""
     messages: tuple[Message, ...]
     token_ids: tuple[tuple[int, ...] | None, ...] | None = _optional()
     """Sampled tokens of each assistant message, in order; None where they are not known (`debate.keep_tokens`)."""

@@ -52,6 +52,7 @@ def _prompts(
 
 _ONE_MODEL = {"society__one_model": True}
 _NO_DEBATE = {**_ONE_MODEL, "debate__num_rounds": 1}
+_STAR = {**_NO_DEBATE, "train__objective": "sft", "train__generator__objective": None}
 
 _ARMS = (
     Arm("maft", "this method", _set()),
@@ -59,8 +60,8 @@ _ARMS = (
     Arm("single_agent_ft_all", "the same, on as many examples as all agents", _set(**_ONE_MODEL), "single", "all"),
     Arm("majority_ft", "one model, finetuned on the vote over its answers", _set(**_NO_DEBATE), "single", "one"),
     Arm("majority_ft_all", "the same, on as many examples as all agents", _set(**_NO_DEBATE), "single", "all"),
-    Arm("star", "one model, finetuned on right answers (needs gold)", _set(**_NO_DEBATE), "single", "one", "gold"),
-    Arm("star_label_free", "the same, with the vote for gold", _set(**_NO_DEBATE), "single", "one", "vote"),
+    Arm("star", "one model, finetuned on right answers (needs gold)", _set(**_STAR), "single", "one", "gold"),
+    Arm("star_label_free", "the same, with the vote for gold", _set(**_STAR), "single", "one", "vote"),
     Arm("maft_wo_summary", "others' answers are quoted in full", _set(debate__summarizer="none")),
     Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
     Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(debate__num_rounds=1), "single"),
@@ -107,6 +108,13 @@ _ARMS = (
         "vote_by_likelihood",
         "ballots weigh as likely as their replies",
         _set(vote__weight="likelihood", debate__keep_tokens=True),
+    ),
+    Arm("weighted", "examples weighted by the margin of their vote", _set(train__objective="weighted")),
+    Arm("kto", "dissenting answers are made less likely", _set(train__objective="kto")),
+    Arm(
+        "kto_dpo",
+        "the same; critics learn from pairs",
+        _set(train__generator__objective="kto", train__critic__objective="dpo"),
     ),
     Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
     Arm(

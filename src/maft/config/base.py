@@ -74,7 +74,7 @@ def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
 
 
 def identity(section: BaseModel, *, defaults: bool = True) -> dict[str, Any]:
-    """Return the settings of a section that results depend on: as plain values.
+    """Return the settings of a section that results depend on, as plain values.
 
     All but those marked `FREE` and those without effect.
 

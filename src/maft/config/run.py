@@ -5,9 +5,10 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from maft.config.base import FREE, PLACE, Positive, Section
+from maft.config.base import FREE, PLACE, Positive, Section, of_iteration
 from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
+    PROTOCOLS,
     CurateConfig,
     DebateConfig,
     SamplingConfig,
@@ -16,7 +17,7 @@ from maft.config.method import (
     known_prompts,
 )
 from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
-from maft.config.training import LoraConfig, TrainConfig
+from maft.config.training import EXAMPLES, LoraConfig, TrainConfig
 from maft.errors import ConfigError
 
 
@@ -117,6 +118,39 @@ class RunConfig(Section):
                         f"engine.num_train_processes = {processes}. Choose a multiple of {processes}."
                     )
         return self
+
+    @model_validator(mode="after")
+    def _objectives_have_examples(self) -> Self:
+        for (role, iteration), objective in self.train.objectives(self.num_iterations).items():
+            if objective != "sft" and self.engine.trainer == "openai":
+                raise ValueError(f"train.objective = {objective}: a hosted service finetunes with sft only.")
+            why = without_contrast(self, role, iteration)
+            if why and EXAMPLES.get(objective) in ("judged", "pairs"):
+                raise ValueError(
+                    f"train.objective = {objective} ({role}, iteration {iteration}) learns from dissenting responses "
+                    f"beside agreeing ones, and {why}. Or set train.{role}.objective=sft."
+                )
+        return self
+
+
+def without_contrast(config: RunConfig, role: str, iteration: int) -> str | None:
+    """Say why a role can have no examples for its objective, and what to change; None if it can, or nobody knows."""
+    debate, which = config.debate, of_iteration(config.vote.label_from, iteration)
+    first_only, num_first = debate.protocol == "vote" or debate.num_rounds == 1, debate.num_samples
+    pairs = EXAMPLES.get(config.train.of(role, iteration).objective) == "pairs"
+    if role == "critic" and (first_only or not config.train.critics):
+        return None
+    if pairs and role == "generator" and num_first == 1 and debate.protocol in PROTOCOLS:
+        return "debate.num_samples is 1, so that a generator has one answer to a question. Set debate.num_samples=4"
+    if debate.protocol not in ("debate", "vote"):
+        return None
+    ballots = debate.num_agents * (1 if which == "last" else num_first) + (which == "all") * debate.num_agents
+    votes_itself = {"last": role == "critic" or (first_only and num_first == 1), "first": role == "generator"}
+    if pairs and role == "critic":
+        votes_itself = {"last": False, "first": False}  # its first answer and its last one are compared
+    if votes_itself.get(which, True) and (ballots == 1 or config.vote.min_agreement == 1):
+        return "its own answers must all be the label (vote.min_agreement). Set vote.min_agreement=majority"
+    return None
 
 
 def check_loop(config: RunConfig) -> None:

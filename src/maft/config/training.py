@@ -23,7 +23,9 @@ Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(gt=0)] | None
 Schedule = Literal["constant", "linear", "cosine"]
-OBJECTIVES = ("sft", "weighted", "kto", "dpo")
+EXAMPLES = {"sft": "agreeing", "weighted": "agreeing", "kto": "judged", "dpo": "pairs"}
+"""What each objective learns from, see `maft.trainers.objectives.Objective.examples`."""
+OBJECTIVES = tuple(EXAMPLES)
 Objective = Annotated[str, AfterValidator(Part("objective", OBJECTIVES))]
 
 

@@ -12,7 +12,7 @@ from maft import seeds
 from maft.config import CurateConfig, of_iteration
 from maft.records import Debate, Example, Message, Record, Reply, Turn, Vote
 
-Kind = Literal["first", "corrected", "kept"]
+Kind = Literal["first", "corrected", "kept", "dissenting"]
 
 
 class Curated(NamedTuple):
@@ -29,18 +29,22 @@ class CurateCounts(Record):
     first: int = 0
     corrected: int = 0
     kept: int = 0
+    dissenting: int = 0
+    """Examples of a response that dissents from the label, to become less likely."""
     failed: int = 0
     """The debate failed."""
     no_answer: int = 0
     """Nobody's answer could be parsed, so there is no label."""
     tied: int = 0
-    """Several answers have the most votes, and `vote.ties` is `abstain`."""
+    """Several answers have the most votes, and `vote.ties` is `abstain`, or examples are weighed by the margin."""
     low_agreement: int = 0
     """Too few agents agreed with the label."""
     unparsed: int = 0
     """There is a label, but this agent's answer could not be parsed."""
     disagrees: int = 0
     """This agent's answer is not the label."""
+    unpaired: int = 0
+    """Its answers to this question make no pair: all agree, or all dissent."""
     cut: int = 0
     """Agrees with the label, but the reply ended at the limit of tokens: learning it would end in mid-sentence."""
     cut_for_mix: int = 0
@@ -73,7 +77,7 @@ def generator_examples(
     for debate in debates:
         vote = votes[debate.problem_id]
         turns, label = debate.first_answers(agent), vote.agreeing(debate)
-        reasons = [vote.dropped or _unfit(turn, label) for turn in turns] or [vote.dropped]
+        reasons = [vote.dropped or unfit(turn, label) for turn in turns] or [vote.dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
         agreeing: dict[str, Reply] = {}
@@ -83,7 +87,7 @@ def generator_examples(
         asked = debate.dialogue(agent, num_rounds=1)[:-1]
         for reply in list(agreeing.values())[: settings.examples_per_question]:
             answer = Message(role="assistant", content=reply.text)
-            found.append(_example(debate, f"generator_{agent}", "first", (*asked, answer), (reply,)))
+            found.append(example_of(debate, f"generator_{agent}", "first", (*asked, answer), (reply,)))
     examples = weigh(found, votes, settings, run_seed)
     counts["first"] = len(examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
@@ -110,13 +114,13 @@ def critic_examples(
         if vote.dropped is None and (not own or own[-1].round == 1):
             continue  # the protocol did not ask it as a critic
         label = vote.agreeing(debate)
-        reason = vote.dropped or _unfit(own[-1], label)
+        reason = vote.dropped or unfit(own[-1], label)
         if reason is None and loss_turns == "all" and any(turn.cut for turn in own):
             reason = "cut"
         if reason is None:
             kind: Kind = "kept" if own[0].answer in label else "corrected"
             dialogue = debate.dialogue(agent)
-            found.append(_example(debate, f"critic_{agent}", kind, dialogue, debate.replies(agent)))
+            found.append(example_of(debate, f"critic_{agent}", kind, dialogue, debate.replies(agent)))
         else:
             counts[reason] += 1
     examples = mix(found, settings, run_seed)
@@ -189,7 +193,9 @@ def limit(made: Curated, iteration: int, settings: CurateConfig, run_seed: int) 
     rng = seeds.rng(run_seed, "limit", iteration, made.examples[0].agent)
     places = sorted(rng.sample(range(len(made.examples)), most))
     examples = tuple(made.examples[place] for place in places)
-    kinds = dict.fromkeys(("first", "corrected", "kept"), 0) | Counter(example.kind for example in examples)
+    kinds = dict.fromkeys(("first", "corrected", "kept", "dissenting"), 0) | Counter(
+        example.kind for example in examples
+    )
     counts = made.counts.model_copy(update={**kinds, "examples": most, "over_limit": len(made.examples) - most})
     return Curated(examples, counts)
 
@@ -200,16 +206,17 @@ def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Exampl
     return [shuffled[i % len(shuffled)] for i in range(max(1, count))]
 
 
-def _unfit(turn: Turn, label: frozenset[str | None]) -> str | None:
-    """Return why a response is not learned from; None if it is."""
+def unfit(turn: Turn, label: frozenset[str | None]) -> str | None:
+    """Return why a response does not count as one that agrees with the label; None if it does."""
     if turn.answer is None or turn.answer not in label:
         return "unparsed" if turn.answer is None else "disagrees"
     return "cut" if turn.cut else None
 
 
-def _example(
+def example_of(
     debate: Debate, agent: str, kind: Kind, messages: tuple[Message, ...], replies: tuple[Reply, ...]
 ) -> Example:
+    """Return the example whose messages end with the last of an agent's replies."""
     token_ids = tuple(reply.token_ids for reply in replies)
     return Example(
         iteration=debate.iteration,

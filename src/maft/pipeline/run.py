@@ -4,7 +4,7 @@
     for l = 1 .. L:
         debates   = society l-1 debates the training questions              method.play, rollouts.collect
         votes     = majority of the last round, the pseudo-labels           voting.vote
-        examples  = each agent's own responses that agree with the vote     curate
+        examples  = each agent's own responses that agree with the vote     examples, curate
         society l = each agent finetuned on its own examples                finetune
 
 Differs from the paper's text or its released code in (all departures: docs/paper.md):
@@ -19,7 +19,6 @@ Every stage is a function from files to files of the run folder, and does nothin
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from maft import files, tasks
@@ -30,11 +29,11 @@ from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
 from maft.evaluation.votes import decide, votes_of
 from maft.files import Records
-from maft.method import curate, learners, protocol_of
+from maft.method import protocol_of
 from maft.method import vote as voting
-from maft.method.curate import CurateCounts, Curated
+from maft.method.curate import CurateCounts
 from maft.method.protocol import Rules
-from maft.pipeline import finetune, rollouts
+from maft.pipeline import examples, finetune, rollouts
 from maft.pipeline.rollouts import Count
 from maft.records import Debate, Problem, Reply, Society, Vote
 from maft.runs import manifest, societies
@@ -109,21 +108,11 @@ def make_examples(
     folder: RunFolder, iteration: int, debates: Iterable[Debate], votes: Mapping[str, Vote]
 ) -> dict[str, int]:
     """Write each agent's own examples, and return how many each has."""
-    config, summary = folder.config, folder.examples_summary(iteration)
+    summary = folder.examples_summary(iteration)
     if not summary.exists():
-        how, seed, places = config.curate, config.seed, range(config.debate.num_agents)
-        make: dict[str, Callable[[], Curated]] = {
-            f"generator_{n}": partial(curate.generator_examples, debates, votes, n, how, seed) for n in places
-        }
-        if "critic" in protocol_of(config.debate).roles(config.debate):
-            more = (how, seed, config.train.loss_turns)
-            make |= {f"critic_{n}": partial(curate.critic_examples, debates, votes, n, *more) for n in places}
-        if config.society.one_model:
-            every = tuple(make.values())
-            make = {learners(config)[0]: lambda: curate.pool(one() for one in every)}
         counts = {}
-        for agent in learners(config):  # one after the other: the examples of all may be more than memory holds
-            chosen = curate.limit(make[agent](), iteration, how, seed)
+        for agent, make in examples.makers(folder.config, iteration, debates, votes).items():
+            chosen = make()  # one after the other: the examples of all may be more than memory holds
             files.write_records(folder.examples(iteration, agent), chosen.examples)
             counts[agent] = chosen.counts.model_dump()
         files.write_json(summary, counts)

@@ -25,7 +25,8 @@ from maft import engines, files, models, seeds
 from maft.config import ClusterConfig, RunConfig
 from maft.config.prompts import Prompts
 from maft.errors import UserError
-from maft.method import curate, protocol_of
+from maft.method import protocol_of
+from maft.pipeline import examples as examples_
 from maft.pipeline import run as pipeline
 from maft.planning.forecast import Behaviour, Texts, calls
 from maft.records import Debate, Example, Message, Problem, Record, Reply, Request, Role, SamplingParams, Society, Vote
@@ -199,14 +200,12 @@ def _examples(
     folder: RunFolder, debates: Sequence[Debate], votes: Mapping[str, Vote]
 ) -> dict[Role, list[tuple[Example, ...]]]:
     """Return what each agent would learn, by role."""
-    config, places = folder.config, range(folder.config.debate.num_agents)
-    how, seed = config.curate, config.seed
-    roles = protocol_of(config.debate).roles(config.debate)
-    sets: dict[Role, list[tuple[Example, ...]]] = {
-        "generator": [curate.generator_examples(debates, votes, n, how, seed).examples for n in places]
-    }
-    if "critic" in roles and (config.train.critics or config.society.one_model):
-        sets["critic"] = [curate.critic_examples(debates, votes, n, how, seed).examples for n in places]
+    config = folder.config
+    sets: dict[Role, list[tuple[Example, ...]]] = {}
+    for name, make in examples_.of_agents(config, 1, debates, votes).items():
+        role: Role = "generator" if name.startswith("generator") else "critic"
+        if role == "generator" or config.train.critics or config.society.one_model:
+            sets.setdefault(role, []).append(make().examples)
     return sets
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from maft import tasks
 from maft.config import DebateConfig, RunConfig, of_iteration, prompts
 from maft.config.prompts import Prompts
+from maft.config.training import EXAMPLES
 from maft.method import learners, protocol_of
 from maft.planning.bounds import evaluated
 from maft.records import Record, Role
@@ -146,7 +147,6 @@ def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> B
     def length(most: int) -> float:
         return min(reply_tokens, most) if reply_tokens else most * REPLY_SHARE
 
-    first = LEARNED_SHARE * min(config.curate.examples_per_question, config.debate.num_samples)
     kinds = [kind for kind in protocol_of(config.debate).kinds(config.debate, Prompts()) if kind.kind == "answer"]
     asked = {kind.role: kind.share * min(1.0, kind.times / config.debate.num_agents) for kind in kinds}
     return Behaviour(
@@ -155,8 +155,15 @@ def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> B
             "critic": length(how.critic.max_new_tokens),
             "summarizer": length(how.summarizer.max_new_tokens),
         },
-        learned={role: first if role == "generator" else LEARNED_SHARE * share for role, share in asked.items()},
+        learned={role: share * _assumed_share(config, role) for role, share in asked.items()},
     )
+
+
+def _assumed_share(config: RunConfig, role: Role) -> float:
+    """Return how many examples an agent is taken to have for each question, in the first iteration."""
+    shape = EXAMPLES.get(config.train.of(role, 1).objective, "agreeing")
+    times = min(config.curate.examples_per_question, config.debate.num_samples) if role == "generator" else 1
+    return {"agreeing": LEARNED_SHARE * times, "judged": float(times), "pairs": (1 - LEARNED_SHARE) * times}[shape]
 
 
 def forecast(
@@ -227,8 +234,10 @@ def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, 
     for role, count in jobs.items():
         if count:
             examples = min(learned[role], most or math.inf)
-            tokens = count * examples * rows[role] * config.train.of(role, iteration).num_epochs
-            yield Training(iteration=iteration, role=role, jobs=count, examples=examples, tokens=tokens, row=rows[role])
+            training = config.train.of(role, iteration)
+            row = rows[role] * (2 if EXAMPLES.get(training.objective) == "pairs" else 1)
+            tokens = count * examples * row * training.num_epochs
+            yield Training(iteration=iteration, role=role, jobs=count, examples=examples, tokens=tokens, row=row)
 
 
 def _tokens(text: str) -> float:

@@ -8,6 +8,7 @@ from pydantic import Field
 from maft import tasks
 from maft.config import RunConfig
 from maft.config.prompts import Prompts
+from maft.config.training import EXAMPLES
 from maft.errors import UserError
 from maft.hosted.service import MILLION
 from maft.method import bases, protocol_of
@@ -243,4 +244,9 @@ def _assumptions(
     asked = "given" if question_tokens else "estimated from their characters"
     yield f"Replies are taken to be {replies}, the same in all iterations; questions are {asked}."
     yield f"Of the responses, {LEARNED_SHARE:.0%} are taken to agree with the label and to be learned."
+    shapes = {EXAMPLES.get(name) for name in config.train.objectives(config.num_iterations).values()}
+    if "judged" in shapes:
+        yield "kto: all responses are taken to be learned; the time of reference and mismatched rows is not counted."
+    if "pairs" in shapes:
+        yield f"dpo: {1 - LEARNED_SHARE:.0%} of the questions give a pair; the time of the reference is not counted."
     yield "`--calibrate` measures all of this with one batch."

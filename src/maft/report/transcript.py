@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from maft import files, tasks
-from maft.config import CurateConfig, RunConfig
+from maft.config import CurateConfig, RunConfig, Training
+from maft.config.training import EXAMPLES
 from maft.errors import DataError
 from maft.evaluation.votes import held_out, problems, votes_of
 from maft.files import Records
@@ -35,6 +36,7 @@ KEPT = {
     "first": "its first answer is the label",
     "corrected": "its first answer was another, its last one is the label",
     "kept": "both its first and its last answer are the label",
+    "dissenting": "its answer is not the label and becomes less likely",
 }
 
 
@@ -44,7 +46,7 @@ class Fate(NamedTuple):
     agent: str
     """Who would learn from it, such as `critic_2`."""
     kind: str | None
-    """`first`, `corrected` or `kept`; None if nobody learns from it."""
+    """`first`, `corrected`, `kept` or `dissenting`; None if nobody learns from it."""
     why: str
 
 
@@ -130,13 +132,16 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
             again = f"; {times[agent]} times" if times[agent] > 1 else ""
             fates.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
         elif config.society.one_model or agent in learners(config):
-            fates.append(Fate(agent, None, _why_not(turn, label, config.curate)))
+            training = config.train.of(agent.partition("_")[0], debate.iteration)
+            fates.append(Fate(agent, None, _why_not(turn, label, config.curate, training)))
     return tuple(fates)
 
 
-def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig) -> str:
+def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig, training: Training) -> str:
     if turn.answer is None:
         return "its answer could not be read"
+    if EXAMPLES.get(training.objective) == "pairs":
+        return "its answers to this question make no pair"
     if turn.answer not in label:
         return "its answer is not the label"
     if turn.cut:

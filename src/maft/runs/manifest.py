@@ -63,6 +63,10 @@ def write(folder: RunFolder) -> None:
         "seed": folder.config.seed,
         "split_seed": folder.config.task.split_seed,
         "parts": parts,
+        "objectives": {
+            f"{role}, iteration {number}": name
+            for (role, number), name in folder.config.train.objectives(folder.config.num_iterations).items()
+        },
         "models": {name: models.revision(name) for name in _models(folder)},
         "starts": [*earlier.get("starts", []), start],
     }

@@ -55,7 +55,8 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Learner:
     objective = objectives.make(training.objective, training)
 
     def tokens(messages: Sequence[Message], sampled: Sequence[Sequence[int] | None] | None) -> DialogueTokens:
-        return tokenize(base.template, messages, training.loss_turns, sampled)
+        turns = training.loss_turns if objective.examples == "agreeing" else "last"  # the one that is judged
+        return tokenize(base.template, messages, turns, sampled)
 
     units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
     kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maft.config import Training
+from maft.config.training import EXAMPLES
 
 TAGS = ("maft", "multiagent-finetuning")
 
@@ -42,8 +43,7 @@ _ABOUT = """\
 # {agent}, iteration {iteration}
 
 {what} `{base}`, made with `maft` by multiagent finetuning
-([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from those of its own responses that
-agree with their label.
+([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)): this {role} learnt from {lessons}.
 
 | | |
 |---|---|
@@ -55,6 +55,12 @@ agree with their label.
 | Hyperparameters | {hyperparameters} |
 | Versions | {versions} |
 """
+
+_LESSONS = {
+    "agreeing": "those of its own responses that\nagree with their label",
+    "judged": "its own responses:\nthose that agree with their label were made likelier, dissenting ones less likely",
+    "pairs": "pairs of its own responses:\none that agrees with the label was made likelier than one that dissents",
+}
 
 _DUTIES = {"generator": "gives first answers", "critic": "answers again after it was shown what others answered"}
 
@@ -105,7 +111,7 @@ def front_matter(*, tags: Sequence[str] = (), **fields: Any) -> str:
 def about(one: Finetuned) -> str:
     """Return what an agent is and how it was made."""
     summary, losses = one.summary, one.summary["losses"]
-    chosen = one.training.model_dump(mode="json")
+    chosen = one.training.model_dump(mode="json", exclude=set(one.training.without_effect()))
     method, lora = chosen.pop("method"), chosen.pop("lora")
     shape = {} if method == "full" else {f"lora.{key}": value for key, value in lora.items()}
     start = summary["init_adapter"]
@@ -115,6 +121,7 @@ def about(one: Finetuned) -> str:
         agent=one.agent,
         role=one.role,
         duty=_DUTIES[one.role],
+        lessons=_LESSONS[EXAMPLES.get(one.training.objective, "agreeing")],
         iteration=one.iteration,
         start="the base model" if start is None else f"the adapter `{start}`",
         data=f"{summary['num_examples']} examples, {summary['num_dropped_too_long']} dropped as longer than "
