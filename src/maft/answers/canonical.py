@@ -97,9 +97,12 @@ _NAME = re.compile(
     r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"
     r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"
     r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
+    r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln)(?:\^\{[0-9]\})?(?: [A-Za-z]|\\[a-z]+)"
+    r"|\\frac\{[A-Za-z]{1,2}\}\{[A-Za-z]{1,2}\}|[A-Za-z]{1,2}/[A-Za-z]{1,2}"
     r"|\\(?:sum|prod|int|lim|max|min)(?![A-Za-z]).*"
 )
 _MEMBER = re.compile(r"[A-Za-z]\\in(?![A-Za-z]) ?")
+_POINT = re.compile(r"[ABD-Z](?=\([^(),]+(?:,[^(),]+)+\))")  # C(5,2) is rather a number
 
 
 def without_assignment(text: str) -> str:
@@ -115,12 +118,17 @@ def _assigned(text: str) -> tuple[str, str]:
     """Return the name and the value of a tidy equation; no name where it only calculates, or is none."""
     if (member := _MEMBER.match(text)) and member.end() < len(text):
         return member[0], text[member.end() :]
+    if (point := _POINT.match(text)) and brackets(text[1:]):
+        return "", text[1:]
     sides = split(text.replace(r"\approx", "="), "=")
     if len(sides) == 1 and text.startswith("="):
         return "", text[1:] or text
-    if len(sides) < 2 or not all(sides[1:]) or any(map(variables, sides[1:-1])):
+    if len(sides) < 2 or not all(sides[1:]):
         return "", text
     first, last = sides[0], sides[-1]
+    if any(map(variables, sides[1:-1])):  # A = \pi r^2 = 9\pi, but not x = y = 5
+        calculates = _is_name(first) and not variables(last) and not any("," in side or _is_name(side) for side in sides[1:-1])
+        return (first, last) if calculates else ("", text)
     if _is_name(first) and not CONTROL_WORD.fullmatch(last):
         return first, last
     if (not variables(first) or len(sides) > 2) and not _VARIABLE.fullmatch(last):
@@ -160,7 +168,9 @@ _QUOTIENT = re.compile(
 )
 _MIXED = re.compile(r"([-+]?)([0-9]+)(?:\\frac\{([0-9]+)\}\{([0-9]+)\}| ([0-9]+)/([0-9]+))")
 _MIXED_FACTOR = re.compile(r"(?<![0-9.}])([0-9]+)\\frac\{([0-9]+)\}\{([0-9]+)\}")
-_THOUSANDS = re.compile(r"[-+]?[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?:\.[0-9]*)?")
+_THOUSANDS = re.compile(
+    r"[-+]?[1-9](?:[0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]?(?:,[0-9]{2})+,[0-9]{3})(?:\.[0-9]*)?"
+)
 # 1.234,56 and 1 234,56 and 1.234.567
 _EUROPEAN = re.compile(
     r"([-+]?[1-9][0-9]{0,2}(?:(?:\.[0-9]{3})+|(?: [0-9]{3})+)),([0-9]+)|[-+]?[1-9][0-9]{0,2}(?:\.[0-9]{3}){2,}"

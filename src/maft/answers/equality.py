@@ -72,7 +72,7 @@ class Mathematics(Equality):
         keys = [None if answer is None else canonical(answer) for answer in answers]
         distinct = sorted({key for key in keys if key is not None})
         pairs = list(combinations(distinct, 2))
-        equal = dict(zip(pairs, verify.same(pairs), strict=True))
+        equal = dict(zip(pairs, verify.verifier.same(pairs), strict=True))
         places = dict(zip(distinct, components(distinct, lambda a, b: equal[a, b]), strict=True))
         return numbered(None if key is None else places[key] for key in keys)
 

@@ -148,14 +148,18 @@ _HEADING = (
 )
 _STATED = re.compile(
     _HEADING + r"|####[ \t]*(?!(?:step|final|solution|note|explanation|conclusion|part|check)\b)"
-    r"|\b(?:answers?|result|solutions?)\b[ \t*_]{0,9}(?:is|are|was|(?:would|will|should|must) be|equals|=|:)"
+    r"|\b(?:answers?|result|solutions?|antwort|respuesta|réponse|risposta|resposta|ответ)\b[ \t*_]{0,9}"
+    r"(?:is|are|was|(?:would|will|should|must) be|equals|ist|es|est|è|é|=|:|—)"
     r"(?:[ \t]*:)?"
-    r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}",
+    r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}"
+    r"|(?:答案|答え|答|정답|답)[】\]\s]{0,3}(?:应该)?(?:是|为|為|は|은|는|:|：|】|\s)[\s:：*_]{0,9}",
     re.IGNORECASE | re.MULTILINE,
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$\n])+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=\s|$)|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
+_SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=\s|$)|[。！？；]|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
 _SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
+_COMMANDS = re.compile(r"\\[A-Za-z]+")
+_MAX_ALONE = 60
 MAX_STATED_WORDS = 6
 """More words than this after "the answer is" are prose."""
 MAX_STATEMENTS = 50
@@ -171,7 +175,13 @@ def extract_stated(text: str) -> str | None:
     ('5', '4')
     """
     text = thinking.strip(text).rest
-    return _boxed(text) or _tagged(text) or next(_statements(text), None)
+    return _boxed(text) or _tagged(text) or next(_statements(text), None) or _alone(text.strip())
+
+
+def _alone(text: str) -> str | None:
+    """Return a reply that is nothing but one value."""
+    value = len(text) <= _MAX_ALONE and "\n" not in text and not re.search(r"[A-Za-z]{3}", _COMMANDS.sub("", text))
+    return (_first_phrase(text) or None) if value and re.search(r"[0-9]|\\[A-Za-z]", text) else None
 
 
 def _tagged(text: str) -> str | None:
@@ -209,11 +219,11 @@ def _first_phrase(text: str) -> str | None:
     return None if is_placeholder(answer) else answer
 
 
-_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|[ \u00a0\u2009\u202f])\d{3}(?!\d))+|\d+)(?:\.\d+)?"
+_DIGITS = r"(?:\d{1,3}(?:(?:,|\{,\}|\\,|[' \u00a0\u2009\u202f])\d{3}(?!\d))+|\d+)(?:\.\d+)?"
 _SIGN = r"(?:(?<![\w)}])[-\u2212]|\bnegative )?"
 _NUMBER_IN_TEXT = re.compile(
     r"\d{1,3}(?:\.\d{3}){2,}(?![\d.])|\d{0,9}[½⅓⅔¼¾⅛⅜⅝⅞]"
-    rf"|{_SIGN}\\[dt]?frac\{{\d+\}}\{{\d+\}}"
+    rf"|{_SIGN}(?:\d{{1,9}})?\\[dt]?frac\{{\d+\}}\{{\d+\}}|{_SIGN}10\^(?:\{{-?\d{{1,3}}\}}|-?\d{{1,3}})"
     rf"|{_SIGN}(?:\d+ (?=\d+/\d))?(?:(?<![\d/])\d+/\d+(?![\d/])"
     rf"|(?<!\d)(?<!\d\.)(?:{_DIGITS}|\.\d+)"
     rf"(?:[eE][-+]?\d{{1,3}}(?![\w])| ?(?:\\times|\*|×|x) ?10\^\{{?-?\d{{1,3}}\}}?)?"
@@ -238,6 +248,8 @@ def extract_number(text: str) -> str | None:
     for statement in (*([tagged] if tagged else []), *_statements(text)):
         if numbers := _numbers(statement.rpartition("=")[2]):
             return numbers[0]
+        if _PLAIN_NUMBER.fullmatch(value := canonical(statement)):  # twelve
+            return value
     numbers = _numbers(text)
     return numbers[-1] if numbers else None
 
@@ -269,8 +281,8 @@ _BARE = r"(?:\(([A-J])\)|([A-J]))"
 _CHOICES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r"\b(?i:answer|ans|final(?:ly)?|choose|chose|pick|select|say|go(?:ing)? with|conclusion|antwort|respuesta"
-        r"|réponse)\b"
+        r"(?:\b(?i:answer|ans|final(?:ly)?|choose|chose|pick|select|say|go(?:ing)? with|conclusion|antwort|respuesta"
+        r"|réponse|risposta|resposta|ответ)\b|(?:答案|答え|答|정답|답|选择|选)[】\]]?(?:应该)?[是为為は은는]?)"
         r"(?:(?:\s+[a-z]{1,12}){1,6}?(?=\s+is\b))?"
         rf"{_LINK}{_GAP}(?i:option|choice)?\s?{_OPTION}",
         rf"(?<![A-Za-z']){_BARE}(?:[.):][^\n]{{0,80}}?)?[*_]{{0,2}}\s+is\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|true)\b",

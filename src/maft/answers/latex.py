@@ -75,10 +75,15 @@ def without_unicode(text: str) -> str:
     """Write signs as LaTeX: superscripts, fractions, Greek letters, wide and mathematical letters."""
     if text.isascii():
         return text
-    text = "".join(sign for sign in text if unicodedata.category(sign) != "Sc" or sign == "$")
+    text = "".join(_ascii_digit(sign) for sign in text if unicodedata.category(sign) != "Sc" or sign == "$")
     for signs, form in ((_FRACTION, r"\frac{{{0}}}{{{1}}}"), (_RAISED, "^{{{0}}}"), (_LOWERED, "_{{{0}}}")):
         text = signs.sub(lambda m, form=form: form.format(*unicodedata.normalize("NFKC", m[0]).split("\u2044")), text)  # type: ignore[misc]
     return unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
+
+
+def _ascii_digit(sign: str) -> str:
+    """Return a digit of any script as one of ours: ٣ is 3."""
+    return str(unicodedata.decimal(sign)) if unicodedata.category(sign) == "Nd" else sign
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -29,11 +29,25 @@ _SCALED = re.compile(
 _POWER = re.compile(r"(?<=[0-9]) (squared|cubed)$")
 _BELOW = re.compile(r"([0-9.]+) ?(?:degrees?)? ?(?:below zero)$")
 _NEGATIVE = re.compile(r"(?:negative|minus) (?=[0-9])", re.IGNORECASE)
-_CLOCK = re.compile(r"(1[0-2]|0?[0-9])(?:[:.]([0-5][0-9]))?(?::([0-5][0-9]))? ?([ap])(?:\.? ?m\.?)", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(1[0-2]|0?[0-9])(?:[:.]([0-5][0-9]))?(?::([0-5][0-9]))? ?(?:([ap])(?:\.? ?m\.?)|(noon|midnight))", re.IGNORECASE
+)
+_TWO_DIGIT_HOUR = re.compile(r"0([0-9](?::[0-5][0-9]){1,2})")
+_CENTS = re.compile(r"([0-9]+) dollars? and ([0-9]{1,2}) cents?")
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.?"
+_DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
+_DATE = re.compile(rf"(?:(?:the )?{_DAY} (?:of )?{_MONTH}|{_MONTH} {_DAY})(?:,? ([0-9]{{4}}))?", re.IGNORECASE)
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_WORDS = {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
 
 
 def in_figures(text: str) -> str:
-    r"""Write number words as figures, a time of the day one way, and leave out currencies.
+    r"""Write number words as figures, a date and a time of the day one way, and leave out currencies.
 
     >>> in_figures(r"\$5 million"), in_figures("500 USD"), in_figures(r"03:30\text{ p.m.}"), in_figures("5 squared")
     ('\\$5000000', '500', '15:30', '5^2')
@@ -41,16 +55,36 @@ def in_figures(text: str) -> str:
     if re.search("[0-9]", text):
         text = _CURRENCY.sub("", text).strip()
     if not re.search("[A-Za-z]{2}|[APap]\\.", text):
-        return text
+        return _TWO_DIGIT_HOUR.sub(r"\1", text) if _TWO_DIGIT_HOUR.fullmatch(text) else text
     plain = " ".join(_SPACES.sub(" ", _FONT.sub(r" \1", text)).split())
     if time := _CLOCK.fullmatch(plain):
-        hour = int(time[1]) % 12 + 12 * (time[4] in "pP")
-        return f"{hour:02}:{time[2] or '00'}" + (f":{time[3]}" if time[3] else "")
+        hour = int(time[1]) % 12 + 12 * ((time[4] or time[5]).lower() in ("p", "noon"))
+        return f"{hour}:{time[2] or '00'}" + (f":{time[3]}" if time[3] else "")
+    if date := _DATE.fullmatch(plain):
+        month = 1 + _MONTHS.index((date[2] or date[3])[:3].lower())
+        return "-".join([*filter(None, [date[5]]), f"{month:02}", f"{int(date[1] or date[4]):02}"])
+    if (value := _in_words(plain)) is not None:
+        return str(value)
+    plain = _CENTS.sub(lambda m: f"{m[1]}.{m[2]:0>2}", plain)
     if not _FONT.search(text) or _SCALED.search(plain):
         for _ in range(2):  # 2 hundred thousand
             plain = _SCALED.sub(_scaled, plain)
         text = _BELOW.sub(r"-\1", _POWER.sub(lambda m: "^2" if m[1] == "squared" else "^3", plain))
     return _NEGATIVE.sub("-", text, count=1) if _NEGATIVE.match(text) else text
+
+
+def _in_words(text: str) -> int | None:
+    """Return the number that a text is, if it is one in words: three hundred and twenty-five."""
+    total, part = 0, None
+    for word in re.split("[ -]", text.lower()):
+        if word in _WORDS:
+            part = (part or 0) + _WORDS[word]
+        elif word in _SCALE and word != "dozen" and (part or total):
+            scale = _SCALE[word]
+            total, part = (total, (part or 1) * 100) if scale == 100 else (total + (part or 1) * scale, 0)
+        elif word != "and" or part is None:
+            return None
+    return None if part is None else total + part
 
 
 def _scaled(match: re.Match[str]) -> str:

@@ -1,9 +1,9 @@
 """Ask Math-Verify whether keys are the same mathematics, in worker processes that can be killed.
 
 A pair that takes more CPU time than `SECONDS`, or more memory than `MEMORY_BYTES`, is different: its worker ends, and
-another one goes on with the next pair. A worker that ended otherwise, such as by the system's out-of-memory killer,
-says nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` together; those for which
-no time is left are different in this vote.
+another one takes the next pair. A worker that ended otherwise, such as by the system's out-of-memory killer, says
+nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` of wall time together; those for
+which no time is left are different in this vote.
 
 A verdict holds for the rest of the process, and is kept with the run (`keeping`), so that a busy machine cannot turn a
 vote over within a run.
@@ -19,12 +19,13 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from queue import LifoQueue
+from queue import SimpleQueue
 
 from pydantic import ValidationError
 
@@ -40,10 +41,7 @@ SECONDS = 2.0
 """CPU time for one pair."""
 
 VOTE_SECONDS = 5.0
-"""CPU time for all pairs of a vote."""
-
-SLOWEST = 10
-"""A pair that takes so many times its CPU time is given up in this vote."""
+"""Wall time for all pairs of a vote, from when its workers are ready."""
 
 START_SECONDS = 60.0
 """Wall time for loading Math-Verify; a busy disk is slow."""
@@ -64,50 +62,72 @@ class Verdict(Record):
     same: bool
 
 
-class _Budget:
-    """The time that is left for a vote; several threads may spend it."""
+class _Clock:
+    """The time of a vote. It stands still while a worker that was killed from outside is replaced, `TRIES` times."""
 
-    def __init__(self, seconds: float) -> None:
-        self.left = seconds
-        self.undecided: dict[Pair, str] = {}
-        """Why the vote goes on without a verdict on a pair."""
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + VOTE_SECONDS
+        self._stops = TRIES
 
-    def spend(self, seconds: float) -> None:
-        with self._lock:
-            self.left -= seconds
+    @property
+    def left(self) -> float:
+        """Seconds, 0 at the end."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count the time of this block."""
+        began, counts = time.monotonic(), self._stops <= 0
+        self._stops -= 1
+        yield
+        self._deadline += 0 if counts else time.monotonic() - began
 
 
-def start() -> Process:
-    """Start a worker and wait until it is ready.
+class _Undecided(str):
+    """Why a vote goes on without a verdict on a pair."""
 
-    Raises:
-        MaftError: it cannot be started.
-    """
-    try:
-        process = Process("maft.answers.worker", str(MEMORY_BYTES))
-        said = process.read(START_SECONDS)
-    except (Killed, UsedUp, Died):
-        said = f"it ended with exit code {process.process.returncode} and said nothing"
-    except (OSError, ValueError, TypeError) as error:
-        said = str(error)
-    if said == "ready":
-        return process
-    raise MaftError(
-        f"The process that compares answers cannot be started: {said}. It is {sys.executable or 'no Python'} "
+
+class Worker(Process):
+    """A process that compares keys; it loads Math-Verify from when it is made until it is ready."""
+
+    def __init__(self) -> None:
+        try:
+            super().__init__("maft.answers.worker", str(MEMORY_BYTES))
+        except (OSError, ValueError) as error:
+            raise _cannot_start(error) from None
+        self._is_ready = False
+
+    def ready(self, seconds: float) -> Worker:
+        """Wait until it is ready, and return it.
+
+        Raises:
+            Killed: it took longer than `seconds`.
+            MaftError: it cannot be started.
+        """
+        if not self._is_ready:
+            try:
+                message = self.read(seconds)
+            except (UsedUp, Died):
+                message = f"it ended with exit code {self.process.returncode} and said nothing"
+            if message != "ready":
+                raise _cannot_start(message)
+            self._is_ready = True
+        return self
+
+
+def _cannot_start(reason: object) -> MaftError:
+    return MaftError(
+        f"The process that compares answers cannot be started: {reason}. It is {sys.executable or 'no Python'} "
         "-m maft.answers.worker, and needs: pip install 'math-verify[antlr4_13_2]'."
     )
 
 
 class Verifier:
-    """A few workers, and their verdicts. Every method can be called from any thread."""
+    """A few workers, and their verdicts. Every method can be called from any thread; one vote is taken at a time."""
 
     def __init__(self, num_workers: int) -> None:
-        self.num_workers = num_workers
-        self._idle: LifoQueue[Process | None] = LifoQueue()  # the last one used is warm, others may never be needed
-        for _ in range(num_workers):
-            self._idle.put(None)
-        self._lock = threading.Lock()
+        self.workers: list[Worker | None] = [None] * num_workers
+        self._lock = threading.RLock()
         self._known: OrderedDict[Pair, bool] = OrderedDict()
         self._given_up: set[Pair] = set()
         self._file: Path | None = None
@@ -116,19 +136,19 @@ class Verifier:
     def same(self, pairs: Iterable[Pair]) -> list[bool]:
         """Say of each pair of keys whether they are the same mathematics; in whatever order a pair stands."""
         asked = [(a, b) if a <= b else (b, a) for a, b in pairs]
-        known = {pair: self._recall(pair) for pair in asked}
-        missing = [pair for pair, found in known.items() if found is None]
-        for pair in missing:
-            known[pair] = verdict(*pair)
-        self._ask([pair for pair in missing if known[pair] is None], known)
-        self._keep(asked)
-        return [bool(known[pair]) for pair in asked]
+        with self._lock:
+            verdicts = {pair: self._recall(pair) for pair in asked}
+            verdicts |= {pair: verdict(*pair) for pair, known in verdicts.items() if known is None}
+            if hard := [pair for pair, known in verdicts.items() if known is None]:
+                verdicts.update(self._vote(hard))
+            self._keep(asked)
+        return [bool(verdicts[pair]) for pair in asked]
 
     def learn(self, path: Path) -> set[Pair]:
         """Take over the verdicts of a file, and return their pairs; a torn last line is left out."""
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
         try:
-            verdicts = {(one.a, one.b): one.same for one in map(Verdict.from_json, lines)}
+            verdicts = {(line.a, line.b): line.same for line in map(Verdict.from_json, lines)}
         except ValidationError:
             raise DataError(f"{path} is damaged. Remove it: what it held is found out again.") from None
         with self._lock:
@@ -148,99 +168,111 @@ class Verifier:
             self._file, self._kept = before
 
     def close(self) -> None:
-        """End all workers that wait; they start again when they are needed."""
-        for worker in [self._idle.get() for _ in range(self._idle.qsize())]:
-            if worker is not None:
+        """End all workers; they start again when they are needed."""
+        with self._lock:
+            for worker in filter(None, self.workers):
                 worker.close()
-            self._idle.put(None)
+            self.workers = [None] * len(self.workers)
 
     def _keep(self, pairs: Iterable[Pair]) -> None:
-        with self._lock:
-            if self._file is not None:
-                known = {pair: self._known[pair] for pair in pairs if pair in self._known and pair not in self._kept}
-                self._kept.update(known)
-                if known:
-                    files.append_records(self._file, [Verdict(a=a, b=b, same=same) for (a, b), same in known.items()])
-
-    def _ask(self, pairs: Sequence[Pair], found: dict[Pair, bool | None]) -> None:
-        budget = _Budget(VOTE_SECONDS)
-        self._ask_all(pairs, found, budget)
-        for pair, why in list(budget.undecided.items())[:1]:
-            log.warning(
-                "%d pairs of answers are taken for different in one vote, since %s, such as %.200r and %.200r",
-                *(len(budget.undecided), why, *pair),
-            )
-
-    def _ask_all(self, pairs: Sequence[Pair], found: dict[Pair, bool | None], budget: _Budget) -> None:
-        if len(pairs) < 2 or self.num_workers == 1:
-            found.update((pair, self._ask_one(pair, budget)) for pair in pairs)
-            return
-        with ThreadPoolExecutor(min(self.num_workers, len(pairs))) as threads:
-            try:
-                found.update(zip(pairs, threads.map(lambda pair: self._ask_one(pair, budget), pairs), strict=True))
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
-
-    def _ask_one(self, pair: Pair, budget: _Budget) -> bool:
-        why = f"its worker ended {TRIES} times"
-        for _ in range(TRIES):
-            seconds = min(SECONDS, budget.left)
-            if seconds <= 0:
-                why = f"the {VOTE_SECONDS:g} s of this vote are over"
-                break
-            with self._worker() as worker:
-                try:
-                    said, used = worker.ask([*pair, seconds], SLOWEST * seconds)
-                except UsedUp:
-                    budget.spend(seconds)
-                    if seconds == SECONDS:
-                        return self._remember(pair, f"more than {SECONDS:g} s", worker)
-                except Killed:
-                    why = f"the machine took more than {SLOWEST * seconds:g} s"
-                    break
-                except Died:
-                    pass
-                else:
-                    budget.spend(used)
-                    return self._remember(pair, said, worker)
-        budget.undecided[pair] = why
-        return False
-
-    def _remember(self, pair: Pair, said: bool | str, worker: Process) -> bool:
-        if said == "memory":
-            worker.close()
-            said = f"more than {MEMORY_BYTES / 2**30:.1f} GiB"
-        with self._lock:
-            if isinstance(said, str) and pair not in self._known:
-                self._given_up.add(pair)
-                log.warning("Taken for different answers, after %s: %.200r and %.200r", said, *pair)
-            # Another thread may have asked the same: the first to know is right.
-            known = self._known.setdefault(pair, said is True)
-            while len(self._known) > CACHED_PAIRS:
-                self._known.popitem(last=False)
-            return known
+        if self._file is not None:
+            new = {pair: self._known[pair] for pair in pairs if pair in self._known and pair not in self._kept}
+            self._kept.update(new)
+            if new:
+                files.append_records(self._file, [Verdict(a=a, b=b, same=same) for (a, b), same in new.items()])
 
     def _recall(self, pair: Pair) -> bool | None:
-        with self._lock:
-            if pair in self._given_up:
-                return False
-            known = self._known.get(pair)
-            if known is not None:
-                self._known.move_to_end(pair)
-            return known
+        if pair in self._given_up:
+            return False
+        known = self._known.get(pair)
+        if known is not None:
+            self._known.move_to_end(pair)
+        return known
 
-    @contextmanager
-    def _worker(self) -> Iterator[Process]:
-        worker = self._idle.get()
-        try:
-            if worker is not None and not worker.alive:
+    def _vote(self, pairs: Sequence[Pair]) -> dict[Pair, bool]:
+        """Ask the workers about pairs, and remember what is final."""
+        places: SimpleQueue[int] = SimpleQueue()
+        num_workers = min(len(self.workers), len(pairs))
+        for place in range(num_workers):
+            self._worker(place, START_SECONDS)
+            places.put(place)
+        clock = _Clock()
+
+        def ask(pair: Pair) -> bool | str:
+            place = places.get()
+            try:
+                return self._ask(place, pair, clock)
+            finally:
+                places.put(place)
+
+        if num_workers == 1:
+            answers = dict(zip(pairs, map(ask, pairs), strict=True))
+        else:
+            with ThreadPoolExecutor(num_workers) as threads:
+                answers = dict(zip(pairs, threads.map(ask, pairs), strict=True))
+        self._remember({pair: said for pair, said in answers.items() if not isinstance(said, _Undecided)})
+        undecided = [(pair, why) for pair, why in answers.items() if isinstance(why, _Undecided)]
+        if undecided:
+            log.warning(
+                "%d pairs of answers are taken for different in one vote, since %s, such as %.200r and %.200r",
+                *(len(undecided), undecided[0][1], *undecided[0][0]),
+            )
+        return {pair: said is True for pair, said in answers.items()}
+
+    def _remember(self, answers: dict[Pair, bool | str]) -> None:
+        for pair, said in answers.items():
+            if isinstance(said, str):
+                self._given_up.add(pair)
+                log.warning("Taken for different answers, after %s: %.200r and %.200r", said, *pair)
+            self._known[pair] = said is True
+        while len(self._known) > CACHED_PAIRS:
+            self._known.popitem(last=False)
+
+    def _ask(self, place: int, pair: Pair, clock: _Clock) -> bool | str:
+        """Return the verdict of a worker on a pair, or why there is none."""
+        for _ in range(TRIES):
+            left = clock.left
+            if not left:
+                break
+            try:
+                worker = self._worker(place, left)
+                said: bool | str = worker.ask([*pair, min(SECONDS, left)], left)
+            except UsedUp:
+                self.workers[place] = Worker()  # it loads while others are asked
+                if left < SECONDS:
+                    break
+                return f"more than {SECONDS:g} s"
+            except Killed:
+                break
+            except Died:
+                with clock.stopped():
+                    self._worker(place, START_SECONDS)
+                continue
+            if said == "memory":
                 worker.close()
-                worker = None
-            worker = worker or start()
-            yield worker
-        finally:
-            self._idle.put(worker)
+                return f"more than {MEMORY_BYTES / 2**30:.1f} GiB"
+            return said
+        else:
+            return _Undecided(f"its worker ended {TRIES} times")
+        return _Undecided(f"the {VOTE_SECONDS:g} s of this vote are over")
+
+    def _worker(self, place: int, seconds: float) -> Worker:
+        """Return a worker that is ready.
+
+        Raises:
+            Killed: it is not ready after `seconds`.
+        """
+        worker = self.workers[place]
+        if worker is None or not worker.alive:
+            if worker is not None:
+                worker.close()
+            worker = self.workers[place] = Worker()
+        try:
+            return worker.ready(seconds)
+        except Killed:
+            if seconds < START_SECONDS:
+                raise
+            raise _cannot_start(f"it took more than {START_SECONDS:g} s") from None
 
 
 def _fresh() -> None:
@@ -254,20 +286,3 @@ _fresh()
 atexit.register(lambda: verifier.close())
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_fresh)
-
-
-def same(pairs: Iterable[Pair]) -> list[bool]:
-    """Say of each pair of keys whether they are the same mathematics."""
-    return verifier.same(pairs)
-
-
-def learn(path: Path) -> None:
-    """Take over the verdicts that are kept in a file, if there is one."""
-    verifier.learn(path)
-
-
-@contextmanager
-def keeping(path: Path) -> Iterator[None]:
-    """Keep the verdicts that are asked for in a file while the block runs."""
-    with verifier.keeping(path):
-        yield

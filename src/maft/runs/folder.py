@@ -98,7 +98,7 @@ class RunFolder:
             ) from None
         try:
             files.remove_leftovers(path.rglob(".*.tmp"))
-            with mirrored(config, path) as store_news, verify.keeping(cls(path, config).verdicts):
+            with mirrored(config, path) as store_news, verify.verifier.keeping(cls(path, config).verdicts):
                 folder = cls._begun(config, path)
                 store_news()
                 folder.listeners.append(lambda _: store_news())
@@ -134,7 +134,7 @@ class RunFolder:
             folder = cls(path, config_.load(path / "config.json"))
         except ConfigError as error:
             raise DataError(f"{path} was made by another version of maft, or was edited. {error}") from None
-        verify.learn(folder.verdicts)
+        verify.verifier.learn(folder.verdicts)
         return folder
 
     @property
