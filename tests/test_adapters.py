@@ -1,11 +1,14 @@
 """Adapters: what every engine applies alike is used, everything else is refused by name before a model is loaded."""
 
 import json
+import math
+import random
 import shutil
 from pathlib import Path
 
 import adapters as make_
 import pytest
+from transformers import AutoTokenizer
 
 from maft import models
 from maft.errors import DataError
@@ -168,22 +171,52 @@ def test_the_name_of_a_model_changes_with_weights_and_config(tiny, tmp_path):
     )
 
 
-def test_the_probe_accepts_rounding_and_refuses_an_adapter_that_is_ignored():
-    expected = probe.Probe(base=(-1.0, -2.0, -3.0), adapted=(-4.0, -1.0, -9.0))
-    probe.check(Path("a"), expected, (-4.1, -1.1, -8.9))
-    for engine in (expected.base, (float("nan"),) * 3, (-2.5, -1.5, -6.0)):
-        with pytest.raises(DataError, match="does not work here as it does in PEFT"):
-            probe.check(Path("a"), expected, engine)
-    nothing = probe.Probe(base=expected.base, adapted=expected.base)
-    probe.check(Path("a"), nothing, expected.base)
+def probed(changes, rounding=0.0, seed=0, exact=True):
+    """Return the probe of an engine whose adapter changes likelihoods so, each of which is rounded."""
+    rng = random.Random(f"rounding {seed}")
+    base = [-2 + rng.gauss(0, rounding) for _ in changes]
+    adapted = [-2 + change + rng.gauss(0, rounding) for change in changes]
+    return probe.Probe(base=tuple(base), adapted=tuple(adapted), exact=exact)
+
+
+def drawn(seed, size, number=250):
+    rng = random.Random(seed)
+    return [rng.gauss(0, size) for _ in range(number)]
+
+
+@pytest.mark.parametrize("effect", [0.06, 0.1, 0.5, 3.0])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_probe_tells_a_weak_adapter_from_an_ignored_one_in_bfloat16(effect, exact):
+    own, another = drawn(1, effect), drawn(2, effect)
+    mixed = [0.6 * x + 0.8 * y for x, y in zip(own, another, strict=True)]
+    rounding = 0.0 if effect == 3.0 else 0.04
+    for seed in range(20):
+        expected = probed(own, 0 if exact else rounding, seed + 100, exact)
+        probe.check(Path("a"), expected, probed(own, rounding, seed))
+        for wrong in ([0.0] * 250, [x / 2 for x in own], [-x for x in own], another, mixed, [math.nan] * 250):
+            if exact or effect > 0.06:
+                with pytest.raises(DataError, match="does not work here as it does in PEFT"):
+                    probe.check(Path("a"), expected, probed(wrong, rounding, seed))
+
+
+def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
+    for effect, num_warnings in ((0.0, 0), (0.005, 1)):
+        caplog.clear()
+        probe.check(Path("a"), probed(drawn(1, effect)), probed(drawn(1, effect), 0.04))
+        assert len(caplog.records) == num_warnings
+    assert "cannot be compared with PEFT" in caplog.text
+    probe.check(Path("a"), probed(drawn(1, 0.005)), probed(drawn(1, 0.005), 0.0002))
+    assert len(caplog.records) == 1
 
 
 def test_what_peft_gives_is_computed_once_in_a_process_of_its_own(made, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
     folder = made("plain", tmp_path)
-    first = probe.expected(folder, tiny, "tiny")
-    assert first is not None and first.base != first.adapted
+    num_tokens = len(probe.token_ids(AutoTokenizer.from_pretrained(tiny)))
+    first = probe.expected(folder, tiny, "tiny", num_tokens)
+    assert first is not None and first.base != first.adapted and len(first.base) == num_tokens - 1
     monkeypatch.setattr(probe.subprocess, "run", None)
-    assert probe.expected(folder, tiny, "tiny") == first
+    assert probe.expected(folder, tiny, "tiny", num_tokens) == first
     (folder / "training.json").write_text(json.dumps({"probe": {"base": [-1], "adapted": [-2]}}))
-    assert probe.expected(folder, tiny, "tiny") == probe.Probe(base=(-1,), adapted=(-2,))
+    assert probe.expected(folder, tiny, "tiny", num_tokens) == first, "the text of another version"
+    assert probe.expected(folder, tiny, "tiny", 2) == probe.Probe(base=(-1,), adapted=(-2,))

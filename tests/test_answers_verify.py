@@ -461,7 +461,14 @@ def test_a_worker_cannot_act(tmp_path):
 
 def test_what_is_no_algebra_is_never_asked():
     asked = {name for name, text in HOSTILE.items() if compare.is_algebra(canonical(text))}
-    assert asked == {"powers of powers", "factorial of a factorial", "binomial", "ten brackets", "operator", "other digits"}
+    assert asked == {
+        "powers of powers",
+        "factorial of a factorial",
+        "binomial",
+        "ten brackets",
+        "operator",
+        "other digits",
+    }
 
 
 # ---- speed

@@ -73,13 +73,51 @@ def test_greedy_text_is_that_of_peft_alone(sampler, made, tiny, kind):
     assert texts(sampler, tiny, None) == base
 
 
-def test_the_packaged_model_speaks_with_patterns_as_peft_does(tmp_path):
+@pytest.mark.parametrize("name", ["openvino", "transformers"])
+def test_the_packaged_model_speaks_as_peft_does_with_six_kinds_of_adapter(tmp_path, name):
     model = models.resolve(models.PACKAGED)
-    folder = make_.make(tmp_path / "both", model, **make_.PATTERNS["both_rslora"])
-    engine = EngineConfig(sampler="openvino", dtype="float32")
+    engine = EngineConfig(sampler=name, dtype="float32")
     sampler = make_sampler(RunConfig(task=TaskConfig(name="arithmetic"), engine=engine))
-    assert texts(sampler, model, folder, 12) == by_peft(model, folder, 12) != texts(sampler, model, None, 12)
+    base = texts(sampler, model, None, 8)
+    for number, kind in enumerate(["rank_pattern", "alpha_pattern", "both", "both_rslora", "rslora", "some_layers"]):
+        how = {"layers_to_transform": [1, 14]} if kind == "some_layers" else {}
+        folder = make_.make(tmp_path / kind, model, **make_.PATTERNS[kind] | how, seed=number, strength=0.6)
+        spoken = texts(sampler, model, folder, 8)
+        assert spoken == by_peft(model, folder, 8), kind
+        assert spoken != base, kind
+    assert texts(sampler, model, None, 8) == base
     sampler.release()
+
+
+def small_effect(folder: Path, model: str, seed: int) -> Path:
+    """Make an adapter that changes the log-likelihoods of the probe's text by 0.08, as short trainings do."""
+    return make_.make(
+        folder, model, seed=seed, strength=0.155, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"]
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", ["openvino", "transformers"])
+def test_the_probe_of_the_packaged_model_tells_what_an_adapter_of_small_effect_was_taken_for(tmp_path, name, dtype):
+    """The right adapter speaks; one that is ignored, another agent's, and half the scale are refused."""
+    model = models.resolve(models.PACKAGED)
+    own, another = (small_effect(tmp_path / f"{seed}", model, seed) for seed in (1, 2))
+    half = make_.settings(small_effect(tmp_path / "half", model, 1), lora_alpha=4)
+    nothing = make_.settings(small_effect(tmp_path / "nothing", model, 1), lora_alpha=1e-6)
+    num_tokens = len(probe.token_ids(Chat(model).tokenizer))
+    right = probe.expected(own, model, "packaged", num_tokens)
+    effect = probe._size(probe._differences(right.adapted, right.base))
+    assert 0.04 < effect < 0.12
+    sampler = make_sampler(
+        RunConfig(task=TaskConfig(name="arithmetic"), engine=EngineConfig(sampler=name, dtype=dtype))
+    )
+    for folder in (own, another, half, nothing):
+        (folder / "training.json").write_text(f'{{"probe": {right.to_json()}}}')
+    texts(sampler, model, own, 1)
+    for wrong in (another, half, nothing):
+        with pytest.raises(DataError, match="does not work here as it does in PEFT"):
+            texts(sampler, model, wrong, 1)
+        sampler.release()
 
 
 @pytest.mark.parametrize("init", ["pissa", "olora"])
@@ -98,7 +136,8 @@ def test_what_gets_past_the_settings_is_caught_by_the_probe(sampler, tiny, tmp_p
     monkeypatch.setattr(adapters, "_refuse_other_layers", lambda *_, **__: None)
     changing = make_.make(tmp_path / "changing", tiny, init_lora_weights="pissa", strength=3.0)
     renamed = make_.rename(make_.make(tmp_path / "renamed", tiny, strength=3.0), "model.layers", "model.blocks")
-    expected = probe.expected(make_.make(tmp_path / "right", tiny, strength=3.0), tiny, "tiny")
+    right = make_.make(tmp_path / "right", tiny, strength=3.0)
+    expected = probe.expected(right, tiny, "tiny", len(probe.token_ids(Chat(tiny).tokenizer)))
     (renamed / "training.json").write_text(f'{{"probe": {expected.to_json()}}}')
     for folder in (changing, renamed):
         with pytest.raises(DataError, match="does not work here|changes the weights of its base"):

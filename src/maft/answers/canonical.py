@@ -127,7 +127,9 @@ def _assigned(text: str) -> tuple[str, str]:
         return "", text
     first, last = sides[0], sides[-1]
     if any(map(variables, sides[1:-1])):  # A = \pi r^2 = 9\pi, but not x = y = 5
-        calculates = _is_name(first) and not variables(last) and not any("," in side or _is_name(side) for side in sides[1:-1])
+        calculates = (
+            _is_name(first) and not variables(last) and not any("," in side or _is_name(side) for side in sides[1:-1])
+        )
         return (first, last) if calculates else ("", text)
     if _is_name(first) and not CONTROL_WORD.fullmatch(last):
         return first, last

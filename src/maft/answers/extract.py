@@ -156,7 +156,9 @@ _STATED = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$\n])+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?;](?=\s|$)|[。！？；]|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)")
+_SENTENCE_END = re.compile(
+    r"(?<!\\)[.!?;](?=\s|$)|[。！？；]|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)"
+)
 _SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
 _COMMANDS = re.compile(r"\\[A-Za-z]+")
 _MAX_ALONE = 60

@@ -1,15 +1,18 @@
 """A probe of adapters: how likely a fixed text is under a base and an adapter, by PEFT and by the engine that speaks.
 
-An engine may ignore a tensor that it does not know, or apply it in another way, and says nothing. So its likelihoods
-of one short text are compared with PEFT's before an adapter speaks. What PEFT gives is in `training.json` where maft
-has trained the adapter; for others it is computed once, in a process of its own, and kept in the cache.
+An engine may ignore a tensor that it does not know, or apply it in another way, and says nothing. So what an adapter
+changes in the log-likelihoods of a text is compared with what PEFT says that it changes, before the adapter speaks.
+What PEFT gives is in `training.json` where maft has trained the adapter; for others it is computed once, in a process
+of its own, and kept in the cache.
 """
 
 import json
 import logging
+import math
 import subprocess
 import sys
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,32 @@ from maft.records import Record
 
 log = logging.getLogger(__name__)
 
-TEXT = "What is 7 * 8 + 3?\nFirst, 7 * 8 is 56, for 7 * 7 is 49. Then 56 + 3 = 59. The answer is \\boxed{59}."
-ROUNDING = 0.25
-"""Nats that the log-likelihood of a token may be off by in bfloat16, as a root mean square."""
-SHARE = 0.2
-"""Share of the adapter's own effect that an engine's result may be off by."""
+TEXT = """What is 7 * 8 + 3?
+First, 7 * 8 is 56, for 7 * 7 is 49. Then 56 + 3 = 59. The answer is \\boxed{59}.
+
+Natalia sold 48 clips in April and half as many in May. How many did she sell altogether?
+In May she sold 48 / 2 = 24 clips. Altogether she sold 48 + 24 = 72 clips. So the final answer is \\boxed{72}.
+
+These are the answers of other agents: one says that the train arrives at 9:45, another that it is late.
+I do not agree with the second one, since the train left on time. My updated answer is (B).
+
+Solve for x: 2x - 5 = 9. Add 5 to both sides, which gives 2x = 14, and divide by 2: $x = \\frac{14}{2} = 7$.
+
+The capital of France is Paris, and water boils at 100 degrees Celsius at sea level. def area(width): return width * 2
+"""
+TOLERANCE = 0.25
+"""How far an adapter's strength in an engine may be from that in PEFT, which is 1."""
+SURE = 4.2
+"""Standard errors of the strength beyond which rounding is no explanation: once in 40,000 adapters."""
 
 
 class Probe(Record):
-    """Log-likelihoods (natural) of the tokens of `TEXT` but the first, by PEFT."""
+    """Log-likelihoods (natural) of the tokens of `TEXT` but the first."""
 
     base: tuple[float, ...]
     adapted: tuple[float, ...]
+    exact: bool = True
+    """Whether they were computed in float32."""
 
 
 def token_ids(tokenizer: Any) -> list[int]:
@@ -59,21 +76,64 @@ def of_adapter(model: Any, ids: Sequence[int]) -> Probe:
         base = measure(model, ids)
     adapted = measure(model, ids)
     model.train(training)
-    return Probe(base=base, adapted=adapted)
+    return Probe(base=base, adapted=adapted, exact=is_exact(model))
 
 
-def check(adapter: Path, expected: Probe, engine: Sequence[float]) -> None:
+def is_exact(model: Any) -> bool:
+    """Say whether a model computes in float32."""
+    import torch
+
+    return all(weights.dtype == torch.float32 for weights in model.parameters())
+
+
+def to_record(model: Any, tokenizer: Any) -> Probe:
+    """Return the probe of a trained PEFT model: in float32 on a CPU, elsewhere in the dtype of its weights."""
+    import torch
+
+    narrow = [weights for weights in model.parameters() if weights.dtype in (torch.bfloat16, torch.float16)]
+    before = [weights.data for weights in narrow] if str(model.device) == "cpu" else []
+    for weights, data in zip(narrow, before, strict=False):
+        weights.data = data.float()
+    try:
+        return of_adapter(model, token_ids(tokenizer))
+    finally:
+        for weights, data in zip(narrow, before, strict=False):
+            weights.data = data
+
+
+def check(adapter: Path, expected: Probe, engine: Probe) -> None:
     """Refuse an adapter that an engine applies in another way than PEFT does, or not at all.
 
+    Measured is the adapter's strength: the least-squares factor by which the changes that PEFT expects give those in
+    the engine. It is 1 for the same adapter, 0 for one that is ignored, 0.5 at half the scale, and the correlation for
+    another agent's. How sure it is follows from what the engine's rounding does to the base.
+
     Raises:
-        DataError: the engine's log-likelihoods differ from PEFT's by more than rounding can.
+        DataError: the strength is not 1, or the changes are others.
     """
-    effect, off = _distance(expected.adapted, expected.base), _distance(engine, expected.adapted)
-    if not off <= ROUNDING + SHARE * effect:  # NaN is refused
+    changes, here = _differences(expected.adapted, expected.base), _differences(engine.adapted, engine.base)
+    rounding = _differences(engine.base, expected.base)
+    effect, noise = _size(changes), _size(rounding)
+    off = _size(_differences(here, changes))
+    signal = effect**2 - (0.0 if expected.exact else noise**2)  # rounding is in the expected changes as well
+    strength, error = 1.0, math.inf
+    if signal > 0:
+        total = len(changes) * signal
+        strength = sum(x * y for x, y in zip(here, changes, strict=True)) / total
+        error = math.sqrt(2 * sum((x * y) ** 2 for x, y in zip(changes, rounding, strict=True))) / total
+    right = abs(strength - 1) <= max(TOLERANCE, SURE * error) and off <= effect / 2 + 3 * noise + 0.01
+    if not right:  # NaN is refused
         raise DataError(
-            f"adapter {adapter} does not work here as it does in PEFT: on a test text it changes the log-likelihood of "
-            f"a token by {effect:.2f}, and here it is {off:.2f} off. It was trained on another base model, or this "
-            "engine cannot apply it: use engine.sampler=transformers, or merge it into its base."
+            f"adapter {adapter} does not work here as it does in PEFT: it changes the log-likelihoods of a test text "
+            f"by {effect:.3f}, and here it has {strength:.2f} of that strength and is {off:.3f} off. It was trained on "
+            "another base model, or this engine cannot apply it: use engine.sampler=transformers, or merge it into "
+            "its base."
+        )
+    if effect and SURE * error > TOLERANCE:
+        log.warning(
+            "Adapter %s changes so little (%.4f, where rounding changes %.4f) that this engine cannot be compared with "
+            "PEFT. engine.dtype=float32 rounds less.",
+            *(adapter, effect, noise),
         )
 
 
@@ -83,25 +143,26 @@ def refuse_changed_base(adapter: Path, before: Sequence[float], after: Probe) ->
     Raises:
         DataError: without the adapter the likelihoods are not those from before it was loaded.
     """
-    if not _distance(before, after.base) <= 0.05:  # a GPU may round differently from one call to the next
+    if not _size(_differences(before, after.base)) <= 0.05:  # a GPU may round differently from one call to the next
         raise DataError(f"adapter {adapter} changes the weights of its base. Convert it to a plain LoRA adapter.")
 
 
-def expected(adapter: Path, model: str, name: str, *, trust: bool = False) -> Probe | None:
+def expected(adapter: Path, model: str, name: str, num_tokens: int, *, trust: bool = False) -> Probe | None:
     """Return what PEFT gives for an adapter; None where that would take more memory than is free.
 
     Args:
         adapter: a PEFT folder that fits `model`.
         model: the base's folder or hub name.
         name: tells the content of the base.
+        num_tokens: of the text.
         trust: run the model's own Python code.
 
     Raises:
         DataError: PEFT cannot load it.
     """
-    if (known := recorded(adapter)) is not None:
+    if (known := recorded(adapter, num_tokens)) is not None:
         return known
-    file = cache_dir() / "probes" / f"{name}-{adapters.digest(adapter)}.json"
+    file = _cached(f"{name}-{adapters.digest(adapter)}")
     if not file.is_file():
         shape = shapes.of_model(model)
         if shape is not None and shape.weight_bytes("float32") > memory.free_ram():
@@ -117,17 +178,39 @@ def expected(adapter: Path, model: str, name: str, *, trust: bool = False) -> Pr
     return Probe.from_json(file.read_text(encoding="utf-8"))
 
 
-def recorded(adapter: Path) -> Probe | None:
+def recorded(adapter: Path, num_tokens: int) -> Probe | None:
     """Return the probe from the training of an adapter; None where it was trained elsewhere, or by an old version."""
     try:
-        return Probe.model_validate(json.loads((adapter / "training.json").read_text(encoding="utf-8"))["probe"])
+        probe = Probe.model_validate(json.loads((adapter / "training.json").read_text(encoding="utf-8"))["probe"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return probe if len(probe.base) == num_tokens - 1 else None
 
 
-def _distance(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the root of the mean squared difference."""
-    return float((sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)) ** 0.5)
+def of_base(name: str, measured: Callable[[], Sequence[float]]) -> tuple[float, ...]:
+    """Return the log-likelihoods that an engine gives with its base alone; measured once, and kept in the cache.
+
+    Args:
+        name: tells the content of the base and how the engine computes.
+        measured: asks the engine.
+    """
+    file = _cached(name)
+    if not file.is_file():
+        files.write_text(file, json.dumps(list(measured())))
+    return tuple(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _cached(name: str) -> Path:
+    return cache_dir() / f"probes-{zlib.crc32(TEXT.encode()):08x}" / f"{name}.json"
+
+
+def _differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [x - y for x, y in zip(a, b, strict=True)]
+
+
+def _size(values: Sequence[float]) -> float:
+    """Return the root of the mean square."""
+    return math.sqrt(sum(value * value for value in values) / len(values))
 
 
 def main(model: str, adapter: str, trust: str) -> None:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,14 +151,20 @@ class OpenVino(LocalSampler):
             "INFERENCE_NUM_THREADS": num_threads,
             "ENABLE_CPU_PINNING": False,  # pinned threads of two processes share one core, and leave others idle
         }
-        if adapter is not None:
-            expected = probe.expected(adapter, self._model, self._folder.name, trust=trust)
-            folder, scale = adapters.uniform(adapter, scales)
-            weights = genai.Adapter(str(folder / adapters.WEIGHTS))
-            properties["adapters"] = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
-        pipeline = genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties)
-        if adapter is not None and expected is not None:
-            probe.check(adapter, expected, _likelihoods(pipeline, self._probe))
+        load = partial(genai.ContinuousBatchingPipeline, str(self._folder), scheduler, "CPU")
+        name, ids = f"{self._folder.name}-openvino-{genai.get_version()}-{dtype}", self._probe
+        if adapter is None:
+            pipeline = load(properties=properties)
+            probe.of_base(name, lambda: _likelihoods(pipeline, ids))
+            return pipeline
+        expected = probe.expected(adapter, self._model, self._folder.name, len(ids), trust=trust)
+        base = probe.of_base(name, lambda: _likelihoods(load(properties=properties), ids))
+        folder, scale = adapters.uniform(adapter, scales)
+        weights = genai.Adapter(str(folder / adapters.WEIGHTS))
+        fused = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
+        pipeline = load(properties=properties | {"adapters": fused})
+        if expected is not None:
+            probe.check(adapter, expected, probe.Probe(base=base, adapted=_likelihoods(pipeline, ids)))
         return pipeline
 
     def _generation_config(self, job: Job) -> Any:
@@ -209,7 +216,7 @@ def _prefixes(tokens: Sequence[int]) -> list[int]:
     return hashes[1:]
 
 
-def _likelihoods(pipeline: Any, ids: Sequence[int]) -> list[float]:
+def _likelihoods(pipeline: Any, ids: Sequence[int]) -> tuple[float, ...]:
     """Return the log-likelihoods of all tokens but the first; the pipeline must not have read them before."""
     import numpy
     import openvino
@@ -220,7 +227,7 @@ def _likelihoods(pipeline: Any, ids: Sequence[int]) -> list[float]:
     handle = pipeline.add_request(0, openvino.Tensor(numpy.array([ids], dtype=numpy.int64)), config)
     while pipeline.has_non_finished_requests():
         pipeline.step()
-    return list(handle.read_all()[0].generated_log_probs)[1 : len(ids)]
+    return tuple(handle.read_all()[0].generated_log_probs[1 : len(ids)])
 
 
 def exported(model: str, *, trust: bool = False) -> Path:

@@ -182,10 +182,10 @@ class Transformers(BatchSampler):
             self._model = PeftModel.from_pretrained(self._model, adapter, adapter_name=name).eval()
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(name)
-        result, expected = probe.of_adapter(self._model, self._probe), probe.recorded(adapter)
+        result, expected = probe.of_adapter(self._model, self._probe), probe.recorded(adapter, len(self._probe))
         probe.refuse_changed_base(adapter, self._of_base, result)
         if expected is not None:
-            probe.check(adapter, expected, result.adapted)
+            probe.check(adapter, expected, result)
         self._adapters[adapter] = name
 
     def _until_stop(self, row: list[int], limit: int) -> list[int]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from maft.errors import DataError
-from maft.models.probe import Probe, measure, token_ids
+from maft.models.probe import Probe, is_exact, measure, token_ids
 from maft.trainers import packed
 from maft.trainers.agent import Learner
 from maft.trainers.base import TrainProgress
@@ -308,7 +308,7 @@ class PackedModel:
         self.stack.speak(torch.full((len(ids),), agent, device=self.device))
         adapted = measure(self.model, ids)
         self.model.set_attn_implementation(packed.NAME)
-        return Probe(base=base, adapted=adapted)
+        return Probe(base=base, adapted=adapted, exact=is_exact(self.model))
 
     def _refer(self, number: int, adapter: Adapter) -> None:
         """Compute the log-probabilities of an agent's reference weights."""
