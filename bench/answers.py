@@ -87,8 +87,8 @@ WE_JOIN: dict[str, list[Reason]] = {
             has(r"i\\pi|\d - i"),
         ),
         (
-            "Numbers that it reads otherwise or not at all: mixed without LaTeX, scientific, with spaces, repeating.",
-            has(r"\d/\d|[\d}]e\d|\d(\\,| )\d{3}|overline"),
+            "Numbers that it reads otherwise or not at all: mixed without LaTeX, scientific, words, repeating.",
+            has(r"\btw(o|elve)\b|\d/\d|[\d}]e\d|\d(\\,| )\d{3}|overline"),
         ),
         ("A full stop or a space command after the answer.", has(r"[.\\]\s?(\n|$)|\\ (\n|$)")),
         ("Units and currencies outside LaTeX.", has(r"cm|mile|dollars|€|degree|°")),

@@ -33,7 +33,9 @@ def test_every_kind_has_at_least_ten_rows():
 def test_the_bench_ends_with_the_shares(tmp_path, monkeypatch, capsys):
     equal = {"kind": "sums", "task": "math", "a": "1+1", "b": "2", "equal": True}
     (tmp_path / "equal.jsonl").write_text("".join(json.dumps({**equal, "b": b}) + "\n" for b in ("2", "3")))
-    (tmp_path / "extract.jsonl").write_text(json.dumps({"kind": "boxes", "task": "math", "text": "2", "answer": None}))
+    (tmp_path / "extract.jsonl").write_text(
+        json.dumps({"kind": "boxes", "task": "math", "text": "It is 2", "answer": None})
+    )
     monkeypatch.setattr("sys.argv", ["cases", str(tmp_path)])
     cases.main()
     said = capsys.readouterr().out.splitlines()

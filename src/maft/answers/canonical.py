@@ -97,7 +97,7 @@ _NAME = re.compile(
     r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"
     r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"
     r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
-    r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln)(?:\^\{[0-9]\})?(?: [A-Za-z]|\\[a-z]+)"
+    r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln)(?:[_^]\{[0-9]+\})?(?: ?[A-Za-z]|\\[a-z]+)"
     r"|\\frac\{[A-Za-z]{1,2}\}\{[A-Za-z]{1,2}\}|[A-Za-z]{1,2}/[A-Za-z]{1,2}"
     r"|\\(?:sum|prod|int|lim|max|min)(?![A-Za-z]).*"
 )
@@ -118,7 +118,7 @@ def _assigned(text: str) -> tuple[str, str]:
     """Return the name and the value of a tidy equation; no name where it only calculates, or is none."""
     if (member := _MEMBER.match(text)) and member.end() < len(text):
         return member[0], text[member.end() :]
-    if (point := _POINT.match(text)) and brackets(text[1:]):
+    if _POINT.match(text) and brackets(text[1:]):
         return "", text[1:]
     sides = split(text.replace(r"\approx", "="), "=")
     if len(sides) == 1 and text.startswith("="):
@@ -126,10 +126,8 @@ def _assigned(text: str) -> tuple[str, str]:
     if len(sides) < 2 or not all(sides[1:]):
         return "", text
     first, last = sides[0], sides[-1]
-    if any(map(variables, sides[1:-1])):  # A = \pi r^2 = 9\pi, but not x = y = 5
-        calculates = (
-            _is_name(first) and not variables(last) and not any("," in side or _is_name(side) for side in sides[1:-1])
-        )
+    if any(map(variables, sides[1:-1])):  # A = \pi r^2 = 9\pi
+        calculates = _is_name(first) and not variables(last) and not any("," in side for side in sides)
         return (first, last) if calculates else ("", text)
     if _is_name(first) and not CONTROL_WORD.fullmatch(last):
         return first, last
@@ -222,7 +220,8 @@ def _key(text: str, depth: int) -> str:
     if bracketed:
         opening, inside, closing = bracketed
         keys = [_key(part, depth + 1) for part in split(inside, ",")]
-        if len(keys) == 1 and ((opening, closing) == ("(", ")") or MATRIX.fullmatch(keys[0])):
+        around = (opening, closing) == ("(", ")") or MATRIX.fullmatch(keys[0]) or re.fullmatch("[A-J]", keys[0])
+        if len(keys) == 1 and around:
             return keys[0]
         if (opening, closing) == (r"\{", r"\}"):
             keys = sorted(set(keys))

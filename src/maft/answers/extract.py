@@ -149,7 +149,7 @@ _HEADING = (
 _STATED = re.compile(
     _HEADING + r"|####[ \t]*(?!(?:step|final|solution|note|explanation|conclusion|part|check)\b)"
     r"|\b(?:answers?|result|solutions?|antwort|respuesta|réponse|risposta|resposta|ответ)\b[ \t*_]{0,9}"
-    r"(?:is|are|was|(?:would|will|should|must) be|equals|ist|es|est|è|é|=|:|—)"
+    r"(?:(?:is|are|was|(?:would|will|should|must) be|equals|ist|est|es|è|é)\b|=|:|—)"
     r"(?:[ \t]*:)?"
     r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}"
     r"|(?:答案|答え|答|정답|답)[】\]\s]{0,3}(?:应该)?(?:是|为|為|は|은|는|:|：|】|\s)[\s:：*_]{0,9}",
@@ -157,7 +157,7 @@ _STATED = re.compile(
 )
 _MATHS = re.compile(r"(?<!\\)\$\$?((?:\\\$|[^$\n])+)\$\$?|\\\(([^\n]+?)\\\)|\\\[([^\n]+?)\\\]")
 _SENTENCE_END = re.compile(
-    r"(?<!\\)[.!?;](?=\s|$)|[。！？；]|\n|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)"
+    r"(?<!\\)[.!?;](?=\s|$)|[。！？；]|\n|\s*(?:です|입니다)|\*\*|,\s+(?=[a-z]{2})|\s+(?=(?:because|since|so|which|as)\b)"
 )
 _SUM = re.compile(r"[-+*/().,$\s\d]*=([^=]+)")  # 4 * 4 = 16
 _COMMANDS = re.compile(r"\\[A-Za-z]+")
@@ -182,7 +182,7 @@ def extract_stated(text: str) -> str | None:
 
 def _alone(text: str) -> str | None:
     """Return a reply that is nothing but one value."""
-    value = len(text) <= _MAX_ALONE and "\n" not in text and not re.search(r"[A-Za-z]{3}", _COMMANDS.sub("", text))
+    value = len(text) <= _MAX_ALONE and "\n" not in text and not re.search(r"[A-Za-z]{2}", _COMMANDS.sub("", text))
     return (_first_phrase(text) or None) if value and re.search(r"[0-9]|\\[A-Za-z]", text) else None
 
 

@@ -18,7 +18,8 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _pairs(text: str) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
+    """Return a text of words and what each stands for as a dict."""
     parts = text.split()
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -47,9 +48,9 @@ def tidy(text: str) -> list[str]:
 # ----------------------------------------------------------------------------------------------------
 # Unicode
 
-_SYMBOLS = _pairs(
-    r"∞ \infty √ \sqrt ∛ \sqrt[3] ∅ \emptyset ° ^\circ · \cdot ∙ \cdot ≤ \le ≦ \le ⩽ \le ≥ \ge ≧ \ge ⩾ \ge ≠ \ne ± \pm"
-    r" ∈ \in ∩ \cap ÷ / ∕ / ⟨ \langle ⟩ \rangle 〈 \langle 〉 \rangle → \to"
+_SYMBOLS = pairs(
+    r"∞ \infty √ \sqrt ∛ \sqrt[3] ∜ \sqrt[4] ∅ \emptyset ° ^\circ · \cdot ∙ \cdot ≤ \le ≦ \le ⩽ \le ≥ \ge ≧ \ge ⩾ \ge"
+    r" ≠ \ne ± \pm ∈ \in ∩ \cap ÷ / ∕ / ⟨ \langle ⟩ \rangle 〈 \langle 〉 \rangle → \to"
     r" ≈ \approx ✕ \times ✖ \times ∘ ^\circ º ^\circ ∶ : ∧ \land ∥ \parallel"
     r" ⌊ \lfloor ⌋ \rfloor ⌈ \lceil ⌉ \rceil ℝ \mathbb{R} ℤ \mathbb{Z} ℚ \mathbb{Q} ℕ \mathbb{N} ℂ \mathbb{C}"
 ) | {"\u222a": r"\cup", "\u00d7": r"\times", "\u22c5": r"\cdot", "π": r"\pi", "∠": r"\angle"}
@@ -95,7 +96,16 @@ _NAMED = re.compile(
     rf"|(?<![A-Za-z\\/])(?!sec *(?:$|[,)]))({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
 )
 _TIMES = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10\^)")  # 3 x 10^4
-_PLAIN = {"**": "^", "<=": r"\le ", "=<": r"\le ", ">=": r"\ge ", "!=": r"\ne ", "<>": r"\ne ", r"\not=": r"\ne "}
+_PLAIN = {
+    "**": "^",
+    "<=": r"\le ",
+    "=<": r"\le ",
+    "=>": r"\ge ",
+    ">=": r"\ge ",
+    "!=": r"\ne ",
+    "<>": r"\ne ",
+    r"\not=": r"\ne ",
+}
 _PLAIN |= {r"\not<": r"\ge ", r"\not>": r"\le "}
 _PLAIN_MATRIX = re.compile(r"\\[pb]?matrix ?\{([^{}]*)\}")
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:and|text|mbox|textrm)(?![A-Za-z]))[A-Za-z]{3,}")
@@ -105,7 +115,17 @@ _ENVIRONMENT = re.compile(
     r"\\(begin|end)\s*\{\s*(?:array\}\s*(?:\{[^{}]*\})?|[bB]?(?:small)?matrix\*?\}(?:\[.\])?|pmatrix\*\}(?:\[.\])?|psmallmatrix\})"
 )
 _ROW_SPACE = re.compile(r"\\\\\s*\[[^][]{0,9}\]|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
-_QUOTES = (("**", "**"), ("*", "*"), ("``", "''"), ("`", "`"), ('"', '"'), ("“", "”"), ("'", "'"))
+_QUOTES = (
+    ("**", "**"),
+    ("*", "*"),
+    ("__", "__"),
+    ("_", "_"),
+    ("``", "''"),
+    ("`", "`"),
+    ('"', '"'),
+    ("“", "”"),
+    ("'", "'"),
+)
 _PREFACE = re.compile(
     r"^(?:the )?(?:final |correct )?answer(?: is|:)\s*(?=\S)|<(b|i|u|em|strong|span|p|code)>(?=[^<]*</\1>)"
     r"|</(?:b|i|u|em|strong|span|p|code)>|^(?:option|choice) (?=\(?[A-J]\)?$)|(?<=^[A-J])\)$",
@@ -146,7 +166,7 @@ _DROPPED = words(
     r" \huge \Huge \therefore \checkmark \blacksquare \square \Box \qed \hfill \noindent \pounds \euro \yen \textdollar"
 )
 _SPACES = words(r"\, \; \: \> ~ \quad \qquad \thinspace \space") | {"\\ "}
-_SYNONYMS = _pairs(
+_SYNONYMS = pairs(
     r"\dfrac \frac \tfrac \frac \cfrac \frac \times * \cdot * \leq \le \leqslant \le \leqq \le \geq \ge \geqslant \ge"
     r" \geqq \ge \neq \ne \lt < \gt > \lbrace \{ \rbrace \} \lbrack [ \rbrack ] \varnothing \emptyset \rightarrow \to"
     r" \langle ( \rangle ) \div / \dbinom \binom \tbinom \binom \mid | \vert | \lvert | \rvert | \colon :"

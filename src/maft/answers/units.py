@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from maft.answers.latex import words
+from maft.answers.latex import pairs, words
 
 _FONT = re.compile(r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox|operatorname) ?\{([^{}]*)\}")
 
@@ -34,34 +34,15 @@ _CLOCK = re.compile(
 )
 _TWO_DIGIT_HOUR = re.compile(r"0([0-9](?::[0-5][0-9]){1,2})")
 _CENTS = re.compile(r"([0-9]+) dollars? and ([0-9]{1,2}) cents?")
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTHS = pairs("jan 01 feb 02 mar 03 apr 04 may 05 jun 06 jul 07 aug 08 sep 09 oct 10 nov 11 dec 12")
 _MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.?"
 _DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
 _DATE = re.compile(rf"(?:(?:the )?{_DAY} (?:of )?{_MONTH}|{_MONTH} {_DAY})(?:,? ([0-9]{{4}}))?", re.IGNORECASE)
-_ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_WORDS = {word: n for n, word in enumerate(_ONES)} | {word: 10 * n for n, word in enumerate(_TENS, 2)}
+_WORDS = pairs(
+    "zero 0 one 1 two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirteen 13 "
+    "fourteen 14 fifteen 15 sixteen 16 seventeen 17 eighteen 18 nineteen 19 twenty 20 thirty 30 forty 40 fifty 50 "
+    "sixty 60 seventy 70 eighty 80 ninety 90"
+)
 
 
 def in_figures(text: str) -> str:
@@ -79,8 +60,8 @@ def in_figures(text: str) -> str:
         hour = int(time[1]) % 12 + 12 * ((time[4] or time[5]).lower() in ("p", "noon"))
         return f"{hour}:{time[2] or '00'}" + (f":{time[3]}" if time[3] else "")
     if date := _DATE.fullmatch(plain):
-        month = 1 + _MONTHS.index((date[2] or date[3])[:3].lower())
-        return "-".join([*filter(None, [date[5]]), f"{month:02}", f"{int(date[1] or date[4]):02}"])
+        month = _MONTHS[(date[2] or date[3])[:3].lower()]
+        return "-".join([*filter(None, [date[5]]), month, f"{int(date[1] or date[4]):02}"])
     if (value := _in_words(plain)) is not None:
         return str(value)
     plain = _CENTS.sub(lambda m: f"{m[1]}.{m[2]:0>2}", plain)
@@ -96,7 +77,7 @@ def _in_words(text: str) -> int | None:
     total, part = 0, None
     for word in re.split("[ -]", text.lower()):
         if word in _WORDS:
-            part = (part or 0) + _WORDS[word]
+            part = (part or 0) + int(_WORDS[word])
         elif word in _SCALE and word != "dozen" and (part or total):
             scale = _SCALE[word]
             total, part = (total, (part or 1) * 100) if scale == 100 else (total + (part or 1) * scale, 0)
