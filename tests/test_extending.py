@@ -8,7 +8,7 @@ from helpers import ROOT, Quiet, settings
 
 from maft import engines
 from maft.pipeline import run as pipeline
-from maft.planning.bounds import plan
+from maft.planning.plan import at_most
 from maft.runs import manifest
 from maft.runs.folder import RunFolder
 
@@ -29,7 +29,7 @@ def test_an_example_carries_a_run_and_is_recorded(key, name, tmp_path, monkeypat
         (tmp_path / file).write_text(code, encoding="utf-8")
     sections = {"task": {"name": name, "num_train": 2, "num_eval": 2}} if key == "task.name" else {}
     chosen = settings(tmp_path, f"{key}={name}", **sections)
-    assert "Plan: " in plan(chosen)
+    assert "Plan: " in at_most(chosen)
     with RunFolder.open(chosen) as folder:
         manifest.write(folder)
         with engines.opened(chosen) as sampler:

@@ -313,7 +313,7 @@ def test_prices_are_asked_for_where_they_are_needed(tmp_path, monkeypatch, call)
     monkeypatch.chdir(tmp_path)
     Path("hosted.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
     code, _, err = call("run", "hosted.yaml", "--dry-run", "openai.training_price=null")
-    assert code == 0 and "to have the money told" in err
+    assert code == 0 and "for an estimate in US dollars" in err
     code, _, err = call("run", "hosted.yaml", "openai.training_price=null", "openai.spending_limit=3")
     assert code == 2 and "openai.spending_limit needs openai.prompt_price" in err
 

@@ -114,13 +114,13 @@ def describe(settings: "RunConfig", *, as_json: bool) -> None:
     import yaml
 
     from maft import config
-    from maft.planning.bounds import plan
+    from maft.planning.plan import at_most
     from maft.runs import status
     from maft.runs.folder import RunFolder
 
     changed = yaml.safe_dump(settings.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
     click.echo((config.resolved(settings) if as_json else changed).rstrip())
-    click.echo(plan(checked(settings)), err=True)
+    click.echo(at_most(checked(settings)), err=True)
     step = status.next_step(RunFolder(settings.runs_dir / settings.name, settings))
     click.echo("This run is finished." if step is None else f"Next: {step}.", err=True)
 

@@ -23,21 +23,21 @@ def finetune(
     Args:
         folder: holds the examples, gets the agents.
         iteration: from 1.
-        society: who debated in this iteration; `train.start_from: previous` goes on from these weights.
+        society: who debated in this iteration; `train.start_from: previous` starts from these weights.
         num_examples: by agent name.
         trainer: does the work.
-        on_progress: is told of every optimiser step.
+        on_progress: is called after every optimiser step.
     """
     names = societies.missing(folder, iteration)
-    owed = [agent for agent in society.agents if agent.name in names]
-    if owed:
-        jobs = [_job(folder, iteration, agent, num_examples[agent.name]) for agent in owed]
+    jobs = [job(folder, iteration, agent, num_examples[agent.name]) for agent in society.agents if agent.name in names]
+    if jobs:
         jobs.sort(key=lambda job: job.base_model)  # each base is loaded once
         trainer.train(jobs, folder.config.train, on_progress)
     return societies.after(folder, iteration)
 
 
-def _job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) -> TrainJob:
+def job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) -> TrainJob:
+    """Return the training of an agent in an iteration."""
     first = {agent.name: agent for agent in societies.untrained(folder.config).agents}
     start = agent if folder.config.train.start_from == "previous" else first[agent.name]
     return TrainJob(

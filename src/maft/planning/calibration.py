@@ -1,4 +1,4 @@
-"""Measures what one batch of a run takes, so that the whole can be told before it is carried out.
+"""Measures what one batch of a run takes, for an estimate of the whole run.
 
 A scratch run of one batch of questions, with the real engine and trainer:
 
@@ -27,9 +27,10 @@ from maft.config.prompts import Prompts
 from maft.errors import UserError
 from maft.method import protocol_of
 from maft.pipeline import examples as examples_
+from maft.pipeline import finetune
 from maft.pipeline import run as pipeline
 from maft.planning.forecast import Behaviour, Texts, calls
-from maft.records import Debate, Example, Message, Problem, Record, Reply, Request, Role, SamplingParams, Society, Vote
+from maft.records import Debate, Example, Message, Record, Reply, Request, Role, SamplingParams, Society, Vote
 from maft.runs import manifest, societies
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
@@ -38,31 +39,29 @@ from maft.trainers import Trainer, TrainJob, TrainProgress
 
 log = logging.getLogger(__name__)
 
-MOST_AGENTS = 3
-"""Most agents of a role, and of a base model, that are finetuned."""
-_OF_THE_RUN = {"num_train", "num_eval"}
-"""Settings of the task that say how much there is to do, not what it takes."""
+MAX_AGENTS = 3
+"""Maximum number of agents of a role, and of a base model, that are finetuned."""
 
 
 class Speed(Record):
     """Seconds and rates of the machine that calibrated; a rate of 0 was too fast to be measured."""
 
     start: float
-    """Until the sampler's first reply in a new process."""
+    """Seconds until the sampler's first reply in a new process."""
     restart: float
     """The same after a finetuning, when the libraries are loaded."""
     sampling: float
     """Tokens per second, prompts and replies together."""
     changing: float
-    """Seconds that a batch of finetuned agents takes beyond that: engines change their weights."""
+    """Further seconds of a batch of finetuned agents, whose weights engines exchange."""
     train_start: float
-    """Until the first agent of an iteration is being trained."""
+    """Seconds until the first agent of an iteration is trained."""
     training: dict[str, float]
     """Tokens per second, by role."""
 
 
 class Calibration(Record):
-    """What was measured, with how much of it."""
+    """Measured lengths and speed."""
 
     questions: int
     batch_size: int
@@ -72,22 +71,13 @@ class Calibration(Record):
     speed: Speed
     processor: str
     seconds: float
-    """That the calibration took."""
+    """Duration of the calibration."""
 
 
 def cache_file(config: RunConfig) -> Path:
     """Return where the calibration of such runs on this machine is kept, whether it is there or not."""
-    tree = config.model_dump(
-        mode="json",
-        exclude={
-            "name": True,
-            "runs_dir": True,
-            "seed": True,
-            "num_iterations": True,
-            "cluster": True,
-            "task": _OF_THE_RUN,
-        },
-    )
+    amount = {"name", "runs_dir", "seed", "num_iterations", "cluster"}
+    tree = config.model_dump(mode="json", exclude={**dict.fromkeys(amount, True), "task": {"num_train", "num_eval"}})
     return models.cache_dir() / "calibration" / f"{config_.short_digest(tree | manifest.machine())}.json"
 
 
@@ -109,7 +99,7 @@ def calibrate(
         UserError: the run uses a hosted service, where this would cost money.
     """
     if "openai" in (config.engine.sampler, config.engine.trainer):
-        raise UserError("a calibration would pay for hosted models. `maft plan` without --calibrate tells the money.")
+        raise UserError("a calibration would pay for hosted models. Use `maft plan` without --calibrate.")
     config = config.model_copy(update={"cluster": ClusterConfig()})  # one engine is measured, that of this machine
     sampler, trainer = sampler or engines.make_sampler(config), trainer or engines.make_trainer(config)
     started = time.monotonic()
@@ -127,15 +117,14 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     manifest.write(folder)
     split = pipeline.questions(folder)
     batch = split.train[: config.engine.batch_size]
-    log.info(
-        "Calibrating with %d questions: debate, finetune up to %d agents of each role, debate again.",
-        len(batch),
-        MOST_AGENTS,
-    )
+    plan = "debate, finetune up to %d agents of each role, debate again"
+    log.info(f"Calibrating with %d questions: {plan}.", len(batch), MAX_AGENTS)
     society = societies.untrained(config)
 
     start = _seconds_of_one_reply(sampler, society)
-    debates, playing = _play(folder, 1, society, batch, sampler, progress)
+    began = time.monotonic()
+    debates = list(pipeline.debate(folder, 1, society, batch, sampler, progress))
+    playing = time.monotonic() - began
     votes = pipeline.vote(folder, 1, debates)
     examples = _examples(folder, debates, votes)
     before = _behaviour(config, debates, examples)
@@ -154,7 +143,9 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     trained = _copies(folder, society, jobs)
 
     restart = _seconds_of_one_reply(sampler, society)
-    again, playing = _play(folder, 2, trained, batch, sampler, progress)
+    began = time.monotonic()
+    again = list(pipeline.debate(folder, 2, trained, batch, sampler, progress))
+    playing = time.monotonic() - began
     sampler.release()
     learned = _examples(folder, again, pipeline.vote(folder, 2, again))
     after = _behaviour(config, again, learned)
@@ -176,7 +167,7 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
 
 
 def _seconds_of_one_reply(sampler: Sampler, society: Society) -> float:
-    """Return how long it takes until a model speaks that is not loaded."""
+    """Return how long a model that is not loaded takes to its first reply."""
     hello = Request(
         agent=society.generators[0],
         messages=(Message(role="user", content="Hello."),),
@@ -186,14 +177,6 @@ def _seconds_of_one_reply(sampler: Sampler, society: Society) -> float:
     began = time.monotonic()
     sampler.sample([hello])
     return time.monotonic() - began
-
-
-def _play(
-    folder: RunFolder, iteration: int, society: Society, batch: Sequence[Problem], sampler: Sampler, progress: Progress
-) -> tuple[list[Debate], float]:
-    began = time.monotonic()
-    debates = list(pipeline.debate(folder, iteration, society, batch, sampler, progress))
-    return debates, time.monotonic() - began
 
 
 def _examples(
@@ -214,7 +197,7 @@ def _jobs(
 ) -> list[TrainJob]:
     """Write the examples of the first agents of each role and base: as many as it will have, its own before others'."""
     jobs: list[TrainJob] = []
-    most = 1 if folder.config.society.one_model else MOST_AGENTS
+    most = 1 if folder.config.society.one_model else MAX_AGENTS
     for role, sets in examples.items():
         agents = society.generators if role == "generator" else society.critics
         expected = round(scale * sum(map(len, sets)) / len(sets))
@@ -225,20 +208,7 @@ def _jobs(
             more = min(max(0, expected - len(sets[place])), len(others)) if scale > 1 else 0
             chosen = [*sets[place], *seeds.rng(folder.config.seed, "calibration", agent.name).sample(others, more)]
             files.write_records(folder.examples(1, agent.name), chosen)
-            jobs.append(
-                TrainJob(
-                    agent=agent.name,
-                    role=role,
-                    iteration=1,
-                    examples=folder.examples(1, agent.name),
-                    num_examples=len(chosen),
-                    base_model=agent.model,
-                    init_adapter=Path(agent.adapter) if agent.adapter else None,
-                    output=folder.agent(1, agent.name),
-                    seed=seeds.seed(folder.config.seed, "train", 1, agent.name),
-                    lora=folder.config.lora_of(role, agent.index),
-                )
-            )
+            jobs.append(finetune.job(folder, 1, agent, len(chosen)))
     return jobs
 
 

@@ -1,34 +1,36 @@
-"""How many calls and tokens a run will take: from its protocol, L, and how long prompts and replies are.
+"""Calls and tokens of a run, from its protocol, the number of iterations, and lengths of prompts and replies.
 
-The protocol names the kinds of its calls, what each of them reads, and whose replies are in it. Lengths are those of a
-society: replies become shorter as agents are finetuned, so every society has its own.
+The protocol names the kinds of its calls, what each of them reads, and whose replies are in it. Replies become shorter
+as agents are finetuned, so every society has lengths of its own.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from maft import tasks
-from maft.config import DebateConfig, RunConfig, of_iteration, prompts
+from maft.config import DebateConfig, RoleSampling, RunConfig, of_iteration, prompts
 from maft.config.prompts import Prompts
 from maft.config.training import EXAMPLES
+from maft.hosted import service as hosted
 from maft.method import learners, protocol_of
-from maft.planning.bounds import evaluated
 from maft.records import Record, Role
 from maft.tasks import prepare
 
 BYTES_PER_TOKEN = 3.5
 MESSAGE_TOKENS = 6
-"""What a chat template adds to a message."""
+"""Tokens that a chat template adds to a message."""
+MAXIMAL_MESSAGE_TOKENS = 10
+"""Upper estimate of it."""
 REPLY_SHARE = 0.5
-"""Length of a reply as a share of the longest allowed, where nothing is known of it."""
+"""Assumed length of a reply, as a share of the longest allowed."""
 ANSWER_TOKENS = 8
-"""Tokens of an answer that is quoted without its reasoning."""
+"""Assumed length of an answer that is quoted without its reasoning."""
 LEARNED_SHARE = 0.6
-"""Share of an agent's responses that agree with the label, where nothing is known of it."""
-
+"""Assumed share of an agent's responses that agree with the label."""
 
 Texts = dict[str, float]
-"""Tokens of a prompt that no model wrote, by the kind of call, such as `summary 2`; the same for every society."""
+"""Tokens of a prompt without the replies quoted in it, by the kind of call, such as `summary 2`."""
 
 
 class Behaviour(Record):
@@ -42,6 +44,8 @@ class Behaviour(Record):
     """Tokens of an example; where none is given, it is the prompt and reply of the role's last call."""
     calls: dict[str, float] = {}  # noqa: RUF012  # pydantic copies it
     """Calls of each kind in a debate, where answers decide who is asked; where none is given, the protocol's guess."""
+    answer: float = ANSWER_TOKENS
+    """Tokens of an answer that is quoted without its reasoning."""
 
 
 class Stage(Record):
@@ -54,7 +58,7 @@ class Stage(Record):
     prompt_tokens: float
     generated_tokens: float
     society: int
-    """How often the agents were finetuned before."""
+    """Number of finetunings behind the agents."""
 
 
 class Training(Record):
@@ -83,32 +87,32 @@ class Forecast(Record):
 
     @property
     def calls(self) -> int:
-        """Return all calls."""
+        """All calls."""
         return sum(stage.calls for stage in self.stages)
 
     @property
     def prompt_tokens(self) -> float:
-        """Return all tokens read."""
+        """All tokens read."""
         return sum(stage.prompt_tokens for stage in self.stages)
 
     @property
     def generated_tokens(self) -> float:
-        """Return all tokens written."""
+        """All tokens written."""
         return sum(stage.generated_tokens for stage in self.stages)
 
     @property
     def training_tokens(self) -> float:
-        """Return all tokens trained on, every epoch counted."""
+        """All tokens trained on, every epoch counted."""
         return sum(training.tokens for training in self.trainings)
 
     @property
     def jobs(self) -> int:
-        """Return all finetunings."""
+        """All finetunings."""
         return sum(training.jobs for training in self.trainings)
 
 
-class Call(Record):
-    """Calls of one kind in a debate."""
+class CallsOfKind(NamedTuple):
+    """Calls of one kind in a debate, with the tokens of each."""
 
     kind: str
     role: Role
@@ -117,115 +121,138 @@ class Call(Record):
     reply: float
 
 
-def calls(debate: DebateConfig, texts: Texts, said: Behaviour) -> Iterator[Call]:
+def calls(debate: DebateConfig, texts: Texts, said: Behaviour) -> Iterator[CallsOfKind]:
     """Yield the kinds of calls of one debate."""
     for kind in protocol_of(debate).kinds(debate, Prompts()):
         quoted = sum(number * said.replies[role] for role, number in kind.quoted.items())
-        quoted += ANSWER_TOKENS * sum(kind.answers.values())
-        prompt, reply = texts[kind.name] + quoted, said.replies[kind.role]
+        quoted += said.answer * sum(kind.answers.values())
         times = said.calls.get(kind.name, kind.times * kind.share)
-        yield Call(kind=kind.name, role=kind.role, times=times, prompt=prompt, reply=reply)
+        yield CallsOfKind(kind.name, kind.role, times, texts[kind.name] + quoted, said.replies[kind.role])
 
 
-def assumed_texts(config: RunConfig, question_tokens: float | None = None) -> Texts:
-    """Estimate what is asked from the characters of the prompts, and of the questions unless their tokens are given."""
+def assumed_texts(config: RunConfig, question_tokens: float | None = None, *, maximal: bool = False) -> Texts:
+    """Estimate prompts from their characters, and from those of the questions unless their tokens are given.
+
+    `maximal` is an upper estimate.
+    """
+
+    def tokens(text: str) -> float:
+        return hosted.tokens(text) if maximal else len(text.encode()) / BYTES_PER_TOKEN
+
     task = tasks.make(config.task)
     words = prompts.build(task.prompts, config.prompts)
     if question_tokens is None:
-        questions = prepare(task).train
-        question_tokens = sum(_tokens(problem.question) for problem in questions) / max(1, len(questions))
+        split = prepare(task)
+        sides = [[tokens(problem.question) for problem in side] for side in (split.train, split.eval)]
+        question_tokens = max(sum(side) / max(1, len(side)) for side in sides)
+    message = MAXIMAL_MESSAGE_TOKENS if maximal else MESSAGE_TOKENS
     return {
-        kind.name: sum(_tokens(text) + MESSAGE_TOKENS + question_tokens * ("{question}" in text) for text in kind.texts)
+        kind.name: sum(tokens(text) + message + question_tokens * ("{question}" in text) for text in kind.texts)
         for kind in protocol_of(config.debate).kinds(config.debate, words)
     }
 
 
 def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> Behaviour:
-    """Return what replies are taken to be where none were measured."""
-    how = config.sampling.train
-
-    def length(most: int) -> float:
-        return min(reply_tokens, most) if reply_tokens else most * REPLY_SHARE
-
+    """Return replies of half the length that is allowed, unless it is given, three fifths of which are learned."""
     kinds = [kind for kind in protocol_of(config.debate).kinds(config.debate, Prompts()) if kind.kind == "answer"]
     asked = {kind.role: kind.share * min(1.0, kind.times / config.debate.num_agents) for kind in kinds}
+    limits = _longest_replies(config, (config.sampling.train,))
     return Behaviour(
-        replies={
-            "generator": length(how.generator.max_new_tokens),
-            "critic": length(how.critic.max_new_tokens),
-            "summarizer": length(how.summarizer.max_new_tokens),
-        },
+        replies={role: min(reply_tokens or REPLY_SHARE * limit, limit) for role, limit in limits.items()},
         learned={role: share * _assumed_share(config, role) for role, share in asked.items()},
     )
 
 
 def _assumed_share(config: RunConfig, role: Role) -> float:
     """Return how many examples an agent is taken to have for each question, in the first iteration."""
-    shape = EXAMPLES.get(config.train.of(role, 1).objective, "agreeing")
-    times = min(config.curate.examples_per_question, config.debate.num_samples) if role == "generator" else 1
-    return {"agreeing": LEARNED_SHARE * times, "judged": float(times), "pairs": (1 - LEARNED_SHARE) * times}[shape]
+    shape, times = EXAMPLES.get(config.train.of(role, 1).objective, "agreeing"), _examples_per_question(config, role)
+    return {"agreeing": LEARNED_SHARE * times, "judged": times, "pairs": (1 - LEARNED_SHARE) * times}[shape]
+
+
+def maximal_behaviour(config: RunConfig) -> Behaviour:
+    """Return replies as long as they may be, all of which are learned."""
+    sampling = config.sampling
+    limits = _longest_replies(config, (sampling.train, sampling.eval or sampling.train))
+    kinds = list(protocol_of(config.debate).kinds(config.debate, Prompts()))
+    roles = {kind.role for kind in kinds if kind.kind == "answer"}
+    return Behaviour(
+        replies=limits,
+        learned={role: _examples_per_question(config, role) for role in roles},
+        calls={kind.name: kind.times for kind in kinds},
+        answer=max(limits.values()),
+    )
+
+
+def _longest_replies(config: RunConfig, sampling: Sequence[RoleSampling]) -> dict[Role, float]:
+    """Return the tokens that a reply of each role may have, the settings of single agents included."""
+    roles: tuple[Role, ...] = ("generator", "critic", "summarizer")
+    agents = range(config.debate.num_agents)
+    return {
+        role: max(
+            config.own(role, n).sampling.over(getattr(how, role)).max_new_tokens for how in sampling for n in agents
+        )
+        for role in roles
+    }
+
+
+def _examples_per_question(config: RunConfig, role: Role) -> float:
+    return float(min(config.curate.examples_per_question, config.debate.num_samples)) if role == "generator" else 1.0
+
+
+def evaluated(config: RunConfig) -> DebateConfig:
+    """Return the settings of debates on held-out questions."""
+    more = config.debate.num_eval_samples or config.debate.num_samples
+    return config.debate.model_copy(update={"num_samples": more})
 
 
 def forecast(
     config: RunConfig, num_train: int, num_eval: int, texts: Texts, societies: Sequence[Behaviour]
 ) -> Forecast:
-    """Return what a run will take.
+    """Return what a run takes.
 
     Args:
         config: of the run.
         num_train: questions debated in each iteration.
         num_eval: questions held out.
         texts: tokens of what is asked.
-        societies: what a society says that was finetuned 0, 1, ... times; the last entry lasts.
+        societies: what a society says that was finetuned 0, 1, ... times; the last entry holds for all further ones.
     """
-    held_out = evaluated(config)
-    stages = [_stage("eval", 0, held_out, num_eval, texts, societies, 0)]
-    trainings: list[Training] = []
+
+    def behaviour(society: int) -> Behaviour:
+        return societies[min(society, len(societies) - 1)]
+
+    def stage(name: str, iteration: int, society: int) -> Stage:
+        debate, debates = (config.debate, num_train) if name == "train" else (evaluated(config), num_eval)
+        made = list(calls(debate, texts, behaviour(society)))
+        return Stage(
+            stage=name,
+            iteration=iteration,
+            debates=debates,
+            calls=round(debates * sum(call.times for call in made)),
+            prompt_tokens=debates * sum(call.times * call.prompt for call in made),
+            generated_tokens=debates * sum(call.times * call.reply for call in made),
+            society=society,
+        )
+
+    stages, trainings = [stage("eval", 0, 0)], list[Training]()
     for iteration in range(1, config.num_iterations + 1):
-        stages.append(_stage("train", iteration, config.debate, num_train, texts, societies, iteration - 1))
-        trainings += _trainings(config, iteration, num_train, texts, _of(societies, iteration - 1))
-        stages.append(_stage("eval", iteration, held_out, num_eval, texts, societies, iteration))
-    most = assumed_behaviour(config, math.inf)
-    everything = [(call, stage.debates) for stage in stages
-                  for call in calls(config.debate, texts, _of(societies, stage.society))]  # fmt: skip
+        stages += [stage("train", iteration, iteration - 1), stage("eval", iteration, iteration)]
+        trainings += _trainings(config, iteration, num_train, texts, behaviour(iteration - 1))
+    everything = [
+        (call, stage.debates) for stage in stages for call in calls(config.debate, texts, behaviour(stage.society))
+    ]
     total = sum(call.times * debates for call, debates in everything) or 1
     return Forecast(
         stages=tuple(stages),
         trainings=tuple(trainings),
-        longest=max(call.prompt + call.reply for call in calls(config.debate, texts, most)),
+        longest=max(call.prompt + call.reply for call in calls(config.debate, texts, maximal_behaviour(config))),
         mean=sum((call.prompt + call.reply / 2) * call.times * debates for call, debates in everything) / total,
-    )
-
-
-def _of(societies: Sequence[Behaviour], number: int) -> Behaviour:
-    return societies[min(number, len(societies) - 1)]
-
-
-def _stage(
-    stage: str,
-    iteration: int,
-    debate: DebateConfig,
-    debates: int,
-    texts: Texts,
-    societies: Sequence[Behaviour],
-    society: int,
-) -> Stage:
-    made = list(calls(debate, texts, _of(societies, society)))
-    return Stage(
-        stage=stage,
-        iteration=iteration,
-        debates=debates,
-        calls=round(debates * sum(call.times for call in made)),
-        prompt_tokens=debates * sum(call.times * call.prompt for call in made),
-        generated_tokens=debates * sum(call.times * call.reply for call in made),
-        society=society,
     )
 
 
 def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, said: Behaviour) -> Iterator[Training]:
     rows = {call.role: call.prompt + call.reply for call in calls(config.debate, texts, said)} | said.rows
     learned = {role: share * num_train for role, share in said.learned.items()}
-    most = of_iteration(config.curate.max_examples, iteration)
     jobs = {role: sum(name.startswith(role) for name in learners(config)) for role in learned}
     if config.society.one_model:  # one agent learns what all of them would
         tokens = sum(learned[role] * rows[role] for role in learned) / sum(learned.values())
@@ -233,12 +260,6 @@ def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, 
         rows["generator"] = tokens
     for role, count in jobs.items():
         if count:
-            examples = min(learned[role], most or math.inf)
-            training = config.train.of(role, iteration)
-            row = rows[role] * (2 if EXAMPLES.get(training.objective) == "pairs" else 1)
-            tokens = count * examples * row * training.num_epochs
-            yield Training(iteration=iteration, role=role, jobs=count, examples=examples, tokens=tokens, row=row)
-
-
-def _tokens(text: str) -> float:
-    return len(text.encode()) / BYTES_PER_TOKEN
+            examples = min(learned[role], of_iteration(config.curate.max_examples, iteration) or math.inf)
+            tokens = count * examples * rows[role] * config.train.of(role, iteration).num_epochs
+            yield Training(iteration=iteration, role=role, jobs=count, examples=examples, tokens=tokens, row=rows[role])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -10,20 +11,32 @@ from maft.config import RunConfig
 from maft.config.prompts import Prompts
 from maft.config.training import EXAMPLES
 from maft.errors import UserError
-from maft.hosted.service import MILLION
+from maft.hosted.service import BYTES_PER_TOKEN, MILLION
 from maft.method import bases, protocol_of
 from maft.models import shapes
 from maft.models.shapes import Shape
 from maft.planning import costs, hardware
 from maft.planning.calibration import Calibration
 from maft.planning.costs import METHODS, Hours, Memory
-from maft.planning.forecast import LEARNED_SHARE, Forecast, assumed_behaviour, assumed_texts, forecast
+from maft.planning.forecast import (
+    LEARNED_SHARE,
+    Forecast,
+    assumed_behaviour,
+    assumed_texts,
+    forecast,
+    maximal_behaviour,
+)
 from maft.records import Record
 from maft.tasks import prepare
 
+MISSING = (
+    "Give a folder with its config.json, or the numbers: --params, --layers, --hidden, --heads, --kv-heads, "
+    "--head-dim, --intermediate, --vocab."
+)
+
 
 class Plan(Record):
-    """Everything that is told."""
+    """All estimates for a run."""
 
     model: str
     iterations: int
@@ -38,6 +51,7 @@ class Plan(Record):
     trainings: int
     mean_reply_tokens: float
     method: str
+    """`lora`, `qlora` or `full`."""
     run: Forecast
     shape: Shape | None
     parameters: int | None = None
@@ -51,7 +65,7 @@ class Plan(Record):
     disk: dict[str, float] = Field(default_factory=dict)
     hours: Hours | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
-    """By what takes them, on the machine that calibrated."""
+    """Seconds of each part of the run, on the machine that calibrated."""
     usd: float | None = None
     measured: int = 0
     """Questions that the lengths were measured with; 0 where they are assumed."""
@@ -72,12 +86,12 @@ def make(
 
     Args:
         config: of the run.
-        gpu: to tell the hours for, see `hardware.GPUS`.
-        num_gpus: how many of them.
+        gpu: estimate hours on this kind, see `hardware.GPUS`.
+        num_gpus: number of GPUs.
         shape: of the model; None looks it up.
         question_tokens: mean length of a question; None reads the questions.
         reply_tokens: mean length of a reply where nothing was measured; None is half of the longest allowed.
-        calibration: what was measured, if anything was.
+        calibration: measured lengths and speed, if there are any.
 
     Raises:
         UserError: the numbers of questions are not known, or the GPU is not in the table.
@@ -87,10 +101,11 @@ def make(
         texts, societies = calibration.texts, calibration.societies
     else:
         texts, societies = assumed_texts(config, question_tokens), (assumed_behaviour(config, reply_tokens),)
-    run = forecast(config, num_train, num_eval, texts, societies)
-    shape = shape or shapes.of_model(config.model)
-    method = method_of(config)
-    plan = Plan(
+    run, shape = forecast(config, num_train, num_eval, texts, societies), shape or shapes.of_model(config.model)
+    chosen = hardware.gpu(gpu) if gpu else None
+    if shape is None and chosen:
+        raise UserError(f"nothing is known of model {config.model}. {MISSING}")
+    return Plan(
         model=config.model,
         iterations=config.num_iterations,
         agents=config.debate.num_agents,
@@ -103,31 +118,42 @@ def make(
         training_tokens=run.training_tokens,
         trainings=run.jobs,
         mean_reply_tokens=run.generated_tokens / max(1, run.calls),
-        method=method,
+        method=config.train.method,
         run=run,
         shape=shape,
         seconds=_seconds(config, run, calibration) if calibration else {},
         usd=_usd(config, run),
         measured=calibration.questions if calibration else 0,
         assumptions=tuple(_assumptions(config, calibration, reply_tokens, question_tokens)),
+        **(_sizes(config, shape, run, chosen, num_gpus) if shape else {}),
     )
-    found = hardware.gpu(gpu) if gpu else None
-    if shape is None:
-        if found:
-            raise UserError(f"nothing is known of model {config.model}. {MISSING}")
-        return plan
-    return plan.model_copy(update=_sizes(config, shape, run, method, found, num_gpus))
 
 
-MISSING = (
-    "Give a folder with its config.json, or the numbers: --params, --layers, --hidden, --heads, --kv-heads, "
-    "--head-dim, --intermediate, --vocab."
-)
-
-
-def method_of(config: RunConfig) -> str:
-    """Return how agents are finetuned: lora, qlora or full."""
-    return config.train.method
+def at_most(config: RunConfig) -> str:
+    """Return the largest work of a run as text: calls, tokens, finetunings, and money for hosted models."""
+    num_train, num_eval = config.task.num_train, config.task.num_eval
+    if num_train is None or num_eval is None:
+        return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
+    hosted = "openai" in (config.engine.sampler, config.engine.trainer)
+    texts = assumed_texts(config, None if hosted else 0.0, maximal=True)
+    run = forecast(config, num_train, num_eval, texts, [maximal_behaviour(config)])
+    text = (
+        f"Plan: {config.num_iterations} iterations of {num_train} debates, {config.num_iterations + 1} evaluations of "
+        f"{num_eval} debates; {run.calls:,} calls, at most {run.generated_tokens:,.0f} generated tokens; "
+        f"{run.jobs} finetunings."
+    )
+    if not hosted:
+        return text
+    text += (
+        f"\nAt most {run.prompt_tokens:,.0f} prompt tokens, {run.generated_tokens:,.0f} generated tokens and "
+        f"{run.training_tokens:,.0f} tokens of finetuning, if all replies are as long as allowed and learned; of "
+        f"the questions, {BYTES_PER_TOKEN} bytes are taken for a token"
+    )
+    usd, limit = _usd(config, run), config.openai.spending_limit
+    if usd is None:
+        return f"{text}. Set openai.prompt_price, completion_price and training_price for an estimate in US dollars."
+    bound = "no limit is set" if limit is None else f"the limit is {limit} USD"
+    return f"{text}: at most {usd:,.2f} USD; {bound} (openai.spending_limit)."
 
 
 def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) -> Shape | None:
@@ -152,10 +178,9 @@ def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) ->
     return Shape.model_validate({**usual, **given})
 
 
-def _sizes(
-    config: RunConfig, shape: Shape, run: Forecast, method: str, gpu: hardware.Gpu | None, num_gpus: int
-) -> dict[str, object]:
-    """Return what follows from the shape of the model."""
+def _sizes(config: RunConfig, shape: Shape, run: Forecast, gpu: hardware.Gpu | None, num_gpus: int) -> dict[str, Any]:
+    """Return the fields of a plan that follow from the shape of the model."""
+    method = config.train.method
     rows = max((training.row for training in run.trainings), default=0.0)
     hours = costs.hours(config, shape, run, gpu, num_gpus, method) if gpu else None
     widest = min(config.engine.max_sequences or costs.SEQUENCES, config.engine.batch_size * costs.most_at_once(config))

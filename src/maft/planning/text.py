@@ -30,7 +30,7 @@ def _work(plan: Plan) -> Iterator[str]:
 
 def _sizes(plan: Plan) -> Iterator[str]:
     if plan.shape is None or plan.sampling_memory is None or plan.parameters is None or plan.kv_bytes_per_token is None:
-        yield f"Nothing is known of model {plan.model}, so memory and work are not told. {MISSING}"
+        yield f"Nothing is known of model {plan.model}, so memory and compute are not estimated. {MISSING}"
         return
     yield f"Model: {plan.model}, {_count(plan.parameters)} parameters"
     memory, cache = plan.sampling_memory, plan.kv_bytes_per_token
