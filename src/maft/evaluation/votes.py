@@ -15,9 +15,8 @@ from maft.tasks.base import Grade
 
 
 def problems(folder: RunFolder, side: str) -> dict[str, Problem]:
-    """Read the `train` or `eval` questions by id; none before they are written."""
-    path = folder.problems(side)
-    return {problem.id: problem for problem in files.read_records(path, Problem)} if path.exists() else {}
+    """Read the `train` or `eval` questions by id."""
+    return {problem.id: problem for problem in files.read_records(folder.problems(side), Problem)}
 
 
 def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[str, Vote]:

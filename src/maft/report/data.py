@@ -103,8 +103,8 @@ def notes(shown: Sequence[MethodResult]) -> list[str]:
 
 def evaluations(folder: RunFolder) -> list[Evaluation]:
     """Return every finished evaluation, the untrained society's first."""
-    problems = votes.problems(folder, "eval")
-    done = (number for number in range(folder.config.num_iterations + 1) if folder.evaluated(number))
+    done = [number for number in range(folder.config.num_iterations + 1) if folder.evaluated(number)]
+    problems = votes.problems(folder, "eval") if done else {}
     return [Evaluation(number, problems, votes.held_out(folder, number)) for number in done]
 
 
@@ -131,9 +131,9 @@ def levels(done: Sequence[Evaluation]) -> dict[int, tuple[Level, ...]]:
 
 def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
-    problems, grade = votes.problems(folder, "train"), cache(tasks.make(folder.config.task).grade)
     done = (folder.votes(number) for number in range(1, folder.config.num_iterations + 1))
     of = [files.read_records(file, Vote) for file in done if file.exists()]
+    problems, grade = votes.problems(folder, "train") if of else {}, cache(tasks.make(folder.config.task).grade)
     top = max(map(reliability.most_ballots, of), default=0)
     return [Labels(label_quality(each, problems, grade), reliability.levels(each, problems, grade, top)) for each in of]
 

@@ -150,14 +150,14 @@ def _some(problems: Mapping[str, Problem]) -> tuple[Mapping[str, Problem], str]:
 
 def _training(folder: RunFolder) -> Iterator[Set]:
     """Yield the debates on training questions of every vote that is finished, the last one first."""
-    problems, of_all = _some(problems_of(folder, "train"))
+    numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
+    problems, of_all = _some(problems_of(folder, "train") if numbers else {})
     grade = cache(tasks.make(folder.config.task).grade)
-    for number in range(folder.config.num_iterations, 0, -1):
-        if folder.votes(number).exists():
-            held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
-            votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)
-            debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
-            yield Set(f"train-{number}", f"Training, iteration {number}{of_all}", True, grade, problems, debates)
+    for number in numbers:
+        held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
+        votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)
+        debates = [_trained(debate, votes[debate.problem_id], examples, folder.config) for debate in held]
+        yield Set(f"train-{number}", f"Training, iteration {number}{of_all}", True, grade, problems, debates)
 
 
 def _examples(folder: RunFolder, number: int, problems: Collection[str]) -> Mapping[str, Sequence[Example]] | None:

@@ -75,7 +75,9 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
     Raises:
         DataError: there is no such question or no such debate; names the questions with the nearest ids.
     """
-    sides: dict[Stage, dict[str, Problem]] = {"train": problems(folder, "train"), "eval": problems(folder, "eval")}
+    sides: dict[Stage, dict[str, Problem]] = {"train": {}, "eval": {}}
+    if folder.problems("eval").exists():
+        sides = {"train": problems(folder, "train"), "eval": problems(folder, "eval")}
     having = [side for side in sides if problem_id in sides[side]]  # ids count within a side only
     asked = [side for side in having if stage in (None, side)]
     if not asked:
