@@ -21,7 +21,9 @@ from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 
 HOSTILE = "<script>document.title = 'owned'</script> \x1b[2J\u202e & \"quoted\" </pre></details>"
-SECTIONS = (*("accuracy", "agents", "reliability", "labels", "votes", "flow", "examples", "costs", "debates", "made"),)
+SECTIONS = (
+    *("accuracy", "agents", "room", "reliability", "labels", "votes", "flow", "examples", "costs", "debates", "made"),
+)
 
 
 def hostile_guess(request: Request) -> str:
@@ -217,7 +219,7 @@ def test_the_page_is_well_formed_and_has_every_section(checked, html):
     assert set(SECTIONS) <= set(ids)
     assert [id for id, count in Counter(ids).items() if count > 1 and not id.startswith(("m", "p"))] == []
     assert {value for name, value in checked.attributes if name == "href"} <= {f"#{section}" for section in SECTIONS}
-    assert html.count("<svg") == 5
+    assert html.count("<svg") == 6
 
 
 def test_the_page_needs_nothing_from_anywhere(checked, html):

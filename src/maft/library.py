@@ -19,6 +19,7 @@ from maft.cluster.mirror import mirrored
 from maft.config import RunConfig
 from maft.errors import UserError
 from maft.evaluation.metrics import MethodResult
+from maft.evaluation.replay import Replayed, replay
 from maft.method import learners, play, protocol_of
 from maft.method import vote as voting
 from maft.pipeline import rollouts, tracking
@@ -193,6 +194,10 @@ class Run:
         if agent not in learners(self.config):
             raise UserError(f"agent {agent!r} is not finetuned in this run. It has {', '.join(learners(self.config))}.")
         return self._records(self._newest(lambda n: self.folder.examples(n, agent), iteration), Example)
+
+    def replay(self) -> list[Replayed]:
+        """Return what other protocols and votes would have answered, and what critics could gain at most."""
+        return replay(self.folder)
 
     def report(self) -> Path:
         """Write the page of the run, and return its path."""

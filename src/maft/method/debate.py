@@ -147,7 +147,7 @@ class Contested(SynchronousDebate):
 
     def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
         """Return nobody where all agree."""
-        return {} if agree(before, problem, rules) else super().readers(before, problem, rules, number)
+        return {} if unanimous(classes(before, problem, rules)) else super().readers(before, problem, rules, number)
 
 
 class Dissenters(SynchronousDebate):
@@ -162,11 +162,10 @@ class Dissenters(SynchronousDebate):
     def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
         """Return the agents outside the largest class."""
         numbers = classes(before, problem, rules)
-        counts = Counter(n for n in numbers if n is not None).most_common(2)
-        leads = bool(counts) and counts[0][1] > sum(votes for _, votes in counts[1:])
-        content = {own.agent for own, n in zip(before, numbers, strict=True) if leads and n == counts[0][0]}
+        leader = largest(numbers)
+        dissent = {own.agent for own, n in zip(before, numbers, strict=True) if n is None or n != leader}
         everyone = super().readers(before, problem, rules, number)
-        return {n: read for n, read in everyone.items() if n not in content}
+        return {n: read for n, read in everyone.items() if n in dissent}
 
     def ballots(self, debate: Debate, which: str) -> tuple[Turn, ...]:
         """Return the last answer of each agent, from whichever round it is, where the last round votes."""
@@ -230,7 +229,7 @@ class Judge(Aggregator):
 
     def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
         """Return nobody where all agree."""
-        return {} if agree(before, problem, rules) else super().readers(before, problem, rules, number)
+        return {} if unanimous(classes(before, problem, rules)) else super().readers(before, problem, rules, number)
 
     def quote(self, settings: DebateConfig, number: int) -> str:
         """Return what `debate.quote` says in every round."""
@@ -252,10 +251,23 @@ class Judge(Aggregator):
         return turns if picked in known else [turns[0].model_copy(update={"answer": None})]
 
 
-def agree(turns: Sequence[Turn], problem: Problem, rules: Rules) -> bool:
-    """Say whether all answers could be read and are the same."""
-    numbers = set(classes(turns, problem, rules))
-    return len(numbers) == 1 and None not in numbers
+def unanimous(numbers: Sequence[int | None]) -> bool:
+    """Say whether all answers could be read and are in one class.
+
+    >>> unanimous((0, 0)), unanimous((0, 1)), unanimous((None, None))
+    (True, False, False)
+    """
+    return len(set(numbers)) == 1 and None not in numbers
+
+
+def largest(numbers: Sequence[int | None]) -> int | None:
+    """Return the class with the most answers; None where several have as many, or there is none.
+
+    >>> largest((0, 1, 1, None)), largest((0, 1)), largest((None,))
+    (1, None, None)
+    """
+    leaders = Counter(number for number in numbers if number is not None).most_common(2)
+    return leaders[0][0] if leaders and leaders[0][1] > sum(size for _, size in leaders[1:]) else None
 
 
 def count_answers(turns: Sequence[Turn], problem: Problem, rules: Rules) -> str:

@@ -5,6 +5,7 @@ from maft.report import runs
 from maft.report.comparison_page import write_page as write_comparison_page
 from maft.report.data import results, rows
 from maft.report.export import export_comparison, export_run
+from maft.report.replays import replay_table
 from maft.report.run_page import write_page
 from maft.report.table import comparison_table, diversity_table, runs_table, table
 
@@ -13,6 +14,7 @@ __all__ = [
     "diversity_table",
     "export_comparison",
     "export_run",
+    "replay_table",
     "results",
     "rows",
     "runs",

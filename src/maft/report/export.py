@@ -10,7 +10,7 @@ from maft import files
 from maft.comparison import Comparison, Result
 from maft.diversity import measure as diversity
 from maft.errors import DataError
-from maft.report import comparison_page, data, plots, run_page
+from maft.report import comparison_page, data, plots, replays, run_page
 from maft.report.charts import Chart
 from maft.report.gains import gains
 from maft.runs.folder import RunFolder
@@ -21,6 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 def export_run(folder: RunFolder, target: Path) -> list[Path]:
     """Write tables and pictures of a run, and return the files."""
     evaluations = data.evaluations(folder)
+    replayed = replays.replays(evaluations, folder.config)
     tables: dict[str, Rows] = {
         "results": [{**row.model_dump(), "tokens": row.tokens} for row in data.results(folder)],
         "gains": [
@@ -42,6 +43,11 @@ def export_run(folder: RunFolder, target: Path) -> list[Path]:
             for iteration, levels in data.levels(evaluations).items()
             for level in levels
         ],
+        "replay": [
+            {"iteration": one.iteration, "rule": rule.name, **rule.right.model_dump(), "tokens": rule.tokens}
+            for one in replayed
+            for rule in one.rules
+        ],
         "labels": [quality.model_dump() for quality, _ in data.labels(folder)],
         "examples": [
             {"iteration": iteration, "agent": agent, **counts.model_dump()}
@@ -51,7 +57,7 @@ def export_run(folder: RunFolder, target: Path) -> list[Path]:
         "diversity": [measured.model_dump() for measured in diversity.measured(folder)],
         "costs": _rows(data.costs(folder)),
     }
-    return _write(tables, run_page.all_charts(folder, evaluations), target)
+    return _write(tables, run_page.all_charts(folder, evaluations, replayed), target)
 
 
 def export_comparison(comparison: Comparison, found: Sequence[Result], target: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from maft.diversity import measure as diversity
 from maft.diversity.measures import collapsed
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
-from maft.report import charts, data, debates, page
+from maft.evaluation.replay import Replayed, verdict
+from maft.report import charts, data, debates, page, replays
 from maft.report.charts import Chart
 from maft.report.data import Evaluation
 from maft.report.gains import gains
@@ -58,12 +59,13 @@ def write_page(folder: RunFolder) -> Path:
     return page.write(folder.page, "run.html.j2", _content(folder))
 
 
-def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Chart]:
+def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation], replayed: Sequence[Replayed]) -> list[Chart]:
     """Return every picture of a run for which there is something to draw."""
     labels = data.labels(folder)
     drawn = [
         charts.accuracy(data.results(folder)),
         charts.agents(data.agents(evaluations, folder.config.debate.num_agents)),
+        replays.chart(replayed),
         charts.reliability(data.levels(evaluations)),
         charts.labels(labels),
         charts.votes(labels),
@@ -75,6 +77,7 @@ def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation]) -> list[Cha
 def _content(folder: RunFolder) -> dict[str, Any]:
     config, results, labels = folder.config, data.results(folder), data.labels(folder)
     evaluations, examples, measured = data.evaluations(folder), data.examples(folder), diversity.measured(folder)
+    replayed = replays.replays(evaluations, config)
     last = max((result.iteration for result in results), default=0)
     best = _best(results, last, config.debate.num_agents)
     by_vote = best is not None and best.method != "maft"
@@ -96,7 +99,9 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "gains": gains([folder]),
         "results": {number: list(of) for number, of in groupby(results, lambda result: result.iteration)},
         "notes": data.notes(results),
-        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(folder, evaluations)}),
+        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(folder, evaluations, replayed)}),
+        "replayed": replayed,
+        "verdict": verdict,
         "labels": labels,
         "agreement": {n: f"{n} of {top} agree" if n else "no label" for n in range(top + 1)},
         "questions_by_votes": [{level.votes: level.questions for level in of.levels} for of in labels],
