@@ -212,6 +212,7 @@ def plain() -> dict[str, Any]:
     from maft.samplers.transformers import Transformers
 
     sampler = Transformers(EngineConfig(sampler="transformers"))
+    sampler.devices = ()
     count = 4 if QUICK else 192
     with tempfile.TemporaryDirectory() as scratch:
         sampler.sample(requests(4, [None]))
@@ -226,15 +227,15 @@ def batched() -> dict[str, Any]:
     """Sample in slots: the base, the first call of which captures graphs, and six agents in one batch."""
     import torch
 
-    from maft.samplers.batched import Batched
+    from maft.samplers.transformers import Transformers
 
-    sampler = Batched(EngineConfig(sampler="transformers"))
+    sampler = Transformers(EngineConfig(sampler="transformers"))
     sampler.devices = ("cuda", "cpu")
     count = 4 if QUICK else 1000
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch, timed(result, "seconds_in_all"):
         with timed(result, "seconds_load"):
-            sampler._ready(MODEL, [128])
+            sampler.ready(MODEL, requests(1, [None]))
         adapters = random_adapters(Path(scratch), AGENTS, sampler._model)
         for name, number, voices in (
             ("base_first", count, [None]), ("base", count, [None]), ("agents_first", count, adapters),
@@ -245,7 +246,7 @@ def batched() -> dict[str, Any]:
             print(json.dumps(result), flush=True)  # for what comes later may run out of time
         asked = requests(count, [None])
         with timed(result, "seconds_encoding"):
-            chat = sampler._ready(MODEL)
+            chat = sampler.ready(MODEL)
             for request in asked:
                 chat.encode(request)
         result["passed_the_probe"] = sampler._fused is not None
@@ -278,14 +279,13 @@ def decode(
     """
     import torch
 
-    from maft.samplers.batched import _operations
-    from maft.samplers.fused import Adapter, Fused
+    from maft.samplers.fused import Fused
     from maft.samplers.slots import STEPS, Slots, _chunks
 
     if on_gpu():
         torch.cuda.reset_peak_memory_stats()
     steps = 16 if QUICK else 128
-    fused = Fused(model, ops or _operations(model))
+    fused = Fused(model, ops)
     folders: list[str] = []
     if agents:
         with tempfile.TemporaryDirectory() as scratch:
@@ -293,9 +293,8 @@ def decode(
 
             folders = random_adapters(Path(scratch), agents, model)
             where = str(model.device)
-            fused.adapt([Adapter(load_file(Path(f) / "adapter_model.safetensors", device=where), 1.0) for f in folders])
+            fused.adapt({Path(f): load_file(Path(f) / "adapter_model.safetensors", device=where) for f in folders})
     room = Slots(fused, [-1], slots, prompt + steps, steps)
-    room.voices |= {Path(folder): number for number, folder in enumerate(folders)}
     prompts = [[(7 * n + i) % 900 + 5 for i in range(prompt)] for n in range(slots)]
     asked = jobs(prompts, steps, [*folders] or [None])
     figures: dict[str, Any] = {"slots": slots, "agents": agents}
@@ -372,11 +371,10 @@ def _kernels(model: Any) -> list[str]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    from maft.samplers.batched import _operations
     from maft.samplers.fused import Fused
     from maft.samplers.slots import Slots, _chunks
 
-    room = Slots(Fused(model, _operations(model)), [-1], 512, 320, 128)
+    room = Slots(Fused(model), [-1], 512, 320, 128)
     for chunk in _chunks(jobs([list(range(5, 197))] * 512, 128, [None])):
         room._read(chunk, [job.number for job in chunk])
     rows = torch.arange(512, device="cuda")

@@ -170,10 +170,10 @@ def test_vllm_divides_the_gpu_among_the_bases_and_has_room_for_the_largest_adapt
     monkeypatch.setattr(engines, "installed", lambda package: True)
     many = engines.make_sampler(mixed(tmp_path, "engine.sampler=vllm", "vllm.gpu_memory_utilization=0.9"))
     part, whole = many._make(3), many._make(1)
-    assert (part.settings.gpu_memory_utilization, whole.settings.gpu_memory_utilization) == (pytest.approx(0.3), 0.9)
+    assert (part.vllm.gpu_memory_utilization, whole.vllm.gpu_memory_utilization) == (pytest.approx(0.3), 0.9)
     assert part.rank == 64
     one = engines.make_sampler(mixed(tmp_path, "engine.sampler=vllm", society={}))
-    assert (one.settings.gpu_memory_utilization, one.rank) == (0.9, 16)
+    assert (one.vllm.gpu_memory_utilization, one.rank) == (0.9, 16)
 
 
 def test_an_adapter_is_no_base_of_its_own(tmp_path):

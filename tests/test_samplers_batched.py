@@ -59,13 +59,21 @@ def needs(where: str) -> None:
 
 def sampler(where: str, monkeypatch, **settings):
     """Return the engine with its slots in use, on a device."""
-    from maft.samplers import batched, transformers
+    from maft.samplers import transformers
 
     needs(where)
-    for module in (batched, transformers):
-        monkeypatch.setattr(module, "device", lambda: where)
-    engine = batched.Batched(EngineConfig(dtype="float32", **settings))
+    monkeypatch.setattr(transformers, "device", lambda: where)
+    engine = transformers.Transformers(EngineConfig(dtype="float32", **settings))
     engine.devices = (where,)
+    return engine
+
+
+def plain():
+    """Return the engine without slots."""
+    from maft.samplers.transformers import Transformers
+
+    engine = Transformers(EngineConfig(dtype="float32"))
+    engine.devices = ()
     return engine
 
 
@@ -86,16 +94,14 @@ def ids(replies):
 
 @pytest.mark.parametrize("where", DEVICES)
 def test_agents_in_one_batch_say_what_each_says_with_plain_transformers(where, model, adapters, monkeypatch):
-    from maft.samplers.transformers import Transformers
-
     requests = mixed(model, adapters)
     engine = sampler(where, monkeypatch)
     replies = engine.sample(requests)
     assert engine._fused is not None, "the probe has passed"
-    plain = Transformers(EngineConfig(dtype="float32")).sample(requests)
-    assert len(set(ids(plain))) == len(plain)
-    assert ids(replies) == ids(plain)
-    for ours, theirs in zip(replies, plain, strict=True):
+    by_plain = plain().sample(requests)
+    assert len(set(ids(by_plain))) == len(by_plain)
+    assert ids(replies) == ids(by_plain)
+    for ours, theirs in zip(replies, by_plain, strict=True):
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=2e-3)
         assert (ours.text, ours.finish_reason, ours.prompt_tokens) == (
             theirs.text, theirs.finish_reason, theirs.prompt_tokens)  # fmt: skip
@@ -149,7 +155,6 @@ def test_limits_and_sampling_are_each_request_own(model, monkeypatch):
 
 def test_a_wrong_mixture_is_found_by_the_probe_and_left_to_plain_transformers(model, adapters, monkeypatch, caplog):
     from maft.samplers import fused
-    from maft.samplers.transformers import Transformers
 
     whole = fused.Linear.__call__
     monkeypatch.setattr(fused.Linear, "__call__", lambda self, x, agents, *more: whole(self, x, agents * 0, *more))
@@ -157,19 +162,15 @@ def test_a_wrong_mixture_is_found_by_the_probe_and_left_to_plain_transformers(mo
     requests = mixed(model, adapters[:2], count=6)
     replies = engine.sample(requests)
     assert engine._fused is None and "less likely" in caplog.text
-    assert ids(replies) == ids(Transformers(EngineConfig(dtype="float32")).sample(requests))
+    assert ids(replies) == ids(plain().sample(requests))
 
 
 def test_adapters_with_ranks_of_their_own_by_layer_are_mixed_too(model, tmp_path, monkeypatch):
-    from maft.samplers.transformers import Transformers
-
     odd = adapter(model, tmp_path / "odd", 4, 5, rank_pattern={"q_proj": 8})
     assert json.loads((tmp_path / "odd" / "adapter_config.json").read_text())["rank_pattern"]
     engine = sampler("cpu", monkeypatch)
-    assert ids(engine.sample([ask(model, 1, odd)])) == ids(
-        Transformers(EngineConfig(dtype="float32")).sample([ask(model, 1, odd)])
-    )
-    assert engine._voices == {None: -1, Path(odd): 0}
+    assert ids(engine.sample([ask(model, 1, odd)])) == ids(plain().sample([ask(model, 1, odd)]))
+    assert engine._fused.numbers == {None: -1, Path(odd): 0}
 
 
 @pytest.mark.gpu
@@ -323,8 +324,6 @@ def test_a_job_that_is_too_long_for_the_slots_gets_longer_ones(model, monkeypatc
 
 def test_only_the_request_says_how_plain_transformers_draws(model, tmp_path):
     """A model's own generation_config.json may hold any field of transformers."""
-    from maft.samplers.transformers import Transformers
-
     own = tmp_path / "model"
     shutil.copytree(model, own)
     fields = {
@@ -338,10 +337,7 @@ def test_only_the_request_says_how_plain_transformers_draws(model, tmp_path):
     }  # fmt: skip
     (own / "generation_config.json").write_text(json.dumps(fields))
     for sampling in (GREEDY, DRAWN):
-        of_both = [
-            Transformers(EngineConfig(dtype="float32")).sample([ask(str(folder), n, None, sampling) for n in range(3)])
-            for folder in (model, own)
-        ]
+        of_both = [plain().sample([ask(str(folder), n, None, sampling) for n in range(3)]) for folder in (model, own)]
         assert ids(of_both[0]) == ids(of_both[1])
         assert [reply.logprobs for reply in of_both[0]] == [reply.logprobs for reply in of_both[1]]
 
@@ -360,9 +356,9 @@ def test_where_memory_runs_out_batches_of_plain_transformers_are_halved(model, m
         return whole(self, jobs)
 
     requests = [ask(model, number, None) for number in range(7)]
-    wanted = ids(Transformers(EngineConfig(dtype="float32")).sample(requests))
+    wanted = ids(plain().sample(requests))
     monkeypatch.setattr(Transformers, "_generate", generate)
-    engine = Transformers(EngineConfig(dtype="float32"))
+    engine = plain()
     assert ids(engine.sample(requests)) == wanted and engine.max_sequences <= 2
     room[0] = 0
     with pytest.raises(TooLarge, match="no memory for one reply"):

@@ -33,7 +33,7 @@ def test_a_container_has_what_its_limit_leaves(tmp_path):
     assert memory.free_ram(tmp_path) == 1000 - 700 + 100
 
 
-class Engine(local.BatchSampler):
+class Engine(local.LocalSampler):
     """A local engine that loads nothing, on a machine with little memory."""
 
     free = 20 * GB
@@ -48,8 +48,9 @@ class Engine(local.BatchSampler):
     def unload(self):
         pass
 
-    def generate(self, jobs):
-        yield from (local.Generated(place, [0]) for place in range(len(jobs)))
+    def run(self, take):
+        while batch := take(self.max_sequences):
+            yield from ((job, local.Generated([0])) for job in batch)
 
 
 class Chat:
@@ -61,7 +62,7 @@ class Chat:
     def encode(self, request):
         return local.Encoded([1, 2], request.sampling.max_new_tokens)
 
-    def reply(self, prompt, generated, logprobs):
+    def reply(self, prompt, generated, logprobs=None):
         return local.Reply(text="", finish_reason="stop")
 
 

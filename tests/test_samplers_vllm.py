@@ -15,7 +15,7 @@ from maft.config import EngineConfig, VllmConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.models import adapters, memory, shapes
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
-from maft.samplers import vllm
+from maft.samplers import local, vllm
 from maft.samplers.chat import UNLIMITED, Encoded
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
@@ -121,7 +121,7 @@ def machine(monkeypatch):
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(vllm, "Chat", FakeChat)
+    monkeypatch.setattr(local, "Chat", FakeChat)
     monkeypatch.setattr(vllm.models, "resolve", lambda name: name)
     monkeypatch.setattr(FakeEngine, "made", [])
     monkeypatch.setattr(FakeEngine, "dies", False)
@@ -250,7 +250,7 @@ def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(mach
             super().__init__(folder)
             self.context = UNLIMITED
 
-    monkeypatch.setattr(vllm, "Chat", Silent)
+    monkeypatch.setattr(local, "Chat", Silent)
     replies = engine().sample([ask("x" * 49), ask("x" * 50)])
     assert FakeEngine.made[0].arguments["max_model_len"] is None
     assert [reply.finish_reason for reply in replies] == ["stop", "error"]
@@ -342,15 +342,15 @@ def test_the_cpu_build_needs_no_gpu(machine):
 
 def test_a_model_that_does_not_fit_is_refused_with_the_figures(machine, monkeypatch):
     ours = engine(num_adapters=6, max_model_len=8192)
-    ours.check_fit(LLAMA, 8192, 16, 24 * GB)
+    ours.check_memory(LLAMA, 8192, 16, 24 * GB)
     with pytest.raises(DataError) as error:
-        ours.check_fit(LLAMA, 8192, 16, 16 * GB)
+        ours.check_memory(LLAMA, 8192, 16, 16 * GB)
     assert "1 GPU of 16 GB, of which vllm.gpu_memory_utilization = 0.9 is used" in str(error.value)
     assert "16.1 GB of weights, 0.5 GB for 6 adapters" in str(error.value)
     assert "1.1 GB of key-value cache for one sequence of 8192 tokens" in str(error.value)
     assert "14.4 GB are there" in str(error.value) and "vllm.tensor_parallel_size" in str(error.value)
-    engine(tensor_parallel_size=2).check_fit(LLAMA, 8192, 16, 16 * GB)
-    ours.check_fit("nobody/knows-this", 8192, 16, 1)
+    engine(tensor_parallel_size=2).check_memory(LLAMA, 8192, 16, 16 * GB)
+    ours.check_memory("nobody/knows-this", 8192, 16, 1)
     machine.gpu_bytes = 8 * GB
     monkeypatch.setattr(shapes, "of_model", lambda model: shapes.known(LLAMA))
     with pytest.raises(DataError, match="does not fit"):
@@ -361,9 +361,9 @@ def test_a_model_that_does_not_fit_is_refused_with_the_figures(machine, monkeypa
 def test_on_a_cpu_the_cache_and_free_memory_are_looked_at(monkeypatch):
     monkeypatch.setattr(memory, "free_ram", lambda: 17.0 * GB)
     with pytest.raises(DataError, match=r"fit into engine.cache_gb: 8.0 GB are needed .*one sequence of 61000 tokens"):
-        engine().check_fit(LLAMA, 61000, 0, 0)
+        engine().check_memory(LLAMA, 61000, 0, 0)
     with pytest.raises(DataError, match="fit into free memory: .*16.1 GB of weights, 2.1 GB of key-value cache"):
-        engine().check_fit(LLAMA, 4096, 0, 0)
+        engine().check_memory(LLAMA, 4096, 0, 0)
 
 
 def test_what_is_no_adapter_is_refused_before_anything_is_loaded(machine, tmp_path):

@@ -195,7 +195,7 @@ def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, ref
     number, first = 150, SamplingParams(temperature=1.0, max_new_tokens=1)
     requests = [ask(QUESTIONS[0], adapters[1], first, 977 * seed) for seed in range(number)]
     drawn = Counter(texts(vllm, requests))
-    chat = reference._ready(MODEL)
+    chat = reference.ready(MODEL)
     made = chat.encode(requests[0])
     model = reference.speaking(adapters[1])
     with torch.inference_mode():

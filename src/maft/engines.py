@@ -19,12 +19,19 @@ from maft.trainers.null import NullTrainer
 
 E = TypeVar("E")
 
+NEEDS = {
+    "openai": ("openai", "openai"),
+    "vllm": ("vllm", "vllm"),
+    "openvino": ("openvino", "openvino_genai"),
+    "transformers": ("hf", "transformers", "torch"),
+}
+"""The extra of each sampler, and the packages that it imports."""
 LOCAL = ("auto", "vllm", "openvino", "transformers")
 """Samplers that load a model of transformers in this process."""
 
 
 def make_sampler(config: RunConfig) -> Sampler:
-    """Return the engine that the config names, or as many as a cluster has room for; models are loaded at first use.
+    """Return the engine that the config names, or workers of a cluster; models are loaded at first use.
 
     Raises:
         MissingExtra: the engine's packages are not installed.
@@ -40,53 +47,44 @@ def make_sampler(config: RunConfig) -> Sampler:
         return outside
     if name == "scripted":
         return Scripted(guess, remember=False)
+    _require(f"engine.sampler={name}", *NEEDS[name])
     if name == "openai":
-        if not installed("openai"):
-            raise MissingExtra("engine.sampler=openai", "openai")
         from maft.hosted.sampler import OpenAi
         from maft.samplers.cached import CachedSampler
 
         home, keep_tokens = config.runs_dir / config.name, config.debate.keep_tokens
         service = OpenAi(config.openai, home, keep_tokens=keep_tokens)
         return CachedSampler(service, RunFolder(home, config).replies, paid=True, keep_tokens=keep_tokens)
-    most = len(bases(config))
-    engine = _local(name, config)
-    if most == 1:
-        return engine(1)
+    num_bases, make = len(bases(config)), partial(_local, name, config, Ledger())
+    if num_bases == 1:
+        return make(1)
     from maft.samplers.bases import Bases
 
-    return Bases(engine, most)
+    return Bases(make, num_bases)
 
 
-def _local(name: str, config: RunConfig) -> Callable[[int], Sampler]:
-    """Return a factory; its argument is the number of engines kept loaded at once."""
-    settings, ledger = config.engine, Ledger()
+def _local(name: str, config: RunConfig, ledger: Ledger, num_engines: int) -> Sampler:
+    """Return an engine with a model in this process, of `num_engines` that share the memory."""
     if name == "vllm":
-        if not installed("vllm"):
-            raise MissingExtra("engine.sampler=vllm", "vllm")
         from maft.samplers.vllm import Vllm
 
-        rank = max(
-            config.lora_of(role, n).rank for role in ("generator", "critic") for n in range(config.debate.num_agents)
-        )
-
-        def make_vllm(num_engines: int) -> Vllm:
-            share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
-            own = config.vllm.model_copy(update=share)
-            return Vllm(settings, own, len(learners(config)), rank, logprobs=config.debate.keep_tokens)
-
-        return make_vllm
+        roles = [(role, n) for role in ("generator", "critic") for n in range(config.debate.num_agents)]
+        rank = max(config.lora_of(role, n).rank for role, n in roles)
+        share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
+        settings, logprobs = config.vllm.model_copy(update=share), config.debate.keep_tokens
+        return Vllm(config.engine, settings, len(learners(config)), rank, logprobs=logprobs)
     if name == "openvino":
-        if not installed("openvino_genai"):
-            raise MissingExtra("engine.sampler=openvino", "openvino")
         from maft.samplers.openvino import OpenVino
 
-        return lambda _: OpenVino(settings, ledger)
-    if not installed("transformers") or not installed("torch"):
-        raise MissingExtra("engine.sampler=transformers", "hf")
-    from maft.samplers.batched import Batched
+        return OpenVino(config.engine, ledger)
+    from maft.samplers.transformers import Transformers
 
-    return lambda _: Batched(settings, ledger)
+    return Transformers(config.engine, ledger)
+
+
+def _require(what: str, extra: str, *packages: str) -> None:
+    if not all(map(installed, packages)):
+        raise MissingExtra(what, extra)
 
 
 def _with_parts(make: Callable[[RunConfig], E], config: RunConfig) -> Callable[[RunConfig], E]:
@@ -100,10 +98,10 @@ def _make_on_worker(make: Callable[[RunConfig], E], files: dict[str, str], confi
 
 
 def check_templates(config: RunConfig) -> None:
-    """Try the chat template of each model that is on this machine, as debates and finetuning will use it.
+    """Check the chat template of each model that is on this machine, as debates and finetuning will use it.
 
     Raises:
-        DataError: a template does not serve; see `maft.models.templates.Template`.
+        DataError: a template is unusable; see `maft.models.templates.Template`.
     """
     if config.engine.sampler not in LOCAL or not installed("transformers"):
         return
@@ -112,7 +110,9 @@ def check_templates(config: RunConfig) -> None:
 
     for base in bases(config):
         folder = models.check(base)
-        if base.lower() != models.PACKAGED and models.revision(base) is not None:  # else it is known, or not yet here
+        if (
+            base.lower() != models.PACKAGED and models.revision(base) is not None
+        ):  # else it is known, or not downloaded yet
             chat = Chat(folder, trust=config.engine.trust_remote_code, today=config.engine.date)
             if config.train.loss_turns == "all" and config.engine.trainer == "sft":
                 dialogue_tokens.check_all_turns(chat.template)
@@ -120,7 +120,7 @@ def check_templates(config: RunConfig) -> None:
 
 @contextmanager
 def opened(config: RunConfig) -> Iterator[Sampler]:
-    """Make the engine that the config names, and free what it holds at the end, also where an error ends it."""
+    """Make the engine that the config names, and free what it holds at the end or after an error."""
     sampler = make_sampler(config)
     try:
         yield sampler
@@ -140,8 +140,8 @@ def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
 
     Args:
         installed: whether there is a package of that name.
-        device: the best device, as `maft.samplers.transformers.device` tells it; asked only where it matters, for it
-            takes seconds.
+        device: returns the best device, see `maft.samplers.transformers.device`; called only where it matters, since
+            it takes seconds.
     """
     engines = {"cuda": ("vllm", "vllm"), "cpu": ("openvino", "openvino_genai")}
     if installed("torch") and any(installed(package) for _, package in engines.values()):
@@ -151,7 +151,7 @@ def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
 
 
 def installed(package: str) -> bool:
-    """Say whether a package is there, without importing it."""
+    """Say whether a package is installed, without importing it."""
     return find_spec(package) is not None
 
 
@@ -166,7 +166,7 @@ def make_trainer(config: RunConfig) -> Trainer:
 
     Raises:
         MissingExtra: the trainer's packages are not installed.
-        ConfigError: this machine has not the GPUs that are asked for.
+        ConfigError: this machine lacks the GPUs that are asked for.
     """
     if config.cluster.ray is not None and config.engine.trainer != "openai":
         from maft.cluster.trainer import RayTrainer
@@ -178,8 +178,7 @@ def make_trainer(config: RunConfig) -> Trainer:
     if config.engine.trainer == "null":
         return NullTrainer()
     if config.engine.trainer == "openai":
-        if not installed("openai"):
-            raise MissingExtra("engine.trainer=openai", "openai")
+        _require("engine.trainer=openai", "openai", "openai")
         from maft.hosted.trainer import OpenAiTrainer
 
         return OpenAiTrainer(config.openai, config.runs_dir / config.name)

@@ -8,20 +8,20 @@ from maft.records import Reply, Request
 
 OnReply = Callable[[Reply], None]
 Answered = Callable[[int, Reply], Sequence[Request]]
-"""Gets a reply with the number of its request, and returns what is asked next because of it."""
+"""Takes the number of a request and its reply; returns the requests that follow from it."""
 
 
 class Sampler(Protocol):
     """Answers requests of any mix of agents.
 
-    The same request means the same to every engine: the model's own chat template without a doubled BOS, the adapter
-    of `request.agent` and no other, `request.sampling`, and a random stream of its own from `request.seed`.
+    A request means the same to every engine: the model's own chat template without a second BOS, the adapter of
+    `request.agent` and no other, `request.sampling`, and a random stream seeded by `request.seed`.
     """
 
     def sample(self, requests: Sequence[Request], on_reply: OnReply | None = None) -> list[Reply]:
-        """Return one reply for each request, in their order, and report each to `on_reply` once it is there.
+        """Return one reply per request, in order; call `on_reply` with each as soon as it is complete.
 
-        A request that cannot be answered, such as one longer than the context, gives a reply with an `error`.
+        A request that cannot be answered, such as one longer than the context, gets a reply with an `error`.
 
         Raises:
             maft.errors.DataError: a model or an adapter cannot be loaded.
@@ -34,14 +34,14 @@ class Sampler(Protocol):
 
 
 class Streaming(ABC):
-    """A sampler that can be asked more while it answers."""
+    """A sampler that takes further requests while it answers."""
 
     @abstractmethod
     def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
-        """Answer requests, and what `on_reply` returns, until nothing is left to be asked; see `Sampler`.
+        """Answer requests, and those that `on_reply` returns, until none is left; see `Sampler`.
 
         Requests are numbered from 0 in the order of `requests`; those that `on_reply(number, reply)` returns get the
-        next numbers. It is called once for each request, as soon as the reply is there, and never twice at a time.
+        next numbers. It is called once per request, as soon as the reply is complete, and never concurrently.
         """
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Feed:
         self.first = self._number(requests)
 
     def reply(self, number: int, reply: Reply) -> list[tuple[int, Request]]:
-        """Tell of a reply, and return what is asked next, with its numbers."""
+        """Pass a reply on; return the requests that follow, with their numbers."""
         return self._number(self._on_reply(number, reply))
 
     def _number(self, requests: Iterable[Request]) -> list[tuple[int, Request]]:
@@ -82,7 +82,7 @@ class Feed:
 
 
 def answer(sampler: Sampler, requests: Sequence[Request], on_reply: Answered) -> None:
-    """Answer requests and what follows from them, see `Streaming.answer`; a plain sampler is given batch by batch."""
+    """Answer requests and those that follow, see `Streaming.answer`; a plain `Sampler` works batch by batch."""
     if isinstance(sampler, Streaming):
         sampler.answer(requests, on_reply)
         return
@@ -91,5 +91,5 @@ def answer(sampler: Sampler, requests: Sequence[Request], on_reply: Answered) ->
     while ready:
         replies = sampler.sample([request for _, request in ready])
         assert len(replies) == len(ready), f"the sampler gave {len(replies)} replies to {len(ready)} requests"
-        numbers = [number for number, _ in ready]
-        ready = [one for number, reply in zip(numbers, replies, strict=True) for one in feed.reply(number, reply)]
+        pairs = zip(ready, replies, strict=True)
+        ready = [new for (number, _), reply in pairs for new in feed.reply(number, reply)]

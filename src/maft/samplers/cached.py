@@ -1,4 +1,4 @@
-"""A sampler that never asks twice: replies are kept on disk by what was asked and of which weights."""
+"""A sampler that never asks twice: replies are kept on disk, by the request and the weights that answer it."""
 
 import hashlib
 import itertools
@@ -16,14 +16,14 @@ from maft.samplers.base import Answered, Feed, Sampler, Streaming, answer
 
 
 class Replies:
-    """Replies by the digest of what was asked, in a file."""
+    """Replies by the digest of their request, in an SQLite file."""
 
     def __init__(self, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
-        """Use a file, which is made if it is not there.
+        """Open a file, which is created if it does not exist.
 
         Args:
             file: of the replies.
-            paid: see each reply onto the disk, so that it survives a power cut; otherwise it survives a kill.
+            paid: sync each reply to the disk, so that it survives a power cut; otherwise it survives a kill.
             keep_tokens: keep token ids and log-probabilities too.
 
         Raises:
@@ -31,61 +31,53 @@ class Replies:
         """
         self._keep_tokens = keep_tokens
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(
-            file, check_same_thread=False, isolation_level=None
-        )  # a transaction for each reply
+        # isolation_level=None: a transaction for each reply
+        self._file = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         try:
             self._file.execute(f"PRAGMA synchronous={'FULL' if paid else 'OFF'}")
             self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
             raise DataError(f"{file} cannot be read: {error}. Remove it to ask everything in it again.") from None
+        self.close = self._file.close
 
-    def find(self, k: bytes) -> Reply | None:
+    def find(self, key: bytes) -> Reply | None:
         """Return a reply that was kept."""
-        row = self._file.execute("SELECT reply FROM replies WHERE request = ?", (k,)).fetchone()
+        row = self._file.execute("SELECT reply FROM replies WHERE request = ?", (key,)).fetchone()
         return None if row is None else Reply.from_json(row[0])
 
-    def keep(self, k: bytes, reply: Reply) -> None:
-        """Keep a reply; one with an error is left out."""
+    def keep(self, key: bytes, reply: Reply) -> None:
+        """Keep a reply, unless it has an error."""
         if reply.error is None:
             text = (reply if self._keep_tokens else reply.without_tokens()).to_json()
-            self._file.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (k, text))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+            self._file.execute("INSERT OR IGNORE INTO replies VALUES (?, ?)", (key, text))
 
 
 def drop(file: Path) -> None:
-    """Remove a file of replies, if it is there, with what a kill left beside it."""
-    file.unlink(missing_ok=True)
-    file.with_name(f"{file.name}-journal").unlink(missing_ok=True)
+    """Remove a file of replies, if it exists, with the journal of a killed process."""
+    for path in (file, file.with_name(f"{file.name}-journal")):
+        path.unlink(missing_ok=True)
 
 
 class CachedSampler(Streaming):
     """Looks every request up in a file, and gives only the others to an engine.
 
     Two requests are the same if they have the same weights, messages, sampling parameters and seed; who asks does not
-    matter. The file belongs to one engine and model: another engine may round differently.
+    matter. A file belongs to one engine and model: another engine may round differently.
     """
 
     def __init__(self, engine: Sampler, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
-        """Use `engine` for what is not in `file`, which is made if it is not there; see `Replies`."""
+        """Use `engine` for what is not in `file`; see `Replies`."""
         self.engine = engine
         self._open = partial(Replies, file, paid=paid, keep_tokens=keep_tokens)
 
     def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
         """Answer requests; see `maft.samplers.base.Streaming`. Replies with an error are not kept."""
-        with closing(self._open()) as kept:
-            self._answer(kept, Feed(requests, on_reply))
-
-    def _answer(self, kept: Replies, feed: Feed) -> None:
+        feed, count = Feed(requests, on_reply), itertools.count()
         keys: dict[int, bytes] = {}
-        """Of what the engine is asked, by its numbers."""
+        """Keys of the engine's requests, by its numbers."""
         waiting: dict[bytes, list[int]] = {}
-        """Our numbers of each key that the engine is asked."""
-        count = itertools.count()
+        """Our numbers that wait for each of these keys."""
 
         def unknown(numbered: Iterable[tuple[int, Request]]) -> list[Request]:
             """Answer what is known, and what follows from that; return what is not."""
@@ -107,8 +99,9 @@ class CachedSampler(Streaming):
             kept.keep(k, reply)
             return unknown(new for number in waiting.pop(k) for new in feed.reply(number, reply))
 
-        if asked := unknown(feed.first):
-            answer(self.engine, asked, take)
+        with closing(self._open()) as kept:
+            if asked := unknown(feed.first):
+                answer(self.engine, asked, take)
 
     def release(self) -> None:
         """Free the engine's memory."""
@@ -116,10 +109,10 @@ class CachedSampler(Streaming):
 
 
 def key(request: Request) -> bytes:
-    """Return what a reply depends on, as a digest."""
+    """Return a digest of everything that a reply depends on."""
     try:
         speaker = weights(request.agent)
-    except FileNotFoundError:  # the engine says what is wrong, and there is no reply
+    except FileNotFoundError:  # the engine reports it, and there is no reply
         speaker = str(request.agent.adapter)
     asked = request.model_dump_json(exclude={"agent"})
     return hashlib.blake2b(f"{speaker}\n{asked}".encode(), digest_size=16).digest()

@@ -11,7 +11,7 @@ from maft.models.templates import Template
 from maft.records import Reply, Request
 
 UNLIMITED = 2**31
-"""Tokens of a context whose length nobody tells."""
+"""Tokens of a context whose length is not known."""
 
 
 class Encoded(NamedTuple):
@@ -19,16 +19,14 @@ class Encoded(NamedTuple):
 
     token_ids: list[int]
     max_new_tokens: int
-    """What was asked for, or what is left of the context."""
+    """The request's limit, or what is left of the context."""
 
 
 class Generated(NamedTuple):
     """What an engine generated for one prompt."""
 
-    place: int
-    """Number of the prompt."""
     token_ids: Sequence[int]
-    """The token that ended it included."""
+    """Including the token that ended it."""
     logprobs: Sequence[float] | None = None
     """See `maft.records.Reply`."""
 
@@ -45,7 +43,7 @@ class Chat:
             today: the date that the chat template is given; None is the clock's.
 
         Raises:
-            DataError: the model has no tokenizer, or no chat template that serves for debates; see `Template`.
+            DataError: the model has no tokenizer, or no usable chat template; see `Template`.
         """
         try:
             from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -67,7 +65,7 @@ class Chat:
         ids = self.template.tokenize(self.template.prompt(request.messages))
         room = self.context - len(ids)
         if room < 1:
-            error = f"the prompt has {len(ids)} tokens, the context of the model only {self.context}"
+            error = f"the prompt has {len(ids)} tokens, and the context of the model {self.context}"
             return Reply(text="", finish_reason="error", prompt_tokens=len(ids), error=error)
         return Encoded(ids, min(request.sampling.max_new_tokens, room))
 

@@ -6,27 +6,24 @@ columns of other agents are set to zero before B is applied. The fused matrices 
 model, which keeps views of them: both compute with the same memory.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from maft.samplers import plain_ops
+
 Attend = Callable[[int, Tensor], Tensor]
 """Attention of one layer: its number and queries, keys and values as columns -> the heads' outputs as columns."""
+Adapter = Mapping[str, Tensor]
+"""LoRA weights of one agent by their names in a PEFT file, B times the scale."""
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 PARTS = (("self_attn", "q_proj", "k_proj", "v_proj"), ("self_attn", "o_proj"),
          ("mlp", "gate_proj", "up_proj"), ("mlp", "down_proj"))  # fmt: skip
-
-
-class Adapter(NamedTuple):
-    """LoRA weights of one agent."""
-
-    tensors: dict[str, Tensor]
-    """By name in a PEFT file."""
-    scale: float
 
 
 class Linear:
@@ -48,7 +45,7 @@ class Linear:
         self.adapt([], 0)
 
     def adapt(self, adapters: Sequence[Adapter], rank: int) -> bool:
-        """Take the adapters of agents 0, 1, ..., padded to one rank; return whether memory moved."""
+        """Load the adapters of agents 0, 1, ..., padded to one rank; return whether memory moved."""
         columns = len(adapters) * rank * len(self.weights)
         moved = self.matrix is None or len(self.matrix) != self.width + columns
         if moved:
@@ -68,9 +65,9 @@ class Linear:
         start, row = 0, 0
         for name, weight in zip(self.names, self.weights, strict=True):
             for adapter in adapters:
-                down = adapter.tensors.get(f"{name}.lora_A.weight")
+                down = adapter.get(f"{name}.lora_A.weight")
                 if down is not None:
-                    up = adapter.tensors[f"{name}.lora_B.weight"].to(down.device, torch.float32) * adapter.scale
+                    up = adapter[f"{name}.lora_B.weight"]
                     self.matrix[self.width + row : self.width + row + len(down)].copy_(down)
                     self.up[row : row + len(down), start : start + len(weight)].copy_(up.T)
                 row += rank
@@ -88,18 +85,21 @@ class Linear:
 class Fused:
     """A transformers model as a function of rows of tokens, its attention left to the caller."""
 
-    def __init__(self, model: Any, ops: Any) -> None:
-        """Fuse the weights of a model.
+    def __init__(self, model: Any, ops: Any = None) -> None:
+        """Fuse the weights of a model, which shares its memory from then on.
 
         Args:
-            model: a causal language model of `FAMILIES`; it shares the memory from now on.
-            ops: `maft.samplers.plain_ops` or `maft.samplers.triton_ops`.
+            model: a causal language model of `FAMILIES`.
+            ops: `maft.samplers.plain_ops` or `maft.samplers.triton_ops`; None chooses.
         """
         config = model.config
-        self.ops, self.model, self.rank = ops, model, 1
+        self.model, self.rank = model, 1
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.width = head_width(config)
         self.hidden_mlp, self.eps = config.intermediate_size, config.rms_norm_eps
+        self.ops = ops or _operations(model.device, self.width)
+        self.numbers: dict[Path | None, int] = {None: -1}
+        """Numbers of the agents by adapter."""
         self.layers = []
         for number, layer in enumerate(model.model.layers):
             linears = []
@@ -114,12 +114,13 @@ class Fused:
         linears = (linear for _, linears in self.layers for linear in linears)
         return {f"{name}.lora_{side}.weight" for linear in linears for name in linear.names for side in "AB"}
 
-    def adapt(self, adapters: Sequence[Adapter]) -> bool:
-        """Take the adapters of agents 0, 1, ...; return whether memory moved, so that graphs must be captured anew."""
-        ranks = [len(t) for adapter in adapters for name, t in adapter.tensors.items() if ".lora_A." in name]
+    def adapt(self, adapters: Mapping[Path, Adapter]) -> bool:
+        """Load adapters in place of those before; return whether memory moved, so that graphs must be captured anew."""
+        ranks = [len(tensor) for one in adapters.values() for name, tensor in one.items() if ".lora_A." in name]
         rank = -(-max(ranks, default=1) // 16) * 16
-        moved = [linear.adapt(adapters, rank) for _, linears in self.layers for linear in linears]
+        moved = [linear.adapt([*adapters.values()], rank) for _, linears in self.layers for linear in linears]
         changed, self.rank = any(moved) or rank != self.rank, rank
+        self.numbers = {None: -1} | {adapter: number for number, adapter in enumerate(adapters)}
         return changed
 
     def rotations(self, length: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +157,7 @@ def supports(model: Any) -> bool:
     config = model.config
     parts = [name for block in PARTS for name in block[1:]]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = head_width(config)
     linears = {name.rpartition(".")[2]: type(m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     rope = getattr(config, "rope_parameters", None) or {}
     return (
@@ -167,3 +168,20 @@ def supports(model: Any) -> bool:
         and width & (width - 1) == 0
         and all(linears.get(name) is torch.nn.Linear for name in parts)
     )
+
+
+def head_width(config: Any) -> int:
+    """Return the width of an attention head."""
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return width
+
+
+def _operations(device: torch.device, width: int) -> Any:
+    """Return Triton's kernels on CUDA, where it is installed; otherwise plain torch."""
+    if device.type == "cuda" and width >= 16:
+        try:
+            from maft.samplers import triton_ops
+        except ImportError:
+            return plain_ops
+        return triton_ops
+    return plain_ops

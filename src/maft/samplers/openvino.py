@@ -1,17 +1,16 @@
 """The CPU engine: OpenVINO GenAI with continuous batching, on an IR exported once from the Hugging Face model.
 
-An adapter is fused into the weights as the pipeline is built, so that one model is in memory at any time and every
-agent speaks at the speed of the base. Changing agents costs a build (1.3 s for 135M parameters). The other way,
-adapters given with each call to one pipeline, was measured at half the speed or less, and has two traps: a pipeline
-built without an adapter ignores all that are given later, and its prefix cache, keyed by tokens alone, hands one agent
-the keys and values of another. A pipeline with one set of weights can have neither.
+An adapter is fused into the weights as the pipeline is built, so that every agent runs at the speed of the base.
+Changing agents costs a build (1.3 s for 135M parameters). Adapters given with each call to one pipeline were measured
+at half the speed or less, and have two traps: a pipeline built without an adapter ignores all that are given later, and
+its prefix cache, keyed by tokens alone, gives one agent the keys and values of another.
 """
 
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,15 @@ from maft.models import adapters, memory, probe
 from maft.models.adapters import fingerprint
 from maft.models.shapes import Shape
 from maft.samplers.chat import Chat, Generated
-from maft.samplers.local import Job, LocalSampler, Take
+from maft.samplers.local import Ended, Job, LocalSampler, Take
 
 log = logging.getLogger(__name__)
 
 PRECISION = {"bfloat16": "bf16", "float32": "f32"}
-
-
 WIDER = {"bfloat16": 1, "float32": 2}
 """Bytes in memory for each byte of weights on disk, which are in 16 bits."""
 RESERVE = 2 << 30
-"""Bytes of free memory that further pipelines leave to others."""
+"""Bytes of free memory that further pipelines leave to other programs."""
 BLOCK = 32
 """Tokens of a block of the prefix cache."""
 
@@ -43,13 +40,14 @@ class OpenVino(LocalSampler):
 
     default_sequences = 256
 
+    _room = 0.0
+    """Bytes that all pipelines together may take."""
+
     def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
         """Load nothing yet; see `LocalSampler`."""
         super().__init__(settings, ledger)
         self._pipelines: dict[object, Any] = {}
-        """By adapter, the one that spoke last at the end."""
-        self._room = 0.0
-        """Bytes that all pipelines together may take."""
+        """By adapter; the last one was used last."""
 
     def load(self, model: str, chat: Chat) -> None:
         """Find or export the IR; a pipeline is built at an agent's first call."""
@@ -59,19 +57,19 @@ class OpenVino(LocalSampler):
         self._stop_ids = set(chat.stop_ids)
 
     def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
-        """Return the size of the cache, which is set."""
+        """Return the size of the cache in bytes, which is a setting."""
         return self.settings.cache_gb * 2**30
 
     def unload(self) -> None:
         """Drop the pipelines."""
         self._pipelines.clear()
 
-    def run(self, take: Take) -> Iterator[tuple[Job, Generated]]:
+    def run(self, take: Take) -> Ended:
         """Generate for one adapter; every request has its own random stream.
 
-        Step by step, not by the pipeline's `generate`: a reply is told of as it ends, requests that follow join at
-        once, and Ctrl-C is heard between two steps. What several prompts begin with is read once: the prefix cache is
-        looked up when a request is added, so that a prompt waits while what it begins with is being read for another.
+        Step by step, not by the pipeline's `generate`: each reply is yielded as it ends, requests that follow join at
+        once, and Ctrl-C takes effect between two steps. Shared beginnings of prompts are computed once: the prefix
+        cache is looked up when a request is added, so that a prompt waits while its beginning is read for another.
         """
         from openvino_genai import GenerationStatus
 
@@ -80,43 +78,56 @@ class OpenVino(LocalSampler):
             return
         key, pipeline = self._pipeline(jobs[0].adapter)
         running: dict[int, tuple[Job, Any]] = {}
-        reads = _Reads()
+        readers: dict[int, int] = {}
+        """Number of the job that is reading each prefix."""
         waiting: dict[int, list[Job]] = {}
-        """Jobs that wait for the prompt of another to be read, by the other's number."""
+        """Jobs that wait for the prompt of another job to be read, by its number."""
         try:
             while True:
                 for job in jobs:
-                    first = reads.begin(job)
-                    if first is not None:
-                        waiting[first].append(job)
-                    else:
-                        running[job.number], waiting[job.number] = (job, self._add(pipeline, job)), []
+                    prefixes = _prefixes(job.prompt.token_ids)
+                    reader = next((readers[prefix] for prefix in reversed(prefixes) if prefix in readers), None)
+                    if reader is not None:
+                        waiting[reader].append(job)
+                        continue
+                    readers.update(dict.fromkeys(prefixes, job.number))
+                    running[job.number], waiting[job.number] = (job, self._add(pipeline, job)), []
                 if not running:
                     return
                 pipeline.step()
                 jobs = []
                 ended = [n for n, (_, handle) in running.items() if handle.get_status() != GenerationStatus.RUNNING]
                 for number in [n for n in waiting if n in ended or running[n][1].can_read()]:
-                    reads.end(running[number][0])
+                    for prefix in _prefixes(running[number][0].prompt.token_ids):
+                        readers.pop(prefix, None)
                     jobs += waiting.pop(number)
                 for number in ended:
                     job, handle = running.pop(number)
                     output = handle.read_all()[0]
-                    yield job, Generated(0, output.generated_ids, output.generated_log_probs)
+                    yield job, Generated(output.generated_ids, output.generated_log_probs)
                 jobs += take(self.max_sequences - len(running) - sum(map(len, waiting.values())) - len(jobs))
         finally:
             if running:  # interrupted: what is left must not mix with the next requests
                 self._pipelines.pop(key, None)
 
     def _add(self, pipeline: Any, job: Job) -> Any:
-        import numpy
-        import openvino
+        import openvino_genai as genai
 
-        ids = openvino.Tensor(numpy.array([job.prompt.token_ids], dtype=numpy.int64))
-        return pipeline.add_request(job.number, ids, self._generation_config(job))
+        sampling, config = job.request.sampling, genai.GenerationConfig()
+        config.max_new_tokens = job.prompt.max_new_tokens
+        config.stop_token_ids = self._stop_ids
+        config.logprobs = 1
+        config.do_sample = sampling.temperature > 0
+        if config.do_sample:
+            config.temperature = sampling.temperature
+            config.top_p = sampling.top_p
+            if sampling.top_k:
+                config.top_k = sampling.top_k
+            config.rng_seed = job.request.seed % 2**32
+        return pipeline.add_request(job.number, _tensor(job.prompt.token_ids), config)
 
     def _pipeline(self, adapter: Path | None) -> tuple[object, Any]:
-        """Return the pipeline of an adapter, and its key; the others stay as far as there is memory."""
+        """Return the pipeline of an adapter, and its key; the others stay loaded as far as there is memory."""
         key = fingerprint(adapter) if adapter else None
         pipeline = self._pipelines.pop(key, None)
         if pipeline is None:
@@ -143,13 +154,14 @@ class OpenVino(LocalSampler):
         scheduler.max_num_seqs = self.max_sequences
         scheduler.max_num_batched_tokens = 1024
         scheduler.enable_prefix_caching = True
-        num_threads = self.settings.num_threads or _num_cores()
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = self.settings.num_threads or cores
         # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
         dtype = self.settings.dtype if num_threads > 1 else "float32"
         properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
             "INFERENCE_NUM_THREADS": num_threads,
-            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes share one core, and leave others idle
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share cores and leave others idle
         }
         load = partial(genai.ContinuousBatchingPipeline, str(self._folder), scheduler, "CPU")
         name, ids = f"{self._folder.name}-openvino-{genai.get_version()}-{dtype}", self._probe
@@ -167,49 +179,9 @@ class OpenVino(LocalSampler):
             probe.check(adapter, expected, probe.Probe(base=base, adapted=_likelihoods(pipeline, ids)))
         return pipeline
 
-    def _generation_config(self, job: Job) -> Any:
-        import openvino_genai as genai
-
-        sampling = job.request.sampling
-
-        config = genai.GenerationConfig()
-        config.max_new_tokens = job.prompt.max_new_tokens
-        config.stop_token_ids = self._stop_ids
-        config.logprobs = 1
-        config.do_sample = sampling.temperature > 0
-        if config.do_sample:
-            config.temperature = sampling.temperature
-            config.top_p = sampling.top_p
-            if sampling.top_k:
-                config.top_k = sampling.top_k
-            config.rng_seed = job.request.seed % 2**32
-        return config
-
-
-class _Reads:
-    """What is just being read into the prefix cache of a pipeline."""
-
-    def __init__(self) -> None:
-        self._readers: dict[int, int] = {}
-        """Number of the job that reads each prefix."""
-
-    def begin(self, job: Job) -> int | None:
-        """Return the job that reads the longest beginning of this prompt, to be waited for; None to go ahead."""
-        prefixes = _prefixes(job.prompt.token_ids)
-        for prefix in reversed(prefixes):
-            if prefix in self._readers:
-                return self._readers[prefix]
-        self._readers.update(dict.fromkeys(prefixes, job.number))
-        return None
-
-    def end(self, job: Job) -> None:
-        """Note that the prompt of a job has been read."""
-        for prefix in _prefixes(job.prompt.token_ids):
-            self._readers.pop(prefix, None)
-
 
 def _prefixes(tokens: Sequence[int]) -> list[int]:
-    """Return a hash of each beginning of a prompt that fills whole blocks of the cache, and of the whole prompt."""
+    """Return a hash of each beginning of a prompt that fills whole cache blocks, and of the whole prompt."""
     hashes = [0]
     for start in range(0, len(tokens), BLOCK):
         hashes.append(hash((hashes[-1], *tokens[start : start + BLOCK])))
@@ -218,23 +190,28 @@ def _prefixes(tokens: Sequence[int]) -> list[int]:
 
 def _likelihoods(pipeline: Any, ids: Sequence[int]) -> tuple[float, ...]:
     """Return the log-likelihoods of all tokens but the first; the pipeline must not have read them before."""
-    import numpy
-    import openvino
     import openvino_genai as genai
 
     config = genai.GenerationConfig()
     config.max_new_tokens, config.logprobs, config.echo = 1, 1, True
-    handle = pipeline.add_request(0, openvino.Tensor(numpy.array([ids], dtype=numpy.int64)), config)
+    handle = pipeline.add_request(0, _tensor(ids), config)
     while pipeline.has_non_finished_requests():
         pipeline.step()
     return tuple(handle.read_all()[0].generated_log_probs[1 : len(ids)])
+
+
+def _tensor(ids: Sequence[int]) -> Any:
+    import numpy
+    import openvino
+
+    return openvino.Tensor(numpy.array([ids], dtype=numpy.int64))
 
 
 def exported(model: str, *, trust: bool = False) -> Path:
     """Return the folder with the model's IR, exporting it first if the cache has none of this content.
 
     Raises:
-        DataError: the export failed; names the log.
+        DataError: the export failed.
     """
     folder = models.cache_dir() / "openvino" / models.content_name(model)
     if not (folder / "openvino_model.xml").is_file():
@@ -258,8 +235,3 @@ def _export(model: str, output: Path, *, trust: bool) -> None:
         raise DataError(
             f"model {model} cannot be exported to OpenVINO: {last[0]}. Use engine.sampler=transformers instead."
         )
-
-
-def _num_cores() -> int:
-    """Return how many cores we may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

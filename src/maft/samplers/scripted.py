@@ -9,7 +9,7 @@ from maft.samplers.base import Answered, Feed, Streaming
 
 
 class Scripted(Streaming):
-    """Answers with given texts in turn, or with a function of the request; remembers what it was asked.
+    """Answers with given texts in turn, or with a function of the request; remembers its requests.
 
     >>> from maft.records import AgentRef, Message, Request, SamplingParams
     >>> sampler = Scripted(["It is 4."])
@@ -20,9 +20,9 @@ class Scripted(Streaming):
     """
 
     def __init__(self, replies: Sequence[str] | Callable[[Request], str | Reply], *, remember: bool = True) -> None:
-        """Take a list of texts, which must not run out, or a function that makes a text or a whole reply."""
-        self._queue = None if callable(replies) else iter(replies)
-        self._function = replies if callable(replies) else None
+        """Take a list of texts, which must not run out, or a function that returns a text or a whole reply."""
+        texts = None if callable(replies) else iter(replies)
+        self._say = replies if callable(replies) else lambda _: next(texts)  # type: ignore[arg-type]
         self._remember = remember
         self.history: list[Request] = []
 
@@ -40,27 +40,18 @@ class Scripted(Streaming):
     def _answer(self, request: Request) -> Reply:
         if self._remember:
             self.history.append(request)
-        said = self._function(request) if self._function else self._next()
-        return said if isinstance(said, Reply) else _reply(said, request)
-
-    def _next(self) -> str:
-        assert self._queue is not None
         try:
-            return next(self._queue)
+            reply = self._say(request)
         except StopIteration:
             raise AssertionError(f"the script ran out at request {len(self.history)}") from None
+        if isinstance(reply, Reply):
+            return reply
+        prompt_tokens = sum(len(message.content.split()) for message in request.messages)
+        completion_tokens = len(reply.split())
+        return Reply(text=reply, finish_reason="stop", prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
 
 
 def guess(request: Request) -> str:
     r"""Answer any question with one of three small numbers, drawn by the request's seed: society without a model."""
     number = seeds.rng("guess", request.seed).choice([0, 0, 1, 2])
     return f"I guess. \\boxed{{{number}}}"
-
-
-def _reply(text: str, request: Request) -> Reply:
-    return Reply(
-        text=text,
-        finish_reason="stop",
-        prompt_tokens=sum(len(message.content.split()) for message in request.messages),
-        completion_tokens=len(text.split()),
-    )

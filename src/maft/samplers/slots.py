@@ -5,8 +5,7 @@ On CUDA a step is a graph, captured once for each of a few batch sizes; nothing 
 to the host, once in several steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn import functional
 from maft.records import SamplingParams
 from maft.samplers.chat import Generated
 from maft.samplers.fused import Fused
-from maft.samplers.local import Job, Take
+from maft.samplers.local import Ended, Job, Take
 
 STEPS = 8
 """Steps between two looks at which replies have ended."""
@@ -57,26 +56,22 @@ class Slots:
         self.state["output"] = torch.zeros(rows, steps, dtype=whole, device=self.device)
         self.graphs: dict[int, tuple[Tensor, Any]] = {}
         self.free = list(range(count))
-        self.voices: dict[Path | None, int] = {None: -1}
-        """Numbers of the adapters that `fused` has."""
 
-    def fits(self, job: Job) -> bool:
-        """Say whether a job is short enough."""
-        limit = job.prompt.max_new_tokens
-        return limit <= self.steps and len(job.prompt.token_ids) + limit <= self.length
-
-    def run(
-        self, jobs: Sequence[Job], take: Take, admit: Callable[[Sequence[Job], bool], None]
-    ) -> Iterator[tuple[Job, Generated]]:
+    def run(self, jobs: Sequence[Job], take: Take, admit: Callable[[Sequence[Job], bool], None]) -> Ended:
         """Yield each job as its reply has ended, until none is left or the next is too long.
 
-        Whatever the caller does with a reply, and `take`, happen while the next steps are made.
+        Whatever the caller does with a reply, and `take`, happen while the next steps are computed.
 
         Args:
-            jobs: the first ones, which fit.
-            take: gives further jobs.
-            admit: is told of jobs that are about to begin, and whether others are running.
+            jobs: the first jobs, which fit.
+            take: returns further jobs.
+            admit: is called with the jobs that are about to begin, and whether others are running.
         """
+
+        def fits(job: Job) -> bool:
+            limit = job.prompt.max_new_tokens
+            return limit <= self.steps and len(job.prompt.token_ids) + limit <= self.length
+
         waiting, running, more = list(jobs), dict[int, Job](), True
         ended: list[tuple[Job, Generated]] = []
         self.free = list(range(self.count))
@@ -92,8 +87,8 @@ class Slots:
                 self._go(sorted(running))
             yield from ended
             if more and (new := take(self.count - len(waiting))):
-                more = all(self.fits(job) for job in new)
-                waiting += filter(self.fits, new)
+                more = all(map(fits, new))
+                waiting += filter(fits, new)
             if not running and not waiting:
                 return
             ended = self._ended(running) if running else []
@@ -101,12 +96,11 @@ class Slots:
     def greedy(self, jobs: Sequence[Job], limit: int) -> list[list[int]]:
         """Return some of the likeliest tokens after each job's prompt, at most `STEPS`, in slots that are free."""
         slots = self.free[: len(jobs)]
-        brief = [job.prompt._replace(max_new_tokens=limit) for job in jobs]
-        sure = SamplingParams(temperature=0, max_new_tokens=limit)
+        sampling = {"sampling": SamplingParams(temperature=0, max_new_tokens=limit)}
         self._read(
             [
-                job._replace(prompt=prompt, request=job.request.model_copy(update={"sampling": sure}))
-                for job, prompt in zip(jobs, brief, strict=True)
+                Job(job.number, job.request.model_copy(update=sampling), job.prompt._replace(max_new_tokens=limit))
+                for job in jobs
             ],
             slots,
         )
@@ -115,10 +109,6 @@ class Slots:
         self.state["done"][at] = True
         steps, output = (self.state[name][at].tolist() for name in ("steps", "output"))
         return [ids[:end] for end, ids in zip(steps, output, strict=True)]
-
-    def drop_graphs(self) -> None:
-        """Forget captured steps, whose memory has moved."""
-        self.graphs.clear()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _read(self, jobs: Sequence[Job], slots: Sequence[int]) -> None:
@@ -129,7 +119,8 @@ class Slots:
         at = torch.tensor(slots, device=self.device)
         new = {
             "lengths": [length - 1 for length in lengths], "steps": [0] * len(jobs), "done": [False] * len(jobs),
-            "limits": [job.prompt.max_new_tokens for job in jobs], "agents": [self.voices[job.adapter] for job in jobs],
+            "limits": [job.prompt.max_new_tokens for job in jobs],
+            "agents": [self.fused.numbers[job.adapter] for job in jobs],
             "temperature": [how.temperature for how in sampling], "top_p": [how.top_p for how in sampling],
             "top_k": [how.top_k for how in sampling],
         }  # fmt: skip
@@ -146,10 +137,7 @@ class Slots:
         rows = at.repeat_interleave(longest)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            q = self.fused.ops.rotate_and_store(
-                qkv, self.cos, self.sin, positions, rows, keys, values, self.fused.heads
-            )
+            q, keys, values = self._store(layer, qkv, positions, rows)
             # Padding stands behind the prompt, where causal attention does not see it.
             out = functional.scaled_dot_product_attention(
                 q.unflatten(0, (len(jobs), longest)).transpose(1, 2),
@@ -169,14 +157,17 @@ class Slots:
         positions = self.state["lengths"][slots]
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            keys, values = self.keys[layer], self.values[layer]
-            q = self.fused.ops.rotate_and_store(
-                qkv, self.cos, self.sin, positions, slots, keys, values, self.fused.heads
-            )
+            q, keys, values = self._store(layer, qkv, positions, slots)
             return self.fused.ops.attend(q, keys, values, slots, self.state["lengths"])
 
         hidden = self.fused.hidden(self.state["tokens"][slots], self.state["agents"][slots], attend)
         self.fused.ops.advance(self.fused.logits(hidden), slots, self.state, self.stops)
+
+    def _store(self, layer: int, qkv: Tensor, positions: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Put keys and values of new tokens into the cache of a layer; return rotated queries and the cache."""
+        keys, values, heads = self.keys[layer], self.values[layer], self.fused.heads
+        rotate = self.fused.ops.rotate_and_store
+        return rotate(qkv, self.cos, self.sin, positions, slots, keys, values, heads), keys, values
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _go(self, slots: Sequence[int]) -> None:
@@ -216,7 +207,7 @@ class Slots:
         self.free.extend(ended)
         jobs = [running.pop(slot) for slot in ended]
         return [
-            (job, Generated(0, ids[:end], likely[:end]))
+            (job, Generated(ids[:end], likely[:end]))
             for job, end, ids, likely in zip(jobs, steps, output, logprobs, strict=True)
         ]
 

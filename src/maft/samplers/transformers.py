@@ -1,18 +1,32 @@
-"""The engine that runs anywhere: batched generation with transformers, adapters with PEFT."""
+"""The engine that runs anywhere: generation with transformers, adapters with PEFT.
+
+On CUDA, models and adapters that `maft.samplers.fused` knows run in slots instead, agents of one base in one batch
+(`maft.samplers.slots`). Before an adapter is used there for the first time, it writes a few likeliest tokens, which
+plain transformers with PEFT must find likely too; otherwise the model is left to plain transformers.
+"""
 
 import gc
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import models
 from maft.errors import MissingExtra, TooLarge
 from maft.models import probe
+from maft.models.adapters import WEIGHTS, uniform
+from maft.models.shapes import Shape
+from maft.records import Request
 from maft.samplers.chat import Chat, Generated
-from maft.samplers.local import ADVICE, BatchSampler, Job
+from maft.samplers.local import ADVICE, Ended, Job, LocalSampler, Take
 
 log = logging.getLogger(__name__)
+
+MAX_SLOTS = 1024
+PROBE_TOKENS = 8
+PROBE_GAP = 1.0
+"""Logits by which a token of the probe may be less likely than the likeliest: bfloat16 rounds to about 0.2."""
+
 
 BATCH_BYTES = 2**29
 """Memory for the next-token distributions of a forward pass of `likelihoods`."""
@@ -26,10 +40,18 @@ class Likelihoods(NamedTuple):
     """The likeliest tokens in each place."""
 
 
-class Transformers(BatchSampler):
+class _Unlike(Exception):
+    """Slots would not give the replies of plain transformers."""
+
+
+class Transformers(LocalSampler):
     """Samples with transformers on CUDA, Apple's MPS or the CPU."""
 
+    devices: tuple[str, ...] = ("cuda",)
+    """Where slots are used."""
     _model: Any = None
+    _fused: Any = None
+    _slots: Any = None
 
     def load(self, model: str, chat: Chat) -> None:
         """Load the base model in the dtype of the settings."""
@@ -39,11 +61,9 @@ class Transformers(BatchSampler):
         except ImportError:
             raise MissingExtra("the transformers sampler", "hf") from None
         models.load_quietly()
+        dtype, trust = getattr(torch, models.usable_dtype(self.settings.dtype)), self.settings.trust_remote_code
         with models.loading(model):
-            dtype = getattr(torch, models.usable_dtype(self.settings.dtype))
-            loaded = AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype, trust_remote_code=self.settings.trust_remote_code
-            )
+            loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, trust_remote_code=trust)
         self._model = loaded.to(device()).eval()
         self._model.generation_config = GenerationConfig()  # only the request says how replies are drawn
         if self.settings.num_threads:
@@ -53,15 +73,18 @@ class Transformers(BatchSampler):
         self._stop_ids = sorted(chat.stop_ids)
         self._probe = probe.token_ids(chat.tokenizer)
         self._of_base = probe.measure(self._model, self._probe)
+        self._tensors: dict[Path, dict[str, Any]] = {}
+        self._probed: set[Path] = set()
+        self._max_slots = self.settings.max_sequences or MAX_SLOTS
+        if device() in self.devices:
+            from maft.samplers import fused
 
-    def room(self) -> tuple[float, str]:
-        """Return what is free on the GPU, where there is one."""
-        import torch
-
-        return (float(torch.cuda.mem_get_info()[0]), "the GPU") if device() == "cuda" else super().room()
+            if fused.supports(self._model):
+                self._fused = fused.Fused(self._model)
 
     def unload(self) -> None:
-        """Drop the model and its adapters."""
+        """Drop the model, its adapters and the cache."""
+        self._fused = self._slots = None
         if self._model is not None:
             self._model = None
             gc.collect()
@@ -70,29 +93,85 @@ class Transformers(BatchSampler):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def generate(self, jobs: Sequence[Job]) -> Iterator[Generated]:
-        """Generate one batch, in halves where memory runs out."""
+    def group(self, request: Request) -> str:
+        """Mix agents: `run` divides them where they must not share a batch."""
+        return ""
+
+    def room(self) -> tuple[float, str]:
+        """Return what is free on the GPU, where there is one."""
+        import torch
+
+        return (float(torch.cuda.mem_get_info()[0]), "the GPU") if device() == "cuda" else super().room()
+
+    def cache_bytes(self, shape: Shape, limits: Sequence[int]) -> float:
+        """Return the bytes of the key-value cache; in slots, of the fewest that are of use."""
+        if device() not in self.devices:
+            return super().cache_bytes(shape, limits)
+        return 8 * max(limits, default=0) * shape.kv_bytes_per_token(self.settings.dtype)
+
+    def run(self, take: Take) -> Ended:
+        """Answer jobs in slots where that is possible, otherwise agent by agent with plain transformers."""
+        held: dict[int, Job] = {}
+        if self._fused is not None:
+            yield from self._run_in_slots(take, held)
+        jobs = list(held.values())
+        while jobs or (jobs := take(8 * self.max_sequences)):
+            batch = [job for job in jobs if job.adapter == jobs[0].adapter][: self.max_sequences]
+            if (replies := self._try(batch)) is not None:
+                numbers = {job.number for job in batch}
+                jobs = [job for job in jobs if job.number not in numbers]
+                yield from zip(batch, replies, strict=True)
+
+    def _run_in_slots(self, take: Take, held: dict[int, Job]) -> Ended:
+        """Answer jobs in slots, in fewer where memory runs out; those left in `held` are not answered."""
+        import torch
+
+        def more(limit: int) -> list[Job]:
+            jobs = take(limit)
+            held.update((job.number, job) for job in jobs)
+            return jobs
+
+        while held or more(self._max_slots):
+            try:
+                self._make_room(list(held.values()))
+                for job, generated in self._slots.run(list(held.values()), more, self._admit):
+                    del held[job.number]
+                    yield job, generated
+            except torch.OutOfMemoryError:
+                count = self._slots.count if self._slots else self._max_slots
+                self._slots = None
+                self._max_slots = self._fewer(min(count, self._max_slots))
+            except _Unlike as error:
+                log.warning("%s Plain transformers is used, which is slower.", error)
+                self._fused = self._slots = None
+                return
+
+    def _fewer(self, count: int) -> int:
+        """Return half as many replies at a time as ran out of memory."""
+        import torch
+
+        if count < 2:
+            raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}") from None
+        torch.cuda.empty_cache()
+        log.info("GPU memory ran out: from now on at most %d replies at a time.", count // 2)
+        return count // 2
+
+    def _try(self, jobs: Sequence[Job]) -> list[Generated] | None:
+        """Generate one batch of one agent; None where memory ran out and batches must be smaller."""
         import torch
 
         try:
-            yield from self._generate(jobs)
-            return
+            return self._generate(jobs)
         except torch.OutOfMemoryError:
-            half = len(jobs) // 2
-        if not half:
-            raise TooLarge(f"model {self._folder} leaves no memory for one reply. {ADVICE}")
-        torch.cuda.empty_cache()
-        self.max_sequences = min(self.max_sequences, half)
-        log.info("GPU memory ran out: from now on at most %d replies at a time.", self.max_sequences)
-        for start, part in ((0, jobs[:half]), (half, jobs[half:])):
-            for made in self.generate(part):
-                yield made._replace(place=start + made.place)
+            pass  # the error holds the frames with the batch's tensors: free them first
+        self.max_sequences = self._fewer(len(jobs))
+        return None
 
     def _generate(self, jobs: Sequence[Job]) -> list[Generated]:
         """Generate one left-padded batch; every row has its own random stream.
 
         `generate` draws all rows from one global stream, so that a reply would depend on its neighbours in the batch.
-        Here row i uses one uniform number a step, from a generator seeded by its request.
+        Here row i uses one uniform number per step, from a generator seeded by its request.
         """
         import torch
 
@@ -116,12 +195,12 @@ class Transformers(BatchSampler):
             logprobs.append((scores.gather(1, token).float() - scores.float().logsumexp(-1, keepdim=True))[:, 0])
             return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
+        padded = [[pad] * (longest - len(ids)) + ids for ids in prompts]
+        mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
         with torch.inference_mode():
             output = model.generate(
-                input_ids=torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts], device=model.device),
-                attention_mask=torch.tensor(
-                    [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device
-                ),
+                input_ids=torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
                 max_new_tokens=max(limits),
                 do_sample=False,
                 logits_processor=[keep_chosen],
@@ -129,11 +208,11 @@ class Transformers(BatchSampler):
                 pad_token_id=pad,
             )
         rows, likely = output[:, longest:].tolist(), torch.stack(logprobs, dim=1).tolist()
-        made = []
-        for place, limit in enumerate(limits):
-            ids = self._until_stop(rows[place], limit)
-            made.append(Generated(place, ids, likely[place][: len(ids)]))
-        return made
+        replies = []
+        for row, values, limit in zip(rows, likely, limits, strict=True):
+            end = next((place + 1 for place, token in enumerate(row) if token in self._stop_ids), len(row))
+            replies.append(Generated(row[: min(end, limit)], values[: min(end, limit)]))
+        return replies
 
     def likelihoods(self, adapter: Path | None, texts: Sequence[Sequence[int]], num_top: int) -> list[Likelihoods]:
         """Return how likely an agent of the loaded base finds texts, with the `num_top` likeliest in each place."""
@@ -188,9 +267,81 @@ class Transformers(BatchSampler):
             probe.check(adapter, expected, result)
         self._adapters[adapter] = name
 
-    def _until_stop(self, row: list[int], limit: int) -> list[int]:
-        end = next((place + 1 for place, token in enumerate(row) if token in self._stop_ids), len(row))
-        return row[: min(end, limit)]
+    def _make_room(self, jobs: Sequence[Job]) -> None:
+        """Have as many slots as these jobs need and memory allows, as long as they need."""
+        import torch
+
+        from maft.samplers.slots import SIZES, Slots
+
+        limits = [job.prompt.max_new_tokens for job in jobs]
+        length = -(-max(len(job.prompt.token_ids) + n for job, n in zip(jobs, limits, strict=True)) // 256) * 256
+        steps = -(-max(limits) // 64) * 64
+        count = next((size for size in SIZES if size >= 2 * len(jobs)), SIZES[-1])  # replies lead to requests
+        old = self._slots
+        if old and old.length >= length and old.steps >= steps and old.count >= min(count, self._max_slots):
+            return
+        if old:
+            length, steps, count = max(length, old.length), max(steps, old.steps), max(count, old.count)
+            self._slots = old = None
+        count = min(count, self._max_slots)
+        if device() == "cuda":
+            torch.cuda.empty_cache()
+            fused = self._fused
+            like = fused.model.model.embed_tokens.weight
+            each = 2 * len(fused.layers) * fused.kv_heads * fused.width * like.element_size() * length
+            free = 0.85 * torch.cuda.mem_get_info()[0]
+            count = max(1, min(count, int(free / (each + 8 * like.shape[0]))))
+        self._slots = Slots(self._fused, self._stop_ids, count, length, steps)
+
+    def _admit(self, jobs: Sequence[Job], running: bool) -> None:
+        """Load the adapters of these jobs into the batch, and probe each new one.
+
+        Raises:
+            _Unlike: an adapter is of another kind, or writes what plain transformers finds unlikely.
+        """
+        fused, first = self._fused, {job.adapter: job for job in reversed(jobs) if job.adapter is not None}
+        new = [adapter for adapter in sorted(first) if adapter not in fused.numbers]
+        if not new:
+            return
+        kept = [adapter for adapter in fused.numbers if adapter and (running or adapter in first)]
+        if fused.adapt({adapter: self._weights(adapter) for adapter in [*kept, *new]}):
+            self._slots.graphs.clear()
+        unknown = [adapter for adapter in new if adapter not in self._probed]
+        written = self._slots.greedy([first[adapter] for adapter in unknown], PROBE_TOKENS) if unknown else []
+        for adapter, ids in zip(unknown, written, strict=True):
+            gap = self._gap(adapter, first[adapter].prompt.token_ids, ids)
+            if not gap <= PROBE_GAP:
+                raise _Unlike(
+                    f"Adapter {adapter}: mixed batches write tokens that plain transformers finds less likely by "
+                    f"{gap:.1f} logits."
+                )
+            self._probed.add(adapter)
+
+    def _weights(self, adapter: Path) -> dict[str, Any]:
+        """Return the tensors of an adapter by name, B times its scale."""
+        from safetensors.torch import load_file
+
+        if adapter not in self._tensors:
+            scales = models.check_adapter(adapter, self._folder, trust=self.settings.trust_remote_code)
+            folder, scale = uniform(adapter, scales)
+            tensors = load_file(folder / WEIGHTS, device=str(self._model.device))
+            if not self._fused.names >= set(tensors):
+                raise _Unlike(f"Adapter {adapter} has weights that mixed batches do not know.")
+            self._tensors[adapter] = {
+                name: tensor.float() * scale if ".lora_B." in name else tensor for name, tensor in tensors.items()
+            }
+        return self._tensors[adapter]
+
+    def _gap(self, adapter: Path, prompt: Sequence[int], reply: Sequence[int]) -> float:
+        """Return the largest difference in logits between plain transformers' likeliest tokens and a reply's."""
+        import torch
+
+        model = self.speaking(adapter)
+        with torch.inference_mode():
+            ids = torch.tensor([[*prompt, *reply]], device=model.device)
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        own = logits.gather(1, ids[0, len(prompt) :, None])[:, 0]
+        return float((logits.amax(-1) - own).max())
 
 
 def device() -> str:

@@ -6,8 +6,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from maft.samplers import plain_ops
-
 
 def add_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return the RMS norm of x + residual, and the sum."""
@@ -292,6 +290,3 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
         tl.store(steps + slot, step + 1)
         tl.store(lengths + slot, tl.load(lengths + slot) + 1)
         tl.store(done + slot, ended)
-
-
-choose = plain_ops.choose
