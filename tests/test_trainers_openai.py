@@ -158,7 +158,7 @@ def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp
     ours = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
 
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_wait", killed)
+        patch.setattr(OpenAiTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, *ours)
     for note in (tmp_path / "agents").glob(".*.job.json"):
@@ -179,7 +179,7 @@ def test_what_was_submitted_is_taken_over_even_where_the_limit_allows_no_more(se
 def test_a_run_folder_may_be_moved_while_jobs_are_under_way(service, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_wait", killed)
+        patch.setattr(OpenAiTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, here, job(here, "generator_0"))
     here.rename(there)
@@ -208,7 +208,7 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
             train(service, tmp_path, job(tmp_path, "critic_0"), **PRICES)
     both = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_wait", killed)
+        patch.setattr(OpenAiTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, *both, **PRICES)
     estimate = sum(len(text.encode()) / 3 * 2 * 100 / 1e6 for _, text in service.files.values())

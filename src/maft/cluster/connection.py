@@ -1,4 +1,4 @@
-"""The Ray cluster: reached or refused, and how many workers there is room for."""
+"""The Ray cluster: the connection to it, and how many workers it has room for."""
 
 import logging
 import os
@@ -14,20 +14,20 @@ GB = 10**9
 
 
 class Needs(NamedTuple):
-    """What one worker takes of a node."""
+    """The resources of a node that one worker reserves."""
 
     cpus: int
     gpus: int
     memory: int
-    """Bytes; 0 is out of account."""
+    """Bytes; 0 reserves no memory."""
 
     def __str__(self) -> str:
-        memory = [f"{self.memory / GB:g} GB of memory"] if self.memory else []
-        return ", ".join([_count(self.cpus, "CPU"), _count(self.gpus, "GPU"), *memory])
+        counts = [f"{number} {what}{'s' * (number != 1)}" for number, what in ((self.cpus, "CPU"), (self.gpus, "GPU"))]
+        return ", ".join(counts + ([f"{self.memory / GB:g} GB of memory"] if self.memory else []))
 
 
 class Node(NamedTuple):
-    """What a living node of the cluster has, in all."""
+    """A living node of the cluster, with its total resources."""
 
     name: str
     cpus: int
@@ -41,13 +41,13 @@ class Node(NamedTuple):
 
 
 def connect(address: str) -> None:
-    """Join the cluster, unless that is done: `auto`, `local` or host:port.
+    """Join the cluster at `auto`, `local` or host:port, unless that is done.
 
     Raises:
         MissingExtra: Ray is not installed.
         ConfigError: no cluster answers there, or one of another version.
     """
-    # Ray would try for a quarter of an hour, and tell its makers of every start
+    # otherwise Ray would try for a quarter of an hour, and send usage statistics
     os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -57,7 +57,7 @@ def connect(address: str) -> None:
         raise MissingExtra("cluster.ray", "ray") from None
     if ray.is_initialized():
         return
-    worker._worker_logs_enabled = False  # what Ray says of a dead worker goes to standard output, in forty lines
+    worker._worker_logs_enabled = False  # otherwise Ray prints forty lines about a dead worker to standard output
     where = address if address == "local" else _reachable(address)
     try:
         ray.init(
@@ -67,21 +67,21 @@ def connect(address: str) -> None:
             **({"include_dashboard": False} if where == "local" else {}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        said = str(error).strip().splitlines()[0]
+        message = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"cluster.ray = {address}: {where} cannot be joined: {said} Ray and Python must be of the same versions "
+            f"cluster.ray = {address}: {where} cannot be joined: {message} Ray and Python must be of the same versions "
             "on all nodes."
         ) from None
 
 
 def _reachable(address: str) -> str:
-    """Return host:port, after making sure that somebody listens there."""
+    """Return host:port, after checking that a server listens there."""
     if "://" in address:
-        raise ConfigError(f"cluster.ray = {address} is no address of a node, on one of which maft must run. {_ALLOWED}")
+        raise ConfigError(f"cluster.ray = {address} is not the address of a node; maft must run on one. {_ALLOWED}")
     from ray._private import services
 
     try:
-        found = str(services.canonicalize_bootstrap_address(address))
+        target = str(services.canonicalize_bootstrap_address(address))
     except ConnectionError:
         raise ConfigError(
             "cluster.ray = auto: this machine is part of no Ray cluster. Start one with `ray start --head`, join one "
@@ -89,15 +89,15 @@ def _reachable(address: str) -> str:
         ) from None
     except (ValueError, OSError) as error:
         raise ConfigError(f"cluster.ray = {address} is no address: {error}. {_ALLOWED}") from None
-    host, _, port = found.rpartition(":")
+    host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(
-            f"cluster.ray = {address}: no Ray cluster answers at {found} ({error}). Is `ray start --head` running "
+            f"cluster.ray = {address}: no Ray cluster answers at {target} ({error}). Is `ray start --head` running "
             "there, and the port open? Nothing is lost; run the same command again once it answers."
         ) from None
-    return found
+    return target
 
 
 _ALLOWED = "Give auto, local, or host:port of the head node, such as 10.0.0.1:6379."
@@ -107,17 +107,17 @@ def nodes() -> list[Node]:
     """Return the living nodes that can have workers."""
     import ray
 
-    found = []
+    living = []
     for node in ray.nodes():
         has = node["Resources"]
         cpus, gpus, memory = (int(has.get(kind, 0)) for kind in ("CPU", "GPU", "memory"))
         if node["Alive"] and (cpus or gpus):
-            found.append(Node(node["NodeManagerHostname"], cpus, gpus, memory))
-    return found
+            living.append(Node(node["NodeManagerHostname"], cpus, gpus, memory))
+    return living
 
 
-def needs(settings: ClusterConfig, gpus: int, there: Sequence[Node]) -> Needs:
-    """Return what a worker takes of these nodes; `gpus` are those of an engine, where there are any.
+def needs(settings: ClusterConfig, gpus: int, nodes: Sequence[Node]) -> Needs:
+    """Return what a worker reserves on these nodes; `gpus` are those of an engine, if the nodes have any.
 
     >>> needs(ClusterConfig(), 2, [Node("a", 64, 8, 0), Node("head", 8, 0, 0)])
     Needs(cpus=1, gpus=2, memory=0)
@@ -126,28 +126,24 @@ def needs(settings: ClusterConfig, gpus: int, there: Sequence[Node]) -> Needs:
     """
     if settings.gpus_per_worker is not None:
         gpus = settings.gpus_per_worker
-    elif not any(node.gpus for node in there):
+    elif not any(node.gpus for node in nodes):
         gpus = 0
-    cpus = settings.cpus_per_worker or (1 if gpus else min((node.cpus for node in there if node.cpus), default=1))
+    cpus = settings.cpus_per_worker or (1 if gpus else min((node.cpus for node in nodes if node.cpus), default=1))
     return Needs(cpus, gpus, int((settings.memory_gb_per_worker or 0) * GB))
 
 
-def room(settings: ClusterConfig, needs: Needs, there: Sequence[Node]) -> int:
-    """Return how many workers to have: as many as fit, and no more than are asked for.
+def room(settings: ClusterConfig, needs: Needs, nodes: Sequence[Node]) -> int:
+    """Return the number of workers: as many as fit, and at most `num_workers`.
 
     Raises:
         ConfigError: not one fits on any node.
     """
-    fit = sum(node.room(needs) for node in there)
+    fit = sum(node.room(needs) for node in nodes)
     if fit == 0:
-        has = "; ".join(f"{node.name}: {Needs(*node[1:])}" for node in there) or "none"
+        has = "; ".join(f"{node.name}: {Needs(*node[1:])}" for node in nodes) or "none"
         raise ConfigError(
             f"a worker of cluster.ray = {settings.ray} needs {needs}, and no node has that (nodes: {has}). "
             "Set cluster.cpus_per_worker, cluster.gpus_per_worker and cluster.memory_gb_per_worker to what one node "
             "has, or add nodes."
         )
     return min(fit, settings.num_workers or fit)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

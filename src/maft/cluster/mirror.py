@@ -1,10 +1,9 @@
-"""A run folder kept at a URL: what is finished is stored there, and fetched on a machine that has not got it.
+"""A run folder kept at a URL: finished files are stored there, and fetched on a machine that lacks them.
 
-Only whole things go there, in the order in which they were made, so that what is stored is at any moment a run folder
+Only whole files go there, in the order in which they were made, so that what is stored is at any moment a run folder
 that was interrupted. A file that grows by lines is stored in pieces, each named after the byte at which it begins.
 """
 
-import json
 import os
 import shutil
 import uuid
@@ -14,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from maft import files
 from maft.cluster.storage import WHOLE, Storage
 from maft.config import RunConfig
 from maft.errors import DataError, MaftError, StageFailed
@@ -28,10 +28,10 @@ OWNER = ".owner"
 
 @contextmanager
 def mirrored(config: RunConfig, folder: Path) -> Iterator[Callable[[], None]]:
-    """Fetch a run folder from `cluster.storage`, if there is one; give what stores its news, and store them at the end.
+    """Fetch a run folder from `cluster.storage`, if there is one; give a function that stores what is new.
 
     Raises:
-        DataError: the folder has a copy of the run which is not the one that was stored last.
+        DataError: the folder has a copy of the run that is not the one that was stored last.
     """
     if config.cluster.storage is None:
         yield lambda: None
@@ -41,7 +41,7 @@ def mirrored(config: RunConfig, folder: Path) -> Iterator[Callable[[], None]]:
     try:
         yield mirror.push
     except BaseException:
-        with suppress(MaftError):  # the error that ended the run is the one to be told
+        with suppress(MaftError):  # the error that ended the run is the one to report
             if mirror.owns:
                 mirror.push()
         raise
@@ -52,10 +52,10 @@ class Mirror:
     """One run folder and its place at a URL."""
 
     def __init__(self, folder: Path, storage: Storage, key: str) -> None:
-        """Read what was stored from this copy of the folder, if any was."""
+        """Read what was stored from this copy of the folder, if anything."""
         self.folder, self.storage, self.key = folder, storage, key
-        file = folder / STATE
-        state: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self._state = folder / STATE
+        state: Mapping[str, Any] = files.read_json(self._state) if self._state.exists() else {}
         self.owner: str = state.get("owner") or uuid.uuid4().hex
         self.half_fetched: bool = state.get("half_fetched", False)
         self.stored: dict[str, list[int]] = state.get("stored", {})
@@ -66,40 +66,41 @@ class Mirror:
         """Fetch the folder, unless this copy is the one that was stored last.
 
         Raises:
-            DataError: this copy is another one, and may lack what the stored one has.
+            DataError: this is another copy, which may lack files of the stored one.
         """
         keys = self.storage.keys(self.key)
-        if OWNER in keys and self._owner() != self.owner:
-            ours = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
-            if ours and not self.half_fetched:
-                raise DataError(
-                    f"{self.folder} is not the copy of {self.storage.url}/{self.key} that was stored last: the run "
-                    "went on elsewhere. Move this folder away, and the same command fetches the newer one."
-                )
-            for path in ours:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            self._remember(half_fetched=True)
-            self._fetch([key for key in keys if key != OWNER])
+        if OWNER not in keys or self._is_last():
+            return
+        ours = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
+        if ours and not self.half_fetched:
+            raise DataError(
+                f"{self.folder} is not the copy of {self.storage.url}/{self.key} that was stored last: the run "
+                "was continued elsewhere. Move this folder away, and the same command fetches the newer one."
+            )
+        for path in ours:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._remember(half_fetched=True)
+        self._fetch([key for key in keys if key != OWNER])
 
     def push(self) -> None:
         """Store what is new; from the first time on, this copy is the one that counts.
 
         Raises:
-            StageFailed: the run goes on elsewhere.
+            StageFailed: the run was continued elsewhere.
         """
         if not self.owns:
             self.storage.write(self.owner.encode(), f"{self.key}/{OWNER}")
             self._remember()
             self.owns = True
         news = [(path, name, now) for path, name, now in self._finished() if self.stored.get(name) != now]
-        if news and self._owner() != self.owner:
+        if news and not self._is_last():
             raise StageFailed(
                 f"{self.storage.url}/{self.key} was taken over by another process with the same command; this one "
                 "stops."
             )
-        for name in [name for name in self.stored if name == REPLIES and not (self.folder / name).exists()]:
-            self.storage.remove(f"{self.key}/{name}")
-            del self.stored[name]
+        if REPLIES in self.stored and not (self.folder / REPLIES).exists():
+            self.storage.remove(f"{self.key}/{REPLIES}")
+            del self.stored[REPLIES]
         for path, name, now in news:
             if path.is_dir():
                 self.storage.put_folder(path, f"{self.key}/{name}")
@@ -111,30 +112,29 @@ class Mirror:
         if news:
             self._remember()
 
-    def _owner(self) -> str:
-        return self.storage.read(f"{self.key}/{OWNER}").decode()
+    def _is_last(self) -> bool:
+        """Say whether this copy is the one that was stored last."""
+        return self.storage.read(f"{self.key}/{OWNER}") == self.owner.encode()
 
     def _finished(self) -> list[tuple[Path, str, list[int]]]:
-        """Return files and finished agents, the oldest first, with their names and what tells whether they are new."""
-        found: list[Path] = []
-        for top, folders, files in os.walk(self.folder):
+        """Return files and finished agents, oldest first, with their names and what changes when they do."""
+        paths: list[Path] = []
+        for top, folders, names in os.walk(self.folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [Path(top) / name for name in files if not name.startswith(".") and not name.endswith("-journal")]
+            paths += [Path(top) / name for name in names if not name.startswith(".") and not name.endswith("-journal")]
             if Path(top).name == "agents":
-                found += [Path(top) / name for name in folders]
+                paths += [Path(top) / name for name in folders]
                 folders.clear()
-        states = {path: path.stat() for path in found}
-        return [
-            (
-                path,
-                path.relative_to(self.folder).as_posix(),
-                [state.st_size, state.st_ino if path.name in GROWING else state.st_mtime_ns],
-            )
-            for path, state in sorted(states.items(), key=lambda one: (one[1].st_mtime_ns, one[0]))
-        ]
+        finished = []
+        for path, state in sorted(
+            ((path, path.stat()) for path in paths), key=lambda one: (one[1].st_mtime_ns, one[0])
+        ):
+            change = state.st_ino if path.name in GROWING else state.st_mtime_ns
+            finished.append((path, path.relative_to(self.folder).as_posix(), [state.st_size, change]))
+        return finished
 
     def _store_lines(self, path: Path, name: str, now: list[int]) -> None:
-        """Store what was added to a file, or all of it if it was written anew."""
+        """Store what was added to a file, or all of it if it was rewritten."""
         size, inode = self.stored.get(name, (0, now[1]))
         begin = size if inode == now[1] and size <= now[0] else 0
         if begin == 0:
@@ -166,6 +166,4 @@ class Mirror:
 
     def _remember(self, *, half_fetched: bool = False) -> None:
         state = {"owner": self.owner, "half_fetched": half_fetched, "stored": self.stored}
-        part = self.folder / f"{STATE}.tmp"
-        part.write_text(json.dumps(state), encoding="utf-8")
-        part.replace(self.folder / STATE)
+        files.write_json(self._state, state)

@@ -1,20 +1,22 @@
-"""Workers on the nodes of a Ray cluster: they are given tasks, and the death of one loses nothing.
+"""Workers on the nodes of a Ray cluster: they are given tasks, and no task is lost when a worker dies.
 
 A worker is a Ray actor: a process with the CPUs and GPUs that Ray has set aside for it, on any node. Tasks are handed
-out in their order, the next one to whoever is free. The task of a worker that died, with its process or with its whole
-node, goes to another one, and a new worker takes its place as soon as there is room.
+out in order, the next one to any idle worker. The task of a worker that died, with its process or with its whole node,
+goes to another one, and a new worker replaces it as soon as there is room.
 """
 
 import logging
 import os
 import re
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
 
 from maft import __version__
 from maft.cluster import connection
@@ -22,16 +24,19 @@ from maft.cluster.connection import Needs
 from maft.config import ClusterConfig, RunConfig
 from maft.errors import ConfigError, MaftError, StageFailed, UserError
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 TRIES = 3
 """Workers that may die over one task, or as they start, before it is given up."""
 SECONDS_TO_LOOK_AGAIN = 5.0
-"""After which nodes are looked for that have come."""
+"""Interval at which the pool looks for new nodes."""
 SECONDS_TO_COMPLAIN = 60.0
 
 Work = Callable[[Any], Iterator[Any]]
-"""Does one task, and yields what is to be told of it on the way."""
+"""Does one task, and yields events on the way."""
+OnEvent = Callable[[int, Any], None]
+More = Callable[[int], Sequence[Any]]
 
 
 class Where(NamedTuple):
@@ -46,17 +51,17 @@ class Where(NamedTuple):
 
 
 class Host:
-    """What lives in a worker's process."""
+    """What runs in a worker's process."""
 
     def __init__(self, make: Callable[[], Work], home: str) -> None:
-        """Make nothing yet: an error then would be the death of the actor, and have no kind of its own."""
+        """Make nothing yet: an error here would kill the actor and lose its type."""
         self._make = make
         self._work: Work | None = None
         if Path(home).is_dir():
             os.chdir(home)  # relative paths in a config mean the same as for the driver
 
     def where(self) -> Where:
-        """Say who this is."""
+        """Identify this process."""
         return Where(socket.gethostname(), os.getpid(), __version__)
 
     def do(self, task: Any) -> Iterator[Any]:
@@ -73,23 +78,7 @@ class _Worker:
         self.where: Where | None = None
         self.task: int | None = None
         self.waits_for: Any = actor.where.remote()
-        """Reference to what it says next; None if it is idle."""
-
-    def begin(self, number: int, task: Any) -> None:
-        self.task = number
-        self.waits_for = self.actor.do.options(num_returns="streaming").remote(task)
-
-    def rest(self) -> int:
-        """Be idle; return the task that was worked at."""
-        assert self.task is not None
-        number, self.task, self.waits_for = self.task, None, None
-        return number
-
-    def listen(self) -> Any:
-        """Return what was said, or raise StopIteration if the task is done."""
-        import ray
-
-        return ray.get(self.waits_for if self.where is None else next(self.waits_for))
+        """Reference to its next event; None while it is idle."""
 
 
 class Pool:
@@ -98,16 +87,17 @@ class Pool:
     def __init__(
         self, settings: ClusterConfig, gpus: int, make: Callable[[Needs], Callable[[], Work]], advice: str
     ) -> None:
-        """Start nobody yet.
+        """Start no worker yet.
 
         Args:
             settings: of the cluster.
-            gpus: that a worker has where the cluster has any, unless the settings say otherwise.
-            make: is told here what a worker has, and returns what makes its work there.
-            advice: what to lower if workers die for want of memory.
+            gpus: GPUs of a worker if the cluster has any, unless the settings give a number.
+            make: gets what a worker has, and returns what makes its work there.
+            advice: what to lower if workers run out of memory.
         """
         self.settings, self.gpus, self.make, self.advice = settings, gpus, make, advice
-        self._workers: list[_Worker] = []
+        self.workers: list[_Worker] = []
+        """Those that are starting, idle or at work."""
         self.needs: Needs | None = None
 
     def size(self) -> int:
@@ -118,23 +108,16 @@ class Pool:
         """
         assert self.settings.ray is not None
         connection.connect(self.settings.ray)
-        there = connection.nodes()
-        self.needs = self.needs or connection.needs(self.settings, self.gpus, there)
-        return connection.room(self.settings, self.needs, there)
+        nodes = connection.nodes()
+        self.needs = self.needs or connection.needs(self.settings, self.gpus, nodes)
+        return connection.room(self.settings, self.needs, nodes)
 
-    def run(
-        self,
-        tasks: Sequence[Any],
-        on_event: Callable[[int, Any], None],
-        more: Callable[[int], Sequence[Any]] = lambda _: (),
-    ) -> None:
-        """Do all tasks, and tell `on_event` what each yields, with its number.
+    def run(self, tasks: Sequence[Any], on_event: OnEvent, more: More = lambda _: ()) -> None:
+        """Do all tasks, and call `on_event` with the number of a task and each event that it yields.
 
-        When the tasks are handed out and workers are idle, `more` is asked for further ones, with the number of idle
-        workers.
-
-        A task that begins again, because its worker died, yields everything again. What goes wrong with one task ends
-        none of those which others are at; it is raised when they are done.
+        When all tasks are handed out and workers are idle, `more` is called with the number of idle workers and returns
+        further tasks. A task that starts again, because its worker died, yields everything again. An error of one task
+        is raised when the tasks that others have begun are done.
 
         Raises:
             ConfigError: no cluster answers, or no worker fits.
@@ -143,44 +126,34 @@ class Pool:
         """
         _Round(self, tasks, on_event, more).play()
 
-    def start(self) -> None:
-        """Start a worker."""
+    def recruit(self, number: int) -> None:
+        """Start workers, so that there are `number` of them."""
         import ray
 
         assert self.needs is not None
         cpus, gpus, memory = self.needs
-        actor = ray.remote(Host).options(num_cpus=cpus, num_gpus=gpus, memory=memory or None, max_restarts=0)
-        self._workers.append(_Worker(actor.remote(self.make(self.needs), os.getcwd())))
+        kind = ray.remote(Host).options(num_cpus=cpus, num_gpus=gpus, memory=memory or None, max_restarts=0)
+        for _ in range(len(self.workers), number):
+            self.workers.append(_Worker(kind.remote(self.make(self.needs), os.getcwd())))
 
     def dismiss(self, worker: _Worker) -> None:
-        """End a worker, dead or alive; what it held is free."""
+        """End a worker, dead or alive, so that its resources are free."""
         import ray
 
-        self._workers.remove(worker)
+        self.workers.remove(worker)
         ray.kill(worker.actor)
 
     def close(self) -> None:
         """End all workers."""
-        for worker in list(self._workers):
+        for worker in list(self.workers):
             self.dismiss(worker)
-        self.needs = None  # the cluster may be another one when it is needed again
-
-    @property
-    def workers(self) -> Sequence[_Worker]:
-        """Those who are starting, idle or at work."""
-        return tuple(self._workers)
+        self.needs = None  # the cluster may be another one next time
 
 
 class _Round:
     """One call of `Pool.run`."""
 
-    def __init__(
-        self,
-        pool: Pool,
-        tasks: Sequence[Any],
-        on_event: Callable[[int, Any], None],
-        more: Callable[[int], Sequence[Any]],
-    ) -> None:
+    def __init__(self, pool: Pool, tasks: Sequence[Any], on_event: OnEvent, more: More) -> None:
         self.pool, self.tasks, self.on_event, self.more = pool, list(tasks), on_event, more
         self.queue = deque(range(len(tasks)))
         self.left = set(self.queue)
@@ -194,9 +167,14 @@ class _Round:
         import ray
 
         try:
-            self.recruit(self.pool.size())
+            self.pool.recruit(min(self.pool.size(), len(self.left)))
             while self.left:
-                self.hand_out()
+                for worker in self.pool.workers:
+                    if self.queue and worker.waits_for is None:
+                        worker.task = self.queue.popleft()
+                        worker.waits_for = worker.actor.do.options(num_returns="streaming").remote(
+                            self.tasks[worker.task]
+                        )
                 waiting = {worker.waits_for: worker for worker in self.pool.workers if worker.waits_for is not None}
                 if waiting:
                     ready, _ = ray.wait(list(waiting), num_returns=1, timeout=SECONDS_TO_LOOK_AGAIN)
@@ -212,10 +190,6 @@ class _Round:
         if self.failure is not None:
             raise self.failure
 
-    def recruit(self, size: int) -> None:
-        for _ in range(len(self.pool.workers), min(size, len(self.left))):
-            self.pool.start()
-
     def look_around(self) -> None:
         """Have as many workers as there is room for now: nodes come and go."""
         now = time.monotonic()
@@ -223,7 +197,7 @@ class _Round:
             return
         self.looked = now
         with suppress(ConfigError):  # no node is left that could have one; one may come
-            self.recruit(self.pool.size())
+            self.pool.recruit(min(self.pool.size(), len(self.left)))
         if now - self.heard > SECONDS_TO_COMPLAIN and all(worker.task is None for worker in self.pool.workers):
             self.heard = now
             log.warning("Waiting for room in the cluster: a worker needs %s.", self.pool.needs)
@@ -237,53 +211,50 @@ class _Round:
         self.queue += numbers
         self.left |= set(numbers)
 
-    def hand_out(self) -> None:
-        for worker in self.pool.workers:
-            if self.queue and worker.waits_for is None:
-                number = self.queue.popleft()
-                worker.begin(number, self.tasks[number])
-
     def hear(self, worker: _Worker) -> None:
-        """Take what a worker says, its last word, or the news of its end."""
+        """Take an event of a worker, its end of a task, or the news of its death."""
         import ray
 
         self.heard = time.monotonic()
         try:
-            said = worker.listen()
+            event = ray.get(worker.waits_for if worker.where is None else next(worker.waits_for))
         except StopIteration:
-            self.left.discard(worker.rest())
+            self.left.discard(self.rest(worker))
         except ray.exceptions.RayTaskError as error:
-            self.failed(worker.rest(), worker, error.cause if isinstance(error.cause, MaftError | OSError) else error)
+            self.failed(worker, error.cause if isinstance(error.cause, MaftError | OSError) else error)
         except ray.exceptions.RayError as error:
-            self.died(worker, error)
+            self.died(worker, cause_of_death(error))
         else:
-            if worker.task is None:
-                self.welcome(worker, said)
-            else:
-                self.on_event(worker.task, said)
+            if worker.task is not None:
+                self.on_event(worker.task, event)
+                return
+            worker.where, worker.waits_for, self.failed_starts = event, None, 0
+            if event.version != __version__:
+                raise ConfigError(
+                    f"worker {event} has maft {event.version}, this process has {__version__}. Install the same one on "
+                    "all nodes."
+                )
 
-    def welcome(self, worker: _Worker, where: Where) -> None:
-        worker.where, worker.waits_for = where, None
-        self.failed_starts = 0
-        if where.version != __version__:
-            raise ConfigError(
-                f"worker {where} has maft {where.version}, this process has {__version__}. Install the same one on all "
-                "nodes."
-            )
+    def rest(self, worker: _Worker) -> int:
+        """Make a worker idle; return its task."""
+        assert worker.task is not None
+        number, worker.task, worker.waits_for = worker.task, None, None
+        return number
 
-    def failed(self, number: int, worker: _Worker, error: BaseException) -> None:
+    def failed(self, worker: _Worker, error: BaseException) -> None:
         """Give up a task, or have it tried once more if that can help."""
+        number = self.rest(worker)
         if isinstance(error, StageFailed) and self.once_more(number):
             log.warning("Worker %s: %s Another one tries.", worker.where, error)
             return
         self.give_up(number, error)
-        if isinstance(error, UserError):  # what was asked wrongly is wrong for the others as well
+        if isinstance(error, UserError):  # the other tasks would fail alike
             self.left -= set(self.queue)
             self.queue.clear()
 
-    def died(self, worker: _Worker, error: Exception) -> None:
+    def died(self, worker: _Worker, why: str) -> None:
         """Replace a worker, and give its task to another one."""
-        number, why = worker.task, cause_of_death(error)
+        number = worker.task
         self.pool.dismiss(worker)
         self.looked = 0.0
         if number is None:
@@ -301,18 +272,45 @@ class _Round:
 
     def once_more(self, number: int) -> bool:
         self.tries[number] += 1
-        if self.tries[number] == TRIES:
-            return False
-        self.queue.appendleft(number)
-        return True
+        if self.tries[number] < TRIES:
+            self.queue.appendleft(number)
+        return self.tries[number] < TRIES
 
     def give_up(self, number: int, error: BaseException) -> None:
         self.left.discard(number)
         self.failure = self.failure or error
 
 
+def reported(call: Callable[[Callable[[T], None]], object]) -> Iterator[list[T]]:
+    """Run a call in a thread, and yield what it reports to its argument, as soon as there is any."""
+    events: SimpleQueue[T | _End] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            call(events.put)
+            events.put(_End(None))
+        except BaseException as error:
+            events.put(_End(error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        batch = [events.get()]
+        while not events.empty():
+            batch.append(events.get())
+        if new := [event for event in batch if not isinstance(event, _End)]:
+            yield new
+        if isinstance(end := batch[-1], _End):
+            if end.error is not None:
+                raise end.error
+            return
+
+
+class _End(NamedTuple):
+    error: BaseException | None
+
+
 def on_worker(config: RunConfig, needs: Needs) -> RunConfig:
-    """Return the config of a worker: no cluster, and as many threads as it has CPUs, where these do the work."""
+    """Return the config of a worker: no cluster, and one thread per CPU unless it has GPUs."""
     engine = config.engine
     if engine.num_threads is None and not needs.gpus:
         engine = engine.model_copy(update={"num_threads": needs.cpus})
@@ -320,7 +318,7 @@ def on_worker(config: RunConfig, needs: Needs) -> RunConfig:
 
 
 def cause_of_death(error: Exception) -> str:
-    """Return what Ray knows of it, in a sentence.
+    """Return the cause that Ray reports, in a sentence.
 
     >>> cause_of_death(ValueError("The actor died. The actor is dead because its node has died. Reason: lost"))
     'its node has died.'

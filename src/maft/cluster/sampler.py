@@ -1,17 +1,15 @@
-"""Many engines on the nodes of a Ray cluster, in the place of one.
+"""Engines on the nodes of a Ray cluster, in place of one in this process.
 
 Each worker holds an engine that answers its share of the requests that are ready. Shares are equal in number. Agents
-stay together, since changing weights costs an engine time; of one agent, or of a society that is untrained, each share
-has whole questions, whose requests begin alike and share an engine's prefix cache.
+stay together, since changing weights costs an engine time; of one agent, or of an untrained society, each share has
+whole questions, whose requests begin alike and share an engine's prefix cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from queue import SimpleQueue
-from threading import Thread
 
-from maft.cluster.pool import Pool, on_worker
+from maft.cluster.pool import Pool, on_worker, reported
 from maft.cluster.storage import Place
 from maft.config import RunConfig
 from maft.records import Reply, Request
@@ -24,7 +22,7 @@ ADVICE = (
 
 
 class RaySampler(Streaming):
-    """Divides requests among engines; as many as the cluster has room for."""
+    """Divides requests among as many engines as the cluster has room for."""
 
     def __init__(self, config: RunConfig, engine: Callable[[RunConfig], Sampler]) -> None:
         """Use workers that make their engine by `engine`, of a config that fits what a worker has."""
@@ -46,13 +44,13 @@ class RaySampler(Streaming):
             asked.update(ready)
             ready.clear()
             for agent in {request.agent for _, request in numbered}:
-                self._place.publish_weights(agent)
+                self._place.publish(agent.model, agent.adapter)
             parts = divide([request for _, request in numbered], num_workers)
             return [[numbered[position] for position in part] for part in parts]
 
         def take(_: int, answers: list[tuple[int, Reply]]) -> None:
             for number, reply in answers:
-                if number in asked:  # a share that begins again, since its worker died, has answers once more
+                if number in asked:  # a share that starts again after a death yields its answers again
                     asked.remove(number)
                     ready.update(feed.reply(number, reply))
 
@@ -73,55 +71,31 @@ class _Answers:
     def __call__(self, share: Sequence[tuple[int, Request]]) -> Iterator[list[tuple[int, Reply]]]:
         local = {agent: self.place.here(agent) for agent in {request.agent for _, request in share}}
         requests = [request.model_copy(update={"agent": local[request.agent]}) for _, request in share]
-        for replies in _as_they_come(self.engine, requests):
-            yield [(share[place][0], reply) for place, reply in replies]
 
+        def work(report: Callable[[tuple[int, Reply]], None]) -> None:
+            def take(place: int, reply: Reply) -> Sequence[Request]:
+                report((share[place][0], reply))
+                return ()
 
-def _as_they_come(engine: Sampler, requests: Sequence[Request]) -> Iterator[list[tuple[int, Reply]]]:
-    """Yield the replies that are there, with their places, as soon as there are any."""
-    told: SimpleQueue[tuple[int, Reply] | BaseException | None] = SimpleQueue()
+            answer(self.engine, requests, take)
 
-    def take(place: int, reply: Reply) -> Sequence[Request]:
-        told.put((place, reply))
-        return ()
-
-    def work() -> None:
-        try:
-            answer(engine, requests, take)
-            told.put(None)
-        except BaseException as error:
-            told.put(error)
-
-    Thread(target=work, daemon=True).start()
-    while True:
-        replies = [told.get()]
-        while not told.empty():
-            replies.append(told.get())
-        if there := [one for one in replies if isinstance(one, tuple)]:
-            yield there
-        if isinstance(replies[-1], BaseException):
-            raise replies[-1]
-        if replies[-1] is None:
-            return
+        return reported(work)
 
 
 def divide(requests: Sequence[Request], num_shares: int) -> list[list[int]]:
-    """Return the positions of each share, of equal sizes up to one.
+    """Return the positions of each share; sizes differ by at most one.
 
-    Questions that are neighbours go to different shares, for a data set may have its long ones together.
+    Neighbouring questions go to different shares, since a data set may have its long ones together.
     """
     questions: dict[str, int] = {}
 
     def order(position: int) -> tuple[str, str, int, int]:
         request = requests[position]
-        question = questions.setdefault(_question(request), len(questions))
+        text = next((message.content for message in request.messages if message.role == "user"), "")
+        question = questions.setdefault(text, len(questions))
         return (request.agent.model, request.agent.adapter or "", question % num_shares, position)
 
     ordered = sorted(range(len(requests)), key=order)
     ends = [len(ordered) * n // num_shares for n in range(num_shares + 1)]
     shares = [ordered[start:end] for start, end in pairwise(ends)]
     return [share for share in shares if share]
-
-
-def _question(request: Request) -> str:
-    return next((message.content for message in request.messages if message.role == "user"), "")

@@ -10,20 +10,21 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft.config import RunConfig
 from maft.errors import ConfigError, DataError, MissingExtra
-from maft.files import appearing_whole
+from maft.files import appearing_whole, writing
 from maft.records import AgentRef
 
 WHOLE = ".whole"
 PART = ".part"
+ATTEMPT = ".attempt"
 APPEAR_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
-"""Protocols of stores whose objects are there only once they are written to the end."""
+"""Protocols of stores whose objects appear only when they are written to the end."""
 
 
 class Storage(NamedTuple):
@@ -33,29 +34,21 @@ class Storage(NamedTuple):
 
     def put_file(self, file: Path, key: str) -> None:
         """Store a file, whole or not at all."""
-        with self._whole(key) as (system, path):
-            system.put_file(str(file), path)
+        self._store(key, lambda system, path: system.put_file(str(file), path))
 
     def write(self, data: bytes, key: str) -> None:
         """Store bytes, whole or not at all."""
-        with self._whole(key) as (system, path):
-            system.pipe_file(path, data)
+        self._store(key, lambda system, path: system.pipe_file(path, data))
 
-    def read(self, key: str) -> bytes:
-        """Return what is stored in a file."""
+    def read(self, key: str) -> bytes | None:
+        """Return the content of a file; None if it is not there."""
         with self._opened(key) as (system, path):
-            return bytes(system.cat_file(path))
+            return bytes(system.cat_file(path)) if system.exists(path) else None
 
     def get_file(self, key: str, file: Path) -> None:
         """Fetch a file, whole or not at all."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            with self._opened(key) as (system, path):
-                system.get_file(path, str(part))
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        with writing(file) as part, self._opened(key) as (system, path):
+            system.get_file(path, part.name)
 
     def remove(self, key: str) -> None:
         """Remove a file."""
@@ -66,12 +59,12 @@ class Storage(NamedTuple):
         """Return the keys of all files below a key, relative to it, in order."""
         with self._opened(key) as (system, path):
             found = system.find(path) if system.exists(path) else []
-            # some protocols give paths with a leading slash for one without, and the other way round
+            # some protocols add a leading slash to paths, others remove it
             names = [one.lstrip("/").removeprefix(path.lstrip("/")).lstrip("/") for one in found]
             return sorted(name for name in names if name and not name.endswith(PART))
 
     def put_folder(self, folder: Path, key: str) -> None:
-        """Store a folder that is finished, unless it is there."""
+        """Store a finished folder, unless it is stored already."""
         if self.list_of_files(key) is not None:
             return
         files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -81,12 +74,11 @@ class Storage(NamedTuple):
         self.write(listed.encode(), f"{key}/{WHOLE}")
 
     def list_of_files(self, key: str) -> bytes | None:
-        """Return the list of files of a folder that is there, whole: names and digests as JSON; else None."""
-        with self._opened(f"{key}/{WHOLE}") as (system, path):
-            return bytes(system.cat_file(path)) if system.exists(path) else None
+        """Return the list of files of a folder that is whole, names and digests as JSON; otherwise None."""
+        return self.read(f"{key}/{WHOLE}")
 
     def get_folder(self, key: str, folder: Path) -> None:
-        """Fetch a folder, whole or not at all; it must not be there."""
+        """Fetch a folder that does not exist here, whole or not at all."""
         listed = self.list_of_files(key)
         if listed is None:
             raise DataError(f"{self.url}/{key} is not there. Was it removed? Remove what was made from it as well.")
@@ -94,20 +86,19 @@ class Storage(NamedTuple):
             for name in json.loads(listed):
                 self.get_file(f"{key}/{name}", unfinished / name)
 
-    @contextmanager
-    def _whole(self, key: str) -> Iterator[tuple[Any, str]]:
-        """Give a path to write to, which becomes that of the key when it is written."""
+    def _store(self, key: str, write: Callable[[Any, str], object]) -> None:
+        """Write to a temporary path, unless files of this protocol appear whole anyway, and rename it."""
         with self._opened(key) as (system, path):
             system.makedirs(path.rpartition("/")[0], exist_ok=True)
             protocols = {system.protocol} if isinstance(system.protocol, str) else set(system.protocol)
             part = path if protocols & APPEAR_WHOLE else f"{path}.{socket.gethostname()}.{os.getpid()}{PART}"
-            yield system, part
+            write(system, part)
             if part != path:
                 system.mv(part, path)
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[tuple[Any, str]]:
-        """Give fsspec's file system and the path in it; what goes wrong there names the URL."""
+        """Give fsspec's file system and the path in it; an error there names the URL."""
         try:
             from fsspec.core import url_to_fs
         except ImportError:
@@ -132,7 +123,7 @@ def _digest(file: Path) -> str:
 
 
 class Place(NamedTuple):
-    """How this machine and the workers find each other's files. It is given to the workers."""
+    """How this machine and the workers find each other's files; pickled to the workers."""
 
     runs_dir: Path
     storage: Storage | None
@@ -148,24 +139,22 @@ class Place(NamedTuple):
         path = path if path.is_absolute() else Path.cwd() / path
         return path.relative_to(self.runs_dir).as_posix() if path.is_relative_to(self.runs_dir) else None
 
-    def publish(self, path: Path) -> None:
-        """Make sure that workers can fetch a file or a finished folder of this machine."""
-        key = self.key(path)
-        if self.storage is not None and key is not None:
-            (self.storage.put_folder if path.is_dir() else self.storage.put_file)(path, key)
-
-    def publish_weights(self, agent: AgentRef) -> None:
-        """Make sure that workers can fetch what an agent speaks with."""
-        for name in (agent.model, agent.adapter):
-            if name is not None and os.path.isabs(name):
-                self.publish(Path(name))
+    def publish(self, *names: Path | str | None) -> None:
+        """Make sure that workers can fetch files and finished folders of this machine; names of the hub are skipped."""
+        for name in names:
+            if name is not None and os.path.isabs(name) and self.storage is not None:
+                path = Path(name)
+                if (key := self.key(path)) is not None:
+                    (self.storage.put_folder if path.is_dir() else self.storage.put_file)(path, key)
 
     def fetch(self, path: Path) -> Path:
-        """Return, on a worker's machine, where a finished folder of the driver's is.
+        """Return, on a worker's machine, where a finished folder of the driver's is; fetched ones are kept.
 
         Raises:
             DataError: this node does not see it.
         """
+        import filelock
+
         key = self.key(path)
         if self.storage is None or key is None:
             if not path.exists():
@@ -174,10 +163,18 @@ class Place(NamedTuple):
                     "runs_dir on a file system that they share, or set cluster.storage to a URL such as s3://bucket/runs."
                 )
             return path
-        return _kept(self.storage, key)
+        listed = self.storage.list_of_files(key) or b""
+        content = hashlib.blake2b(listed, digest_size=8).hexdigest()
+        home = Path(tempfile.gettempdir()) / f"maft-{getpass.getuser()}" / content
+        home.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(home / ".lock"):
+            local = home / path.name
+            if not local.exists():
+                self.storage.get_folder(key, local)
+        return local
 
     def fetch_file(self, file: Path, scratch: Path) -> Path:
-        """Return, on a worker's machine, where a file of the driver's is; what must be fetched goes into a folder."""
+        """Return, on a worker's machine, where a file of the driver's is; it is fetched to `scratch` if need be."""
         key = self.key(file)
         if self.storage is None or key is None:
             return self.fetch(file)
@@ -186,17 +183,18 @@ class Place(NamedTuple):
 
     def here(self, agent: AgentRef) -> AgentRef:
         """Return an agent with the paths that its weights have on a worker's machine."""
-        model, adapter = (
-            str(self.fetch(Path(name))) if name is not None and os.path.isabs(name) else name
-            for name in (agent.model, agent.adapter)
-        )
-        return agent.model_copy(update={"model": model, "adapter": adapter})
+        adapter = agent.adapter and self.weights(agent.adapter)
+        return agent.model_copy(update={"model": self.weights(agent.model), "adapter": adapter})
+
+    def weights(self, name: str) -> str:
+        """Return, on a worker's machine, the path of a folder of the driver's, or a hub name as it is."""
+        return str(self.fetch(Path(name))) if os.path.isabs(name) else name
 
     @contextmanager
     def delivering(self, output: Path) -> Iterator[Path]:
-        """Give, on a worker's machine, a folder's name to make; it becomes `output`, or is stored as that one.
+        """Give, on a worker's machine, the path of a folder to make, which becomes `output` or is stored as that.
 
-        An attempt that was given up may live on for a while: every attempt has a name of its own, and the first wins.
+        An attempt that was given up may still be running: every attempt has its own path, and the first wins.
         """
         key = self.key(output)
         stored = self.storage is not None and key is not None
@@ -211,27 +209,7 @@ class Place(NamedTuple):
                 made.rename(output)
 
     def receive(self, output: Path) -> None:
-        """Have, on the driver's machine, what was delivered."""
+        """Fetch what was delivered to the driver's machine."""
         key = self.key(output)
         if self.storage is not None and key is not None and not output.exists():
             self.storage.get_folder(key, output)
-
-
-ATTEMPT = ".attempt"
-
-
-def _kept(storage: Storage, key: str) -> Path:
-    """Return where this machine has a finished folder, which it fetches only once; its content is part of its name."""
-    import filelock
-
-    listed = storage.list_of_files(key)
-    if listed is None:
-        raise DataError(f"{storage.url}/{key} is not there. Was it removed? Remove what was made from it as well.")
-    content = hashlib.blake2b(listed, digest_size=8).hexdigest()
-    home = Path(tempfile.gettempdir()) / f"maft-{getpass.getuser()}" / content
-    home.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(home / ".lock"):
-        local = home / Path(key).name
-        if not local.exists():
-            storage.get_folder(key, local)
-    return local

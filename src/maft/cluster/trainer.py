@@ -1,18 +1,16 @@
-"""Finetunings side by side on the nodes of a Ray cluster, one job at a time on each worker.
+"""Finetunings on the nodes of a Ray cluster, one job at a time on each worker.
 
-The longest go first, so that no long one is left over at the end. A job is done in a folder of its own and gets its
-name when it is finished, so that an attempt which was given up, and lives on for a moment, is in nobody's way.
+The longest go first, so that none of them is left over at the end. A job works in a folder of its own, which is renamed
+when it is finished, so that an attempt that was given up and is still running does no harm.
 """
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
-from maft.cluster.pool import Pool, on_worker
+from maft.cluster.pool import Pool, on_worker, reported
 from maft.cluster.storage import ATTEMPT, Place
 from maft.config import RunConfig, TrainConfig
 from maft.trainers.base import Trainer, TrainJob, TrainProgress
@@ -37,9 +35,7 @@ class RayTrainer(Trainer):
         """Make the output folder of each job; see `maft.trainers.base.Trainer`."""
         jobs = [absolute(job) for job in sorted(jobs, key=lambda job: (-job.work(settings), job.agent))]
         for job in jobs:
-            for path in (job.examples, job.init_adapter, Path(job.base_model)):
-                if path is not None and path.is_absolute():
-                    self._place.publish(path)
+            self._place.publish(job.examples, job.init_adapter, job.base_model)
         pool = Pool(
             self._config.cluster,
             self._config.engine.num_train_processes,
@@ -80,31 +76,11 @@ class _Training:
             local = job.model_copy(
                 update={
                     "examples": self.place.fetch_file(job.examples, Path(scratch)),
-                    "base_model": self._folder(job.base_model),
+                    "base_model": self.place.weights(job.base_model),
                     "init_adapter": job.init_adapter and self.place.fetch(job.init_adapter),
                     "output": made,
                 }
             )
-            yield from said_by(lambda say: self.trainer.train([local], settings, say))
+            for steps in reported(partial(self.trainer.train, [local], settings)):
+                yield from steps
         yield None
-
-    def _folder(self, model: str) -> str:
-        return str(self.place.fetch(Path(model))) if Path(model).is_absolute() else model
-
-
-def said_by(call: Callable[[Callable[[TrainProgress], None]], None]) -> Iterator[TrainProgress]:
-    """Make the call, and yield what it reports while it goes."""
-    told: SimpleQueue[TrainProgress | BaseException | None] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            call(told.put)
-            told.put(None)
-        except BaseException as error:
-            told.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    while (said := told.get()) is not None:
-        if isinstance(said, BaseException):
-            raise said
-        yield said

@@ -1,11 +1,12 @@
 """What is sent with a request: the parameters that a service knows, under the names that it knows.
 
-A service that refuses one is asked again without it where that changes nothing (`seed`, or a value that is the default
-anyway), or with its other name; what was learned so holds for the rest of the run and is said once.
+If a service refuses a parameter, the request is sent again without it where that changes nothing (`seed`, or a default
+value), or with its other name. That holds for the rest of the run and is logged once.
 """
 
 import logging
 import re
+import threading
 from typing import Any
 
 from maft.config import OpenAiConfig
@@ -27,12 +28,13 @@ _OUT_OF_RANGE = re.compile(
 
 
 class Parameters:
-    """The parameters of requests to one service."""
+    """The parameters of requests to one service; for any thread."""
 
     def __init__(self, settings: OpenAiConfig, *, keep_tokens: bool = False) -> None:
-        """Send what the settings allow; nothing is learned yet."""
+        """Send what the settings allow."""
         self.settings = settings
         self.keep_tokens = keep_tokens
+        self._lock = threading.Lock()
         self._omit: set[str] = set(settings.omit)
         self._rename = dict(settings.rename)
 
@@ -45,7 +47,7 @@ class Parameters:
             LENGTHS[self.settings.base_url is None]: how.max_new_tokens,
             "seed": request.seed % 2**31,
         }
-        if how.top_k or served:  # vLLM takes what is missing from generation_config.json, so "no limit" must be said
+        if how.top_k or served:  # vLLM takes missing ones from generation_config.json, so "no limit" must be sent
             body["top_k"] = how.top_k
         if self.keep_tokens:
             body |= {"logprobs": True} | ({"return_token_ids": True} if served else {})
@@ -54,7 +56,7 @@ class Parameters:
         return {"model": model, "messages": messages, "extra_body": body}
 
     def learn(self, error: Exception, sent: dict[str, Any]) -> bool:
-        """Learn from a refusal which parameter to leave out or rename; return whether to ask again.
+        """Learn from a refusal which parameter to leave out or rename; return whether to send the request again.
 
         Args:
             error: of the client.
@@ -65,6 +67,10 @@ class Parameters:
         """
         if getattr(error, "status_code", None) not in (400, 422):
             return False
+        with self._lock:
+            return self._learn(error, sent)
+
+    def _learn(self, error: Exception, sent: dict[str, Any]) -> bool:
         words, body, at_fault = hosted.said(error, self.settings), sent["extra_body"], str(getattr(error, "param", ""))
         named = [name for name in body if name == at_fault or re.search(rf"\b{re.escape(name)}\b", words)]
         refused = getattr(error, "code", None) in hosted.NO_SUCH_PARAMETER or _REFUSED.search(words)
@@ -76,7 +82,7 @@ class Parameters:
             return True  # another request has learned it meanwhile
         if own in LENGTHS and own not in self._rename:
             self._rename[own] = LENGTHS[1 - LENGTHS.index(own)]
-            log.warning("The service refuses %s and is sent %s instead: %s", name, self._rename[own], words)
+            log.warning("The service refuses %s; %s is sent instead: %s", name, self._rename[own], words)
             return True
         if own in ("seed", "logprobs") or (own in _DEFAULTS and body[name] == _DEFAULTS[own]):
             self._omit.add(own)

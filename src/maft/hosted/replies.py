@@ -11,13 +11,13 @@ CUT = ("length", "max_tokens", "model_length")
 
 
 class Answer(NamedTuple):
-    """A reply, and what there is to say about it."""
+    """A reply, with what the service said about its tokens."""
 
     reply: Reply
     counted: bool
-    """The service said how many tokens it took; they are estimated otherwise."""
+    """Whether the service counted the tokens; otherwise they are estimated."""
     only_reasoning: bool
-    """All tokens went into reasoning that the service keeps to itself, and none into an answer."""
+    """Whether all tokens went into reasoning that the service does not show, and none into an answer."""
 
 
 def read(completion: Any, asked: str) -> Answer:
@@ -25,10 +25,10 @@ def read(completion: Any, asked: str) -> Answer:
 
     Args:
         completion: what the client returned.
-        asked: the text of the request, to estimate its tokens where the service does not count them.
+        asked: the text of the request, to estimate its tokens if the service does not count them.
 
     Raises:
-        NotAnAnswer: it is none; with the server's own words, where it sent an error.
+        NotAnAnswer: it is not a chat completion; with the server's own words, if it sent an error.
     """
     try:
         if error := getattr(completion, "error", None):
@@ -52,7 +52,7 @@ def read(completion: Any, asked: str) -> Answer:
         thought = getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None)
         return Answer(reply, tokens is not None, ended and not text and bool(how in CUT or thought))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise NotAnAnswer("what came back is no chat completion") from None
+        raise NotAnAnswer("the answer is not a chat completion") from None
 
 
 def _text(content: Any) -> str:
@@ -64,7 +64,7 @@ def _text(content: Any) -> str:
 
 
 def _usage(usage: Any, text: str) -> tuple[int, int] | None:
-    """Return prompt and completion tokens, None where they were not counted, or make no sense."""
+    """Return prompt and completion tokens; None if they were not counted or make no sense."""
     prompt, completion = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
     if type(prompt) is not int or type(completion) is not int or prompt <= 0 or completion < (1 if text else 0):
         return None

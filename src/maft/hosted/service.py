@@ -1,4 +1,4 @@
-"""What sampling from a hosted service and finetuning on it share: the key, the money, and what its errors mean."""
+"""What sampling from a hosted service and finetuning on it share: the client, retries, errors and spending."""
 
 import os
 import re
@@ -8,23 +8,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from maft import files
 from maft.config import OpenAiConfig
 from maft.errors import ConfigError, DataError, MaftError, StageFailed
 
+T = TypeVar("T")
 MILLION = 1_000_000
 BYTES_PER_TOKEN = 3
-"""Fewer than English has, so that estimates from it are rather too high."""
+"""Fewer than English has, so that estimates from it are too high rather than too low."""
 SERVICE = "https://api.openai.com/v1"
 
 
 class NotAnAnswer(Exception):
-    """A server answered, with status 200, but with nothing that this API has, such as HTML or a message of an error."""
+    """A server answered with status 200, but not as the API documents: with HTML, for example, or an error message."""
 
     def __init__(self, words: str, code: object = None) -> None:
-        """Take the server's words, and its code, which stands for the status where it is a number."""
+        """Take the server's words, and its code, which is used as the status if it is a number."""
         super().__init__(words)
         self.code = code
         if code is not None:
@@ -32,8 +33,22 @@ class NotAnAnswer(Exception):
             self.status_code = code if isinstance(code, int) else 429 if limit else 400
 
 
-def client(settings: OpenAiConfig, *, asynchronous: bool = False) -> Any:
-    """Return the official client; it does not retry, for we do.
+def understood(call: Callable[[], T]) -> T:
+    """Return what the client makes of a service's answer.
+
+    Raises:
+        NotAnAnswer: it is not what the API documents, and the client fails on it.
+    """
+    try:
+        return call()
+    except MaftError:
+        raise
+    except (AttributeError, TypeError, ValueError):
+        raise NotAnAnswer("the answer is not what the API documents") from None
+
+
+def client(settings: OpenAiConfig) -> Any:
+    """Return the official client without its own retries, which know no spending limit; for any thread.
 
     Raises:
         ConfigError: the environment has no key, or one that cannot be sent.
@@ -51,10 +66,9 @@ def client(settings: OpenAiConfig, *, asynchronous: bool = False) -> Any:
             f"the environment variable {settings.api_key_env} holds characters that no key has, such as spaces or "
             "typographic quotes. Copy the key again."
         )
-    kind = openai.AsyncOpenAI if asynchronous else openai.OpenAI
     # The client would take an address from the environment, and the config would not say where the key went.
     address = settings.base_url or SERVICE
-    return kind(api_key=key or "none", base_url=address, timeout=settings.timeout, max_retries=0)
+    return openai.OpenAI(api_key=key or "none", base_url=address, timeout=settings.timeout, max_retries=0)
 
 
 def _key(settings: OpenAiConfig) -> str:
@@ -62,7 +76,7 @@ def _key(settings: OpenAiConfig) -> str:
 
 
 def refusal(error: Exception, settings: OpenAiConfig) -> MaftError | None:
-    """Return what to tell the user where trying again is of no use and no request can succeed; None otherwise."""
+    """Return the error for the user if no request can succeed, so that trying again is of no use; None otherwise."""
     import openai
 
     where = settings.base_url or "the service"
@@ -87,7 +101,7 @@ NO_SUCH_PARAMETER = ("unsupported_parameter", "unsupported_value", "unknown_para
 
 
 def no_contact(error: Exception, settings: OpenAiConfig) -> DataError | None:
-    """Return what to tell where a server that never answered fails so; None where it did answer, with a status."""
+    """Return the error for the user if a server that never answered fails so; None if it answered with a status."""
     import openai
 
     where, words = settings.base_url or "the service", said(error, settings)
@@ -114,7 +128,7 @@ def can_pass(error: Exception) -> bool:
 
 
 def may_be_billed(error: Exception) -> bool:
-    """Say whether the service may have done the work, so that a reply was paid for although none came."""
+    """Say whether the service may have done the work and bill it, although no reply came."""
     import httpx
     import openai
 
@@ -124,37 +138,48 @@ def may_be_billed(error: Exception) -> bool:
 
 
 class Tries:
-    """What follows a failed call: another try after a wait, an error that ends the run, or giving up."""
+    """Calls of one service, tried again where that can help."""
 
     def __init__(self, settings: OpenAiConfig, contact: int) -> None:
-        """Try `openai.max_retries` times, but only `contact` times while the server has never answered."""
+        """Retry `openai.max_retries` times, but only `contact` times while the server has never answered."""
         self.settings = settings
         self.contact = min(contact, settings.max_retries)
         self.answered = False
 
-    def wait(self, error: Exception, attempt: int) -> float | None:
-        """Return the seconds to wait before trying again, None where that is of no use.
+    def call(self, ask: Callable[[], T], pause: Callable[[Exception, float], None]) -> T:
+        """Return the result of a call.
 
         Args:
-            error: of the client, or `NotAnAnswer`.
-            attempt: number of tries before this one.
+            ask: makes the call once.
+            pause: waits before the next try, given the error and a number of seconds.
 
         Raises:
             MaftError: no call can succeed.
+            openai.OpenAIError: or NotAnAnswer: the call failed for good.
         """
-        if (refused := refusal(error, self.settings)) is not None:
-            raise refused from None
-        away = None if self.answered else no_contact(error, self.settings)
-        if away is not None and attempt >= self.contact:
-            raise away from None
-        if not can_pass(error) or attempt >= self.settings.max_retries:
-            return None
-        asked = retry_after(error)
-        return min(60.0, 2.0**attempt) if asked is None else asked
+        import openai
+
+        attempt = 0
+        while True:
+            try:
+                result = ask()
+                self.answered = True
+                return result
+            except (openai.OpenAIError, NotAnAnswer) as error:
+                if (refused := refusal(error, self.settings)) is not None:
+                    raise refused from None
+                away = None if self.answered else no_contact(error, self.settings)
+                if away is not None and attempt >= self.contact:
+                    raise away from None
+                if not can_pass(error) or attempt >= self.settings.max_retries:
+                    raise
+                asked = retry_after(error)
+                pause(error, min(60.0, 2.0**attempt) if asked is None else asked)
+            attempt += 1
 
 
 def retry_after(error: Exception) -> float | None:
-    """Return the seconds that the service asks to wait, five minutes at most, where it says so."""
+    """Return the seconds that the service asks to wait, at most five minutes; None if it does not ask."""
     response = getattr(error, "response", None)
     headers = {} if response is None else response.headers
     for header, seconds in _WAITS.items():
@@ -167,25 +192,23 @@ def retry_after(error: Exception) -> float | None:
 
 _WAITS: dict[str, Callable[[str], float]] = {
     "retry-after-ms": lambda text: float(text) / 1000,
-    "retry-after": lambda text: float(text) if text[:1].isdigit() else _seconds_until(text),
+    "retry-after": lambda text: (
+        float(text) if text[:1].isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
+    ),
 }
-
-
-def _seconds_until(date: str) -> float:
-    return parsedate_to_datetime(date).timestamp() - time.time()
 
 
 def said(error: Exception, settings: OpenAiConfig) -> str:
     """Return the message of an error as one sentence, without the key."""
     message = words(getattr(error, "body", None)) or str(error)
-    if error.__cause__ is not None and not hasattr(error, "status_code"):
-        message = f"{message.rstrip('.')}: {error.__cause__}"
+    if not hasattr(error, "status_code") and (cause := str(error.__cause__ or "")) not in message:
+        message = f"{message.rstrip('.')}: {cause}"
     text = without_key(" ".join(whole_text(message).split()), settings)[:300].rstrip(": ")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def words(body: object) -> str:
-    """Return what the body of an error says, in whichever of the usual forms.
+    """Return the message in the body of an error, in any of the usual forms.
 
     >>> words({"error": {"message": "no"}}), words({"detail": [{"loc": ["body", "seed"], "msg": "forbidden"}]})
     ('no', 'body.seed: forbidden')
@@ -200,7 +223,7 @@ def words(body: object) -> str:
 
 
 def whole_text(text: str) -> str:
-    r"""Return a text in which halves of surrogate pairs, which no file can hold, are replaced.
+    r"""Return a text without halves of surrogate pairs, which no file can hold.
 
     >>> whole_text("\ud83d\ude00 \ud800") == "\U0001f600 \ufffd"
     True
@@ -209,19 +232,19 @@ def whole_text(text: str) -> str:
 
 
 def without_key(text: str, settings: OpenAiConfig) -> str:
-    """Return a text of the service with `<key>` for our key, and for whatever else looks like one."""
+    """Return a text of the service with `<key>` in place of our key and of what looks like one."""
     key = _key(settings)
     text = text.replace(key, "<key>") if len(key) > 3 else text
     return re.sub(r"\bsk-[\w*-]+", "<key>", text)
 
 
 def tokens(text: str) -> float:
-    """Estimate the tokens of a text, rather too high."""
+    """Estimate the tokens of a text, rather too many than too few."""
     return len(text.encode()) / BYTES_PER_TOKEN
 
 
 def spent(folder: Path) -> float | None:
-    """Return the US dollars that a run has spent; None where nothing was, or prices are not known."""
+    """Return the US dollars that a run has spent; None if it spent nothing or prices are unknown."""
     file = folder / "spending.json"
     return sum(files.read_json(file).get(name, 0.0) for name in ("usd", "under_way")) if file.exists() else None
 
@@ -229,8 +252,8 @@ def spent(folder: Path) -> float | None:
 class Spending:
     """The money that a run has spent, kept in its folder so that a limit holds over all starts; for any thread.
 
-    What a request could cost is written down before it is sent. Where its reply does not come, or without a count of
-    tokens, or where the process dies meanwhile, all of that is booked: the limit holds whatever goes wrong.
+    What a request could cost is written down before it is sent. If no reply comes, or one without a count of tokens, or
+    the process dies meanwhile, all of that is booked: the limit holds whatever goes wrong.
     """
 
     def __init__(self, settings: OpenAiConfig, folder: Path) -> None:
@@ -247,28 +270,28 @@ class Spending:
         self._jobs: dict[str, float] = known.get("jobs", {})
 
     def sampling_cost(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """Return US dollars, 0 where prices are not known."""
+        """Return US dollars; 0 if prices are unknown."""
         prices = (self.settings.prompt_price or 0.0, self.settings.completion_price or 0.0)
         return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / MILLION
 
     def training_cost(self, tokens: float) -> float:
-        """Return US dollars, 0 where the price is not known."""
+        """Return US dollars; 0 if the price is unknown."""
         return tokens * (self.settings.training_price or 0.0) / MILLION
 
-    def reserve(self, most: float, what: str) -> None:
+    def reserve(self, highest: float, what: str) -> None:
         """Set money aside for a request that is about to be sent.
 
         Raises:
             StageFailed: the limit could be passed.
         """
         with self._lock:
-            self._refuse(most, what)
-            self._under_way.append(most)
-            if most:
+            self._refuse(highest, what)
+            self._under_way.append(highest)
+            if highest:
                 self._write()
 
     def settle(self, reserved: float, paid: float | None) -> None:
-        """Book what was paid of the money set aside; all of it where that is not known."""
+        """Book what was paid of the money set aside; all of it if that is unknown."""
         with self._lock:
             self._under_way.remove(reserved)
             self.spent += reserved if paid is None else paid
@@ -277,34 +300,34 @@ class Spending:
                 self._write()
 
     @contextmanager
-    def job(self, most: float, what: str) -> Iterator[None]:
-        """Set money aside while a job is submitted; it is then booked by its name, by which it is found after a kill.
+    def job(self, highest: float, what: str) -> Iterator[None]:
+        """Set money aside while a job is submitted; `book` then books it under a name that a restart finds again.
 
         Raises:
             StageFailed: the limit could be passed.
         """
         with self._lock:
-            self._refuse(most, what)
-            self._jobs_under_way += most
+            self._refuse(highest, what)
+            self._jobs_under_way += highest
         try:
             yield
         finally:
             with self._lock:
-                self._jobs_under_way -= most
+                self._jobs_under_way -= highest
 
     def book(self, job: str, cost: float) -> None:
-        """Book what a finetuning job costs, instead of what was booked for it before; nothing is counted twice."""
+        """Book the cost of a finetuning job, in place of what was booked for it before."""
         with self._lock:
             self.spent += cost - self._jobs.get(job, 0.0)
             self._jobs[job] = cost
             if cost:
                 self._write()
 
-    def _refuse(self, most: float, what: str) -> None:
+    def _refuse(self, highest: float, what: str) -> None:
         limit, under_way = self.settings.spending_limit, sum(self._under_way) + self._jobs_under_way
-        if limit is not None and self.spent + under_way + most > limit:
+        if limit is not None and self.spent + under_way + highest > limit:
             raise StageFailed(
-                f"{what} could cost {most:.4f} USD, which with {self.spent:.4f} spent and {under_way:.4f} under way "
+                f"{what} could cost {highest:.4f} USD, which with {self.spent:.4f} spent and {under_way:.4f} under way "
                 f"could pass openai.spending_limit = {limit}. Everything paid for is kept; run the same command with a "
                 "higher limit to continue."
             )

@@ -1,14 +1,14 @@
-"""Finetuning jobs of a hosted service, one for each agent, side by side.
+"""Finetuning jobs of a hosted service, one per agent, concurrently.
 
 A job costs money, so none is submitted twice. Before and after each step a small file beside the agent's folder says
-what was submitted. Should a kill come between a submission and that note, the next start finds the file or job on the
-service by its name and takes it over.
+what was submitted. If a kill comes between a submission and that note, the next start finds the file or job on the
+service by its name and uses it.
 """
 
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import maft
 from maft import config as config_
 from maft import files
 from maft.config import OpenAiConfig, TrainConfig
-from maft.errors import DataError, MaftError, StageFailed
+from maft.errors import DataError, StageFailed
 from maft.files import appearing_whole
 from maft.hosted import service as hosted
 from maft.hosted.service import NotAnAnswer, Spending
@@ -30,10 +30,9 @@ log = logging.getLogger("maft")
 LEAST_EXAMPLES = 10
 """The service refuses smaller sets."""
 LARGEST_FILE = 512 * 1024 * 1024
-"""The service refuses larger files; in bytes."""
+"""In bytes; the service refuses larger files."""
 FIRST_CONTACT_RETRIES = 5
-"""Further tries to reach a server that has not answered yet, for half a minute: a run comes here after hours."""
-ENDED = ("succeeded", "failed", "cancelled")
+"""Retries while a server has never answered, for half a minute: a run gets here after hours."""
 RUNNING = ("validating_files", "queued", "running")
 CLOSING = (
     "OpenAI is closing finetuning: it takes no new jobs after 6 January 2027, and its finetuned GPT-4o and GPT-4.1 "
@@ -42,12 +41,16 @@ CLOSING = (
 
 
 class Submission(Record):
-    """What is known of one agent's job."""
+    """What was submitted for one agent."""
 
     marker: str
     """Name of the uploaded file and of the job, by which they are found again."""
     file: str | None = None
     job: str | None = None
+
+    def write(self, note: Path) -> None:
+        """Write this beside the agent's folder."""
+        files.write_text(note, self.to_json() + "\n")
 
 
 class OpenAiTrainer(Trainer):
@@ -73,124 +76,109 @@ class OpenAiTrainer(Trainer):
         sets = {job.agent: _checked(job, settings) for job in jobs}
         spending = Spending(self.settings, self._folder)
         with hosted.client(self.settings) as client:
-            service = _Service(client, self.settings)
-            running = {job.agent: self._submit(job, sets[job.agent], settings, service, spending) for job in jobs}
-            self._wait({job.agent: job for job in jobs}, running, settings, service, spending, on_progress)
-
-    def _submit(
-        self,
-        job: TrainJob,
-        text: str,
-        settings: TrainConfig,
-        service: "_Service",
-        spending: Spending,
-    ) -> Submission:
-        """Return the agent's submission, making what is not there yet."""
-        note, marker = _note(job.output), _marker(job, text, settings, self.settings)
-        known = Submission.from_json(note.read_text(encoding="utf-8")) if note.exists() else None
-        found = known if known is not None and known.marker == marker else Submission(marker=marker)
-        if found.file is None:
-            found = found.model_copy(update={"file": service.file(marker, text)})
-            files.write_text(note, found.to_json() + "\n")
-        if found.job is None:
-            cost = spending.training_cost(hosted.tokens(text) * job.training(settings).num_epochs)
-            there = service.find_job(marker)
-            if there is None:
-                with spending.job(cost, f"finetuning {job.agent}"):
-                    there = service.start(found, job, settings)
-            spending.book(there, cost)  # also where a kill came before it could be booked
-            found = found.model_copy(update={"job": there})
-            files.write_text(note, found.to_json() + "\n")
-        return found
-
-    def _wait(
-        self,
-        jobs: Mapping[str, TrainJob],
-        running: Mapping[str, Submission],
-        settings: TrainConfig,
-        service: "_Service",
-        spending: Spending,
-        on_progress: Callable[[TrainProgress], None],
-    ) -> None:
-        """Look at the jobs now and then until all have ended."""
-        failures: list[str] = []
-        unfinished = dict(running)
-        while unfinished:
-            for agent, submission in list(unfinished.items()):
-                state = service.job(str(submission.job))
-                if state is None:
-                    _note(jobs[agent].output).unlink(missing_ok=True)
-                    raise StageFailed(
-                        f"the service does not know the job {submission.job} of {agent} any more. The same command "
-                        "submits it again."
-                    )
-                if state.status == "succeeded" and not state.fine_tuned_model:
-                    _note(jobs[agent].output).unlink(missing_ok=True)
-                    failures.append(f"the job {submission.job} of {agent} succeeded, but names no model")
-                elif state.status == "succeeded":
-                    if state.trained_tokens:
-                        spending.book(str(submission.job), spending.training_cost(state.trained_tokens))
-                    _keep(jobs[agent], submission, state)
-                    on_progress(_progress(agent, 1, 1, state.trained_tokens or 0))
-                elif state.status in ENDED:
-                    _note(jobs[agent].output).unlink(missing_ok=True)
-                    reason = state.error.message if state.error and state.error.message else "no reason was given"
-                    reason = hosted.without_key(reason.strip().rstrip("."), self.settings)
-                    failures.append(f"the job {submission.job} of {agent} {_ENDED_AS[state.status]}: {reason}")
-                elif state.status not in RUNNING:
-                    waits = hosted.without_key(str(state.status), self.settings)
-                    raise StageFailed(
-                        f"the job {submission.job} of {agent} is {waits}. Resume or cancel it at the service; the same "
-                        "command continues."
-                    )
-                elif (step := service.step(str(submission.job))) is not None:
-                    on_progress(_progress(agent, *step, 0))
-                if state.status in ENDED:
-                    del unfinished[agent]
-            if unfinished:
-                time.sleep(self.settings.poll_seconds)
+            service = _Service(client, self.settings, spending)
+            running = [(job, service.submit(job, sets[job.agent], settings)) for job in jobs]
+            failures: list[str] = []
+            while running:
+                running = [(job, at) for job, at in running if self._goes_on(job, at, service, on_progress, failures)]
+                if running:
+                    time.sleep(self.settings.poll_seconds)
         if failures:
             raise StageFailed(
                 f"{'; '.join(failures)}. {len(jobs) - len(failures)} of {len(jobs)} agents are finetuned and kept; "
                 "the same command submits the others again."
             )
 
+    def _goes_on(
+        self,
+        job: TrainJob,
+        submission: Submission,
+        service: "_Service",
+        on_progress: Callable[[TrainProgress], None],
+        failures: list[str],
+    ) -> bool:
+        """Look at a job, and keep what it has made; say whether it is still running."""
+        name, note = str(submission.job), _note(job.output)
+        state = service.job(name)
+        what = f"the job {name} of {job.agent}"
+        if state is None:
+            note.unlink(missing_ok=True)
+            raise StageFailed(f"the service does not know {what} any more. The same command submits it again.")
+        if state.status in RUNNING:
+            if (step := service.step(name)) is not None:
+                on_progress(_progress(job.agent, *step, 0))
+            return True
+        if state.status == "succeeded" and state.fine_tuned_model:
+            if state.trained_tokens:
+                service.spending.book(name, service.spending.training_cost(state.trained_tokens))
+            _keep(job, submission, state)
+            on_progress(_progress(job.agent, 1, 1, state.trained_tokens or 0))
+            return False
+        if state.status not in _ENDED_AS:
+            waits = hosted.without_key(str(state.status), self.settings)
+            raise StageFailed(f"{what} is {waits}. Resume or cancel it at the service; the same command continues.")
+        note.unlink(missing_ok=True)
+        reason = state.error.message if state.error and state.error.message else "no reason was given"
+        reason = ": " + hosted.without_key(reason.strip().rstrip("."), self.settings)
+        failures.append(f"{what} {_ENDED_AS[state.status]}{'' if state.status == 'succeeded' else reason}")
+        return False
 
-_ENDED_AS = {"failed": "failed", "cancelled": "was cancelled"}
+
+_ENDED_AS = {"succeeded": "succeeded, but names no model", "failed": "failed", "cancelled": "was cancelled"}
 
 
 class _Service:
-    """The few calls that finetuning needs; what may pass is tried again, and never with other parameters."""
+    """The calls that finetuning needs, tried again where that can help, always with the same parameters."""
 
-    def __init__(self, client: Any, settings: OpenAiConfig) -> None:
-        self._client = client
-        self._settings = settings
+    def __init__(self, client: Any, settings: OpenAiConfig, spending: Spending) -> None:
+        self._client, self._settings, self.spending = client, settings, spending
         self._tries = hosted.Tries(settings, FIRST_CONTACT_RETRIES)
 
+    def submit(self, job: TrainJob, text: str, settings: TrainConfig) -> Submission:
+        """Return an agent's submission; only what is missing is uploaded and started."""
+        note, marker = _note(job.output), _marker(job, text, settings, self._settings)
+        known = Submission.from_json(note.read_text(encoding="utf-8")) if note.exists() else None
+        submission = known if known is not None and known.marker == marker else Submission(marker=marker)
+        if submission.file is None:
+            submission = submission.model_copy(update={"file": self.file(marker, text)})
+            submission.write(note)
+        if submission.job is None:
+            cost = self.spending.training_cost(hosted.tokens(text) * job.training(settings).num_epochs)
+            name = self.find_job(marker)
+            if name is None:
+                with self.spending.job(cost, f"finetuning {job.agent}"):
+                    name = self.start(submission, job, settings)
+            self.spending.book(name, cost)  # also if a kill came before it could be booked
+            submission = submission.model_copy(update={"job": name})
+            submission.write(note)
+        return submission
+
     def file(self, marker: str, text: str) -> str:
-        """Return the id of the uploaded set; one of this name is not uploaded again."""
-        there = self._try(lambda: _whole(list(self._client.files.list(purpose="fine-tune")), "id", "filename"))
-        found = [file.id for file in there if file.filename == f"{marker}.jsonl"]
-        if found:
-            return str(found[0])
+        """Return the id of the set, which is uploaded unless there is one of this name."""
+        uploaded = self._try(lambda: _whole(list(self._client.files.list(purpose="fine-tune")), "id", "filename"))
+        for file in uploaded:
+            if file.filename == f"{marker}.jsonl":
+                return str(file.id)
         content = (f"{marker}.jsonl", text.encode(), "application/jsonl")
         create = partial(self._client.files.create, file=content, purpose="fine-tune")
         return str(self._try(lambda: _whole([create()], "id"))[0].id)
 
     def find_job(self, marker: str) -> str | None:
         """Return the id of a job of this name that runs or has succeeded."""
-        there = self._try(lambda: _whole(list(self._client.fine_tuning.jobs.list(limit=100)), "id", "status"))
-        found = [job for job in there if (job.metadata or {}).get("maft") == marker]
-        good = (job for job in found if job.status not in ("failed", "cancelled"))
-        return next((str(job.id) for job in good if job.status != "succeeded" or job.fine_tuned_model), None)
+        jobs = self._try(lambda: _whole(list(self._client.fine_tuning.jobs.list(limit=100)), "id", "status"))
+        for job in jobs:
+            useless = job.status in ("failed", "cancelled") or (job.status == "succeeded" and not job.fine_tuned_model)
+            if (job.metadata or {}).get("maft") == marker and not useless:
+                return str(job.id)
+        return None
 
     def start(self, submission: Submission, job: TrainJob, settings: TrainConfig) -> str:
         """Start a job and return its id."""
 
         def create() -> Any:
-            # An answer that was lost on the way may have started the job: look before trying again.
-            if (there := self.find_job(submission.marker)) is not None:
-                return self._client.fine_tuning.jobs.retrieve(there)
+            # An answer that was lost may have started the job: look before trying again.
+            if (started := self.find_job(submission.marker)) is not None:
+                return self._client.fine_tuning.jobs.retrieve(started)
             return self._client.fine_tuning.jobs.create(
                 model=job.base_model,
                 training_file=submission.file,
@@ -212,7 +200,7 @@ class _Service:
         return str(self._try(lambda: _whole([create()], "id"))[0].id)
 
     def job(self, name: str) -> Any:
-        """Return the state of a job, None where the service does not know it any more."""
+        """Return the state of a job; None if the service does not know it any more."""
         import openai
 
         def retrieve() -> Any:
@@ -224,7 +212,7 @@ class _Service:
         return self._try(retrieve)
 
     def step(self, name: str) -> tuple[int, int] | None:
-        """Return how many steps of how many a job has done, where the service tells."""
+        """Return the steps that a job has done and its total, if the service reports them."""
         events = self._try(lambda: self._client.fine_tuning.jobs.list_events(name, limit=10).data)
         data = next((event.data for event in events if isinstance(event.data, dict) and "step" in event.data), None)
         total = (data or {}).get("total_steps")
@@ -233,52 +221,30 @@ class _Service:
     def _try(self, call: Callable[[], Any]) -> Any:
         import openai
 
-        attempt = 0
-        while True:
-            try:
-                result = _api_result(call)
-                self._tries.answered = True
-                return result
-            except (openai.OpenAIError, NotAnAnswer) as error:
-                wait = self._tries.wait(error, attempt)
-                if wait is None:
-                    where, words = self._settings.base_url or "the service", hosted.said(error, self._settings)
-                    if not hosted.can_pass(error):
-                        raise DataError(f"{where} refuses the finetuning: {words}") from None
-                    raise StageFailed(
-                        f"{where} does not answer: {words} What was submitted is noted; the same command continues."
-                    ) from None
-            time.sleep(wait)
-            attempt += 1
+        try:
+            return self._tries.call(lambda: hosted.understood(call), lambda _, seconds: time.sleep(seconds))
+        except (openai.OpenAIError, NotAnAnswer) as error:
+            where, words = self._settings.base_url or "the service", hosted.said(error, self._settings)
+            if not hosted.can_pass(error):
+                raise DataError(f"{where} refuses the finetuning: {words}") from None
+            raise StageFailed(
+                f"{where} does not answer: {words} What was submitted is noted; the same command continues."
+            ) from None
 
 
 def _whole(answers: list[Any], *names: str) -> list[Any]:
-    """Return what the service answered, if it has these fields.
+    """Return a service's answers, if they have these fields.
 
     Raises:
-        TypeError: it is something else, such as a page of HTML, which the client takes for text.
+        TypeError: they are something else, such as a page of HTML, which the client takes for text.
     """
     if not all(isinstance(getattr(answer, name, None), str) for answer in answers for name in names):
         raise TypeError
     return answers
 
 
-def _api_result(call: Callable[[], Any]) -> Any:
-    """Return what the client makes of the service's answer.
-
-    Raises:
-        NotAnAnswer: it could make nothing of it.
-    """
-    try:
-        return call()
-    except MaftError:
-        raise
-    except (AttributeError, TypeError, ValueError):
-        raise NotAnAnswer("what came back is none of the answers documented") from None
-
-
 def _checked(job: TrainJob, settings: TrainConfig) -> str:
-    """Return an agent's set as the service wants it.
+    """Return an agent's training set in the service's format.
 
     Raises:
         DataError: the service would refuse it.
@@ -302,7 +268,7 @@ def _checked(job: TrainJob, settings: TrainConfig) -> str:
 
 
 def _marker(job: TrainJob, text: str, settings: TrainConfig, service: OpenAiConfig) -> str:
-    """Return a name that only the same job has; it does not depend on where the run folder is, which may be moved."""
+    """Return a name that only the same job has, wherever the run folder is."""
     content = {
         "model": job.base_model,
         "seed": job.seed,
@@ -315,7 +281,7 @@ def _marker(job: TrainJob, text: str, settings: TrainConfig, service: OpenAiConf
 
 
 def _note(output: Path) -> Path:
-    """Return the file that says what was submitted for an agent; hidden, so that no listing takes it for one."""
+    """Return the file that says what was submitted for an agent; hidden, so that no listing takes it for an agent."""
     return output.with_name(f".{output.name}.job.json")
 
 
@@ -337,7 +303,7 @@ agree with the majority vote, with maft {version}.
 
 
 def _keep(job: TrainJob, submission: Submission, state: Any) -> None:
-    """Write down which model the agent is now."""
+    """Write the agent's folder, with the name of its model."""
     content = {
         "model": state.fine_tuned_model,
         "base_model": job.base_model,
