@@ -112,22 +112,20 @@ def _write(
     sampler: Any, chat: Chat, agent: AgentRef, how: SamplingParams, prompts: Sequence[tuple[list[int], int]]
 ) -> list[Continued]:
     """Continue prompts, each with its own seed."""
+    message = Message(role="user", content="")
+    jobs = [
+        Job(
+            place,
+            Request(agent=agent, messages=(message,), sampling=how, seed=seed),
+            Encoded(ids, how.max_new_tokens),
+        )
+        for place, (ids, seed) in enumerate(prompts)
+    ]
     written: dict[int, Continued] = {}
-    for start in range(0, len(prompts), sampler.max_sequences):
-        part = prompts[start : start + sampler.max_sequences]
-        jobs = [
-            Job(
-                start + place,
-                Request(agent=agent, messages=(Message(role="user", content=""),), sampling=how, seed=seed),
-                Encoded(ids, how.max_new_tokens),
-            )
-            for place, (ids, seed) in enumerate(part)
-        ]
-        for generated in sampler.generate(jobs):
-            ids, tokens = part[generated.place][0], list(generated.token_ids)
-            stopped = bool(tokens) and tokens[-1] in chat.stop_ids
-            text = chat.template.decode(tokens)
-            written[start + generated.place] = Continued(ids, tokens, text, stopped)
+    for job, generated in sampler.run(lambda limit: [jobs.pop(0) for _ in jobs[:limit]]):
+        tokens = list(generated.token_ids)
+        stopped = bool(tokens) and tokens[-1] in chat.stop_ids
+        written[job.number] = Continued(job.prompt.token_ids, tokens, chat.template.decode(tokens), stopped)
     return [written[place] for place in range(len(prompts))]
 
 
