@@ -43,10 +43,10 @@ class RayTrainer(Trainer):
             ADVICE,
         )
 
-        def hear(number: int, step: TrainProgress | None) -> None:
-            if step is None:
+        def hear(number: int, steps: list[TrainProgress] | None) -> None:
+            if steps is None:
                 self._place.receive(jobs[number].output)
-            else:
+            for step in steps or ():
                 on_progress(step)
 
         try:
@@ -70,7 +70,7 @@ class _Training:
     def __init__(self, trainer: Callable[[], Trainer], place: Place) -> None:
         self.trainer, self.place = trainer(), place
 
-    def __call__(self, task: tuple[TrainJob, TrainConfig]) -> Iterator[TrainProgress | None]:
+    def __call__(self, task: tuple[TrainJob, TrainConfig]) -> Iterator[list[TrainProgress] | None]:
         job, settings = task
         with tempfile.TemporaryDirectory(prefix="maft-examples-") as scratch, self.place.delivering(job.output) as made:
             local = job.model_copy(
@@ -81,6 +81,5 @@ class _Training:
                     "output": made,
                 }
             )
-            for steps in reported(partial(self.trainer.train, [local], settings)):
-                yield from steps
+            yield from reported(partial(self.trainer.train, [local], settings))
         yield None
