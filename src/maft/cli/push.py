@@ -45,6 +45,7 @@ def push(
     root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
     sent. Files of the same name are replaced, others stay.
     """
+    from maft import files
     from maft.runs.folder import RunFolder
     from maft.sharing import agents, layout
     from maft.sharing import push as push_
@@ -56,16 +57,15 @@ def push(
     chosen = agents.choose(folder, agent, iteration)
     names = ", ".join(one.name for one in chosen)
     message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {names}"
-    from maft import files
-
-    with files.scratch("push") as scratch:
-        root = scratch
+    with files.scratch("push") as root:
         layout.lay_out(folder, chosen, repo, root, one=agent != "all")
         if dry_run:
             click.echo(push_.plan(root, repo, message))
             return
         if quiet or not sys.stderr.isatty():
-            push_.show_no_bars()
+            from huggingface_hub.utils import disable_progress_bars
+
+            disable_progress_bars()
         url = push_.upload(root, repo, message)
         found = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen], "url": str(url)}
         stage.say(f"{message}: {url}", found, as_json=as_json)

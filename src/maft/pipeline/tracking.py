@@ -1,8 +1,8 @@
 """Trackers that show a run while it goes: TensorBoard, trackio, Weights & Biases.
 
-They follow events.jsonl. What happened becomes numbers here, under the names of metrics.jsonl and of the report, and is
-handed on at once. How far each tracker has come is kept in tracking.json, so that a run which is gone on with, or which
-asks for a tracker only later, tells it what it has missed, and nothing twice.
+They follow events.jsonl. Events become numbers here, under the names of metrics.jsonl and of the report, and are passed
+on at once. tracking.json keeps the last event that each tracker was sent, so that a resumed run, or one that asks for a
+tracker later, sends what is missing, and nothing twice.
 
     accuracy/maft  unparsed/maft  calls/maft  tokens/maft  accuracy/critics  accuracy/critic_0      by iteration
     pseudo_labels/coverage  pseudo_labels/pseudo_label_accuracy  held_out_votes/mean_margin ...     by iteration
@@ -16,8 +16,9 @@ import os
 import secrets
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
-    """Numbers with names, and where they stand."""
+    """Numbers with names, at a step of an axis."""
 
     axis: str
     """What `step` counts, such as `iteration` or `step/critic_0`."""
@@ -43,14 +44,14 @@ class Measured(NamedTuple):
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told of a run when it begins, or goes on."""
+    """What a tracker is told of a run at each start."""
 
     project: str
     group: str | None
-    """Of the arms of a comparison, its name."""
+    """Name of the comparison that the run is part of."""
     name: str
     id: str
-    """The same whenever the run is gone on with."""
+    """The same at every start of the run."""
     path: Path
     config: RunConfig
 
@@ -60,18 +61,16 @@ class Tracker(Protocol):
 
     def log(self, measured: Measured, number: int) -> None:
         """Take numbers; `number` is that of the event, and rises."""
-        ...
 
     def close(self) -> None:
         """Write out what is not written yet."""
-        ...
 
 
 @contextmanager
 def following(folder: RunFolder, group: str | None = None) -> Iterator[None]:
-    """Tell the trackers of the run's config what happens in this block, and what they have missed.
+    """Send the trackers of the run's config what happens in this block, and what they have missed.
 
-    A tracker that fails is left alone after one warning; the run goes on.
+    A tracker that fails is not used again until the next start, with a warning; the run continues.
 
     Raises:
         MissingExtra: a tracker is not installed.
@@ -94,46 +93,67 @@ def following(folder: RunFolder, group: str | None = None) -> Iterator[None]:
 
 
 class _Follower:
-    """Reads events as they come, and passes on to each tracker what it has not been told yet."""
+    """Reads events as they come, and sends each tracker what it does not have yet."""
 
     def __init__(self, folder: RunFolder, group: str | None) -> None:
-        self._folder, self._file = folder, folder.tracking
-        kept: dict[str, Any] = files.read_json(self._file) if self._file.exists() else {}
+        self._folder = folder
+        kept: dict[str, Any] = files.read_json(folder.tracking) if folder.tracking.exists() else {}
         self._id: str = kept.get("id") or secrets.token_hex(4)
-        self._told: dict[str, int] = kept.get("told", {})
+        self._sent: dict[str, int] = kept.get("told", {})
         name = f"{group}/{folder.path.parent.name}/{folder.path.name}" if group else folder.config.name
-        run = TrackedRun(folder.config.tracking.project, group, name, self._id, folder.path, folder.config)
-        self._trackers = {name: _Guarded(name, run) for name in folder.config.tracking.to}
+        self._run = TrackedRun(folder.config.tracking.project, group, name, self._id, folder.path, folder.config)
+        self._working: list[str] = list(folder.config.tracking.to)
+        self._open: dict[str, Tracker] = {}
+        """Trackers that were sent something: each is opened by its first numbers."""
         self._reader = Reader(folder)
         self._number = 0
 
     def catch_up(self) -> None:
         for event in self._folder.events():
             self.tell(event)
-        for event in _unsaid(self._folder):
+        for event in _unlogged(self._folder):
             self._folder.log(**event)
 
     def tell(self, event: Event) -> None:
         self._number += 1
         is_new = self._reader.take(event)
-        behind = [name for name in self._trackers if self._told.get(name, 0) < self._number]
-        working = [name for name in behind if self._trackers[name].works]
-        if not working:
+        behind = [name for name in self._working if self._sent.get(name, 0) < self._number]
+        if not behind:
             return
         try:
-            found = self._reader.measured(event) if is_new else []
+            measured = self._reader.measured(event) if is_new else []
         except Exception as error:  # numbers are not worth a run
             log.warning("Tracking: %s of iteration %s is left out: %s", event["event"], event.get("iteration"), error)
-            found = []
-        for name in working:
-            if all(self._trackers[name].log(one, self._number) for one in found):
-                self._told[name] = self._number
+            measured = []
+        for name in behind:
+            if self._try(name, partial(self._send, name, measured)):
+                self._sent[name] = self._number
         with suppress(OSError):  # the next event writes it again
-            files.write_json(self._file, {"id": self._id, "told": self._told})
+            files.write_json(self._folder.tracking, {"id": self._id, "told": self._sent})
 
     def close(self) -> None:
-        for tracker in self._trackers.values():
-            tracker.close()
+        for name, tracker in self._open.items():
+            if name in self._working:
+                self._try(name, tracker.close)
+
+    def _send(self, name: str, measured: Sequence[Measured]) -> None:
+        for numbers in measured:
+            if name not in self._open:
+                self._open[name] = TRACKERS[name](self._run)
+            self._open[name].log(numbers, self._number)
+
+    def _try(self, name: str, work: Callable[[], None]) -> bool:
+        try:
+            with redirect_stdout(sys.stderr):  # ours is for results
+                work()
+        except Exception as error:  # whatever a foreign library raises, the run is worth more than its picture
+            self._working.remove(name)
+            log.warning(
+                "Tracking: %s failed, and the run goes on without it: %s: %s. The next start tells it what it missed.",
+                *(name, type(error).__name__, error),
+            )
+            return False
+        return True
 
 
 class Reader:
@@ -167,11 +187,14 @@ class Reader:
         if what == "step":
             return self._training(event)
         iteration = event.get("iteration", 0)
-        lines = {"evaluated": metrics.of_society, "curated": metrics.of_labels}.get(what, _no_lines)
-        values = {name: value for line in lines(self._folder, iteration) for name, value in named(line).items()}
+        lines = metrics.of_society(self._folder, iteration) if what == "evaluated" else []
+        values: dict[str, float] = {}
         if what == "curated":
+            lines = metrics.of_labels(self._folder, iteration)
             counts = pipeline.num_examples(self._folder, iteration)
-            values |= {f"examples/{agent}": count for agent, count in counts.items()}
+            values = {f"examples/{agent}": count for agent, count in counts.items()}
+        for line in lines:
+            values |= named(line)
         return [Measured("iteration", iteration, values)] if values else []
 
     def _training(self, event: Event) -> list[Measured]:
@@ -203,60 +226,14 @@ def named(line: Line) -> dict[str, float]:
     return {f"{name}/{who}" if who else f"{line['kind']}/{name}": value for name, value in shown.items()}
 
 
-def _no_lines(folder: RunFolder, iteration: int) -> list[Line]:
-    return []
-
-
-def _unsaid(folder: RunFolder) -> list[Event]:
-    """Return the events of what is done, and was never logged: by a kill in between, or by an older maft."""
-    said = {(event["event"], event.get("iteration")) for event in folder.events()}
-    files = [
-        ({"event": what, "iteration": number}, file)
-        for number in range(folder.config.num_iterations + 1)
-        for what, file in (
-            ("voted", folder.votes(number)),
-            ("curated", folder.examples_summary(number)),
-            ("evaluated", folder.results(number)),
-        )
-    ]
-    return [event for event, file in files if file.exists() and (event["event"], event["iteration"]) not in said]
-
-
-class _Guarded:
-    """A tracker that is opened when there is something to tell it, and left alone once it has failed."""
-
-    def __init__(self, name: str, run: TrackedRun) -> None:
-        self.works = True
-        self._name, self._run = name, run
-        self._tracker: Tracker | None = None
-
-    def log(self, measured: Measured, number: int) -> bool:
-        """Pass numbers on, and say whether that went well."""
-
-        def tell() -> None:
-            if self._tracker is None:
-                self._tracker = TRACKERS[self._name](self._run)
-            self._tracker.log(measured, number)
-
-        return self._try(tell)
-
-    def close(self) -> None:
-        if self._tracker is not None and self.works:
-            self._try(self._tracker.close)
-
-    def _try(self, work: Callable[[], None]) -> bool:
-        if not self.works:
-            return False
-        try:
-            with redirect_stdout(sys.stderr):  # ours is for results
-                work()
-        except Exception as error:  # whatever a foreign library raises, the run is worth more than its picture
-            self.works = False
-            log.warning(
-                "Tracking: %s failed, and the run goes on without it: %s: %s. The next start tells it what it missed.",
-                *(self._name, type(error).__name__, error),
-            )
-        return self.works
+def _unlogged(folder: RunFolder) -> Iterator[Event]:
+    """Yield the events of what is done but not logged, by a kill in between or by an older maft."""
+    logged = {(event["event"], event.get("iteration")) for event in folder.events()}
+    stages = {"voted": folder.votes, "curated": folder.examples_summary, "evaluated": folder.results}
+    for number in range(folder.config.num_iterations + 1):
+        for event, file in stages.items():
+            if file(number).exists() and (event, number) not in logged:
+                yield {"event": event, "iteration": number}
 
 
 class _TensorBoard:

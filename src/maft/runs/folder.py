@@ -1,4 +1,4 @@
-"""The run folder: what is written where, whole or not at all, and what is owed.
+"""The run folder: what is written where, whole or not at all.
 
     runs/<name>/
       config.json                 resolved settings; their digest is the run's identity; usable as input
@@ -9,17 +9,20 @@
       verdicts.jsonl              pairs of answers whose comparison took algebra
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
-      tracking.json, tensorboard/, wandb/   where tracking.to asks for it
+      replies.sqlite              replies of the stage that is under way, or all of a hosted service, by what was asked
+      tracking.json, tensorboard/, wandb/   with tracking.to: how much each tracker was sent, and its files
       iter_00/eval/               the untrained society on held-out questions
       iter_01/debates.jsonl       one Debate a line
       iter_01/votes.jsonl         one Vote a line
       iter_01/examples/           generator_0.jsonl ... critic_2.jsonl, summary.json
       iter_01/agents/             generator_0/ ... critic_2/: PEFT adapters
-      iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json
+      iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json; diversity.json
+      iter_01/readings.jsonl      replies read by every agent, for likelihood and KL
+      iter_01/hints.jsonl         with STaR: answers that were given after a hint
 
-A file is done when it is there; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is
-removed on resumption, and what it held is owed again. A run has begun once its questions are written: until then, such
-as after a mistake in the task's settings, the folder takes other settings.
+A file is done when it exists; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is removed
+on resumption, and its work is done again. A run has begun once its questions are written: until then, such as after a
+mistake in the task's settings, the folder takes other settings.
 """
 
 import json
@@ -27,6 +30,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +47,37 @@ Event = dict[str, Any]
 
 
 Mirrored = Callable[[RunConfig, Path], AbstractContextManager[Callable[[], None]]]
-"""Keeps a copy of a run folder elsewhere while its block runs; the function that it gives stores what is new."""
+"""Keeps a copy of a run folder elsewhere while its block runs; yields a function that stores what is new."""
 
 
-def unmirrored(config: RunConfig, folder: Path) -> AbstractContextManager[Callable[[], None]]:
-    """Keep no copy, see `Mirrored`."""
-    return nullcontext(lambda: None)
+@dataclass(frozen=True)
+class _File:
+    """A file of a run: an attribute that is its path."""
+
+    place: str
+
+    def __get__(self, run: "RunFolder", owner: object) -> Path:
+        return run.path / self.place
+
+
+@dataclass(frozen=True)
+class _FileOf:
+    """A file of an iteration, by number; 0 is the untrained society."""
+
+    place: str
+
+    def __get__(self, run: "RunFolder", owner: object) -> Callable[[int], Path]:
+        return lambda number: run.path / self.place.format(number)
+
+
+@dataclass(frozen=True)
+class _NamedFileOf:
+    """A file of an iteration for each agent or method, by number and name."""
+
+    place: str
+
+    def __get__(self, run: "RunFolder", owner: object) -> Callable[[int, str], Path]:
+        return lambda number, name: run.path / self.place.format(number, name)
 
 
 class RunFolder:
@@ -59,12 +88,12 @@ class RunFolder:
         self.path = path
         self.config = config
         self.listeners: list[Callable[[Event], None]] = []
-        """Are told of every event that is logged."""
+        """Called with every event that is logged."""
 
     @classmethod
     @contextmanager
-    def open(cls, config: RunConfig, mirrored: Mirrored = unmirrored) -> Iterator["RunFolder"]:
-        """Make the folder of a run, or go on in it; no other process can have it open at the same time.
+    def open(cls, config: RunConfig, mirrored: Mirrored | None = None) -> Iterator["RunFolder"]:
+        """Make the folder of a run, or resume it; no other process can have it open at the same time.
 
         Args:
             config: of the run.
@@ -93,12 +122,11 @@ class RunFolder:
         except filelock.Timeout:
             raise DataError(f"{path} is in use by another process. Wait for it, or choose another name=...") from None
         except OSError as error:
-            raise DataError(
-                f"{path / '.lock'} cannot be locked: {error.strerror}. Remove it if it is no file."
-            ) from None
+            raise DataError(f"{path}/.lock cannot be locked: {error.strerror}. Remove it if it is no file.") from None
         try:
             files.remove_leftovers(path.rglob(".*.tmp"))
-            with mirrored(config, path) as store_news, verify.verifier.keeping(cls(path, config).verdicts):
+            copy = mirrored(config, path) if mirrored else nullcontext(lambda: None)
+            with copy as store_news, verify.verifier.keeping(cls(path, config).verdicts):
                 folder = cls._begun(config, path)
                 store_news()
                 folder.listeners.append(lambda _: store_news())
@@ -137,122 +165,50 @@ class RunFolder:
         verify.verifier.learn(folder.verdicts)
         return folder
 
-    @property
-    def config_file(self) -> Path:
-        """The resolved settings."""
-        return self.path / "config.json"
+    config_file = _File("config.json")
+    manifest = _File("manifest.json")
+    events_file = _File("events.jsonl")
+    checksums = _File("checksums.jsonl")
+    replies = _File("replies.sqlite")
+    verdicts = _File("verdicts.jsonl")
+    metrics = _File("metrics.jsonl")
+    page = _File("report.html")
+    tracking = _File("tracking.json")
 
-    @property
-    def manifest(self) -> Path:
-        """What the run was made with."""
-        return self.path / "manifest.json"
+    iteration = _FileOf("iter_{:02d}")
+    debates = _FileOf("iter_{:02d}/debates.jsonl")
+    votes = _FileOf("iter_{:02d}/votes.jsonl")
+    """Written when all debates are there."""
+    examples_summary = _FileOf("iter_{:02d}/examples/summary.json")
+    """Written last: the examples are done when it exists."""
+    hints = _FileOf("iter_{:02d}/hints.jsonl")
+    readings = _FileOf("iter_{:02d}/readings.jsonl")
+    evaluation = _FileOf("iter_{:02d}/eval")
+    held_out_debates = _FileOf("iter_{:02d}/eval/debates.jsonl")
+    held_out_votes = _FileOf("iter_{:02d}/eval/votes.jsonl")
+    results = _FileOf("iter_{:02d}/eval/summary.json")
+    """Written last: the evaluation is done when it exists."""
+    diversity = _FileOf("iter_{:02d}/eval/diversity.json")
 
-    @property
-    def events_file(self) -> Path:
-        """What happened when, a line an event."""
-        return self.path / "events.jsonl"
-
-    @property
-    def checksums(self) -> Path:
-        """The checksums of finished files, see `maft.runs.seals`."""
-        return self.path / "checksums.jsonl"
-
-    @property
-    def replies(self) -> Path:
-        """Replies of the stage that is going on, or all of a hosted service: a lookup by what was asked."""
-        return self.path / "replies.sqlite"
-
-    @property
-    def metrics(self) -> Path:
-        """The numbers over iterations, see `maft.evaluation.series`."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def page(self) -> Path:
-        """The report."""
-        return self.path / "report.html"
-
-    @property
-    def tracking(self) -> Path:
-        """How much each tracker has been sent."""
-        return self.path / "tracking.json"
-
-    @property
-    def verdicts(self) -> Path:
-        """Return the file of what algebra said of pairs of answers, so that no later start says otherwise."""
-        return self.path / "verdicts.jsonl"
-
-    def iteration(self, number: int) -> Path:
-        """Return the folder of an iteration; 0 is the untrained society."""
-        return self.path / f"iter_{number:02d}"
+    examples = _NamedFileOf("iter_{:02d}/examples/{}.jsonl")
+    agent = _NamedFileOf("iter_{:02d}/agents/{}")
+    scores = _NamedFileOf("iter_{:02d}/eval/{}.jsonl")
 
     def problems(self, side: str) -> Path:
         """Return the file of the `train` or `eval` questions."""
         return self.path / "problems" / f"{side}.jsonl"
 
-    def debates(self, number: int) -> Path:
-        """Return the file of an iteration's debates on the training questions."""
-        return self.iteration(number) / "debates.jsonl"
-
-    def votes(self, number: int) -> Path:
-        """Return the file of an iteration's votes; it is written when all debates are there."""
-        return self.iteration(number) / "votes.jsonl"
-
-    def examples(self, number: int, agent: str) -> Path:
-        """Return the file of an agent's examples."""
-        return self.iteration(number) / "examples" / f"{agent}.jsonl"
-
-    def examples_summary(self, number: int) -> Path:
-        """Return the counts of kept and dropped responses; written last, so the examples are done when it is there."""
-        return self.iteration(number) / "examples" / "summary.json"
-
-    def agent(self, number: int, agent: str) -> Path:
-        """Return the folder of a finetuned agent."""
-        return self.iteration(number) / "agents" / agent
-
-    def evaluation(self, number: int) -> Path:
-        """Return the folder of an iteration's evaluation."""
-        return self.iteration(number) / "eval"
-
-    def results(self, number: int) -> Path:
-        """Return the file of an evaluation's results; written last, so the evaluation is done when it exists."""
-        return self.evaluation(number) / "summary.json"
-
     def evaluated(self, number: int) -> bool:
         """Say whether an iteration is evaluated."""
         return self.results(number).exists()
 
-    def held_out_debates(self, number: int) -> Path:
-        """Return the file of an iteration's debates on the held-out questions."""
-        return self.evaluation(number) / "debates.jsonl"
-
-    def held_out_votes(self, number: int) -> Path:
-        """Return the file of an evaluation's votes, with the grade of each class of equal answers."""
-        return self.evaluation(number) / "votes.jsonl"
-
-    def scores(self, number: int, method: str) -> Path:
-        """Return the file of a method's scores."""
-        return self.evaluation(number) / f"{method}.jsonl"
-
-    def diversity(self, number: int) -> Path:
-        """Return the file of an iteration's diversity."""
-        return self.evaluation(number) / "diversity.json"
-
-    def readings(self, number: int) -> Path:
-        """Return the file of the replies that every agent has read, for likelihood and KL."""
-        return self.iteration(number) / "readings.jsonl"
-
-    def hints(self, number: int) -> Path:
-        """Return the file of the answers that STaR gave after a hint."""
-        return self.iteration(number) / "hints.jsonl"
-
     def log(self, event: str, **fields: Any) -> None:
-        """Append a line to events.jsonl, and tell it to whoever listens."""
-        said: Event = {"time": round(time.time(), 3), "event": event, **fields}
+        """Append a line to events.jsonl, and pass it to the listeners."""
+        entry: Event = {"time": round(time.time(), 3), "event": event, **fields}
         with self.events_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(said) + "\n")
+            file.write(json.dumps(entry) + "\n")
         for listener in self.listeners:
-            listener(said)
+            listener(entry)
 
     def events(self) -> list[Event]:
         """Read events.jsonl; a torn last line is left out, and so is a damaged one, with a warning."""

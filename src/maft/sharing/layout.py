@@ -72,17 +72,15 @@ def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, 
         folder = root if one else root / agent.name
         folder.mkdir(exist_ok=True)
         _files(agent, bases[agent.base], folder, merged=repo.merged, trust=run.config.engine.trust_remote_code)
-        subfolder = "" if one else agent.name
-        adapter = agent.ref.adapter is not None and not repo.merged
-        card = cards.card(
-            described(run, agent, bases[agent.base], merged=repo.merged),
-            [
-                sections.numbers(held, [agent.name]),
-                sections.data(run, agent.iteration),
-                sections.use(run, bases[agent.base], repo.id, adapter=adapter, subfolder=subfolder, branch=repo.branch),
-            ],
+        card = sections.agent_card(
+            held,
+            agent,
+            bases[agent.base],
+            repo.id,
+            merged=repo.merged,
             license=_license(repo, bases[agent.base]),
-            **sections.results(held, held.of_agent(agent.name), repo.id.rpartition("/")[2]),
+            subfolder="" if one else agent.name,
+            branch=repo.branch,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     if not one:

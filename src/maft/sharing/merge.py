@@ -10,9 +10,8 @@ from maft.errors import UserError
 from maft.files import appearing_whole
 from maft.runs.folder import RunFolder
 from maft.sharing import sections
-from maft.sharing.agents import Agent, described
+from maft.sharing.agents import Agent
 from maft.sharing.sections import Held
-from maft.trainers import cards
 from maft.trainers import merge as merge_
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,8 @@ def write(run: RunFolder, agents: Sequence[Agent], output: Path, *, each_in_its_
             folder.mkdir(exist_ok=True)
             model(agent, folder, trust=run.config.engine.trust_remote_code)
             name = agent.name if each_in_its_own else output.resolve().name
-            (folder / "README.md").write_text(_card(run, held, agent, name), encoding="utf-8")
+            card = sections.agent_card(held, agent, models.public_name(agent.base), name, merged=True)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def model(agent: Agent, folder: Path, *, trust: bool) -> None:
@@ -48,16 +48,3 @@ def model(agent: Agent, folder: Path, *, trust: bool) -> None:
     log.info("Merging %s into %s.", agent.name, agent.ref.model)
     merge_.merge(agent.ref, folder, trust=trust)
     shutil.copy(agent.folder / "training.json", folder)
-
-
-def _card(run: RunFolder, held: Held, agent: Agent, name: str) -> str:
-    base = models.public_name(agent.base)
-    return cards.card(
-        described(run, agent, base, merged=True),
-        [
-            sections.numbers(held, [agent.name]),
-            sections.data(run, agent.iteration),
-            sections.use(run, base, name, adapter=False),
-        ],
-        **sections.results(held, held.of_agent(agent.name), name),
-    )

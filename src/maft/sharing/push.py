@@ -17,7 +17,7 @@ WEIGHTS = (
     "model.safetensors*",
     "model-*.safetensors",
 )
-"""What of an earlier push is removed where an agent goes: no adapter stays beside the model it was merged into."""
+"""Files of an earlier push that are removed where an agent goes, such as an adapter that is now merged."""
 AGAIN = "What was uploaded is kept; run the same command again to continue."
 
 
@@ -53,16 +53,14 @@ def check(repo: Repo, *, login: bool) -> None:
 
 def plan(root: Path, repo: Repo, message: str) -> str:
     """Say what would be sent where: the files with their sizes, and the card."""
-    found = sorted(path for path in root.rglob("*") if path.is_file())
-    sizes = [path.stat().st_size for path in found]
+    sizes = {path: path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
     who = "private" if repo.private else "public, unless an organisation has it otherwise"
-    lines = [f"{size:>13,}  {path.relative_to(root).as_posix()}" for size, path in zip(sizes, found, strict=True)]
     return "\n".join(
         [
-            f"{message}",
+            message,
             f"Repository: {repo.id}, branch {repo.branch or 'main'}, {who}",
-            f"Files: {len(found)}, {sum(sizes):,} bytes",
-            *lines,
+            f"Files: {len(sizes)}, {sum(sizes.values()):,} bytes",
+            *(f"{size:>13,}  {path.relative_to(root).as_posix()}" for path, size in sizes.items()),
             "README.md:",
             "",
             (root / "README.md").read_text(encoding="utf-8"),
@@ -120,13 +118,6 @@ def _refuse_beside_an_adapter(there: Sequence[str], repo: Repo) -> None:
             f"{repo.id} has an adapter at its root, which transformers would load in place of whole models in "
             "folders or on branches. Choose another REPO_ID for these."
         )
-
-
-def show_no_bars() -> None:
-    """Have the hub's client send without progress bars."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a run knows for the card of an agent or of all of them: numbers, data, and how to load it."""
+"""The card of an agent, and its sections: numbers, data, and how to load it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,8 +10,9 @@ from maft.evaluation import series as metrics
 from maft.evaluation.methods import names
 from maft.evaluation.series import Line
 from maft.method import protocol_of
-from maft.records import Problem
 from maft.runs.folder import RunFolder
+from maft.sharing.agents import Agent, described
+from maft.trainers import cards
 
 _ADAPTER = """\
 ## Use
@@ -51,13 +52,45 @@ class Held:
         self.before = _by_name(metrics.of_society(run, 0))
         self.after = _by_name(metrics.of_society(run, iteration))
 
-    def of_agent(self, agent: str) -> Line | None:
-        """Return an agent's own numbers after the iteration."""
-        return self.after.get(agent)
-
     def of_society(self) -> Line | None:
         """Return the numbers of the debate after the iteration."""
         return self.after.get(names(self.iteration, self.run.config.debate.num_agents)[2])
+
+
+def agent_card(
+    held: Held,
+    agent: Agent,
+    base: str,
+    where: str,
+    *,
+    merged: bool,
+    license: str | None = None,
+    subfolder: str = "",
+    branch: str | None = None,
+) -> str:
+    """Return the README.md of an agent.
+
+    Args:
+        held: the numbers of its run.
+        agent: what the card is of.
+        base: name of its base model, with a meaning elsewhere.
+        where: the repository or folder that the agent is loaded from.
+        merged: whether it is a whole model there.
+        license: to declare.
+        subfolder: of the repository.
+        branch: of the repository; None is main.
+    """
+    run, adapter = held.run, agent.ref.adapter is not None and not merged
+    return cards.card(
+        described(run, agent, base, merged=merged),
+        [
+            numbers(held, [agent.name]),
+            data(run, agent.iteration),
+            use(run, base, where, adapter=adapter, subfolder=subfolder, branch=branch),
+        ],
+        license=license,
+        **results(held, held.after.get(agent.name), where.rpartition("/")[2]),
+    )
 
 
 def numbers(held: Held, agents: Sequence[str]) -> str:
@@ -67,7 +100,8 @@ def numbers(held: Held, agents: Sequence[str]) -> str:
     if not any(line.get("accuracy") is not None for line in held.after.values()):
         return "## Numbers\n\nThe answers to the held-out questions are not known; nothing was measured.\n"
     size, run = held.run.config.debate.num_agents, held.run
-    rows = [(f"{agent} alone, {_when(agent)}", agent, agent) for agent in agents]
+    when = {"generator": "first answer", "critic": "last round of a debate"}
+    rows = [(f"{agent} alone, {when[agent.partition('_')[0]]}", agent, agent) for agent in agents]
     labels = ("single answer of a generator, mean", f"vote of {size} first answers", "debate")
     rows += list(zip(labels, names(0, size), names(held.iteration, size), strict=True))
     lines = [f"| accuracy, 95 % interval | untrained | after iteration {held.iteration} |", "|---|---|---|"]
@@ -75,7 +109,7 @@ def numbers(held: Held, agents: Sequence[str]) -> str:
     table = "\n".join(lines)
     return (
         f"## Numbers\n\n{table}\n\n"
-        f"On {len(_problems(run, 'eval'))} held-out questions, which are none of the training ones; one run, seed "
+        f"On {files.num_lines(run.problems('eval'))} held-out questions, none of them trained on; one run, seed "
         f"{run.config.seed}. Answers that could not be read count as wrong.\n"
     )
 
@@ -88,7 +122,7 @@ def data(run: RunFolder, iteration: int) -> str:
     protocol = protocol_of(debate)
     critics = f" and {debate.num_agents} critics" if "critic" in protocol.roles(debate) else ""
     text = (
-        f"Task `{task.name}`{source}: {len(_problems(run, 'train'))} training questions, debated by "
+        f"Task `{task.name}`{source}: {files.num_lines(run.problems('train'))} training questions, debated by "
         f"{debate.num_agents} generators{critics} in {protocol.rounds(debate)} rounds. "
     )
     if run.votes(iteration).exists():
@@ -141,15 +175,7 @@ def _by_name(lines: Sequence[Line]) -> Mapping[str, Line]:
     return {line[line["kind"]]: line for line in lines if line["kind"] in ("method", "agent")}
 
 
-def _when(agent: str) -> str:
-    return "first answer" if agent.startswith("generator") else "last round of a debate"
-
-
 def _cell(line: Line | None) -> str:
     if line is None or line.get("accuracy") is None:
         return "-"
     return f"{line['accuracy']:.1%} ({100 * line['ci_low']:.1f} - {100 * line['ci_high']:.1f})"
-
-
-def _problems(run: RunFolder, side: str) -> list[Problem]:
-    return files.read_records(run.problems(side), Problem)
