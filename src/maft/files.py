@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and JSONL that grows by whole lines."""
+"""Files and folders that appear whole or not at all, and JSONL that grows by whole lines."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ BOM = b"\xef\xbb\xbf"
 
 @contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written whole: after a crash it has the old content or the new one, never a part."""
+    """Open a file to write it whole: after a crash it has the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -42,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """See a file, or the names in a folder, onto the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,7 +54,7 @@ def sync(path: Path) -> None:
 
 
 def _name_whole(unfinished: Path, output: Path) -> None:
-    """Give a folder its name once all of it is on the disk."""
+    """Rename a folder once all of it is on the disk."""
     for path in [*unfinished.rglob("*"), unfinished]:
         sync(path)
     unfinished.rename(output)
@@ -109,7 +109,7 @@ def append_records(path: Path, records: Iterable[Record], *, durable: bool = Tru
 
 
 def keep_lines(path: Path, numbers: Sequence[int]) -> None:
-    """Write a file anew from some of its lines, numbered from 0, in the order given."""
+    """Rewrite a file from some of its lines, numbered from 0, in the given order."""
     ends = [0]
     with path.open("rb") as old:
         for line in old:
@@ -138,7 +138,7 @@ def drop_torn_line(path: Path) -> None:
 
 
 class Records(Iterable[R]):
-    """The records of a JSONL file, read one by one each time they are asked for."""
+    """The records of a JSONL file, read one by one at each iteration over them."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:
         """Open nothing yet."""
@@ -201,7 +201,7 @@ def partial(output: Path) -> Path:
 
 @contextmanager
 def appearing_whole(output: Path) -> Iterator[Path]:
-    """Give an empty folder beside `output` to fill, and rename it to `output` if the block ends without an error."""
+    """Yield an empty folder to fill, and rename it to `output` if the block ends without an error."""
     assert not output.exists(), f"{output} is there already"
     unfinished = partial(output)
     shutil.rmtree(unfinished, ignore_errors=True)  # of a training that was killed
@@ -215,7 +215,7 @@ def appearing_whole(output: Path) -> Iterator[Path]:
 
 
 def _give_usual_modes(folder: Path) -> None:
-    """Make files as readable as others of this user: safetensors writes weights that nobody else may read."""
+    """Give files the user's default modes: safetensors makes weights unreadable for others."""
     mask = os.umask(0o077)
     os.umask(mask)
     for path in folder.rglob("*"):
@@ -224,7 +224,7 @@ def _give_usual_modes(folder: Path) -> None:
 
 
 def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
-    """Have `make` fill a folder beside `folder`, and put it in its place when it is whole."""
+    """Let `make` fill a temporary folder, and rename it to `folder` when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         make(Path(scratch) / folder.name)
@@ -234,7 +234,7 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
 
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """Give an empty folder under the system's temporary folder for the time of a block."""
+    """Yield an empty folder under the system's temporary folder, removed after the block."""
     remove_leftovers(Path(tempfile.gettempdir()).glob("maft-*"))
     with tempfile.TemporaryDirectory(prefix=f"maft-{purpose}.{os.getpid()}.", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -1,8 +1,8 @@
 """The methods that are compared, as settings on top of the config of the run they are compared with.
 
 An arm is a run of its own, and gives one or more rows of the table: what its finetuned agents answer alone, by a vote
-over first answers, and by debate. Everything that two arms have in common is computed once, since a request or a
-training that was seen before is looked up (`samplers.cached`, `trainers.cached`).
+over first answers, and by debate. What two arms share is computed once, since a request or a training that was seen
+before is looked up (`samplers.cached`, `trainers.cached`).
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ class Arm(NamedTuple):
     row: Row = "debate"
     """How the agents answer in the row that has the arm's name."""
     budget: Budget | None = None
-    """Most training examples in an iteration: as many as `one` agent of maft has, or `all` its agents together; None
-    is no limit."""
+    """Maximum number of training examples in an iteration: those of `one` agent of maft, or of `all` its agents; None:
+    no limit."""
     star: Literal["gold", "vote"] | None = None
-    """STaR, with known answers or with the vote in their place."""
+    """STaR, with gold answers or with the vote in their place."""
 
 
 def _set(**values: Any) -> Callable[[RunConfig], dict[str, Any]]:
@@ -130,4 +130,4 @@ PAPER = (
     *("maft", "single_agent_ft", "single_agent_ft_all", "majority_ft", "majority_ft_all", "star", "star_label_free"),
     *("maft_wo_summary", "maft_wo_critic", "cooperative", "unique_id"),
 )
-"""What is compared if nothing is chosen: the methods of the paper, and its ablations."""
+"""The default methods: those of the paper, and its ablations."""

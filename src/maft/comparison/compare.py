@@ -1,4 +1,4 @@
-"""Carry out a comparison: every arm for every seed, in one folder, with one engine.
+"""Runs a comparison: every arm for every seed, in one folder, with one engine.
 
 runs/<name>/
   compare.json           config, methods, seeds and reference: the identity of the comparison
@@ -37,25 +37,25 @@ class Comparison(NamedTuple):
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     reference: str = "maft"
-    """The method that the others are measured by: it sets their number of examples, and the tokens of a vote."""
+    """The method that sets the number of examples of the others, and the tokens of a vote."""
 
     @property
     def against(self) -> str:
-        """The row that the others are compared with: what the reference answers at the tokens it sets."""
+        """The row that the others are compared with: the reference's answers at the tokens that it sets."""
         return self.reference if ARMS[self.reference].row == "debate" else f"{self.reference}_majority@budget"
 
     def begun(self, arm: Arm, seed: int) -> bool:
-        """Say whether the run of an arm is there, finished or not."""
+        """Say whether the run of an arm exists, finished or not."""
         return (self.path / f"seed_{seed}" / arm.name / "config.json").exists()
 
     def folder(self, arm: Arm, seed: int) -> RunFolder:
-        """Return the run folder of an arm, which may not be there yet."""
+        """Return the run folder of an arm, which need not exist yet."""
         path = self.path / f"seed_{seed}" / arm.name
         return RunFolder.existing(path) if self.begun(arm, seed) else RunFolder(path, arm_config(self, arm, seed))
 
 
 def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
-    """Carry out every arm, or what is left of it; the reference first, for the others have its number of examples."""
+    """Run every arm, or resume it; the reference first, since it sets the others' number of examples."""
     arms = [ARMS[name].settings(comparison.config) for name in comparison.methods]
     keep = comparison.config.debate.keep_tokens or any(arm.get("debate.keep_tokens") for arm in arms)
     cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite", keep_tokens=keep)
@@ -87,7 +87,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
 
 
 def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
-    """Return what would be compared: the reference, the methods asked for, and those that the folder has already.
+    """Return the comparison that would run: the reference, the given methods, and those that the folder has already.
 
     Raises:
         ConfigError: a method that does not exist, has settings that this config cannot take, or is one model where
@@ -130,7 +130,7 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
 
 
 def _refuse_one_for_several(config: RunConfig, methods: Sequence[str]) -> None:
-    """Say before any work that no one model can stand for agents that begin as several."""
+    """Refuse methods of one model, before any work, if the agents begin as several."""
     apart = [name for name, arm in ARMS.items() if "society.one_model" not in arm.settings(config)]
     of_one = [name for name in methods if name not in apart]
     if not of_one:

@@ -1,4 +1,4 @@
-"""The table of a comparison: every method after every iteration, beside maft on the same questions.
+"""The rows of a comparison: every method after every iteration, with its difference to maft on the same questions.
 
 All rows are scored anew from the debates on the held-out questions, so that every method has its vote at the same
 budget: the tokens of the reference's debate for the same seed and iteration or, where it never debates, of all its
@@ -43,25 +43,25 @@ class Result(Record):
     training_tokens: float
     """Up to this iteration, of all agents together, every epoch counted."""
     seconds: float
-    """Sampling and finetuning of the arm up to this iteration, without what was looked up."""
+    """Sampling and finetuning of the arm up to this iteration, lookups left out."""
     against: str
-    """The row that this one is compared with: that of the reference, or what was asked for."""
+    """The row that this one is compared with."""
     difference: Difference | None
     """This method minus that one, untrained or after the same iteration, on the same questions; None for that one."""
 
 
 class _Cell(NamedTuple):
-    """What one seed gives for one row."""
+    """One row of one seed."""
 
     scores: Sequence[Score]
     folder: RunFolder
 
 
 def results(comparison: Comparison, against: str | None = None) -> list[Result]:
-    """Return all rows for which every seed has been evaluated, each beside the row `against` of the same iteration.
+    """Return all rows that every seed has evaluated, each with its difference to the row `against` of its iteration.
 
-    If not told otherwise, that row is what the reference of the comparison answers at the tokens that it sets. A row of
-    the untrained model, such as `majority@budget`, is compared with those of every iteration.
+    By default, that row is the reference's, at the tokens that it sets. A row of the untrained model, such as
+    `majority@budget`, is compared with those of every iteration.
 
     Raises:
         ConfigError: `against` is no row of the table.
@@ -84,9 +84,9 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
 
 
 def over_iterations(comparison: Comparison, found: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the rows of each method over iterations, beginning with what its agents answer before any finetuning.
+    """Return the rows of each method over iterations, beginning with its untrained agents.
 
-    Methods whose agents are asked otherwise, such as without summaries, differ from each other in iteration 0, too.
+    Methods with other prompts or rounds, such as without summaries, differ in iteration 0, too.
     """
     curves = {name: [row] for name, row in _untrained(comparison).items()}
     for row in found:
@@ -220,7 +220,7 @@ class _Costs(NamedTuple):
 
 
 def _costs(folder: RunFolder, iteration: int) -> _Costs:
-    """Return what finetuning took, in examples of this iteration, and tokens and seconds up to it."""
+    """Return the examples of this iteration, and tokens and seconds up to it."""
     summary = folder.examples_summary(iteration)
     examples = sum(count["examples"] for count in files.read_json(summary).values()) if summary.exists() else 0
     trained = [

@@ -1,4 +1,4 @@
-"""STaR, a baseline: one model learns from its own right answers, and from those it finds when told the answer.
+"""STaR, a baseline: one model learns from its own right answers, and from those it finds when given the answer.
 
 Zelikman et al., *STaR: Bootstrapping Reasoning With Reasoning*, 2022. This is the one place where training may read the
 known answers, and only if asked to: without them, the vote over first answers takes their place.
@@ -69,7 +69,7 @@ def _gold(folder: RunFolder, problems: Sequence[Problem]) -> _Labels:
 
 
 def _votes(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> _Labels:
-    """Take the votes; somebody has said each label, so that nobody is asked again with a hint."""
+    """Take the votes; every label is some agent's answer, so that none is asked again with a hint."""
     votes = {name: vote for name, vote in pipeline.vote(folder, iteration, debates).items() if vote.dropped is None}
 
     def right(debate: Debate) -> Collection[str | None]:

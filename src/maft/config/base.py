@@ -1,4 +1,4 @@
-"""What all sections of the tree are made of."""
+"""Base class and types of all sections of the tree."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -37,7 +37,7 @@ PLACE = _Place()
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """Return a type and all that it is made of."""
+    """Return a type and the types within it."""
     return [annotation, *(kind for part in get_args(annotation) for kind in _kinds(part))]
 
 

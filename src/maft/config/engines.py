@@ -74,7 +74,7 @@ def _address(url: str) -> str:
 
 
 def _name_of_variable(name: str) -> str:
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # what stands there may be the key, so it is not shown
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):  # it may be the key itself, so it is not shown
         raise ValueError("must be the name of an environment variable in capitals, such as OPENAI_API_KEY, not a key.")
     return name
 
@@ -85,7 +85,7 @@ class OpenAiConfig(Section):
     base_url: Annotated[str, AfterValidator(_address)] | None = None
     """Such as `http://localhost:8080/v1`; null: OpenAI's service."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
-    """Name of the environment variable with the key; a key never stands in a file of maft."""
+    """Name of the environment variable that holds the key; maft writes the key into no file."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""

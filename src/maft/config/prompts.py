@@ -102,7 +102,7 @@ def cooperative(prompts: Prompts) -> dict[str, str]:
 
 
 def with_agent_number(prompts: Prompts) -> dict[str, str]:
-    """Return the prompts of agents that are told which one they are (the paper's unique ID)."""
+    """Return the prompts with the agent's number in them (the paper's unique ID)."""
     asked = ("solve", "critic_summary", "critic_full", "critic_alone")
     return {name: "You are agent {agent}. " + getattr(prompts, name) for name in asked}
 

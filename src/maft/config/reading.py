@@ -1,4 +1,4 @@
-"""YAML as people write settings: no key twice, no bombs; dates, `on` and `no` are text."""
+"""Reads YAML: no key twice, bounded size and depth; dates, `on` and `no` are text."""
 
 import re
 from collections import Counter

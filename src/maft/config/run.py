@@ -68,7 +68,7 @@ class RunConfig(Section):
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
 
     def own(self, role: str, index: int) -> AgentConfig:
-        """Return what is set for one agent, such as critic 2, alone."""
+        """Return the settings of one agent, such as critic 2, alone."""
         entries = {"generator": self.society.generators, "critic": self.society.critics}.get(role, ())
         entry = entries[index] if entries else None
         return entry if isinstance(entry, AgentConfig) else AgentConfig()

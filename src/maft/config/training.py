@@ -30,7 +30,7 @@ Objective = Annotated[str, AfterValidator(Part("objective", OBJECTIVES))]
 
 
 class _Training(Section):
-    """What does not change from one agent to the next."""
+    """Settings that all agents share."""
 
     method: Literal["lora", "qlora", "full"] = "lora"
     """`lora` trains adapters; `qlora` the same on a base in 4 bits, on CUDA only; `full` trains and keeps all weights.
@@ -55,7 +55,7 @@ class _Training(Section):
 
 
 class Training(_Training):
-    """How one agent is finetuned in one iteration: what `TrainConfig.of` returns."""
+    """How one agent is finetuned in one iteration, see `TrainConfig.of`."""
 
     objective: Objective = "sft"
     beta: Rate = 0.1
@@ -128,7 +128,7 @@ class TrainConfig(_Training):
     critic: RoleTraining = RoleTraining()
 
     def of(self, role: str, iteration: int) -> Training:
-        """Return what holds for the agents of a role in an iteration (from 1).
+        """Return the settings of a role's agents in an iteration (from 1).
 
         >>> TrainConfig(learning_rate=(3e-4, 1e-4), critic=RoleTraining(num_epochs=5)).of("critic", 2).learning_rate
         0.0001

@@ -1,4 +1,4 @@
-"""YAML and overrides in, a validated tree out; its JSON; the digest that is the identity of a run."""
+"""Reads YAML and overrides into a validated tree; its JSON; the digest that is the identity of a run."""
 
 import hashlib
 import json
@@ -91,7 +91,7 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
 
 
 def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], prefix: str = "") -> None:
-    """Replace relative paths of files and folders that are beside the config file by their whole path, and say so."""
+    """Replace relative paths that exist next to the config file by absolute ones, with a message."""
 
     def whole(value: Any, key: str) -> Any:
         if isinstance(value, list):
@@ -120,12 +120,12 @@ def resolved(config: RunConfig) -> str:
 
 
 def digest(config: RunConfig) -> str:
-    """Return the identity of a run: equal for configs that ask for the same results, wherever they are written."""
+    """Return the identity of a run: equal for configs with the same results, wherever they are written."""
     return short_digest(identity(config, defaults=False))
 
 
 def short_digest(tree: Mapping[str, Any]) -> str:
-    """Return 16 hexadecimal digits that say what is in a tree of plain values."""
+    """Return a digest of a tree of plain values, 16 hexadecimal digits."""
     return hashlib.blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

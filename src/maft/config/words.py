@@ -1,4 +1,4 @@
-"""The keys of the tree, and what is wrong with a setting, in words."""
+"""The keys of the tree, and error messages for wrong settings."""
 
 import difflib
 import json
@@ -44,7 +44,7 @@ def parts(config: Section) -> list[str]:
 
 
 def _part(annotation: Any, metadata: Sequence[Any]) -> Part | None:
-    """Return what checks a setting, or what its list holds, where that is the name of a part."""
+    """Return the check of a setting, or of the entries of its list, if it names a part."""
     checks = [mark.func for mark in metadata if isinstance(getattr(mark, "func", None), Part)]
     inner = (_part(arg, getattr(arg, "__metadata__", ())) for arg in get_args(annotation))
     return checks[0] if checks else next((part for part in inner if part is not None), None)
@@ -57,7 +57,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def explain(tree: object, error: ErrorDetails) -> str:
-    """Say in one line which key is wrong, what is allowed there and what was got."""
+    """Return one line with the key, what it allows and what was given."""
     section: type[BaseModel] | None = RunConfig
     path: list[str] = []
     allowed = ""

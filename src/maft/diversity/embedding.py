@@ -1,4 +1,4 @@
-"""Texts as vectors whose angle says how alike they are."""
+"""Sentence embeddings: texts as vectors whose angle measures similarity."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How likely each agent finds a reply, and how far apart the agents' next-token distributions are."""
+"""Likelihood of a reply under each agent, and divergence of the agents' next-token distributions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from maft.samplers.chat import Chat
 from maft.samplers.transformers import Transformers
 
 BATCH_BYTES = 2**29
-"""Memory for the next-token distributions of all agents over the replies of one batch."""
+"""Memory for the next-token distributions of all agents over one batch of replies."""
 
 
 class Reading(Record):

@@ -1,4 +1,4 @@
-"""The diversity of every society of a run, read off its debates on the held-out questions."""
+"""The diversity of every society of a run, from its debates on the held-out questions."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -16,7 +16,7 @@ from maft.runs.progress import Bar, Progress
 
 
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
-    """Measure every evaluated society that is not measured yet, and return all.
+    """Measure every evaluated society that was not measured before, and return all measurements.
 
     Args:
         folder: of the run, finished or not.
@@ -46,7 +46,7 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
 
 
 def measured(folder: RunFolder) -> list[Diversity]:
-    """Return what has been measured."""
+    """Return the measurements so far."""
     found = (_measured(folder, number) for number in range(folder.config.num_iterations + 1))
     return [one for one in found if one is not None]
 
@@ -57,12 +57,12 @@ def _measured(folder: RunFolder, iteration: int) -> Diversity | None:
 
 
 def _lacks(known: Diversity, num_read: int, num_agents: int) -> bool:
-    """Say whether more replies are to be read than were."""
+    """Say whether more replies are to be read."""
     return num_agents > 1 and known.num_read < min(num_read, known.num_questions)
 
 
 class Kept(Reading):
-    """A reading in the run folder, so that none is made twice."""
+    """A reading in the run folder: none is made twice."""
 
     model: str
     problem_id: str
@@ -73,9 +73,9 @@ class _Read(NamedTuple):
     """The last replies of the agents of one model, read by each of them and by the model itself, which comes last."""
 
     size: int
-    """Of the agents; their replies take turns."""
+    """Number of agents; their replies take turns."""
     has_base: bool
-    """Whether the model is what the agents were before they were finetuned, and not what full finetuning made."""
+    """Whether the model is the agents' untrained base, and not the result of full finetuning."""
     readings: Sequence[Reading]
 
     @property
@@ -88,9 +88,9 @@ class _Read(NamedTuple):
 def _read(
     folder: RunFolder, found: Diversity, debates: Sequence[Debate], reader: LikelihoodReader, progress: Progress
 ) -> Diversity:
-    """Add what needs the agents themselves: those who spoke last, and the untrained model.
+    """Add the measures that need the models: the agents who spoke last, and the untrained model.
 
-    Tokens and their likelihoods can be compared within one model only, so agents are read by others of their model.
+    Likelihoods of tokens can be compared within one model only, so agents are read by others of their model.
     """
     society = societies.after(folder, found.iteration)
     by_model: dict[str, list[AgentRef]] = {}
@@ -119,7 +119,7 @@ def _readings(
     reader: LikelihoodReader,
     bar: Bar,
 ) -> list[Kept]:
-    """Return the last replies of the agents of a model as read by each and by the model; what is read is kept."""
+    """Return readings of the last replies of a model's agents, by each agent and by the model itself; keep new ones."""
     path = folder.readings(iteration)
     files.drop_torn_line(path)
     earlier = files.read_records(path, Kept) if path.exists() else []

@@ -1,4 +1,4 @@
-"""How different the agents of a society still are (paper, section on diversity; definitions: docs/diversity.md)."""
+"""Measures of how different the agents of a society are (definitions: docs/diversity.md)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def dissimilarity(replies: Sequence[Sequence[Sequence[float]]]) -> float:
 
 
 def others_nll(nll: Sequence[Sequence[float]], speakers: Sequence[int]) -> float:
-    """Return the mean negative log-likelihood of what others said.
+    """Return the mean negative log-likelihood of other agents' replies.
 
     Args:
         nll: for each reply, its mean negative log-likelihood under each agent.

@@ -1,1 +1,1 @@
-"""What the society can do: methods on held-out questions, their accuracy, and the quality of the labels."""
+"""Methods on held-out questions, their accuracy with intervals, and the quality of the pseudo-labels."""

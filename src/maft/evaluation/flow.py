@@ -12,7 +12,7 @@ from maft.tasks.base import Grade
 
 
 class Flow(NamedTuple):
-    """The held-out questions of one iteration, by what became of one agent's answer."""
+    """Counts of held-out questions of one iteration, by how one agent's answer changed."""
 
     iteration: int
     agent: int

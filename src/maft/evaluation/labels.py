@@ -1,4 +1,4 @@
-"""How good the pseudo-labels were; for reporting only."""
+"""Quality of the pseudo-labels; for reporting only."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from maft.tasks.base import Grade
 
 
 class LabelQuality(Record):
-    """The votes of one iteration, held against the gold answers where there are any."""
+    """The votes of one iteration, compared with gold answers where these are known."""
 
     iteration: int
     num_problems: int
@@ -38,7 +38,7 @@ class LabelQuality(Record):
 
 
 def label_quality(votes: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> LabelQuality:
-    """Count votes, and grade the labels of the questions whose answer is known."""
+    """Count votes, and grade the labels of questions with a gold answer."""
     used = [vote for vote in votes if vote.dropped is None]
     right, right_of_all = (_verdicts(some, problems, grade) for some in (used, votes))
     accuracy = sum(right) / len(right) if right else None

@@ -1,4 +1,4 @@
-"""Whether there was anything to learn from in an iteration, and what to do where there was not."""
+"""What the agents of an iteration learned from, and warnings where that was little."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from maft.runs import societies
 from maft.runs.folder import RunFolder
 
 MANY_CUT = 0.2
-"""Share of cut replies from which on a run is warned."""
+"""Share of cut replies at which a warning begins."""
 FEW_USED = 0.1
-"""Share of questions used, below which it is."""
+"""Share of questions used below which there is a warning."""
 
 
 class Learned(Record):
-    """What the agents of one iteration had to learn from."""
+    """The training questions, replies and examples of one iteration."""
 
     iteration: int
     questions: int
@@ -27,7 +27,7 @@ class Learned(Record):
     cut: int | None
     """Replies that ended at the length limit; None where an older maft did not count them."""
     without_examples: tuple[str, ...]
-    """Agents that had nothing to learn from and keep their weights."""
+    """Agents that had no examples and keep their weights."""
 
     @property
     def share_cut(self) -> float | None:
@@ -36,7 +36,7 @@ class Learned(Record):
 
 
 def learned(folder: RunFolder, iteration: int) -> Learned | None:
-    """Return what there was to learn from in an iteration (from 1); None before its examples are made."""
+    """Return what an iteration (from 1) had to learn from; None before its examples are made."""
     if not folder.examples_summary(iteration).exists() or not folder.votes(iteration).exists():
         return None
     votes = files.read_records(folder.votes(iteration), Vote)
@@ -59,13 +59,13 @@ def learned(folder: RunFolder, iteration: int) -> Learned | None:
 
 
 def of_run(folder: RunFolder) -> list[Learned]:
-    """Return the above for every iteration whose examples are made."""
+    """Return `learned` for every iteration whose examples are made."""
     every = (learned(folder, number) for number in range(1, folder.config.num_iterations + 1))
     return [one for one in every if one is not None]
 
 
 def warnings(iterations: Sequence[Learned]) -> list[str]:
-    """Say in a line each what kept the agents from learning, with the likely remedy."""
+    """Return a line for each thing that kept agents from learning, with the likely remedy."""
     return [line for one in iterations for line in _warnings(one)]
 
 

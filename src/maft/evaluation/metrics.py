@@ -26,7 +26,7 @@ class MethodResult(Record):
     failed: int = 0
     """Questions whose debate failed; they have no answer, which counts as wrong."""
     tied: int = 0
-    """Questions without an answer since several had the most votes and `vote.ties` is `abstain`."""
+    """Questions without an answer because of a tie, with `vote.ties: abstain`."""
 
     @property
     def tokens(self) -> float:

@@ -1,4 +1,4 @@
-"""Whether agreement means anything: how often the vote is right, by the votes that its winner has."""
+"""How often the vote is right, by the votes that its winner has."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -21,12 +21,12 @@ class Level(NamedTuple):
 
 
 def most_ballots(votes: Iterable[Vote]) -> int:
-    """Return how many answers are counted for a question; a debate that failed has none."""
+    """Return the largest number of ballots of a question; a debate that failed has none."""
     return max((vote.num_ballots for vote in votes), default=0)
 
 
-def levels(votes: Iterable[Vote], problems: Mapping[str, Problem], grade: Grade, most: int) -> tuple[Level, ...]:
-    """Count questions and right winners by agreement, from `most` votes down to none."""
+def levels(votes: Iterable[Vote], problems: Mapping[str, Problem], grade: Grade, top: int) -> tuple[Level, ...]:
+    """Count questions and right winners by agreement, from `top` votes down to 0."""
     questions: Counter[int] = Counter()
     graded: Counter[int] = Counter()
     right: Counter[int] = Counter()
@@ -35,4 +35,4 @@ def levels(votes: Iterable[Vote], problems: Mapping[str, Problem], grade: Grade,
         questions[vote.votes] += 1
         graded[vote.votes] += verdict is not None
         right[vote.votes] += verdict is True
-    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(most, -1, -1))
+    return tuple(Level(n, questions[n], graded[n], right[n]) for n in range(top, -1, -1))

@@ -1,4 +1,4 @@
-"""What a run will take, before anything runs: calls, tokens, work, memory, disk, hours."""
+"""Estimates of a run before it starts: calls, tokens, compute, memory, disk, hours."""
 
 from maft.planning.plan import Plan, make
 from maft.planning.text import render

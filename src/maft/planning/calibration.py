@@ -75,14 +75,14 @@ class Calibration(Record):
 
 
 def cache_file(config: RunConfig) -> Path:
-    """Return where the calibration of such runs on this machine is kept, whether it is there or not."""
+    """Return the file for the calibration of runs with these settings on this machine."""
     amount = {"name", "runs_dir", "seed", "num_iterations", "cluster"}
     tree = config.model_dump(mode="json", exclude={**dict.fromkeys(amount, True), "task": {"num_train", "num_eval"}})
     return models.cache_dir() / "calibration" / f"{config_.short_digest(tree | manifest.machine())}.json"
 
 
 def cached(config: RunConfig) -> Calibration | None:
-    """Return the calibration of such runs on this machine, if there is one."""
+    """Return the kept calibration of runs with these settings on this machine; None if there is none."""
     file = cache_file(config)
     return Calibration.from_json(file.read_text(encoding="utf-8")) if file.exists() else None
 
@@ -93,7 +93,7 @@ def calibrate(
     trainer: Trainer | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Play one batch, train a few agents of each role, play the batch again; keep what was measured.
+    """Play one batch, train a few agents of each role, play the batch again; keep the measurements.
 
     Raises:
         UserError: the run uses a hosted service, where this would cost money.
@@ -182,7 +182,7 @@ def _seconds_of_one_reply(sampler: Sampler, society: Society) -> float:
 def _examples(
     folder: RunFolder, debates: Sequence[Debate], votes: Mapping[str, Vote]
 ) -> dict[Role, list[tuple[Example, ...]]]:
-    """Return what each agent would learn, by role."""
+    """Return the examples of each agent, by role."""
     config = folder.config
     sets: dict[Role, list[tuple[Example, ...]]] = {}
     for name, make in examples_.of_agents(config, 1, debates, votes).items():
@@ -195,7 +195,7 @@ def _examples(
 def _jobs(
     folder: RunFolder, society: Society, examples: Mapping[Role, list[tuple[Example, ...]]], scale: float
 ) -> list[TrainJob]:
-    """Write the examples of the first agents of each role and base: as many as it will have, its own before others'."""
+    """Write examples for the first agents of each role and base, as many as they will have: own ones, then others'."""
     jobs: list[TrainJob] = []
     most = 1 if folder.config.society.one_model else MAX_AGENTS
     for role, sets in examples.items():
@@ -213,7 +213,7 @@ def _jobs(
 
 
 def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
-    """Return a society of 2N names for the agents that were trained, for engines take time to change agents."""
+    """Return a society of 2N agents, copies of the trained ones: engines take time to change agents."""
     for agent in society.agents:
         made = [job.output for job in jobs if (job.role, job.base_model) == (agent.role, agent.model)]
         if made and not folder.agent(1, agent.name).exists():
@@ -222,7 +222,7 @@ def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> So
 
 
 class _Watch:
-    """Notes when each step of a training ended."""
+    """Records when each step of a training ended."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -232,7 +232,7 @@ class _Watch:
         self.steps.setdefault(step.agent, []).append((time.monotonic(), step.tokens))
 
     def summary(self) -> dict[str, Any]:
-        """Return the rate of each role, and what the first job took before it went at its rate: libraries, the model.
+        """Return the rate of each role, and the time that libraries and the model took to load before the first job.
 
         The first job's rate is that of its steps after the first; the others begin when the one before them ends.
         """
@@ -258,7 +258,7 @@ def _tokens(debates: Sequence[Debate]) -> int:
 
 
 def _texts(config: RunConfig, debates: Sequence[Debate], said: Behaviour) -> Texts:
-    """Take what was said out of what was asked."""
+    """Return the tokens of prompts without the replies quoted in them."""
     asked = {name: _mean([reply.prompt_tokens for reply in replies]) for name, replies in _by_kind(debates).items()}
     silent = dict.fromkeys(asked, 0.0)
     return {call.kind: asked[call.kind] - call.prompt for call in calls(config.debate, silent, said)}
@@ -299,7 +299,7 @@ def _later(
     debates: Sequence[Debate],
     examples: Mapping[Role, list[tuple[Example, ...]]],
 ) -> Behaviour:
-    """Return what the society will do that learns from these debates: replies as long as those that it learns."""
+    """Return the behaviour of the society that learns from these debates: its replies are as long as its examples."""
     lengths = {role: [reply for _, reply in _rows(debates, sets, role, config)] for role, sets in examples.items()}
     learned = {role: _mean(of_role) for role, of_role in lengths.items() if of_role}
     return now.model_copy(update={"replies": now.replies | learned, "rows": {}})

@@ -1,4 +1,4 @@
-"""What calls and tokens cost on a machine: work, memory, disk, hours."""
+"""What calls and tokens cost on a machine: compute, memory, disk, hours."""
 
 import heapq
 import math
@@ -27,7 +27,7 @@ GIGA = 1e9
 
 
 class Memory(Record):
-    """Bytes that something needs, by what needs them."""
+    """Bytes of memory, by use."""
 
     weights: float
     adapters: float = 0.0
@@ -38,7 +38,7 @@ class Memory(Record):
 
     @property
     def total(self) -> float:
-        """Return all of it."""
+        """All bytes."""
         return self.weights + self.adapters + self.cache + self.gradients + self.optimizer + self.activations
 
 
@@ -56,11 +56,11 @@ class Hours(Record):
     sampling: float
     training: float
     bound_by: str
-    """What most of the time goes into."""
+    """The part that takes the most time."""
 
     @property
     def total(self) -> float:
-        """Return all hours."""
+        """Sampling and finetuning."""
         return self.sampling + self.training
 
 
@@ -70,7 +70,7 @@ def lora_parameters(config: RunConfig, shape: Shape) -> int:
 
 
 def sampling_flops(shape: Shape, run: Forecast) -> float:
-    """Return the work of all debates, every prompt read anew."""
+    """Return the FLOP of all debates, without a prefix cache."""
     return sum(_stage_flops(shape, stage) for stage in run.stages)
 
 
@@ -80,13 +80,13 @@ def _stage_flops(shape: Shape, stage: Stage) -> float:
 
 
 def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) -> float:
-    """Return the work of all finetunings."""
+    """Return the FLOP of all finetunings."""
     lora = lora_parameters(config, shape)
     return sum(shape.training_flops(training.tokens, training.row, method, lora) for training in run.trainings)
 
 
 def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: int) -> Memory:
-    """Return what engines need that hold the bases and adapters of the society, and a cache for sequences."""
+    """Return the memory of an engine with the society's bases and adapters, and a cache for `sequences`."""
     dtype = config.engine.dtype
     held = 0 if config.train.method == "full" else config.vllm.max_loras or len(learners(config))
     adapters = held * lora_parameters(config, shape) * BYTES[dtype]
@@ -95,13 +95,13 @@ def sampling_memory(config: RunConfig, shape: Shape, tokens: float, sequences: i
 
 
 def weights(config: RunConfig, shape: Shape) -> float:
-    """Return the bytes of all base models; what is not known of another one is taken to be as of `model`."""
+    """Return the bytes of all base models; an unknown one counts as `model`."""
     each = (shape if base == config.model else shapes.of_model(base) or shape for base in bases(config))
     return float(sum(one.weight_bytes(config.engine.dtype) for one in each))
 
 
 def training_memory(config: RunConfig, shape: Shape, row: float, method: str) -> Memory:
-    """Return what a finetuning needs, with gradient checkpointing.
+    """Return the memory of one finetuning, with gradient checkpointing.
 
     LoRA: the base in its dtype (QLoRA: its linear layers in 4 bits), the adapter, its gradients and Adam's two moments
     in float32. Full: weights, gradients and moments of everything in float32, 16 bytes for each parameter. Activations:
@@ -177,7 +177,7 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
 
 
 def _spread(need: float, usable: float, num_gpus: int) -> int | None:
-    """Return the least power of two of GPUs that hold so many bytes; None where there are not enough."""
+    """Return the smallest power of two of GPUs that hold `need` bytes; None if that is more than `num_gpus`."""
     count = 1
     while count * usable < need:
         count *= 2
@@ -185,7 +185,7 @@ def _spread(need: float, usable: float, num_gpus: int) -> int | None:
 
 
 def _wider(least: int, num_gpus: int) -> Iterator[int]:
-    """Yield the numbers of GPUs that a finetuning may be spread over: those that it needs, or more of one machine."""
+    """Yield the numbers of GPUs that one finetuning may use: the least, doubled up to those of one machine."""
     count = least
     while count <= num_gpus and count <= max(least, GPUS_OF_A_MACHINE):
         yield count
@@ -195,7 +195,7 @@ def _wider(least: int, num_gpus: int) -> Iterator[int]:
 def _training_seconds(
     config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: int, per_training: int, method: str
 ) -> float:
-    """Return the seconds of all finetunings, as many at a time as there is room for."""
+    """Return the seconds of all finetunings, `num_gpus // per_training` of them at a time."""
     lora, at_once = lora_parameters(config, shape), num_gpus // per_training
     rate = gpu.tflops * 1e12 * per_training * hardware.TRAINING_UTILISATION
     seconds = 0.0

@@ -1,4 +1,4 @@
-"""Public figures of GPUs, for plans; each with the page of its maker that tells them.
+"""Published figures of GPUs, each with the page of its maker.
 
 Rates are those of dense bfloat16 matrix products, without sparsity; gigabytes are 10^9 bytes.
 """
@@ -9,17 +9,17 @@ from maft.errors import UserError
 from maft.records import Record
 
 SAMPLING_UTILISATION = 0.4
-"""Share of the rate of matrix products that reading prompts and writing replies is assumed to reach."""
+"""Assumed share of the rate of matrix products in reading prompts and writing replies."""
 BANDWIDTH_UTILISATION = 0.6
-"""Share of the memory bandwidth that writing replies is assumed to reach."""
+"""Assumed share of the memory bandwidth in writing replies."""
 TRAINING_UTILISATION = 0.35
-"""Share of the rate of matrix products that finetuning is assumed to reach."""
+"""Assumed share of the rate of matrix products in finetuning."""
 USABLE_MEMORY = 0.9
-"""Share of a GPU's memory that is planned with; the rest is the libraries' own and fragments."""
+"""Share of a GPU's memory that can be used; the rest goes to libraries and fragmentation."""
 
 
 class Gpu(Record):
-    """What a GPU's data sheet says."""
+    """The figures of a GPU's data sheet."""
 
     name: str
     tflops: float

@@ -198,7 +198,7 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
     places = {key: place for place, key in enumerate(problems)}
     packed: dict[str, dict[str, Any]] = {one.key: {} for one in sets}
     by_id = [(one, {shown.debate.problem_id: shown for shown in one.debates}) for one in sets]
-    # Question by question: what is said of one question is alike, and compresses well where it stands close together.
+    # Question by question: debates on one question are alike, and compress well next to each other.
     for (is_training, name), problem in problems.items():
         for one, shown in by_id:
             if one.is_training == is_training and name in shown:

@@ -21,10 +21,10 @@ PAPER = {
 }
 """Colours on white; the page has its own, under the same names."""
 PAGE = {name: f"#{number:02x}{number:02x}{number:02x}" for number, name in enumerate(PAPER, 1)}
-"""What matplotlib draws with for the page, which puts its own colours in their place."""
+"""Placeholders that matplotlib draws with, replaced by the colours of the page."""
 
 APART = 4.5
-"""Points of a picture by which neighbouring curves stand apart, so that none hides another's interval."""
+"""Distance of neighbouring curves in points, so that none hides another's interval."""
 
 
 def for_page(chart: Chart) -> str:
@@ -127,7 +127,7 @@ def _dress(axes: Any, chart: Chart, ink: str) -> None:
 
 
 def _within_page(svg: str, chart: Chart) -> str:
-    """Make a file of SVG a part of a page: no addresses, no styles, no names that two pictures would share."""
+    """Make an SVG file part of a page: no addresses, no styles, no ids that two pictures would share."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", svg)
@@ -149,7 +149,7 @@ def _group(chart: Chart, place: int) -> str:
 
 
 def _few(places: Sequence[float]) -> list[float]:
-    """Return not more than seven of many places, evenly, with the last one.
+    """Return at most seven of the places, evenly spread, the last one included.
 
     >>> _few([1, 2, 3]), _few(range(1, 16))
     ([1, 2, 3], [3, 6, 9, 12, 15])

@@ -60,7 +60,7 @@ def write_page(folder: RunFolder) -> Path:
 
 
 def all_charts(folder: RunFolder, evaluations: Sequence[Evaluation], replayed: Sequence[Replayed]) -> list[Chart]:
-    """Return every picture of a run for which there is something to draw."""
+    """Return the pictures of a run that have data."""
     labels = data.labels(folder)
     drawn = [
         charts.accuracy(data.results(folder)),

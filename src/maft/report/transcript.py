@@ -1,4 +1,4 @@
-"""A debate as text for people: who said what, how the vote went, who learns from it and why.
+"""A debate as a transcript: replies, answers, the vote, who learns from it and why.
 
 Gold answers are shown here and in the report; nothing that trains imports this module.
 """

@@ -1,4 +1,4 @@
-"""What a run was made with and on, so that its folder explains itself a year later."""
+"""The versions, hardware and settings behind a run, so that its folder explains itself a year later."""
 
 import hashlib
 import logging
@@ -75,7 +75,7 @@ def write(folder: RunFolder) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a measurement of speed depends on."""
+    """Return processor, cores and GPUs, on which a measurement of speed depends."""
     return {"processor": _processor(), "cores": os.cpu_count(), "gpus": _gpus()}
 
 
@@ -105,7 +105,7 @@ def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
 
     Args:
         folder: of the run.
-        duplicates: how many were left out because they were there already; None keeps what the manifest says.
+        duplicates: number of repeated questions that were left out; None keeps the manifest's number.
     """
     path = folder.manifest
     content = files.read_json(path)

@@ -9,14 +9,14 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 SECONDS_A_LINE = 60.0
-"""Off a terminal, a stage says how far it is once in this time."""
+"""Seconds between two lines of a stage, off a terminal."""
 
 
 class Bar(Protocol):
-    """How far one stage is."""
+    """The progress of one stage."""
 
     def skip(self, count: int) -> None:
-        """Count work that an earlier start has done; it does not go into the rate."""
+        """Count work of an earlier start, which does not enter the rate."""
 
     def advance(self, count: float = 1) -> None:
         """Count work done now."""
@@ -61,7 +61,7 @@ class _Lines:
         self._note = ""
         self._start = self._said = clock()
         self._first: tuple[float, float] | None = None
-        """When the first work was counted, and how much there was then: the rate is of what follows."""
+        """Time and count of the first work: the rate is that of the work after it."""
 
     def skip(self, count: int) -> None:
         self._done += count
@@ -85,7 +85,7 @@ class _Lines:
         return f", about {_duration((self._total - self._done) * (now - since) / (self._done - before))} left"
 
     def sum_up(self) -> None:
-        """Say what the stage took."""
+        """Print the count and the duration of the stage."""
         earlier = f" ({self._skipped:.0f} were done before)" if self._skipped else ""
         took = _duration(self._clock() - self._start)
         self._say(f"{self._title}: {self._done:.0f} {self._unit} in {took}{earlier}{self._note}")
@@ -102,7 +102,7 @@ class _Silent:
 
 
 class Progress:
-    """Shows what a run is doing; `quiet` shows nothing."""
+    """Shows the progress of a run; `quiet` shows nothing."""
 
     def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         """Write to stderr unless `quiet`; `clock` gives seconds."""
@@ -122,7 +122,7 @@ class Progress:
 
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Bar]:
-        """Show how far a stage is while it runs."""
+        """Show the progress of a stage while it runs."""
         if self.quiet:
             yield _Silent()
             return
@@ -170,7 +170,7 @@ def _duration(seconds: float) -> str:
 
 
 def _shape() -> tuple[int, int] | tuple[None, None]:
-    """Return a size for terminals that say they have none, where tqdm would draw nothing."""
+    """Return a size for terminals that report none, where tqdm would draw nothing."""
     try:
         size = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):

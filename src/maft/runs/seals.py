@@ -1,4 +1,4 @@
-"""Checksums of what a run has finished, so that a file that changed afterwards is noticed.
+"""Checksums of the finished files of a run, so that later changes are noticed.
 
 `checksums.jsonl` has a line for each finished file: questions, and of each iteration debates, votes, examples, agents
 and scores. They are compared when a run continues and by `maft verify`. A file without a line gets one when the run
@@ -19,11 +19,11 @@ from maft.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 LARGE = 1 << 30
-"""Bytes from which on only the size of a file is compared when a run continues."""
+"""Bytes of a file above which only its size is compared when a run continues."""
 
 
 class Seal(Record):
-    """What a finished file holds."""
+    """Size and checksum of a finished file."""
 
     file: str
     """Relative to the run folder."""
@@ -33,14 +33,14 @@ class Seal(Record):
 
 
 class Damage(Record):
-    """A finished file that is not what was written."""
+    """A finished file that differs from what was written."""
 
     file: str
     what: str
 
 
 def seal(folder: RunFolder) -> None:
-    """Add the checksums of what has been finished since the last call."""
+    """Add the checksums of files finished since the last call."""
     known = _seals(folder)
     new = [_seal(folder, file) for file in _finished(folder) if _name(folder, file) not in known]
     if new:
@@ -48,7 +48,7 @@ def seal(folder: RunFolder) -> None:
 
 
 def check(folder: RunFolder) -> None:
-    """Refuse to continue a run of which a finished file has changed, and forget the files that were removed.
+    """Refuse to continue a run with a changed finished file, and drop the checksums of removed files.
 
     A damaged agent is put aside instead, to be finetuned again from its examples.
 
@@ -61,8 +61,8 @@ def check(folder: RunFolder) -> None:
         more = f"\n  and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
             f"{folder.path} has finished files that were changed after they were written:\n{listed}{more}\n"
-            "Restore them. Or, of an iteration, remove them and all that was made from them (votes, examples, agents, "
-            "scores of that iteration, and later iterations): they are made again. `maft verify` lists all."
+            "Restore them. Files of an iteration can also be removed with all that follows from them (its votes, "
+            "examples, agents, scores, and later iterations): they are made again. `maft verify` lists all."
         )
     present = [known for known in _seals(folder).values() if (folder.path / known.file).exists()]
     if len(present) < len(_seals(folder)):
@@ -70,7 +70,7 @@ def check(folder: RunFolder) -> None:
 
 
 def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
-    """Return the finished files that differ from what was written; removed ones are not among them.
+    """Return the finished files that differ from what was written, without removed ones.
 
     Args:
         folder: of the run.
@@ -90,7 +90,7 @@ def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
 
 
 def _put_aside(folder: RunFolder, found: Damage) -> bool:
-    """Rename the agent that a damaged file belongs to; False where it belongs to none."""
+    """Rename the agent that a damaged file belongs to; False if it belongs to none."""
     iteration, kind, *rest = Path(found.file).parts
     if kind != "agents":
         return False
@@ -102,7 +102,7 @@ def _put_aside(folder: RunFolder, found: Damage) -> bool:
 
 
 def num_sealed(folder: RunFolder) -> int:
-    """Return how many finished files have a checksum."""
+    """Return the number of finished files with a checksum."""
     return len(_seals(folder))
 
 
@@ -126,7 +126,7 @@ def _digest(file: Path) -> str:
 
 
 def _finished(folder: RunFolder) -> Iterator[Path]:
-    """Yield the files of the run that will not change any more."""
+    """Yield the finished files of the run."""
     if folder.problems("eval").exists():
         yield from (folder.problems("train"), folder.problems("eval"))
     for number in range(folder.config.num_iterations + 1):

@@ -1,4 +1,4 @@
-"""Who speaks in which iteration: the weights of every agent, untrained and finetuned."""
+"""The society of each iteration: the weights of every agent, untrained and finetuned."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def untrained(config: RunConfig) -> Society:
 
 
 def check(config: RunConfig) -> None:
-    """Make sure, before any model is loaded, that the adapters which agents begin with fit their base models.
+    """Check, before any model is loaded, that the adapters which agents begin with fit their base models.
 
     Raises:
         DataError: one does not fit, or is no adapter.
@@ -44,7 +44,7 @@ def check(config: RunConfig) -> None:
 
 
 def after(folder: RunFolder, iteration: int) -> Society:
-    """Return the society that `iteration` finetunings have made; after 0 it is untrained.
+    """Return the society after `iteration` finetunings; after 0 it is untrained.
 
     An agent that had nothing to learn from keeps its weights.
     """
@@ -82,19 +82,19 @@ def speakers(config: RunConfig) -> dict[str, list[str]]:
 
 
 def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
-    """Return how often a learner, such as `critic_2`, sees each of its examples in an iteration."""
+    """Return the number of epochs of a learner, such as `critic_2`, in an iteration."""
     return config.train.of(learner.rpartition("_")[0], iteration).num_epochs
 
 
 def without_examples(folder: RunFolder, iteration: int) -> list[str]:
-    """Return the learners that had nothing to learn from in an iteration, and have no folder in it."""
+    """Return the learners that had no examples in an iteration, and have no folder in it."""
     summary = folder.examples_summary(iteration)
     counts = files.read_json(summary) if summary.exists() else {}
     return [name for name in counts if not counts[name]["examples"] and not folder.agent(iteration, name).exists()]
 
 
 def missing(folder: RunFolder, iteration: int) -> list[str]:
-    """Return the learners that are still to be finetuned in an iteration."""
+    """Return the learners with examples that are not finetuned yet in an iteration."""
     idle = without_examples(folder, iteration)
     return [name for name in learners(folder.config) if name not in idle and not folder.agent(iteration, name).exists()]
 
@@ -132,9 +132,7 @@ def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> Agent
     if entry.adapter is None:
         found = agent(role, index, model, base)
         if found.adapter is not None:
-            raise DataError(
-                f"model {model} is the folder of an adapter. Set it as adapter, beside the model it is for."
-            )
+            raise DataError(f"model {model} is the folder of an adapter. Set it as adapter, and its base as model.")
         return found
     return AgentRef(role=role, index=index, model=model, adapter=str(Path(entry.adapter).expanduser().resolve()))
 

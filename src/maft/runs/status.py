@@ -19,7 +19,7 @@ def newest(folder: RunFolder) -> int:
 
 
 def current(folder: RunFolder) -> int:
-    """Return the iteration whose agents are being made, or the last one of a finished run."""
+    """Return the first unfinished iteration, or the last one of a finished run."""
     return min(newest(folder) + 1, folder.config.num_iterations)
 
 

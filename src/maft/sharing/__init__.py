@@ -1,1 +1,1 @@
-"""Finetuned agents for others: merged into their base, and on the hub, with cards that tell how they came about."""
+"""Finetuned agents for others: merged into their base, and on the hub, with model cards."""

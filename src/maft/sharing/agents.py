@@ -1,4 +1,4 @@
-"""Which finetuned agents of a run are meant, and what is known of them."""
+"""The finetuned agents of a run, by name and iteration."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Agent(NamedTuple):
     ref: AgentRef
     """Its weights: an adapter on a model, or a whole model."""
     base: str
-    """The model that it came from, as the config names it."""
+    """Its base model, as the config names it."""
     folder: Path
     iteration: int
 
@@ -29,7 +29,7 @@ class Agent(NamedTuple):
 
 
 def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agent]:
-    """Return the agents that are asked for.
+    """Return agents by name and iteration.
 
     Args:
         run: where they were finetuned.
@@ -69,7 +69,7 @@ def _place(run: RunFolder, number: int, agent: str) -> int:
 
 
 def described(run: RunFolder, agent: Agent, base: str, *, merged: bool) -> cards.Finetuned:
-    """Return what a card says of an agent; `base` is a name that means something elsewhere."""
+    """Return the content of an agent's card; `base` is a public name of its base model."""
     role, lora = agent.ref.role, run.config.lora_of(agent.ref.role, agent.ref.index)
     return cards.Finetuned(
         agent=agent.name,

@@ -1,7 +1,7 @@
-"""The files of finetuned agents as they will lie in a repository of the Hugging Face hub, with their cards.
+"""The files of finetuned agents for a repository of the Hugging Face hub, with their cards.
 
-One agent lies at the root, as PEFT and transformers look for it. Several lie in a folder each, which both find with
-`subfolder="critic_2"`, under a card of their society.
+One agent goes to the root, where PEFT and transformers look for it. Several get a folder each, which both find with
+`subfolder="critic_2"`, and a card of their society.
 """
 
 import json
@@ -22,7 +22,7 @@ from maft.trainers import cards
 
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")
-"""Endings of what belongs to a whole model; other files are not sent."""
+"""Suffixes of the files of a whole model; others are not sent."""
 VOCABULARY = ("tokenizer.json", "vocab.json")
 _SOCIETY = """\
 # {name}
@@ -39,7 +39,7 @@ their label.
 
 
 class Repo(NamedTuple):
-    """Where agents go, and what their owner says of them."""
+    """A repository for agents, with what its owner declares."""
 
     id: str
     """`USER/NAME` or `ORG/NAME`."""
@@ -54,7 +54,7 @@ class Repo(NamedTuple):
 
 
 def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, one: bool) -> None:
-    """Fill an empty folder with what the repository will hold; nothing in it names a path of this machine.
+    """Fill an empty folder with the files of the repository; nothing in it names a path of this machine.
 
     Args:
         run: where the agents come from.
@@ -131,7 +131,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _hub_name(agent: Agent, agents: Sequence[Agent], repo: Repo) -> str:
-    """Return the name under which anybody has an agent's base."""
+    """Return the hub's name of an agent's base."""
     name = models.public_name(agent.base)
     if models.is_hub_name(name):
         return name
@@ -146,7 +146,7 @@ def _hub_name(agent: Agent, agents: Sequence[Agent], repo: Repo) -> str:
 
 
 def _license(repo: Repo, *bases: str) -> str | None:
-    """Return the license that is declared: the one given, or that of the packaged model."""
+    """Return the license to declare: the given one, or that of the packaged model."""
     return repo.license or ("apache-2.0" if set(bases) == {models.PACKAGED_ON_HUB} else None)
 
 

@@ -1,4 +1,4 @@
-"""Files to the Hugging Face hub, and what its refusals mean."""
+"""Uploads to the Hugging Face hub, with its refusals explained."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ AGAIN = "What was uploaded is kept; run the same command again to continue."
 
 
 def check(repo: Repo, *, login: bool) -> None:
-    """Make sure, before any work, that there can be such a repository.
+    """Check the names of the repository and of the base model before any work.
 
     Args:
         repo: where agents are to go.
@@ -70,7 +70,7 @@ def plan(root: Path, repo: Repo, message: str) -> str:
 
 
 def upload(root: Path, repo: Repo, message: str) -> str:
-    """Send what was laid out, making the repository and the branch if need be; return the address.
+    """Upload a folder, creating the repository and the branch if needed; return the address.
 
     Raises:
         UserError: the hub refuses, or it cannot be reached.
@@ -102,7 +102,7 @@ def upload(root: Path, repo: Repo, message: str) -> str:
 
 
 def _refuse_to_replace(there: Sequence[str], places: Sequence[Path], repo: Repo) -> None:
-    """Leave weights alone that are none of ours; what maft sends has a training.json beside it."""
+    """Refuse to replace weights that maft did not send; its own have a training.json next to them."""
     for place in places:
         weights = [name for name in there for pattern in WEIGHTS if fnmatch(name, (place / pattern).as_posix())]
         if weights and (place / "training.json").as_posix() not in there:
@@ -122,7 +122,7 @@ def _refuse_beside_an_adapter(there: Sequence[str], repo: Repo) -> None:
 
 @contextmanager
 def _explained(repo: Repo) -> Iterator[None]:
-    """Turn what the hub's client raises into one clean line."""
+    """Turn exceptions of the hub's client into one-line errors."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError
 
