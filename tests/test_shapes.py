@@ -66,7 +66,7 @@ def test_experts_are_counted_in_memory_and_only_the_active_ones_in_work():
 
 
 def test_a_config_json_of_another_family_says_what_is_lacking(tmp_path):
-    with pytest.raises(DataError, match="does not tell: layers, hidden"):
+    with pytest.raises(DataError, match="lacks layers, hidden"):
         shapes.of_config({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "vocab_size": 50257})
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert shapes.of_model(str(tmp_path)) is None

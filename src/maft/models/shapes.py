@@ -1,8 +1,8 @@
-"""The shape of a model, and what follows from it: parameters, memory of the key-value cache, work for a token.
+"""The shape of a model, and what follows from it: parameters, bytes of the key-value cache, operations per token.
 
-Read from a model's config.json; a few well-known models are known by name, for plans where the model is not at hand.
-The formulas are those of decoder-only transformers with grouped queries and a gated MLP (Llama, Qwen, Mistral, Gemma,
-Phi-3, SmolLM and their kin), with or without experts.
+Read from a model's config.json; a few models are known by name, for plans without the model. The formulas are those of
+decoder-only transformers with grouped queries and a gated MLP (Llama, Qwen, Mistral, Gemma, Phi-3, SmolLM and alike),
+with or without experts.
 """
 
 import json
@@ -22,7 +22,7 @@ LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 
 class Shape(Record):
-    """The numbers of a config.json that decide how large a model is and how much it calculates."""
+    """The numbers of a config.json that determine a model's size and operations."""
 
     layers: int
     hidden: int
@@ -37,18 +37,18 @@ class Shape(Record):
     qkv_bias: bool = False
     qk_norm: bool = False
     norms: int = 2
-    """Norms in a layer, beside those of queries and keys."""
+    """Norms in a layer, not counting those of queries and keys."""
     experts: int = 1
     active_experts: int = 1
-    """Experts that a token goes through."""
+    """Experts per token."""
     context: int = 0
-    """Longest sequence; 0 is not known."""
+    """Longest sequence in tokens; 0 if unknown."""
     given_parameters: int = 0
-    """Parameters, where they are known better than from the numbers above."""
+    """Number of parameters counted in the weights, which overrides the formula."""
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Return the linear layers of one block by name, as (inputs, outputs); of one expert, where there are many."""
+        """Return the linear layers of one block, or of one expert, by name, as (inputs, outputs)."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         h, i = self.hidden, self.intermediate
         sizes = ((h, q), (h, kv), (h, kv), (q, h), (h, i), (h, i), (i, h))
@@ -56,22 +56,22 @@ class Shape(Record):
 
     @property
     def parameters(self) -> int:
-        """Return all parameters."""
+        """Return the number of all parameters."""
         return self.given_parameters or self._parameters(self.experts)
 
     @property
     def embedding_parameters(self) -> int:
-        """Return those of the embeddings, which are looked up; the output's matrix is one of them where it is tied."""
+        """Return the number of parameters of input and output embeddings."""
         return self.vocab * self.hidden * (1 if self.tied else 2)
 
     @property
     def linear_parameters(self) -> int:
-        """Return those in the linear layers of all blocks: what is quantised by QLoRA."""
+        """Return the number in the linear layers of all blocks, which QLoRA quantises."""
         return self.layers * self._linears(self.experts)
 
     @property
     def active_parameters(self) -> int:
-        """Return those that one token is multiplied with; the input embedding is a look-up."""
+        """Return the number that one token is multiplied with; the input embedding is a look-up."""
         idle = 0 if self.tied else self.vocab * self.hidden
         if self.given_parameters and self.experts == 1:
             return self.given_parameters - idle
@@ -101,26 +101,25 @@ class Shape(Record):
         return self.parameters * BYTES[dtype]
 
     def lora_parameters(self, rank: int, targets: str | Sequence[str] = "all-linear") -> int:
-        """Return the parameters of a LoRA adapter; where there are experts, it is on all of them."""
+        """Return the number of parameters of a LoRA adapter, which is on all experts."""
         chosen = LINEAR if targets == "all-linear" else [targets] if isinstance(targets, str) else targets
         sizes = {name: rank * sum(size) * (self.experts if name in LINEAR[4:] else 1)
                  for name, size in self.linears.items()}  # fmt: skip
         return self.layers * sum(size for name, size in sizes.items() if name in chosen)
 
     def forward_flops(self, prompt: float, generated: float) -> float:
-        """Return the work of reading a prompt and writing a reply: 2 per parameter and token, and attention.
+        """Return the operations of reading a prompt and writing a reply: 2 per parameter and token, and attention.
 
-        A token that sees n tokens costs 4 n products for each head's width and layer: queries with keys, weights with
-        values.
+        A token that attends to n tokens costs 4 n operations per unit of each head's width and layer.
         """
         seen = (prompt + generated) ** 2 / 2
         return 2 * self.active_parameters * (prompt + generated) + self._attention * seen
 
     def training_flops(self, tokens: float, row: float, method: str, lora: int = 0) -> float:
-        """Return the work of training on tokens in rows of a length.
+        """Return the operations of training on tokens in rows of a length.
 
-        Full finetuning takes 6 per parameter and token: 2 forward, 2 back to the inputs, 2 for the weights' gradients.
-        LoRA saves the last, for the weights are frozen: 4, and 6 for each parameter of the adapter.
+        Full finetuning takes 6 per parameter and token: 2 forward, 2 backward to the inputs, 2 for the weights'
+        gradients. LoRA saves the last, since the weights are frozen: 4, and 6 per parameter of the adapter.
         """
         per_token = 6 * self.active_parameters if method == "full" else 4 * self.active_parameters + 6 * lora
         return per_token * tokens + 3 * self._attention * tokens * row / 2
@@ -134,7 +133,7 @@ def of_config(config: dict[str, Any], name: str = "the model") -> Shape:
     """Read the content of a config.json.
 
     Raises:
-        DataError: it lacks a number that decides the size, as those of other families do.
+        DataError: it lacks a number that determines the size, as those of other families do.
     """
     text = config.get("text_config") or config
     kind = str(text.get("model_type", ""))
@@ -161,14 +160,14 @@ def of_config(config: dict[str, Any], name: str = "the model") -> Shape:
         return Shape.model_validate(tree)
     except ValidationError as errors:
         lacking = ", ".join(str(error["loc"][0]) for error in errors.errors())
-        raise DataError(f"the config.json of {name} does not tell: {lacking}. Give the numbers by options.") from None
+        raise DataError(f"the config.json of {name} lacks {lacking}. Give the numbers by options.") from None
 
 
 def of_model(model: str) -> Shape | None:
-    """Return the shape of a model: of a local folder, or of a well-known name; None where it is neither.
+    """Return the shape of a model by its local folder or its name in `KNOWN`; None if it is unknown.
 
-    None as well for a config.json of a family that these formulas do not cover. Where the weights are there, their
-    headers tell the number of parameters.
+    None as well for a config.json of a family that these formulas do not cover. Parameters are counted in the weights
+    if they are there.
     """
     folder = Path(model).expanduser()
     if (folder / "config.json").is_file():
@@ -182,18 +181,15 @@ def of_model(model: str) -> Shape | None:
 
 
 def count(folder: Path) -> int:
-    """Return the number of weights in a folder's safetensors files, from their headers; 0 where there are none."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        try:
-            total += sum(map(math.prod, shapes_of(file).values()))
-        except (ValueError, OSError):
-            return 0
-    return total
+    """Return the number of weights in a folder's safetensors files, from their headers; 0 if there are none."""
+    try:
+        return sum(sum(map(math.prod, shapes_of(file).values())) for file in folder.glob("*.safetensors"))
+    except (ValueError, OSError):
+        return 0
 
 
 def known(model: str) -> Shape | None:
-    """Return the shape of a well-known model by its name on the hub, with or without its owner and `-Instruct`.
+    """Return the shape of a model in `KNOWN` by its name on the hub, with or without its owner and `-Instruct`.
 
     >>> known("meta-llama/Meta-Llama-3-8B-Instruct").parameters
     8030261248
@@ -201,47 +197,35 @@ def known(model: str) -> Shape | None:
     name = model.lower().rpartition("/")[2].removeprefix("meta-")
     for ending in ("-v0.1", "-v0.2", "-v0.3", "-instruct", "-chat", "-it", "-4k", "-128k", "-2507"):
         name = name.replace(ending, "")
-    numbers = KNOWN.get(name)
-    if numbers is None:
-        return None
-    layers, hidden, heads, kv_heads, head_dim, intermediate, vocab, context, more = numbers
-    return Shape(
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate=intermediate,
-        vocab=vocab,
-        context=context,
-        **more,
-    )
+    return Shape.model_validate(KNOWN[name]) if name in KNOWN else None
 
 
+_COLUMNS = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "context")
 _TIED: dict[str, Any] = {"tied": True}
 _QWEN2: dict[str, Any] = {"qkv_bias": True}
 _QWEN3: dict[str, Any] = {"qk_norm": True}
-KNOWN: dict[str, tuple[int, int, int, int, int, int, int, int, dict[str, Any]]] = {
-    "smollm2-135m": (30, 576, 9, 3, 64, 1536, 49152, 8192, _TIED),
-    "smollm2-360m": (32, 960, 15, 5, 64, 2560, 49152, 8192, _TIED),
-    "smollm2-1.7b": (24, 2048, 32, 32, 64, 8192, 49152, 8192, _TIED),
-    "llama-3.2-1b": (16, 2048, 32, 8, 64, 8192, 128256, 131072, _TIED),
-    "llama-3.2-3b": (28, 3072, 24, 8, 128, 8192, 128256, 131072, _TIED),
-    "llama-3-8b": (32, 4096, 32, 8, 128, 14336, 128256, 8192, {}),
-    "llama-3.1-8b": (32, 4096, 32, 8, 128, 14336, 128256, 131072, {}),
-    "llama-3-70b": (80, 8192, 64, 8, 128, 28672, 128256, 8192, {}),
-    "llama-3.1-70b": (80, 8192, 64, 8, 128, 28672, 128256, 131072, {}),
-    "llama-3.3-70b": (80, 8192, 64, 8, 128, 28672, 128256, 131072, {}),
-    "llama-3.1-405b": (126, 16384, 128, 8, 128, 53248, 128256, 131072, {}),
-    "mistral-7b": (32, 4096, 32, 8, 128, 14336, 32000, 32768, {}),
-    "mixtral-8x7b": (32, 4096, 32, 8, 128, 14336, 32000, 32768, {"experts": 8, "active_experts": 2}),
-    "phi-3-mini": (32, 3072, 32, 32, 96, 8192, 32064, 4096, {}),
-    "qwen2.5-0.5b": (24, 896, 14, 2, 64, 4864, 151936, 32768, _QWEN2 | _TIED),
-    "qwen2.5-1.5b": (28, 1536, 12, 2, 128, 8960, 151936, 32768, _QWEN2 | _TIED),
-    "qwen2.5-7b": (28, 3584, 28, 4, 128, 18944, 152064, 32768, _QWEN2),
-    "qwen2.5-32b": (64, 5120, 40, 8, 128, 27648, 152064, 32768, _QWEN2),
-    "qwen2.5-72b": (80, 8192, 64, 8, 128, 29568, 152064, 32768, _QWEN2),
-    "qwen3-8b": (36, 4096, 32, 8, 128, 12288, 151936, 40960, _QWEN3),
-    "qwen3-32b": (64, 5120, 64, 8, 128, 25600, 151936, 40960, _QWEN3),
-}
-"""Layers, hidden size, heads, key-value heads, width of a head, width of the MLP, vocabulary, context, other."""
+_TABLE: tuple[tuple[Any, ...], ...] = (
+    ("smollm2-135m", _TIED, 30, 576, 9, 3, 64, 1536, 49152, 8192),
+    ("smollm2-360m", _TIED, 32, 960, 15, 5, 64, 2560, 49152, 8192),
+    ("smollm2-1.7b", _TIED, 24, 2048, 32, 32, 64, 8192, 49152, 8192),
+    ("llama-3.2-1b", _TIED, 16, 2048, 32, 8, 64, 8192, 128256, 131072),
+    ("llama-3.2-3b", _TIED, 28, 3072, 24, 8, 128, 8192, 128256, 131072),
+    ("llama-3-8b", {}, 32, 4096, 32, 8, 128, 14336, 128256, 8192),
+    ("llama-3.1-8b", {}, 32, 4096, 32, 8, 128, 14336, 128256, 131072),
+    ("llama-3-70b", {}, 80, 8192, 64, 8, 128, 28672, 128256, 8192),
+    ("llama-3.1-70b", {}, 80, 8192, 64, 8, 128, 28672, 128256, 131072),
+    ("llama-3.3-70b", {}, 80, 8192, 64, 8, 128, 28672, 128256, 131072),
+    ("llama-3.1-405b", {}, 126, 16384, 128, 8, 128, 53248, 128256, 131072),
+    ("mistral-7b", {}, 32, 4096, 32, 8, 128, 14336, 32000, 32768),
+    ("mixtral-8x7b", {"experts": 8, "active_experts": 2}, 32, 4096, 32, 8, 128, 14336, 32000, 32768),
+    ("phi-3-mini", {}, 32, 3072, 32, 32, 96, 8192, 32064, 4096),
+    ("qwen2.5-0.5b", _QWEN2 | _TIED, 24, 896, 14, 2, 64, 4864, 151936, 32768),
+    ("qwen2.5-1.5b", _QWEN2 | _TIED, 28, 1536, 12, 2, 128, 8960, 151936, 32768),
+    ("qwen2.5-7b", _QWEN2, 28, 3584, 28, 4, 128, 18944, 152064, 32768),
+    ("qwen2.5-32b", _QWEN2, 64, 5120, 40, 8, 128, 27648, 152064, 32768),
+    ("qwen2.5-72b", _QWEN2, 80, 8192, 64, 8, 128, 29568, 152064, 32768),
+    ("qwen3-8b", _QWEN3, 36, 4096, 32, 8, 128, 12288, 151936, 40960),
+    ("qwen3-32b", _QWEN3, 64, 5120, 64, 8, 128, 25600, 151936, 40960),
+)
+KNOWN = {name: dict(zip(_COLUMNS, numbers, strict=True)) | more for name, more, *numbers in _TABLE}
+"""The numbers of `Shape` by the name of a model."""

@@ -1,10 +1,10 @@
-"""A model's chat template: checked once when the tokenizer is loaded, then used alike for sampling and finetuning.
+"""A model's chat template: checked once when the tokenizer is loaded, then used for sampling and for finetuning.
 
-Templates are third-party jinja. They run in the sandbox of transformers alone, and a fault in one is one line.
+Templates are third-party jinja; they run in the sandbox of transformers only, and errors in them become one line.
 
-A training text is the prompt that a reply was sampled after, the reply, and what ends a turn. It is not the template's
-own rendering of the finished dialogue, which may hold what was never sampled (an empty `<think></think>`), or leave out
-what was.
+A training text is the prompt that a reply was sampled after, the reply, and the end of a turn. It is not the template's
+own rendering of the finished dialogue, which may add text that was never sampled (an empty `<think></think>`), or leave
+out text that was.
 """
 
 import logging
@@ -26,16 +26,16 @@ _CHOOSE = "Choose an instruction-tuned (chat) model, or give this one another ch
 
 
 class Template:
-    """Writes dialogues as a model reads them, and knows where its turns end."""
+    """Renders dialogues as a model reads them, and knows where its turns end."""
 
     def __init__(self, tokenizer: Any, model: str, stop_ids: Iterable[int], today: date | None = None) -> None:
-        """Try the template on short dialogues.
+        """Check the template on short dialogues.
 
         Args:
             tokenizer: of transformers.
             model: its name, for messages.
             stop_ids: tokens that the model's files name as ends of a text.
-            today: the date that the template is given, where it writes one; None is the clock's.
+            today: the date for templates that write one; None is the clock's.
 
         Raises:
             DataError: there is no template, it fails, loses text or earlier turns, or nothing ends a reply.
@@ -45,8 +45,8 @@ class Template:
         self._clock = {} if today is None else _clock(today)
         self._parts = False
         self._check_text()
-        self._system_apart = self._keeps([_SYSTEM, _QUESTION])
-        self._system_is_moved = False
+        self._has_system = self._keeps([_SYSTEM, _QUESTION])
+        self._warned = False
         self.end, self.stop_ids = self._end_of_turn(frozenset(stop_ids))
         self.stop_id = next(token for token in self.tokenize(self.end) if token in self.stop_ids)
         """The token at which sampling stops at the end of a turn."""
@@ -64,32 +64,27 @@ class Template:
         Raises:
             DataError: the template refuses the messages.
         """
-        if messages[0].role == "system" and not self._system_apart:
-            if not self._system_is_moved:
-                log.warning(
-                    "Model %s has no system role: prompts.system is put before the first question.", self._model
-                )
-                self._system_is_moved = True
+        if messages[0].role == "system" and not self._has_system:
+            if not self._warned:
+                log.warning("Model %s has no system role: prompts.system precedes the first question.", self._model)
+                self._warned = True
             first = messages[1].model_copy(update={"content": f"{messages[0].content}\n\n{messages[1].content}"})
             messages = [first, *messages[2:]]
         return self._render(messages, self._clock)
 
     def tokenize(self, text: str) -> list[int]:
-        """Return the tokens of text that the template wrote: it has its BOS already."""
+        """Return the tokens of text that the template rendered, which has its BOS already."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return sampled tokens as text, without special tokens but for those that mark a model's thinking."""
+        """Return sampled tokens as text, without special tokens other than those that mark a model's thinking."""
         pieces, start = [], 0
         for place in [place for place, token in enumerate(ids) if token in self._marks]:
-            pieces += [self._text(ids[start:place]), self.tokenizer.decode([ids[place]])]
+            pieces += [self.tokenizer.decode(ids[start:place], skip_special_tokens=True)]
+            pieces += [self.tokenizer.decode([ids[place]])]
             start = place + 1
-        return "".join([*pieces, self._text(ids[start:])])
-
-    def _text(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return "".join([*pieces, self.tokenizer.decode(ids[start:], skip_special_tokens=True)])
 
     def _check_text(self) -> None:
         templates = self.tokenizer.chat_template
@@ -107,7 +102,7 @@ class Template:
                 raise DataError(f"the chat template of {self._model} does not keep {lost!r} as it is. {_CHOOSE}.")
 
     def _keeps(self, messages: Sequence[Message]) -> bool:
-        """Say whether the template writes messages whole."""
+        """Say whether the template keeps all text of messages."""
         try:
             return _lost(messages, self._render(messages)) is None
         except DataError:
