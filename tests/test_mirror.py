@@ -8,7 +8,7 @@ from helpers import run, run_files, settings
 
 from maft import files
 from maft.cluster.mirror import Mirror, mirrored
-from maft.cluster.storage import Storage
+from maft.cluster.storage import Remote
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Debate
 from maft.runs.folder import RunFolder
@@ -127,35 +127,35 @@ def test_a_fetch_that_was_killed_is_done_again(tmp_path, url, monkeypatch):
     b = settings(tmp_path / "b", cluster={"storage": url})
     fetched = []
 
-    def dying(self, key, file):
-        fetched.append(key)
+    def dying(self, local):
+        fetched.append(self.url)
         if len(fetched) == 5:
             raise Dies
-        return get_file(self, key, file)
+        return get_file(self, local)
 
-    get_file = Storage.get_file
+    get_file = Remote.get_file
     with monkeypatch.context() as patch, pytest.raises(Dies):
-        patch.setattr(Storage, "get_file", dying)
+        patch.setattr(Remote, "get_file", dying)
         run(b)
     assert content(run(b).path) == content(tmp_path / "a" / "run")
 
 
 def test_files_that_grow_are_stored_in_pieces_and_anew_when_they_are_rewritten(tmp_path, url):
-    storage, folder = Storage(url), tmp_path / "run"
+    storage, folder = Remote(url), tmp_path / "run"
     folder.mkdir()
-    mirror, path = Mirror(folder, storage, "run"), folder / "debates.jsonl"
+    mirror, path = Mirror(folder, storage / "run"), folder / "debates.jsonl"
     path.write_text("one\n")
     mirror.push()
     with path.open("a") as file:
         file.write("two\n")
     mirror.push()
     mirror.push()
-    assert storage.keys("run/debates.jsonl") == ["000000000000000", "000000000000004"]
-    assert storage.read("run/debates.jsonl/000000000000004") == b"two\n"
+    assert (storage / "run/debates.jsonl").names() == ["000000000000000", "000000000000004"]
+    assert (storage / "run/debates.jsonl/000000000000004").read() == b"two\n"
     files.write_text(path, "ONE\nTWO\nTHREE\n")
     mirror.push()
-    assert storage.keys("run/debates.jsonl") == ["000000000000000"]
-    other = Mirror(tmp_path / "other", storage, "run")
+    assert (storage / "run/debates.jsonl").names() == ["000000000000000"]
+    other = Mirror(tmp_path / "other", storage / "run")
     other.folder.mkdir()
     other.restore()
     assert (other.folder / "debates.jsonl").read_text() == "ONE\nTWO\nTHREE\n"
@@ -166,21 +166,21 @@ def test_a_folder_that_was_stored_in_part_is_not_there(tmp_path, url, monkeypatc
     folder.mkdir(parents=True)
     for name in ("a", "b"):
         (folder / name).write_text(name)
-    storage = Storage(url)
-    storage.put_file(folder / "a", "run/agents/critic_0/a")
-    assert storage.list_of_files("run/agents/critic_0") is None
+    storage = Remote(url)
+    (storage / "run/agents/critic_0/a").put(folder / "a")
+    assert (storage / "run/agents/critic_0").listing() is None
     with pytest.raises(DataError, match="is not there"):
-        storage.get_folder("run/agents/critic_0", tmp_path / "got")
+        (storage / "run/agents/critic_0").get_folder(tmp_path / "got")
     assert not (tmp_path / "got").exists()
-    storage.put_folder(folder, "run/agents/critic_0")
-    storage.get_folder("run/agents/critic_0", tmp_path / "got")
+    (storage / "run/agents/critic_0").put(folder)
+    (storage / "run/agents/critic_0").get_folder(tmp_path / "got")
     assert run_files(tmp_path / "got") == run_files(folder)
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("nonsense://bucket", "cluster.storage = nonsense://bucket cannot be used: .*nonsense"),
+        ("nonsense://bucket", "cluster.storage: nonsense://bucket.* cannot be used: .*nonsense"),
         ("file:///proc/none", "/proc/none/run.* cannot be read or written.*Nothing is lost"),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import files
-from maft.cluster.storage import WHOLE, Storage
+from maft.cluster.storage import WHOLE, Remote
 from maft.config import RunConfig
 from maft.errors import DataError, MaftError, StageFailed
 
@@ -36,7 +36,7 @@ def mirrored(config: RunConfig, folder: Path) -> Iterator[Callable[[], None]]:
     if config.cluster.storage is None:
         yield lambda: None
         return
-    mirror = Mirror(folder, Storage(config.cluster.storage), config.name)
+    mirror = Mirror(folder, Remote(config.cluster.storage) / config.name)
     mirror.restore()
     try:
         yield mirror.push
@@ -51,9 +51,9 @@ def mirrored(config: RunConfig, folder: Path) -> Iterator[Callable[[], None]]:
 class Mirror:
     """One run folder and its place at a URL."""
 
-    def __init__(self, folder: Path, storage: Storage, key: str) -> None:
+    def __init__(self, folder: Path, remote: Remote) -> None:
         """Read what was stored from this copy of the folder, if anything."""
-        self.folder, self.storage, self.key = folder, storage, key
+        self.folder, self.remote = folder, remote
         self._state = folder / STATE
         state: Mapping[str, Any] = files.read_json(self._state) if self._state.exists() else {}
         self.owner: str = state.get("owner") or uuid.uuid4().hex
@@ -68,19 +68,19 @@ class Mirror:
         Raises:
             DataError: this is another copy, which may lack files of the stored one.
         """
-        keys = self.storage.keys(self.key)
-        if OWNER not in keys or self._is_last():
+        names = self.remote.names()
+        if OWNER not in names or self._is_last():
             return
         ours = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
         if ours and not self.half_fetched:
             raise DataError(
-                f"{self.folder} is not the copy of {self.storage.url}/{self.key} that was stored last: the run "
+                f"{self.folder} is not the copy of {self.remote.url} that was stored last: the run "
                 "was continued elsewhere. Move this folder away, and the same command fetches the newer one."
             )
         for path in ours:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._remember(half_fetched=True)
-        self._fetch([key for key in keys if key != OWNER])
+        self._fetch([name for name in names if name != OWNER])
 
     def push(self) -> None:
         """Store what is new; from the first time on, this copy is the one that counts.
@@ -89,32 +89,29 @@ class Mirror:
             StageFailed: the run was continued elsewhere.
         """
         if not self.owns:
-            self.storage.write(self.owner.encode(), f"{self.key}/{OWNER}")
+            (self.remote / OWNER).write(self.owner.encode())
             self._remember()
             self.owns = True
         news = [(path, name, now) for path, name, now in self._finished() if self.stored.get(name) != now]
         if news and not self._is_last():
             raise StageFailed(
-                f"{self.storage.url}/{self.key} was taken over by another process with the same command; this one "
-                "stops."
+                f"{self.remote.url} was taken over by another process with the same command; this one stops."
             )
         if REPLIES in self.stored and not (self.folder / REPLIES).exists():
-            self.storage.remove(f"{self.key}/{REPLIES}")
+            (self.remote / REPLIES).remove()
             del self.stored[REPLIES]
         for path, name, now in news:
-            if path.is_dir():
-                self.storage.put_folder(path, f"{self.key}/{name}")
-            elif path.name in GROWING:
+            if path.name in GROWING:
                 self._store_lines(path, name, now)
             else:
-                self.storage.put_file(path, f"{self.key}/{name}")
+                (self.remote / name).put(path)
             self.stored[name] = now
         if news:
             self._remember()
 
     def _is_last(self) -> bool:
         """Say whether this copy is the one that was stored last."""
-        return self.storage.read(f"{self.key}/{OWNER}") == self.owner.encode()
+        return (self.remote / OWNER).read() == self.owner.encode()
 
     def _finished(self) -> list[tuple[Path, str, list[int]]]:
         """Return files and finished agents, oldest first, with their names and what changes when they do."""
@@ -138,11 +135,11 @@ class Mirror:
         size, inode = self.stored.get(name, (0, now[1]))
         begin = size if inode == now[1] and size <= now[0] else 0
         if begin == 0:
-            for piece in reversed(self.storage.keys(f"{self.key}/{name}")):
-                self.storage.remove(f"{self.key}/{name}/{piece}")
+            for piece in reversed((self.remote / name).names()):
+                (self.remote / name / piece).remove()
         with path.open("rb") as file:
             file.seek(begin)
-            self.storage.write(file.read(now[0] - begin), f"{self.key}/{name}/{begin:015d}")
+            (self.remote / name / f"{begin:015d}").write(file.read(now[0] - begin))
 
     def _fetch(self, names: list[str]) -> None:
         pieces: dict[str, dict[int, str]] = defaultdict(dict)
@@ -150,17 +147,15 @@ class Mirror:
             path = Path(name)
             if path.name == WHOLE:
                 folder = path.parent.as_posix()
-                self.storage.get_folder(f"{self.key}/{folder}", self.folder / folder)
+                (self.remote / folder).get_folder(self.folder / folder)
             elif path.parent.name in GROWING:
                 pieces[path.parent.as_posix()][int(path.name)] = name
             elif path.parent.parent.name != "agents":
-                self.storage.get_file(f"{self.key}/{name}", self.folder / name)
+                (self.remote / name).get_file(self.folder / name)
         for name, by_offset in pieces.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             with (self.folder / name).open("wb") as file:
-                while (piece := by_offset.get(file.tell())) is not None and (
-                    data := self.storage.read(f"{self.key}/{piece}")
-                ):
+                while (piece := by_offset.get(file.tell())) is not None and (data := (self.remote / piece).read()):
                     file.write(data)
         self.stored = {name: now for _, name, now in self._finished()}
 

@@ -72,13 +72,16 @@ class _Training:
 
     def __call__(self, task: tuple[TrainJob, TrainConfig]) -> Iterator[list[TrainProgress] | None]:
         job, settings = task
-        with tempfile.TemporaryDirectory(prefix="maft-examples-") as scratch, self.place.delivering(job.output) as made:
+        with (
+            tempfile.TemporaryDirectory(prefix="maft-examples-") as scratch,
+            self.place.delivering(job.output) as output,
+        ):
             local = job.model_copy(
                 update={
                     "examples": self.place.fetch_file(job.examples, Path(scratch)),
                     "base_model": self.place.weights(job.base_model),
                     "init_adapter": job.init_adapter and self.place.fetch(job.init_adapter),
-                    "output": made,
+                    "output": output,
                 }
             )
             yield from reported(partial(self.trainer.train, [local], settings))

@@ -1,1 +1,1 @@
-"""Hosted services that speak OpenAI's API: client, spending, sampling and finetuning."""
+"""Hosted services with OpenAI's API: client, spending, sampling and finetuning."""

@@ -1,4 +1,4 @@
-"""Hosted models: OpenAI's service, or any server that speaks its API (vLLM, llama.cpp, ...)."""
+"""Hosted models: OpenAI's service, or any server with its API (vLLM, llama.cpp, ...)."""
 
 import logging
 import math

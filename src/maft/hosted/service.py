@@ -76,7 +76,7 @@ def _key(settings: OpenAiConfig) -> str:
 
 
 def refusal(error: Exception, settings: OpenAiConfig) -> MaftError | None:
-    """Return the error for the user if no request can succeed, so that trying again is of no use; None otherwise."""
+    """Return the error for the user if no request can succeed; None if other requests may."""
     import openai
 
     where = settings.base_url or "the service"
@@ -217,7 +217,7 @@ def words(body: object) -> str:
         return "; ".join(filter(None, map(words, body)))
     if not isinstance(body, dict):
         return body if isinstance(body, str) else ""
-    text = next((found for name in ("message", "msg", "detail", "error") if (found := words(body.get(name)))), "")
+    text = next(filter(None, (words(body.get(name)) for name in ("message", "msg", "detail", "error"))), "")
     place = body.get("loc")
     return f"{'.'.join(map(str, place))}: {text}" if text and isinstance(place, list) else text
 

@@ -49,7 +49,7 @@ class Submission(Record):
     job: str | None = None
 
     def write(self, note: Path) -> None:
-        """Write this beside the agent's folder."""
+        """Write this to a file beside the agent's folder."""
         files.write_text(note, self.to_json() + "\n")
 
 
@@ -97,7 +97,7 @@ class OpenAiTrainer(Trainer):
         on_progress: Callable[[TrainProgress], None],
         failures: list[str],
     ) -> bool:
-        """Look at a job, and keep what it has made; say whether it is still running."""
+        """Look at a job, and keep its model if it has one; return whether it is still running."""
         name, note = str(submission.job), _note(job.output)
         state = service.job(name)
         what = f"the job {name} of {job.agent}"

@@ -75,7 +75,7 @@ class Linear:
         return moved
 
     def __call__(self, x: Tensor, agents: Tensor, rank: int, ops: Any) -> Tensor:
-        """Return the outputs of all layers beside each other, for rows [rows, inputs] of agents [rows], -1 for none."""
+        """Return the outputs of all layers, side by side, for rows [rows, inputs] of agents [rows], -1 for none."""
         both = functional.linear(x, self.matrix, self.padded_bias)
         if len(self.up):
             ops.add_adapters(both, self.width, self.up, agents, rank, len(self.up) // (rank * len(self.weights)))

@@ -42,11 +42,11 @@ def rotate_and_store(
     Args:
         qkv: [rows, (heads + 2 * key-value heads) * width of a head].
         cos: [positions, width of a head].
-        sin: likewise.
+        sin: as cos.
         positions: [rows].
         slots: [rows].
         keys: [slots, key-value heads, positions, width of a head].
-        values: likewise.
+        values: as keys.
         heads: of queries.
     """
     kv_heads, width = keys.shape[1], keys.shape[3]
@@ -68,7 +68,7 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tens
     Args:
         q: [rows, heads, width of a head].
         keys: [slots, key-value heads, positions, width of a head].
-        values: likewise.
+        values: as keys.
         slots: [rows].
         lengths: [slots], tokens before the new one.
     """
@@ -81,8 +81,8 @@ def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tens
 def choose(logits: Tensor, draws: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     """Return a token for each row: its uniform number inverts the distribution after temperature, top-k and top-p.
 
-    The distribution is gone through in the order of token numbers; of equally likely tokens at the border of top-k or
-    top-p those with lower numbers stay.
+    The cumulative distribution is in the order of token numbers; of equally likely tokens at the border of top-k or
+    top-p those with lower numbers are kept.
 
     Args:
         logits: [rows, vocabulary].
@@ -103,13 +103,13 @@ def choose(logits: Tensor, draws: Tensor, temperature: Tensor, top_k: Tensor, to
     kept = torch.zeros_like(weights).scatter(1, order, weights)
     reached = kept.cumsum(-1)
     chosen = (reached <= draws[:, None] * reached[:, -1:]).sum(-1)
-    # Rounding may put the number at the very end, past the last token that is still possible.
+    # Rounding may put the number past the last possible token.
     possible = torch.where(kept > 0, torch.arange(kept.shape[1], device=kept.device), 0).amax(-1)
     return torch.where(temperature > 0, chosen.minimum(possible), likeliest)
 
 
 def advance(logits: Tensor, slots: Tensor, state: "dict[str, Tensor]", stops: Tensor) -> None:
-    """Draw the next token of each row and note it in the state of its slot; finished slots stay as they are.
+    """Draw the next token of each row and store it in the state of its slot; finished slots do not change.
 
     Args:
         logits: [rows, vocabulary].

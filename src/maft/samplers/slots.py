@@ -1,8 +1,8 @@
 """Continuous batching: replies grow in slots, and a slot whose reply has ended takes the next request.
 
 All slots of a batch make one step together, each with its own length, adapter, sampling parameters and random stream.
-On CUDA a step is a graph, captured once for each of a few batch sizes; nothing but the flags of finished replies goes
-to the host, once in several steps.
+On CUDA a step is a graph, captured once for each of a few batch sizes; only the flags of finished replies are copied to
+the host, once in several steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ SIZES = (1, 4, 16, 64, 128, 256, 384, 512, 768, 1024)
 
 
 class Slots:
-    """The key-value cache and the state of all replies that are being made."""
+    """The key-value cache and the state of all replies in progress."""
 
     def __init__(self, fused: Fused, stop_ids: Sequence[int], count: int, length: int, steps: int) -> None:
         """Allocate.
@@ -36,7 +36,7 @@ class Slots:
             stop_ids: tokens that end a reply.
             count: replies at a time.
             length: longest dialogue in tokens, the reply included.
-            steps: most tokens of a reply.
+            steps: maximum number of tokens of a reply.
         """
         self.fused, self.count, self.length, self.steps = fused, count, length, steps
         like = fused.model.model.embed_tokens.weight
@@ -138,7 +138,7 @@ class Slots:
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
             q, keys, values = self._store(layer, qkv, positions, rows)
-            # Padding stands behind the prompt, where causal attention does not see it.
+            # Padding comes after the prompt, where causal attention does not see it.
             out = functional.scaled_dot_product_attention(
                 q.unflatten(0, (len(jobs), longest)).transpose(1, 2),
                 keys[at, :, :longest],

@@ -33,11 +33,11 @@ BATCH_BYTES = 2**29
 
 
 class Likelihoods(NamedTuple):
-    """How likely the tokens of a text are, each after those before it, as natural logarithms; None of the first."""
+    """Log-likelihoods (natural) of the tokens of a text, each given those before it; None for the first."""
 
     tokens: list[float | None]
     top: list[dict[int, float] | None]
-    """The likeliest tokens in each place."""
+    """The likeliest tokens at each position."""
 
 
 class _Unlike(Exception):
@@ -215,7 +215,7 @@ class Transformers(LocalSampler):
         return replies
 
     def likelihoods(self, adapter: Path | None, texts: Sequence[Sequence[int]], num_top: int) -> list[Likelihoods]:
-        """Return how likely an agent of the loaded base finds texts, with the `num_top` likeliest in each place."""
+        """Return the log-likelihoods of texts under an agent of the loaded base, with the likeliest tokens."""
         import torch
 
         model = self.speaking(adapter)

@@ -167,7 +167,7 @@ def _attend(q, keys, values, out, slots, lengths, scale, slot_stride, head_strid
 
 
 def advance(logits: Tensor, slots: Tensor, state: dict[str, Tensor], stops: Tensor) -> None:
-    """Draw the next token of each row and note it in the state of its slot; see `plain_ops`."""
+    """Draw the next token of each row and store it in the state of its slot; see `plain_ops`."""
     s = state
     _advance[(len(logits),)](
         logits, slots, s["tokens"], s["lengths"], s["steps"], s["limits"], s["done"], s["draws"], s["output"],
@@ -177,7 +177,7 @@ def advance(logits: Tensor, slots: Tensor, state: dict[str, Tensor], stops: Tens
 
 @triton.jit
 def _key(x, SHORT: tl.constexpr):
-    """Return a whole number that orders as the logit; of bfloat16 the upper half tells all."""
+    """Return an integer in the order of the logits; of bfloat16 the upper half suffices."""
     bits = x.to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     if SHORT:  # noqa: SIM108 - Triton compiles one of them

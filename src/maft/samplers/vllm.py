@@ -123,7 +123,7 @@ class Vllm(LocalSampler):
                         logprobs = [step[token].logprob for token, step in steps] or None
                         yield running.pop(output.request_id), Generated(reply.token_ids, logprobs)
         except BaseException as error:
-            self.release()  # it holds requests that nobody waits for any more
+            self.release()  # it still holds requests, which must not mix with later ones
             if type(error).__name__ == "EngineDeadError":
                 raise StageFailed(
                     "vLLM has stopped; its own messages are above. Finished work is kept, and the same command "
