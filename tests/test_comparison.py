@@ -129,11 +129,13 @@ def test_star_needs_known_answers_and_says_so(tmp_path):
     questions = tmp_path / "q.jsonl"
     questions.write_text("".join(json.dumps({"question": f"What is {n} + 1?"}) + "\n" for n in range(8)))
     task = {"name": "jsonl", "train_file": str(questions), "gold_field": None, "num_train": 4, "num_eval": 4}
-    made = comparison.begin(settings(tmp_path, task=task), ["star"], [0])
+    config = settings(tmp_path, task=task)
     with pytest.raises(
         DataError, match="method star learns from known answers, and 4 of 4 training questions have none"
     ):
-        comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+        comparison.begin(config, ["star"], [0])
+    assert set(PAPER) - set(comparison.default_methods(config)) == {"star"}
+    assert comparison.default_methods(settings(tmp_path)) == PAPER
 
 
 def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path):

@@ -8,6 +8,7 @@ from helpers import settings
 
 import maft
 from maft.errors import DataError
+from maft.evaluation import votes
 from maft.files import read_records
 from maft.runs import seals
 
@@ -59,6 +60,15 @@ def test_a_damaged_agent_is_finetuned_again(copy, finished):
     maft.run(copy.path, quiet=True)
     assert file.read_bytes() == content and seals.damage(copy.folder) == []
     assert [p.name for p in agent.parent.glob(".critic_0.damaged-*")]
+
+
+def test_a_missing_file_is_named_by_verify_and_by_the_report(copy):
+    folder = copy.folder
+    folder.problems("train").unlink()
+    assert [(found.file, found.what) for found in seals.damage(folder)] == [("problems/train.jsonl", "it is missing")]
+    assert seals.damage(folder, thorough=False) == []
+    with pytest.raises(DataError, match=r"problems/train\.jsonl is missing, .* Restore it"):
+        votes.problems(folder, "train")
 
 
 def test_what_is_removed_is_made_again_and_sealed_again(copy):

@@ -59,7 +59,7 @@ def compare(
     from maft.runs.progress import Progress
 
     settings = stage.settings(config, overrides, quiet=quiet)
-    asked = (settings, methods or comparison.PAPER, seeds or (settings.seed,), reference)
+    asked = (settings, methods or comparison.default_methods(settings), seeds or (settings.seed,), reference)
     if dry_run:
         made = comparison.chosen(*asked)
         stage.describe(settings, as_json=as_json)

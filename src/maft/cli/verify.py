@@ -11,7 +11,7 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the changed files as JSON.")
 def verify(run: Path, *, as_json: bool) -> None:
-    """Compare the finished files of the run in folder RUN with their checksums; exit code 1 if one has changed."""
+    """Compare the finished files of the run in folder RUN with their checksums; exit code 1 if any differs."""
     from maft.runs import seals
     from maft.runs.folder import RunFolder
 
@@ -22,5 +22,5 @@ def verify(run: Path, *, as_json: bool) -> None:
     else:
         for found in damaged:
             click.echo(f"{found.file}: {found.what}")
-        click.echo(f"{seals.num_sealed(folder)} finished files, {len(damaged)} changed.")
+        click.echo(f"{seals.num_sealed(folder)} finished files, {len(damaged)} changed or missing.")
     sys.exit(1 if damaged else 0)

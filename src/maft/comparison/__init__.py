@@ -1,7 +1,7 @@
 """Methods side by side, from the same base model, on the same questions."""
 
 from maft.comparison.arms import ARMS, PAPER, Arm
-from maft.comparison.compare import Comparison, begin, chosen, compare, existing
+from maft.comparison.compare import Comparison, begin, chosen, compare, default_methods, existing
 from maft.comparison.results import Result, as_json, over_iterations, results
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "begin",
     "chosen",
     "compare",
+    "default_methods",
     "existing",
     "over_iterations",
     "results",

@@ -7,15 +7,16 @@ runs/<name>/
   results.json           the rows of the table, see `maft.comparison.results`
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
-from maft import engines, files
+from maft import engines, files, tasks
 from maft.cluster.mirror import mirrored
 from maft.comparison import star
-from maft.comparison.arms import ARMS, Arm
+from maft.comparison.arms import ARMS, PAPER, Arm
 from maft.config import RunConfig
 from maft.errors import ConfigError
 from maft.pipeline import run as pipeline
@@ -27,6 +28,8 @@ from maft.samplers.base import Sampler
 from maft.samplers.cached import CachedSampler
 from maft.trainers.base import Trainer
 from maft.trainers.cached import CachedTrainer
+
+log = logging.getLogger("maft")
 
 
 class Comparison(NamedTuple):
@@ -66,6 +69,14 @@ def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress
             _run(comparison, ARMS[name], seed, cached_sampler, cached_trainer, progress)
 
 
+def default_methods(config: RunConfig) -> tuple[str, ...]:
+    """Return the methods of the paper, without those that need known answers where training questions have none."""
+    if all(problem.gold is not None for problem in tasks.prepare(tasks.make(config.task)).train):
+        return PAPER
+    log.info("star is left out, since it learns from known answers and some training questions have none.")
+    return tuple(name for name in PAPER if ARMS[name].star != "gold")
+
+
 def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
     """Make the folder of a comparison, or resume it; methods and seeds may be added.
 
@@ -76,6 +87,8 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
     made = chosen(config, methods, seeds, reference)
     societies.check(config)
     engines.check_templates(config)
+    if any(ARMS[name].star == "gold" for name in made.methods):
+        star.check_gold(tasks.prepare(tasks.make(config.task)).train)
     content = {
         "config": config.model_dump(mode="json"),
         "methods": made.methods,

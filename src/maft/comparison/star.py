@@ -52,13 +52,22 @@ class _Labels(NamedTuple):
     """Returns the answers of a debate that are the label."""
 
 
-def _gold(folder: RunFolder, problems: Sequence[Problem]) -> _Labels:
+def check_gold(problems: Sequence[Problem]) -> None:
+    """Refuse questions without a known answer.
+
+    Raises:
+        DataError: names one.
+    """
     unknown = [problem.id for problem in problems if problem.gold is None]
     if unknown:
         raise DataError(
             f"method star learns from known answers, and {len(unknown)} of {len(problems)} training questions have "
             f"none, such as {unknown[0]}. Leave it out, or compare star_label_free."
         )
+
+
+def _gold(folder: RunFolder, problems: Sequence[Problem]) -> _Labels:
+    check_gold(problems)
     by_id, grade = {problem.id: problem for problem in problems}, tasks.make(folder.config.task).grade
 
     def right(debate: Debate) -> Collection[str | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from maft import files, tasks
 from maft.config import RunConfig
+from maft.errors import DataError
 from maft.evaluation.methods import HeldOut, names
 from maft.files import Records
 from maft.method import protocol_of
@@ -15,8 +16,15 @@ from maft.tasks.base import Grade
 
 
 def problems(folder: RunFolder, side: str) -> dict[str, Problem]:
-    """Read the `train` or `eval` questions by id."""
-    return {problem.id: problem for problem in files.read_records(folder.problems(side), Problem)}
+    """Read the `train` or `eval` questions by id.
+
+    Raises:
+        DataError: the file is missing.
+    """
+    path = folder.problems(side)
+    if not path.exists():
+        raise DataError(f"{path} is missing, which has the questions of this run. Restore it from a copy.")
+    return {problem.id: problem for problem in files.read_records(path, Problem)}
 
 
 def votes_of(folder: RunFolder, number: int, debates: Iterable[Debate]) -> dict[str, Vote]:

@@ -70,16 +70,19 @@ def check(folder: RunFolder) -> None:
 
 
 def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
-    """Return the finished files that differ from what was written, without removed ones.
+    """Return the finished files that differ from what was written.
 
     Args:
         folder: of the run.
-        thorough: compare the content of large files as well, not only their size.
+        thorough: compare the content of large files as well, not only their size, and name removed files, which a run
+            that continues makes again.
     """
     found: list[Damage] = []
     for known in _seals(folder).values():
         file = folder.path / known.file
         if not file.exists():
+            if thorough:
+                found.append(Damage(file=known.file, what="it is missing"))
             continue
         size = file.stat().st_size
         if size != known.bytes:
