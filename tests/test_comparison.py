@@ -38,7 +38,17 @@ def sums(request) -> str:
 METHODS = [
     name
     for name in ARMS
-    if name not in ("sparse", "contested", "vote_by_likelihood", "dissenters", "aggregator", "answers_only")
+    if name
+    not in (
+        "sparse",
+        "contested",
+        "vote_by_likelihood",
+        "cooling",
+        "bootstrap",
+        "dissenters",
+        "aggregator",
+        "answers_only",
+    )
 ]
 """All but protocols that are tested alone, or need more agents."""
 
@@ -154,6 +164,12 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         "aggregator": {"debate.protocol"},
         "judge": {"debate.protocol"},
         "answers_only": {"debate.quote"},
+        "bootstrap": {"curate.questions"},
+        "shards": {"curate.questions"},
+        "cooling": {"sampling.train_temperature"},
+        "large_vote_contested": {
+            *("debate.num_samples", "debate.wrong_majorities", "debate.protocol", "debate.quote", "vote.label_from"),
+        },
         "vote_by_likelihood": {"vote.weight", "debate.keep_tokens"},
         "label_first_then_last": {"vote.label_from"},
     }.items():

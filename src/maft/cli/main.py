@@ -29,6 +29,7 @@ VERBS = {
     "eval": "Let the agents debate the held-out questions.",
     "compare": "Run several methods on the same questions, and print one table.",
     "report": "Print the results of a run and write its page.",
+    "calibrate": "Find settings of a task that are neither too easy nor too hard for a model.",
     "replay": "Tell from the debates of a run what other protocols and votes would have answered.",
     "diversity": "Measure how different the agents of a run still are.",
     "chat": "Talk to the agents of a run in the terminal.",

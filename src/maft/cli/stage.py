@@ -50,6 +50,18 @@ def spread(args: Sequence[str], lists: set[str]) -> list[str]:
     return out[:-1]
 
 
+def task_or_config(name: str, overrides: Sequence[str], for_task_alone: Sequence[str] = ()) -> "RunConfig":
+    """Load a config, or make one for a task of that name, with settings of its own below the overrides."""
+    from maft import config
+
+    path = Path(name)
+    if path.is_file() or (path / "config.json").is_file() or path.suffix in (".yaml", ".yml", ".json"):
+        settings = config.load(path, overrides)
+        check_models(settings)
+        return settings
+    return config.parse({"task": {"name": name}}, [*for_task_alone, *overrides], source=f"task {name}")
+
+
 def prints(command: F) -> F:
     """Give a verb the options of all that print results."""
     command = click.option("--quiet", is_flag=True, help="Show neither progress nor messages.")(command)

@@ -5,7 +5,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +12,6 @@ import click
 from maft.cli import stage
 
 if TYPE_CHECKING:
-    from maft.config import RunConfig
     from maft.records import Problem
     from maft.tasks import Task
 
@@ -44,7 +42,7 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
     from maft.tasks.base import num_made
 
     stage.log_to_stderr(quiet=quiet)
-    settings = _settings(task, overrides)
+    settings = stage.task_or_config(task, overrides)
     say = _unsaid if as_json else click.echo
     asked = tasks.make(settings.task)
     split = tasks.prepare(asked)
@@ -106,18 +104,6 @@ def _silence() -> Iterator[None]:
     log.setLevel(logging.ERROR)
     yield
     log.setLevel(level)
-
-
-def _settings(task: str, overrides: Sequence[str]) -> "RunConfig":
-    """Load a config, or make one for a task of that name."""
-    from maft import config
-
-    path = Path(task)
-    if path.is_file() or (path / "config.json").is_file() or path.suffix in (".yaml", ".yml", ".json"):
-        settings = config.load(path, overrides)
-        stage.check_models(settings)
-        return settings
-    return config.parse({"task": {"name": task}}, overrides, source="maft validate")
 
 
 def _failed(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", str, str | None]]:

@@ -116,6 +116,24 @@ _ARMS = (
         "the same; critics learn from pairs",
         _set(train__generator__objective="kto", train__critic__objective="dpo"),
     ),
+    Arm("bootstrap", "each agent learns from questions drawn with replacement", _set(curate__questions="bootstrap")),
+    Arm("shards", "each agent learns from a part of the questions", _set(curate__questions="shards")),
+    Arm(
+        "large_vote_contested",
+        "a vote of four answers an agent teaches contested debates, half of them with a wrong majority",
+        _set(
+            vote__label_from="first",
+            debate__num_samples=4,
+            debate__wrong_majorities=0.5,
+            debate__protocol="contested",
+            debate__quote="answers",
+        ),
+    ),
+    Arm(
+        "cooling",
+        "training debates at temperature 1, then 0.7, then 0.4",
+        _set(sampling__train_temperature=[1.0, 0.7, 0.4]),
+    ),
     Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
     Arm(
         "two_examples",

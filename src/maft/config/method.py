@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from maft.config import prompts as prompts_
-from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share
+from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
 from maft.records import SamplingParams
 
@@ -163,6 +163,10 @@ class DebateConfig(Section):
     num_eval_samples: Positive | None = None
     """First answers of each generator on held-out questions, so that a plain vote can take as many tokens as a debate;
     null: `num_samples`."""
+    wrong_majorities: Annotated[Share | None, NEWER] = None
+    """Share of the training debates that begin with a wrong majority, by the vote over all first answers; in the others
+    the majority is made right. Chosen among each generator's first answers, so it needs `num_samples` above 1; null:
+    what is drawn first is debated."""
     show_thinking: bool = False
     """Show other agents and the summariser what a thinking model writes before its answer; the record keeps it always.
     """
@@ -182,6 +186,11 @@ class DebateConfig(Section):
                 "debate.quote = summary needs somebody who summarises, and debate.summarizer is none. Set it to base, "
                 "self or a model; or debate.quote to full or answers."
             )
+        if self.wrong_majorities is not None and self.num_samples == 1:
+            raise ValueError(
+                "debate.wrong_majorities chooses among several first answers of each generator. Set debate.num_samples "
+                "to 2 or more."
+            )
         if self.protocol == "sparse" and self.num_agents < 4:
             raise ValueError(
                 f"debate.protocol = sparse has each critic read its two neighbours, who are all others among "
@@ -198,13 +207,30 @@ class RoleSampling(Section):
     summarizer: Sampling = SamplingParams()
 
 
+Temperature = Annotated[float, Field(ge=0)]
+
+
 class SamplingConfig(Section):
     """Sampling parameters for each stage and role."""
+
+    train_temperature: Annotated[PerIteration[Temperature] | None, NEWER] = None
+    """Temperature of generators and critics in training debates, instead of that in `train`. A list has an entry for
+    each iteration; its last entry holds for all further ones."""
 
     train: RoleSampling = RoleSampling()
     """Debates on the training questions."""
     eval: RoleSampling | None = None
     """Debates on held-out questions; null: as `train`."""
+
+    def of(self, stage: str, iteration: int) -> RoleSampling:
+        """Return what holds for the debates of a stage, `train` or `eval`."""
+        if stage == "eval":
+            return self.eval or self.train
+        if self.train_temperature is None:
+            return self.train
+        change = {"temperature": of_iteration(self.train_temperature, iteration)}
+        drawn = {role: getattr(self.train, role).model_copy(update=change) for role in ("generator", "critic")}
+        return self.train.model_copy(update=drawn)
 
 
 Ballots = Literal["last", "first", "all"]
@@ -244,6 +270,9 @@ class CurateConfig(Section):
     weight_by: Literal["none", "margin"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
     those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
+    questions: Annotated[Literal["all", "bootstrap", "shards"], NEWER] = "all"
+    """Which questions an agent learns from: `all`; `bootstrap`, as many as there are, drawn with replacement for each
+    agent and iteration; `shards`, a part of its own, the same in every iteration, about 1/N of them."""
     max_examples: PerIteration[Positive] | None = None
     """Maximum number of examples of one agent in an iteration, drawn by seed; null: no limit. A list has an entry for
     each iteration; its last entry holds for all further ones."""

@@ -94,6 +94,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _one_model_learns_from_all(self) -> Self:
+        if self.society.one_model and self.curate.questions != "all":
+            raise ValueError(
+                f"curate.questions = {self.curate.questions} gives each agent questions of its own, and "
+                "society.one_model is one agent. Set curate.questions to all."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_kept(self) -> Self:
         if self.vote.weight == "likelihood" and not self.debate.keep_tokens:
             raise ValueError(

@@ -205,14 +205,12 @@ def _answers(debate: Debate, vote: GradedVote, config: RunConfig) -> Iterator[tu
     def cost(turns: Iterable[Turn]) -> int:
         return tokens(call for turn in turns for call in (turn.summary, turn.call) if call is not None)
 
-    first, last, n = debate.round(1), protocol.ballots(debate, "last"), config.debate.num_agents
+    first, last = debate.round(1), protocol.ballots(debate, "last")
     known = all(turn.call.reply.likelihood is not None for turn in debate.all_turns if turn.answer is not None)
-    yield f"vote of {n}", (right(first), cost(first))
-    if known:
-        yield f"vote of {n} by likelihood", (right(first, likely), cost(first))
-    if debate.samples:
-        every = debate.first_answers()
-        yield f"vote of {len(every)}", (right(every), cost(every))
+    for answered in (first, debate.first_answers())[: 2 if debate.samples else 1]:
+        yield f"vote of {len(answered)}", (right(answered), cost(answered))
+        if known:
+            yield f"vote of {len(answered)} by likelihood", (right(answered, likely), cost(answered))
     if protocol.rounds(config.debate) == 1:
         return
     played = (right(last), cost(debate.turns))

@@ -53,6 +53,10 @@ class CurateCounts(Record):
     """Examples that are there more than once, so that D- and D+ are mixed as asked."""
     over_limit: int = 0
     """Left out since `curate.max_examples` were there."""
+    not_drawn: int = 0
+    """Left out since the question is another agent's, or was not drawn, by `curate.questions`."""
+    drawn_again: int = 0
+    """Examples that are there more than once, since their question was drawn more than once."""
 
 
 def generator_examples(
@@ -185,6 +189,29 @@ def pool(sets: Iterable[Curated]) -> Curated:
     return Curated(tuple(example for one in made for example in one.examples), CurateCounts(**counts))
 
 
+def apportion(made: Curated, place: int, num_agents: int, settings: CurateConfig, run_seed: int) -> Curated:
+    """Keep the examples on the questions that an agent learns from, see `settings.questions`.
+
+    Args:
+        made: examples of one agent in one iteration.
+        place: of the agent in the society, from 0.
+        num_agents: N.
+        settings: which questions it learns from.
+        run_seed: draws them.
+    """
+    if settings.questions == "all" or not made.examples:
+        return made
+    ids = sorted({example.problem_id for example in made.examples})
+    if settings.questions == "shards":
+        times = Counter(id for id in ids if seeds.seed(run_seed, "shard", id) % num_agents == place)
+    else:
+        first = made.examples[0]
+        times = Counter(seeds.rng(run_seed, "bootstrap", first.iteration, first.agent).choices(ids, k=len(ids)))
+    examples = [example for example in made.examples for _ in range(times[example.problem_id])]
+    not_drawn = sum(not times[example.problem_id] for example in made.examples)
+    return _only(made, examples, not_drawn=not_drawn, drawn_again=len(examples) + not_drawn - len(made.examples))
+
+
 def limit(made: Curated, iteration: int, settings: CurateConfig, run_seed: int) -> Curated:
     """Draw at most `settings.max_examples` of the examples, and keep their order."""
     most = of_iteration(settings.max_examples, iteration)
@@ -192,12 +219,14 @@ def limit(made: Curated, iteration: int, settings: CurateConfig, run_seed: int) 
         return made
     rng = seeds.rng(run_seed, "limit", iteration, made.examples[0].agent)
     places = sorted(rng.sample(range(len(made.examples)), most))
-    examples = tuple(made.examples[place] for place in places)
-    kinds = dict.fromkeys(("first", "corrected", "kept", "dissenting"), 0) | Counter(
-        example.kind for example in examples
-    )
-    counts = made.counts.model_copy(update={**kinds, "examples": most, "over_limit": len(made.examples) - most})
-    return Curated(examples, counts)
+    return _only(made, [made.examples[place] for place in places], over_limit=len(made.examples) - most)
+
+
+def _only(made: Curated, examples: Sequence[Example], **counts: int) -> Curated:
+    """Return a set with some of its examples, and its counts with others on top."""
+    kinds = dict.fromkeys(("first", "corrected", "kept", "dissenting"), 0)
+    kinds |= Counter(example.kind for example in examples)
+    return Curated(tuple(examples), made.counts.model_copy(update={**kinds, **counts, "examples": len(examples)}))
 
 
 def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Example]:

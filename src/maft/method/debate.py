@@ -87,6 +87,8 @@ class SynchronousDebate(FirstAnswers):
     ) -> Generator[list[Request], list[Reply], None]:
         """Play round 1 and the rounds of the critics."""
         yield from super().speak(problem, rules, turns, samples)
+        if rules.debate.wrong_majorities is not None and rules.stage == "train":
+            turns[:], samples[:] = choose_context(turns, samples, problem, rules, rules.debate.wrong_majorities)
         for number in range(2, rules.debate.num_rounds + 1):
             readers = self.readers(record(problem, rules, turns).latest, problem, rules, number)
             if not readers:
@@ -249,6 +251,31 @@ class Judge(Aggregator):
             return turns
         *known, picked = classes([*before, *turns], problem, rules)
         return turns if picked in known else [turns[0].model_copy(update={"answer": None})]
+
+
+def choose_context(
+    turns: Sequence[Turn], samples: Sequence[Turn], problem: Problem, rules: Rules, wrong_share: float
+) -> tuple[list[Turn], list[Turn]]:
+    """Choose which first answers are debated, so that a share of the questions begins with a wrong majority.
+
+    Right is what most first answers say, samples included. Agents change their answer for another of their own until
+    more than half are wrong, or right, as drawn for the question; where too few can, all stays as it was drawn.
+    """
+    every = [*turns, *samples]
+    numbers = classes(every, problem, rules)
+    label = largest(numbers)
+    rng = seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, "context")
+    wrong = rng.random() < wrong_share
+    fits = [number is not None and (number != label) == wrong for number in numbers]
+    options = {
+        n: [place for place, own in enumerate(every) if own.agent == n and fits[place]] for n in range(len(turns))
+    }
+    able = [n for n in options if options[n] and not fits[n]]
+    missing = len(turns) // 2 + 1 - sum(fits[: len(turns)])
+    if label is not None and 0 < missing <= len(able):
+        for n in rng.sample(able, missing):
+            every[n], every[options[n][0]] = every[options[n][0]], every[n]
+    return every[: len(turns)], every[len(turns) :]
 
 
 def unanimous(numbers: Sequence[int | None]) -> bool:

@@ -35,6 +35,9 @@ def of_agents(
     """Return, by agent, a function that makes the examples of its own responses."""
     how, seed = config.curate, config.seed
 
+    def apportioned(role: str, n: int) -> Curated:
+        return curate.apportion(made(role, n), n, config.debate.num_agents, how, seed)
+
     def made(role: str, n: int) -> Curated:
         training = config.train.of("generator" if config.society.one_model else role, iteration)
         shape = objectives.make(training.objective).examples
@@ -46,4 +49,4 @@ def of_agents(
         return curate.critic_examples(debates, votes, n, how, seed, config.train.loss_turns)
 
     roles = protocol_of(config.debate).roles(config.debate)
-    return {f"{role}_{n}": partial(made, role, n) for role in roles for n in range(config.debate.num_agents)}
+    return {f"{role}_{n}": partial(apportioned, role, n) for role in roles for n in range(config.debate.num_agents)}

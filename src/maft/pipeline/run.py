@@ -178,7 +178,7 @@ def evaluate(
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:
     """Return the rules of the debates of a stage, `train` or `eval`."""
     config = folder.config
-    task, sampling = tasks.make(config.task), config.sampling
+    task = tasks.make(config.task)
     num_samples = config.debate.num_eval_samples if stage == "eval" else None
     return Rules(
         society=society,
@@ -186,7 +186,7 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
         prompts=prompts.build(task.prompts, config.prompts),
         extract=task.extract,
         equality=task.equality,
-        sampling=sampling.eval if stage == "eval" and sampling.eval else sampling.train,
+        sampling=config.sampling.of(stage, iteration),
         own_sampling={
             agent.name: own
             for agent in society.agents

@@ -36,6 +36,7 @@ REASONS = {
     "dissenting": "not the label, learned as unwanted",
     "cut_for_mix": "agrees, left out for the mix",
     "over_limit": "agrees, left out for the limit",
+    "not_drawn": "agrees, on a question of other agents",
     "cut": "agrees, cut at the token limit",
     "disagrees": "not the label",
     "unpaired": "no pair",

@@ -151,6 +151,7 @@ def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig, t
     reasons = {
         "to mix corrected and kept dialogues as asked": turn.round > 1,
         "for curate.max_examples": settings.max_examples is not None,
+        "for curate.questions": settings.questions != "all",
         "for curate.weight_by": settings.weight_by != "none",
     }
     return f"agrees, but was left out {' or '.join(reason for reason, holds in reasons.items() if holds)}"
