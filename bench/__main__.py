@@ -73,9 +73,16 @@ def main(*, quick: bool) -> None:
     table = Table(title="Finetuning (LoRA r=16, all linear layers, same data, steps and settings)")
     for column in ("manner", "tok/s", "mean loss", "peak GB", "maft is"):
         table.add_column(column, justify="left" if column == "manner" else "right")
-    for name, key in (("plain TRL SFTTrainer", "trl"), ("maft", "maft")):
+    for name, key in (
+        ("plain TRL SFTTrainer", "trl"),
+        ("maft", "maft"),
+        ("plain TRL KTOTrainer", "trl_kto"),
+        ("maft, kto", "maft_kto"),
+        ("plain TRL DPOTrainer", "trl_dpo"),
+        ("maft, dpo", "maft_dpo"),
+    ):
         row = training[key]
-        times = training["maft"]["tokens_per_second"] / row["tokens_per_second"]
+        times = training[key.replace("trl", "maft")]["tokens_per_second"] / row["tokens_per_second"]
         table.add_row(
             name, f"{row['tokens_per_second']:.0f}", f"{row['loss']:.3f}", f"{row['peak_rss_gb']:.1f}", f"{times:.1f}x"
         )
@@ -90,9 +97,12 @@ def main(*, quick: bool) -> None:
             {
                 "rollouts_vs_released": round(ours["debates_per_minute"] / released["debates_per_minute"], 2),
                 "rollouts_vs_transformers_64": round(ours["debates_per_minute"] / batched["debates_per_minute"], 2),
-                "training_vs_trl": round(
-                    training["maft"]["tokens_per_second"] / training["trl"]["tokens_per_second"], 2
-                ),
+                **{
+                    f"training_vs_trl{of}": round(
+                        training[f"maft{of}"]["tokens_per_second"] / training[f"trl{of}"]["tokens_per_second"], 2
+                    )
+                    for of in ("", "_kto", "_dpo")
+                },
                 "share_of_matmul_rate": round(share, 3),
                 "peak_rss_gb": round(max(ours["peak_rss_gb"], training["maft"]["peak_rss_gb"]), 2),
             }

@@ -1,6 +1,6 @@
 """Finetuning the same adapters on the same examples, by a plain TRL script and by maft.
 
-    python -m bench.training [--quick]          one agent, in a process of its own each: TRL and maft
+    python -m bench.training [--quick]          one agent, in a process of its own each: TRL and maft, by objective
     python -m bench.training shapes [--quick]   six agents in this process, on the best device: TRL, one after the
                                                 other, all in one step; SmolLM2-135M and random weights in other shapes
 
@@ -54,7 +54,15 @@ def examples(count: int, *, critics: int = 3) -> list[Example]:
             asked = f"These are the answers of other agents:\n\n{others}\n\nUse them as advice. {question.content}"
             messages += [Message(role="user", content=asked), _reply(a, b, rng.randint(1, 4))]
         made.append(
-            Example(iteration=1, problem_id=str(number), agent="generator_0", kind="first", messages=tuple(messages))
+            Example(
+                iteration=1,
+                problem_id=str(number),
+                agent="generator_0",
+                kind="first",
+                messages=tuple(messages),
+                wanted=number % 3 != 1,
+                rejected=_reply(a, b + 1, rng.randint(1, 5)).content,
+            )
         )
     return made
 
@@ -79,19 +87,30 @@ def job(file: Path, output: Path, *, agent: str = "generator_0", model: str = MO
     )
 
 
-def plain_trl(file: Path, model: Any = None, tokenizer: Any = None) -> dict[str, float]:
+def _trl(objective: str, example: Example) -> dict[str, Any]:
+    """Return an example as a row of TRL's data set for an objective."""
+    *prompt, last = (message.model_dump() for message in example.messages)
+    if objective == "dpo":
+        return {"prompt": prompt, "chosen": [last], "rejected": [last | {"content": example.rejected}]}
+    judged = {"label": example.wanted} if objective == "kto" else {}
+    return {"prompt": prompt, "completion": [last]} | judged
+
+
+def plain_trl(file: Path, model: Any = None, tokenizer: Any = None, objective: str = "sft") -> dict[str, float]:
     """Train as a script from TRL's documentation would, and return its figures."""
     import torch
+    import trl
     from datasets import Dataset
     from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
 
     dtype = models.usable_dtype("bfloat16")
-    rows = [[message.model_dump() for message in example.messages] for example in files.read_records(file, Example)]
+    config = {"sft": trl.SFTConfig, "kto": trl.KTOConfig, "dpo": trl.DPOConfig}[objective]
+    kind = {"sft": trl.SFTTrainer, "kto": trl.KTOTrainer, "dpo": trl.DPOTrainer}[objective]
+    more = {"train_sampling_strategy": "sequential"} if objective == "kto" else {}
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = SFTTrainer(
+        trainer = kind(
             model=model or models.resolve(MODEL),
-            args=SFTConfig(
+            args=config(
                 output_dir=scratch,
                 model_init_kwargs=None if model else {"dtype": dtype},
                 bf16=dtype == "bfloat16",
@@ -108,9 +127,10 @@ def plain_trl(file: Path, model: Any = None, tokenizer: Any = None) -> dict[str,
                 save_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
+                **more,
             ),
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows]),
+            train_dataset=Dataset.from_list([_trl(objective, e) for e in files.read_records(file, Example)]),
             peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
         start = time.perf_counter()
@@ -127,10 +147,10 @@ def plain_trl(file: Path, model: Any = None, tokenizer: Any = None) -> dict[str,
     }
 
 
-def ours(file: Path) -> dict[str, float]:
+def ours(file: Path, objective: str = "sft") -> dict[str, float]:
     """Train with maft's trainer, in its own process as always, and return its figures."""
-    output = file.parent / "adapter"
-    SftTrainer().train([job(file, output)], SETTINGS, lambda _: None)
+    output = file.parent / f"adapter_{objective}"
+    SftTrainer().train([job(file, output)], SETTINGS.model_copy(update={"objective": objective}), lambda _: None)
     summary: dict[str, Any] = files.read_json(output / "training.json")
     return {
         "tokens_per_second": summary["tokens"] / summary["seconds"],
@@ -307,7 +327,7 @@ def main(*, quick: bool) -> None:
         file = Path(home) / "generator_0.jsonl"
         files.write_records(file, examples(48 if quick else 128))
         figures = {}
-        for manner in ("trl", "maft"):
+        for manner in ("trl", "maft", "trl_kto", "maft_kto", "trl_dpo", "maft_dpo"):
             command = [sys.executable, "-m", "bench.training", manner, str(file)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
@@ -320,6 +340,8 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["shapes"]:
         shapes(quick="--quick" in sys.argv)
     elif len(sys.argv) == 3:
-        print(json.dumps({"trl": plain_trl, "maft": ours}[sys.argv[1]](Path(sys.argv[2]))))
+        by, _, objective_ = sys.argv[1].partition("_")
+        measure = {"trl": plain_trl, "maft": ours}[by]
+        print(json.dumps(measure(Path(sys.argv[2]), objective=objective_ or "sft")))
     else:
         main(quick="--quick" in sys.argv)

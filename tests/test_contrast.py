@@ -1,15 +1,18 @@
 """Dissenting responses beside agreeing ones: who learns from which, each agent from its own."""
 
 import pytest
-from helpers import boxed, debate
+from helpers import boxed, debate, run, settings
 
+from maft import files, report
 from maft.config import CurateConfig, RunConfig, TaskConfig, TrainConfig, VoteConfig
 from maft.config.training import EXAMPLES, RoleTraining, Training
 from maft.errors import ConfigError
+from maft.evaluation.learned import of_run, warnings
 from maft.method import vote as voting
 from maft.method.contrast import class_weights, critic_contrasts, generator_contrasts, margin_weights
 from maft.method.curate import CurateCounts, Curated, generator_examples
 from maft.records import Example
+from maft.samplers import Scripted
 from maft.trainers import objectives
 
 HOW = CurateConfig()
@@ -205,3 +208,35 @@ def test_settings_of_other_objectives_are_no_part_of_the_identity():
     assert len({config_.digest(each) for each in (plain, *kto)}) == 3
     weights = [config(train=TrainConfig(critic=RoleTraining(objective="dpo"), desirable_weight=w)) for w in (None, 2.0)]
     assert config_.digest(weights[0]) == config_.digest(weights[1])
+
+
+def test_a_run_makes_examples_of_each_shape_and_tells_of_them(tmp_path, call):
+    folder = run(
+        settings(
+            tmp_path,
+            *("num_iterations=2", "task.num_train=20", "vote.min_agreement=plurality", "vote.label_from=all"),
+            *("train.generator.objective=[kto, weighted]", "train.critic.objective=[sft, dpo]"),
+        )
+    )
+
+    def learned(iteration: int, role: str) -> list[Example]:
+        return [e for n in range(3) for e in files.read_records(folder.examples(iteration, f"{role}_{n}"), Example)]
+
+    assert {e.wanted for e in learned(1, "generator")} == {True, False}
+    assert {(e.wanted, e.rejected) for e in learned(1, "critic")} == {(None, None)}
+    assert all(0 < e.weight <= 1 for e in learned(2, "generator"))
+    pairs = learned(2, "critic")
+    assert pairs and {e.kind for e in pairs} <= {"corrected", "dissenting"} and all(e.rejected for e in pairs)
+    content = files.read_json(folder.manifest)
+    assert content["objectives"]["generator, iteration 1"] == "kto"
+    assert "not the label, learned as unwanted" in report.write_page(folder).read_text()
+    unwanted = next(e for e in learned(1, "generator") if not e.wanted)
+    code, out, err = call("show", str(folder.path), unwanted.problem_id)
+    assert code == 0 and "becomes less likely" in out, err
+
+
+def test_an_agent_with_one_class_of_responses_only_is_named(tmp_path):
+    folder = run(settings(tmp_path, "train.objective=kto"), Scripted(lambda request: "\\boxed{9}"))
+    (iteration,) = of_run(folder)
+    assert len(iteration.one_sided) == 6
+    assert any("generator_0" in line and "one class" in line for line in warnings([iteration]))

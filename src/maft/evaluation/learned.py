@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from maft import files
+from maft.config.training import EXAMPLES
 from maft.records import Record, Vote
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -28,6 +29,8 @@ class Learned(Record):
     """Replies that ended at the length limit; None where an older maft did not count them."""
     without_examples: tuple[str, ...]
     """Agents that had no examples and keep their weights."""
+    one_sided: tuple[str, ...] = ()
+    """Agents whose objective learns from both sides, and which have agreeing or dissenting responses only."""
 
     @property
     def share_cut(self) -> float | None:
@@ -55,6 +58,18 @@ def learned(folder: RunFolder, iteration: int) -> Learned | None:
         replies=sum(event.get("calls", 0) for event in debated),
         cut=sum(counted) if debated and len(counted) == len(debated) else None,
         without_examples=tuple(societies.without_examples(folder, iteration)),
+        one_sided=_one_sided(folder, iteration),
+    )
+
+
+def _one_sided(folder: RunFolder, iteration: int) -> tuple[str, ...]:
+    counts: dict[str, dict[str, int]] = files.read_json(folder.examples_summary(iteration))
+    return tuple(
+        agent
+        for agent, count in counts.items()
+        if EXAMPLES.get(folder.config.train.of(agent.partition("_")[0], iteration).objective) == "judged"
+        and count["examples"]
+        and count.get("dissenting", 0) in (0, count["examples"])
     )
 
 
@@ -87,6 +102,11 @@ def _warnings(of: Learned) -> list[str]:
         lines.append(
             f"{place} {', '.join(of.without_examples)} had no examples and keep{'s' * (len(of.without_examples) == 1)} "
             "the weights of before."
+        )
+    if of.one_sided:
+        lines.append(
+            f"{place} {', '.join(of.one_sided)} learned by kto from one class of responses alone, which may ruin an "
+            "agent: look at its answers. More questions (task.num_train) or agents give both classes."
         )
     return lines
 

@@ -132,8 +132,9 @@ class Work:
             while waiting:
                 base = self._loaded(name, settings)
                 count = len(waiting) if in_loop and together(settings, base) else 1
-                learners = [self._prepared(job, settings, base, report) for job in waiting[:count]]
-                self._train([learner for learner in learners if learner], base, report, in_loop=in_loop)
+                prepared = [self._prepared(job, settings, base, report) for job in waiting[:count]]
+                if learners := [learner for learner in prepared if learner]:
+                    self._train(learners, base, report, in_loop=in_loop)
                 waiting = waiting[count:]
         del announced
 
@@ -183,7 +184,10 @@ class Work:
 
         job = learner.job
         if learner.training.objective != "sft":
-            raise DataError(f"model {base.name} can be finetuned with train.objective=sft only, by TRL.")
+            raise DataError(
+                f"model {base.name} cannot be trained in maft's own loop, and TRL is used for "
+                "train.objective=sft only. Set that, or choose another model."
+            )
         model = base.trainable(job, learner.training)
         losses, state = trl_fit.fit(job, learner.training, base, model, learner.rows, report)
         probed = None

@@ -1,0 +1,44 @@
+"""`maft run` with the real model: generators learn by KTO, critics by DPO."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+AGENTS = [f"{role}_{n}" for role in ("generator", "critic") for n in range(3)]
+
+
+@pytest.mark.slow
+def test_an_iteration_of_kto_and_dpo_ends_with_trained_agents(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from maft.cli import main; main()", "run"),
+            str(ROOT / "recipes/kto_dpo_cpu/config.yaml"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=4"),
+            *("vote.min_agreement=plurality", "vote.label_from=all", "train.num_epochs=1", "train.learning_rate=1e-4"),
+            *("train.generator.objective=kto", "train.critic.objective=dpo"),
+            *("sampling.train.generator.max_new_tokens=40", "sampling.train.critic.max_new_tokens=40"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run/iter_01"
+    counts = json.loads((folder / "examples/summary.json").read_text())
+    assert sum(counts[agent]["dissenting"] for agent in AGENTS) > 0
+    trained = {agent for agent in AGENTS if counts[agent]["examples"]}
+    assert any(agent.startswith("generator") for agent in trained) and any(a.startswith("critic") for a in trained)
+    for agent in AGENTS:
+        home = folder / "agents" / agent
+        assert home.exists() == (agent in trained), "who has no example keeps its weights"
+        if agent in trained:
+            summary = json.loads((home / "training.json").read_text())
+            role = agent.partition("_")[0]
+            assert summary["objective"] == {"generator": "kto", "critic": "dpo"}[role] and summary["steps"] > 0
+            assert f"objective {summary['objective']}, beta 0.1" in (home / "README.md").read_text()
+            examples = [json.loads(line) for line in (folder / f"examples/{agent}.jsonl").read_text().splitlines()]
+            assert all(("wanted" if role == "generator" else "rejected") in example for example in examples)
