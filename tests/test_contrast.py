@@ -112,6 +112,19 @@ def test_a_critic_is_judged_by_its_last_answer_and_agreeing_dialogues_are_mixed(
     assert all(last(e) == boxed("1" if e.wanted else "2") for e in made.examples)
 
 
+def test_advantages_are_over_an_agents_own_answers_to_one_question():
+    debates, votes = voted(
+        debate(["1", "1", "2"], ["1", "1", "1"], samples=["1", "1", "1", "3", "1", None], problem_id="a"),
+        debate(["4", "5", "4"], ["4", "4", "4"], samples=["4", "4", "4", "4", "4", "4"], problem_id="b"),
+    )
+    made = generator_contrasts(debates, votes, 0, HOW, 0, "advantages")
+    assert [(e.problem_id, e.kind) for e in made.examples] == [("a", "first"), ("a", "first"), ("a", "dissenting")]
+    assert [e.weight for e in made.examples] == pytest.approx([0.577, 0.577, -1.154], abs=1e-3)
+    assert made.counts == CurateCounts(examples=3, first=2, dissenting=1, unpaired=1)
+    third = generator_contrasts(debates, votes, 2, HOW, 0, "advantages")
+    assert [e.weight > 0 for e in third.examples] == [False, True, False], "an answer that cannot be read has no reward"
+
+
 def judged(*wanted: bool) -> list[Example]:
     debates, votes = voted(*(debate(["1", "1", "2"], ["1", "1", "1"], problem_id=str(n)) for n in range(len(wanted))))
     made = [
@@ -167,6 +180,8 @@ def config(**changes: object) -> RunConfig:
     [
         ({"train": TrainConfig(objective="dpo")}, r"generator, iteration 1.*debate\.num_samples"),
         ({"train": TrainConfig(objective=("sft", "dpo")), "num_iterations": 2}, "generator, iteration 2"),
+        ({"train": TrainConfig(generator=RoleTraining(objective="grpo"))}, r"debate\.num_samples"),
+        ({"train": TrainConfig(critic=RoleTraining(objective="grpo"))}, "a critic has one answer to a prompt"),
         (
             {"train": TrainConfig(critic=RoleTraining(objective="kto")), "vote": VoteConfig(min_agreement=1.0)},
             r"critic.*vote\.min_agreement",

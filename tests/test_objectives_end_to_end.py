@@ -42,3 +42,30 @@ def test_an_iteration_of_kto_and_dpo_ends_with_trained_agents(tmp_path):
             assert f"objective {summary['objective']}, beta 0.1" in (home / "README.md").read_text()
             examples = [json.loads(line) for line in (folder / f"examples/{agent}.jsonl").read_text().splitlines()]
             assert all(("wanted" if role == "generator" else "rejected") in example for example in examples)
+
+
+@pytest.mark.slow
+def test_grpo_in_turns_ends_with_agents_that_learned_in_each(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from maft.cli import main; main()", "run"),
+            str(ROOT / "recipes/grpo_cpu/config.yaml"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=4"),
+            *("debate.num_agents=2", "train.online_questions=6", "sampling.train.generator.max_new_tokens=32"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run/iter_01"
+    trained = {
+        agent: [(folder / f"online/iter_0{turn}/agents/{agent}").exists() for turn in (1, 2)] for agent in AGENTS[:2]
+    }
+    assert any(all(turns) for turns in trained.values()), "an agent that learned in both turns"
+    for agent, turns in trained.items():
+        summary = json.loads((folder / "agents" / agent / "training.json").read_text())
+        assert summary["objective"] == "grpo" and summary["turns"] == sum(turns)
+        examples = [json.loads(line) for line in (folder / f"examples/{agent}.jsonl").read_text().splitlines()]
+        assert {example["weight"] > 0 for example in examples} == {True, False}
+        assert len(examples) == summary["num_examples"]

@@ -27,11 +27,11 @@ SETTINGS = TrainConfig(
 )
 
 
-def judged(job: TrainJob) -> TrainJob:
+def judged(job: TrainJob, weight=lambda n: 0.5 + 0.25 * (n % 2)) -> TrainJob:
     """Let every example of a job be a pair, wanted or unwanted, and of a weight of its own."""
     examples = files.read_records(job.examples, Example)
     changed = [
-        e.model_copy(update={"wanted": n % 3 != 1, "rejected": f"No, {n}.", "weight": 0.5 + 0.25 * (n % 2)})
+        e.model_copy(update={"wanted": n % 3 != 1, "rejected": f"No, {n}.", "weight": weight(n)})
         for n, e in enumerate(examples)
     ]
     files.write_records(job.examples, changed)
@@ -97,15 +97,19 @@ def plain(base, job: TrainJob, settings: TrainConfig) -> list[float]:
     model = base.trainable(job, learner.training)
     beta = settings.beta
 
-    def score(row: DialogueTokens):
+    def score_tokens(row: DialogueTokens):
         ids, labels = torch.tensor([row.input_ids]), torch.tensor(row.labels)[1:]
         logits = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         learned = labels != IGNORED
-        return logits[learned].gather(-1, labels[learned][:, None]).sum()
+        return logits[learned].gather(-1, labels[learned][:, None])[:, 0]
+
+    def score(row: DialogueTokens):
+        return score_tokens(row).sum()
 
     rows = [[*unit.rows, *([unit.mismatched] if unit.mismatched else [])] for unit in learner.units]
     with torch.no_grad():
         reference = [[score(row) for row in of_unit] for of_unit in rows]
+        reference_tokens = [score_tokens(unit[0]) for unit in rows]
 
     def loss(batch: list[int]):
         examples = [learner.units[n].example for n in batch]
@@ -121,6 +125,12 @@ def plain(base, job: TrainJob, settings: TrainConfig) -> list[float]:
                 for e, (gain, _) in zip(examples, gains, strict=True)
             ]
             return sum(each) / len(each)
+        if name == "grpo":
+            total = 0.0
+            for n, e in zip(batch, examples, strict=True):
+                ratio = (score_tokens(rows[n][0]) - reference_tokens[n]).exp()
+                total -= torch.minimum(ratio * e.weight, ratio.clamp(0.8, 1.2) * e.weight).sum()
+            return total / sum(learner.units[n].rows[0].num_completion_tokens for n in batch)
         weights = [e.weight if name == "weighted" else 1.0 for e in examples]
         counts = [learner.units[n].rows[0].num_completion_tokens for n in batch]
         total = sum(w * -score(learner.units[n].rows[0]) for w, n in zip(weights, batch, strict=True))
@@ -141,7 +151,7 @@ def plain(base, job: TrainJob, settings: TrainConfig) -> list[float]:
 
 
 @slow
-@pytest.mark.parametrize("objective", ["sft", "weighted", "kto", "dpo"])
+@pytest.mark.parametrize("objective", ["sft", "weighted", "kto", "dpo", "grpo"])
 def test_losses_are_those_of_a_few_lines_of_torch_from_the_adapter_it_starts_from(
     exact, tmp_path, monkeypatch, objective
 ):
@@ -155,7 +165,8 @@ def test_losses_are_those_of_a_few_lines_of_torch_from_the_adapter_it_starts_fro
     save_adapter(result.config, result.weights, first.output)
 
     settings = SETTINGS.model_copy(update={"objective": objective})
-    job = judged(make_job(tmp_path, "critic_0", [*GENERATOR, CRITIC], exact, init_adapter=first.output))
+    job = make_job(tmp_path, "critic_0", [*GENERATOR, CRITIC], exact, init_adapter=first.output)
+    judged(job, *([lambda n: 1.0 - n % 2 * 1.5] if objective == "grpo" else []))
     wanted = plain(base, job, settings)
     monkeypatch.setattr(together, "CPU_TOKENS", 150)
     ours = trained(base, [job], settings)["critic_0"].losses
@@ -164,7 +175,7 @@ def test_losses_are_those_of_a_few_lines_of_torch_from_the_adapter_it_starts_fro
 
 
 @slow
-@pytest.mark.parametrize("objective", ["weighted", "kto", "dpo"])
+@pytest.mark.parametrize("objective", ["weighted", "kto", "dpo", "grpo"])
 def test_agents_trained_together_become_what_they_become_alone(exact, tmp_path, objective):
     from maft.trainers.base_model import BaseModel
 

@@ -130,11 +130,13 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _objectives_have_examples(self) -> Self:
+        if self.train.online_questions and self.train.start_from == "base":
+            raise ValueError("train.online_questions continues from turn to turn. Set train.start_from=previous.")
         for (role, iteration), objective in self.train.objectives(self.num_iterations).items():
             if objective != "sft" and self.engine.trainer == "openai":
                 raise ValueError(f"train.objective = {objective}: a hosted service finetunes with sft only.")
             why = without_contrast(self, role, iteration)
-            if why and EXAMPLES.get(objective) in ("judged", "pairs"):
+            if why and EXAMPLES.get(objective, "agreeing") != "agreeing":
                 raise ValueError(
                     f"train.objective = {objective} ({role}, iteration {iteration}) learns from dissenting responses "
                     f"beside agreeing ones, and {why}. Or set train.{role}.objective=sft."
@@ -146,16 +148,18 @@ def without_contrast(config: RunConfig, role: str, iteration: int) -> str | None
     """Say why a role can have no examples for its objective, and what to change; None if it can, or nobody knows."""
     debate, which = config.debate, of_iteration(config.vote.label_from, iteration)
     first_only, num_first = debate.protocol == "vote" or debate.num_rounds == 1, debate.num_samples
-    pairs = EXAMPLES.get(config.train.of(role, iteration).objective) == "pairs"
-    if role == "critic" and (first_only or not config.train.critics):
+    shape = EXAMPLES.get(config.train.of(role, iteration).objective)
+    if role == "critic" and (first_only or not config.train.critics or config.society.one_model):
         return None
-    if pairs and role == "generator" and num_first == 1 and debate.protocol in PROTOCOLS:
+    if shape == "advantages" and role == "critic":
+        return "a critic has one answer to a prompt. Set train.critic.objective=kto"
+    if shape in ("pairs", "advantages") and role == "generator" and num_first == 1 and debate.protocol in PROTOCOLS:
         return "debate.num_samples is 1, so that a generator has one answer to a question. Set debate.num_samples=4"
     if debate.protocol not in ("debate", "vote"):
         return None
     ballots = debate.num_agents * (1 if which == "last" else num_first) + (which == "all") * debate.num_agents
     votes_itself = {"last": role == "critic" or (first_only and num_first == 1), "first": role == "generator"}
-    if pairs and role == "critic":
+    if shape == "pairs" and role == "critic":
         votes_itself = {"last": False, "first": False}  # its first answer and its last one are compared
     if votes_itself.get(which, True) and (ballots == 1 or config.vote.min_agreement == 1):
         return "its own answers must all be the label (vote.min_agreement). Set vote.min_agreement=majority"

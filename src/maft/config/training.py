@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from maft.config.base import FREE, PerIteration, Positive, Section, Share, of_iteration
+from maft.config.base import FREE, NEWER, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
 
 
@@ -23,7 +23,7 @@ Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Weight = Annotated[float, Field(gt=0)] | None
 Schedule = Literal["constant", "linear", "cosine"]
-EXAMPLES = {"sft": "agreeing", "weighted": "agreeing", "kto": "judged", "dpo": "pairs"}
+EXAMPLES = {"sft": "agreeing", "weighted": "agreeing", "kto": "judged", "dpo": "pairs", "grpo": "advantages"}
 """What each objective learns from, see `maft.trainers.objectives.Objective.examples`."""
 OBJECTIVES = tuple(EXAMPLES)
 Objective = Annotated[str, AfterValidator(Part("objective", OBJECTIVES))]
@@ -113,7 +113,8 @@ class TrainConfig(_Training):
     objective: PerIteration[Objective] = "sft"
     """What is minimised: `sft` (maximum likelihood of responses that agree with the label), `weighted` (the same, each
     response by the margin of its vote), `kto` (agreeing responses likelier, dissenting ones less likely), `dpo` (pairs
-    of an agreeing and a dissenting response to one prompt), or a class of your own (docs/extending.md)."""
+    of an agreeing and a dissenting response to one prompt), `grpo` (generators only: first answers to one question,
+    those that agree likelier than the others), or a class of your own (docs/extending.md)."""
     beta: PerIteration[Rate] = 0.1
     """kto, dpo: how strongly an agent is held to the weights that it starts the iteration with."""
     desirable_weight: PerIteration[Weight] = None
@@ -121,6 +122,9 @@ class TrainConfig(_Training):
     classes weigh the same."""
     undesirable_weight: PerIteration[Weight] = None
     """kto: the same of dissenting responses."""
+    online_questions: Annotated[Positive | None, NEWER] = None
+    """Divide an iteration into turns of this many questions, each debated by the agents that learned from the turns
+    before it; null: all questions at once."""
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
     """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
     `auto` does so on GPUs; on a CPU, agents are trained side by side in processes of their own."""

@@ -1,8 +1,9 @@
-"""Dissenting responses beside agreeing ones, as `kto` and `dpo` learn from them; each agent has its own only.
+"""Dissenting responses beside agreeing ones, as `kto`, `dpo` and `grpo` learn from them; each agent has its own only.
 
 The paper has none of this. Responses whose answer cannot be read, or that were cut, are left out on both sides.
 """
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -11,7 +12,7 @@ from maft.config import CurateConfig, Training
 from maft.method.curate import CurateCounts, Curated, example_of, mix, unfit, weigh
 from maft.records import Debate, Example, Message, Reply, Turn, Vote
 
-Shape = Literal["judged", "pairs"]
+Shape = Literal["judged", "pairs", "advantages"]
 _Sides = tuple[list[Reply], list[Reply]]
 
 
@@ -23,10 +24,11 @@ def generator_contrasts(
     run_seed: int,
     shape: Shape,
 ) -> Curated:
-    """Return generator `agent`'s first answers, agreeing and dissenting, each judged or in pairs to one question.
+    """Return generator `agent`'s first answers: judged, in pairs to one question, or with advantages.
 
-    Pairs need several first answers to a question (`debate.num_samples`). There are at most
-    `curate.examples_per_question` agreeing ones and as many dissenting ones, or pairs, to a question.
+    Pairs and advantages need several first answers to a question (`debate.num_samples`). Of a question there are at
+    most `curate.examples_per_question` agreeing ones and as many dissenting ones, or pairs; for advantages, all
+    answers that were not cut.
     """
     found: list[Example] = []
     counts: Counter[str] = Counter()
@@ -39,7 +41,10 @@ def generator_contrasts(
             continue
         asked = debate.dialogue(agent, num_rounds=1)[:-1]
         (agreeing, dissenting), reasons = _sides(turns, vote.agreeing(debate))
-        made = _examples(debate, name, asked, (), (agreeing[:most], dissenting[:most]), shape)
+        if shape == "advantages":
+            made = _with_advantages(debate, name, asked, turns, vote.agreeing(debate))
+        else:
+            made = _examples(debate, name, asked, (), (agreeing[:most], dissenting[:most]), shape)
         found += made
         if not made and reasons:
             counts["unpaired" if agreeing + dissenting else str(reasons[0])] += 1
@@ -145,6 +150,27 @@ def _examples(
         ]
     judged = [(reply, True) for reply in agreeing] + [(reply, False) for reply in dissenting]
     return [example(reply, wanted, {"wanted": wanted}) for reply, wanted in judged]
+
+
+def _with_advantages(
+    debate: Debate, agent: str, asked: tuple[Message, ...], turns: Sequence[Turn], label: frozenset[str | None]
+) -> list[Example]:
+    """Return an agent's answers to one question, each with its reward's distance from the mean in standard deviations.
+
+    The reward is 1 for an answer that is the label, 0 for any other and for none. Equal rewards teach nothing.
+    """
+    whole = [turn for turn in turns if not turn.cut]
+    rewards = [float(turn.answer is not None and turn.answer in label) for turn in whole]
+    if len(set(rewards)) < 2:
+        return []
+    mean, deviation = statistics.mean(rewards), statistics.stdev(rewards)
+    made = []
+    for turn, reward in zip(whole, rewards, strict=True):
+        reply = turn.call.reply
+        messages = (*asked, Message(role="assistant", content=reply.text))
+        example = example_of(debate, agent, "first" if reward else "dissenting", messages, (reply,))
+        made.append(example.model_copy(update={"weight": (reward - mean) / (deviation + 1e-4)}))
+    return made
 
 
 def _curated(examples: Sequence[Example], counts: Mapping[str, int]) -> Curated:

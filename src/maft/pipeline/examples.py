@@ -5,7 +5,7 @@ from functools import partial
 
 from maft.config import RunConfig
 from maft.method import contrast, curate, learners, protocol_of
-from maft.method.curate import Curated
+from maft.method.curate import CurateCounts, Curated
 from maft.records import Debate, Vote
 from maft.trainers import objectives
 
@@ -41,6 +41,8 @@ def of_agents(
     def made(role: str, n: int) -> Curated:
         training = config.train.of("generator" if config.society.one_model else role, iteration)
         shape = objectives.make(training.objective).examples
+        if shape == "advantages" and role == "critic":  # it shares a generator's model, and answers a prompt once
+            return Curated((), CurateCounts(examples=0))
         if shape != "agreeing":
             of_role = contrast.generator_contrasts if role == "generator" else contrast.critic_contrasts
             return of_role(debates, votes, n, how, seed, shape)

@@ -51,4 +51,5 @@ def job(folder: RunFolder, iteration: int, agent: AgentRef, num_examples: int) -
         output=folder.agent(iteration, agent.name),
         seed=seeds.seed(folder.config.seed, "train", iteration, agent.name),
         lora=folder.config.lora_of(agent.role, agent.index),
+        keep_optimizer=folder.config.train.online_questions is not None,
     )

@@ -19,6 +19,7 @@ Every stage is a function from files to files of the run folder, and does nothin
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from maft import files, tasks
@@ -33,7 +34,7 @@ from maft.method import protocol_of
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
 from maft.method.protocol import Rules
-from maft.pipeline import examples, finetune, rollouts
+from maft.pipeline import examples, finetune, online, rollouts
 from maft.pipeline.rollouts import Count
 from maft.records import Debate, Problem, Reply, Society, Vote
 from maft.runs import manifest, societies
@@ -52,15 +53,33 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     society = societies.untrained(folder.config)
     evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
-        debates = debate(folder, iteration, society, split.train, sampler, progress)
-        votes = vote(folder, iteration, debates)
-        counts = make_examples(folder, iteration, debates, votes)
-        for warning in warnings([found] if (found := learned(folder, iteration)) else []):
-            progress.say(warning)
-        sampler.release()  # training needs the memory
-        society = train(folder, iteration, society, counts, trainer, progress)
+        if num_questions := folder.config.train.online_questions:
+            with trainer.open() as session:
+                turn = partial(learn, sampler=sampler, trainer=session, progress=progress)
+                society = online.in_turns(turn, folder, iteration, society, split.train, num_questions)
+        else:
+            society = learn(folder, iteration, society, split.train, sampler, trainer, progress)
         evaluate(folder, iteration, society, split.eval, sampler, progress)
     sampler.release()
+
+
+def learn(
+    folder: RunFolder,
+    iteration: int,
+    society: Society,
+    problems: Sequence[Problem],
+    sampler: Sampler,
+    trainer: Trainer,
+    progress: Progress,
+) -> Society:
+    """Let a society debate questions and learn from them: one iteration, or one turn of `online`."""
+    debates = debate(folder, iteration, society, problems, sampler, progress)
+    votes = vote(folder, iteration, debates)
+    counts = make_examples(folder, iteration, debates, votes)
+    for warning in warnings([found] if (found := learned(folder, iteration)) else []):
+        progress.say(warning)
+    sampler.release()  # training needs the memory
+    return train(folder, iteration, society, counts, trainer, progress)
 
 
 def questions(folder: RunFolder) -> Split:

@@ -166,7 +166,7 @@ def assumed_behaviour(config: RunConfig, reply_tokens: float | None = None) -> B
 def _assumed_share(config: RunConfig, role: Role) -> float:
     """Return how many examples an agent is taken to have for each question, in the first iteration."""
     shape, times = EXAMPLES.get(config.train.of(role, 1).objective, "agreeing"), _examples_per_question(config, role)
-    return {"agreeing": LEARNED_SHARE * times, "judged": times, "pairs": (1 - LEARNED_SHARE) * times}[shape]
+    return {"agreeing": LEARNED_SHARE * times, "judged": times, "pairs": (1 - LEARNED_SHARE) * times}.get(shape, times)
 
 
 def maximal_behaviour(config: RunConfig) -> Behaviour:
@@ -196,7 +196,12 @@ def _longest_replies(config: RunConfig, sampling: Sequence[RoleSampling]) -> dic
 
 
 def _examples_per_question(config: RunConfig, role: Role) -> float:
-    return float(min(config.curate.examples_per_question, config.debate.num_samples)) if role == "generator" else 1.0
+    """Return the maximum number of examples that an agent has of a question."""
+    if role != "generator":
+        return 1.0
+    shape, num_samples = EXAMPLES.get(config.train.of(role, 1).objective), config.debate.num_samples
+    most = config.curate.examples_per_question * (2 if shape == "judged" else 1)
+    return float(num_samples if shape == "advantages" else min(most, num_samples))
 
 
 def evaluated(config: RunConfig) -> DebateConfig:

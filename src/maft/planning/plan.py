@@ -272,6 +272,8 @@ def _assumptions(
     shapes = {EXAMPLES.get(name) for name in config.train.objectives(config.num_iterations).values()}
     if "judged" in shapes:
         yield "kto: all responses are taken to be learned; the time of reference and mismatched rows is not counted."
+    if "advantages" in shapes:
+        yield "grpo: all first answers are taken to be learned; the time of the reference is not counted."
     if "pairs" in shapes:
         yield f"dpo: {1 - LEARNED_SHARE:.0%} of the questions give a pair; the time of the reference is not counted."
     yield "`--calibrate` measures all of this with one batch."

@@ -34,9 +34,9 @@ class CachedTrainer(Trainer):
     def train(
         self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: Callable[[TrainProgress], None]
     ) -> None:
-        """Make the output folder of each job; see `maft.trainers.base.Trainer`."""
+        """Make the output folder of each job; one with `keep_optimizer` depends on earlier ones and is always done."""
         places = {job.agent: self.home / key(job, settings) for job in jobs}
-        owed = [job for job in jobs if not places[job.agent].exists()]
+        owed = [job for job in jobs if job.keep_optimizer or not places[job.agent].exists()]
         for job in jobs:
             if job not in owed:
                 _link(places[job.agent], job.output)
@@ -46,7 +46,7 @@ class CachedTrainer(Trainer):
                 self.trainer.train(owed, settings, on_progress)
         finally:
             for job in owed:
-                if job.output.exists():
+                if job.output.exists() and not job.keep_optimizer:
                     _link(job.output, places[job.agent])
 
 

@@ -60,6 +60,7 @@ _LESSONS = {
     "agreeing": "those of its own responses that\nagree with their label",
     "judged": "its own responses:\nthose that agree with their label were made likelier, dissenting ones less likely",
     "pairs": "pairs of its own responses:\none that agrees with the label was made likelier than one that dissents",
+    "advantages": "several answers of its\nown to each question: those that agree with the label were made likelier",
 }
 
 _DUTIES = {"generator": "gives first answers", "critic": "answers again after it was shown what others answered"}

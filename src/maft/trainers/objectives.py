@@ -67,9 +67,9 @@ class Objective(ABC):
     reference: Literal["none", "start", "base"] = "none"
     """Whose log-probabilities are computed once before training: of the weights it starts from, or of the base model
     without an adapter."""
-    examples: Literal["agreeing", "judged", "pairs"] = "agreeing"
+    examples: Literal["agreeing", "judged", "pairs", "advantages"] = "agreeing"
     """What curation makes for it: responses that agree with the label; these and dissenting ones, each with `wanted`;
-    or pairs, whose `rejected` dissents."""
+    pairs, whose `rejected` dissents; or several responses to a prompt, whose `weight` is their advantage."""
     mismatched: bool = False
     """Whether it needs the gain of mismatched rows at each step."""
     settings: Training = Training()
@@ -180,7 +180,26 @@ class Kto(Objective):
         return scored.weights * (1 - (self.settings.beta * sign * gain).sigmoid())
 
 
-OBJECTIVES: Mapping[str, type[Objective]] = {"sft": Sft, "weighted": Weighted, "kto": Kto, "dpo": Dpo}
+class Grpo(Objective):
+    """Group relative policy optimisation (arXiv 2402.03300): responses with an advantage among their group gain.
+
+    The ratio to the weights that sampled them is clipped as in TRL's `GRPOTrainer` with its defaults: no divergence
+    term, a mean over the tokens of a step.
+    """
+
+    reference = "start"
+    examples = "advantages"
+    epsilon = 0.2
+    """How far from 1 the ratio of probabilities may go."""
+
+    def losses(self, scored: Scored) -> Any:
+        """Return the loss of each token."""
+        ratio = (scored.logprobs - scored.reference).exp()
+        advantage = scored.weights[scored.rows]
+        return -(ratio * advantage).minimum(ratio.clamp(1 - self.epsilon, 1 + self.epsilon) * advantage)
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = {"sft": Sft, "weighted": Weighted, "kto": Kto, "dpo": Dpo, "grpo": Grpo}
 
 
 def make(name: str, settings: Training | None = None) -> Objective:
