@@ -15,7 +15,7 @@ from maft.comparison.compare import Comparison
 from maft.errors import ConfigError
 from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
-from maft.evaluation.paired import Accuracies, Difference, accuracy_over, difference
+from maft.evaluation.paired import Difference, accuracies, accuracy_over, difference
 from maft.evaluation.votes import held_out
 from maft.method import learners, protocol_of
 from maft.records import Debate, Record, Score
@@ -66,21 +66,14 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     Raises:
         ConfigError: `against` is no row of the table.
     """
-    cells = [_cells(comparison, seed) for seed in comparison.seeds]
-    shared = sorted((key for key in cells[0] if all(key in of_seed for of_seed in cells)), key=_place)
-    names = dict.fromkeys(method for _, method in shared)
+    rows = _shared(comparison, range(comparison.config.num_iterations + 1))
+    keys = sorted(rows, key=_place)
+    names = dict.fromkeys(method for _, method in keys)
     if against is not None and against not in names:
         raise ConfigError(f"{against} is not a row of this comparison. The rows are: {', '.join(names)}.")
     against = against or comparison.against
-    untrained = all(iteration == 0 for iteration, method in shared if method == against)
-
-    def of(key: tuple[int, str]) -> list[_Cell] | None:
-        return [of_seed[key] for of_seed in cells] if key in shared else None
-
-    return [
-        _result(key, [of_seed[key] for of_seed in cells], against, of((0 if untrained else key[0], against)))
-        for key in shared
-    ]
+    untrained = all(iteration == 0 for iteration, method in keys if method == against)
+    return [_result(key, rows[key], against, rows.get((0 if untrained else key[0], against))) for key in keys]
 
 
 def over_iterations(comparison: Comparison, found: Sequence[Result]) -> dict[str, list[Result]]:
@@ -88,7 +81,8 @@ def over_iterations(comparison: Comparison, found: Sequence[Result]) -> dict[str
 
     Methods with other prompts or rounds, such as without summaries, differ in iteration 0, too.
     """
-    curves = {name: [row] for name, row in _untrained(comparison).items()}
+    untrained = _shared(comparison, [0], every_arm=True)
+    curves = {key[1]: [_result(key, cells, comparison.against, None)] for key, cells in untrained.items()}
     for row in found:
         if row.iteration > 0:
             curves.setdefault(row.method, []).append(row)
@@ -107,42 +101,30 @@ def _place(key: tuple[int, str]) -> tuple[int, int]:
     return iteration, known[-1] if known else len(names)
 
 
-def _cells(comparison: Comparison, seed: int) -> dict[tuple[int, str], _Cell]:
-    """Return the scores of every row of one seed."""
+def _shared(
+    comparison: Comparison, numbers: Sequence[int], *, every_arm: bool = False
+) -> dict[tuple[int, str], list[_Cell]]:
+    """Return, by iteration and row, the scores of each seed, of rows that every seed has."""
+    cells = [_cells(comparison, seed, numbers, every_arm) for seed in comparison.seeds]
+    return {key: [of[key] for of in cells] for key in cells[0] if all(key in of for of in cells)}
+
+
+def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm: bool) -> dict[tuple[int, str], _Cell]:
+    """Return the scores of every row of one seed.
+
+    The untrained society is that of the reference, or of `every_arm`, by the names that its rows have once finetuned.
+    """
     found: dict[tuple[int, str], _Cell] = {}
     budgets: dict[int, int] = {}
-    for name in _begun(comparison, seed):
-        folder = comparison.folder(ARMS[name], seed)
-        for iteration in range(comparison.config.num_iterations + 1):
-            if folder.evaluated(iteration) and (iteration > 0 or name == comparison.reference):
-                if iteration not in budgets:
-                    budgets[iteration] = _budget(comparison, seed, iteration)
-                for row, scores in _scores(folder, iteration, budgets[iteration]).items():
-                    found[iteration, _row_name(ARMS[name], iteration, row)] = _Cell(scores, folder)
+    for arm in (ARMS[name] for name in comparison.methods if comparison.begun(ARMS[name], seed)):
+        folder = comparison.folder(arm, seed)
+        for n in numbers:
+            if folder.evaluated(n) and (n > 0 or every_arm or arm.name == comparison.reference):
+                if n not in budgets:
+                    budgets[n] = _budget(comparison, seed, n)
+                for row, scores in _scores(folder, n, budgets[n]).items():
+                    found[n, _row_name(arm, n or int(every_arm), row)] = _Cell(scores, folder)
     return found
-
-
-def _begun(comparison: Comparison, seed: int) -> list[str]:
-    return [name for name in comparison.methods if comparison.begun(ARMS[name], seed)]
-
-
-def _untrained(comparison: Comparison) -> dict[str, Result]:
-    """Return what each method's agents answer before any finetuning, by the name that the row has after it."""
-    cells: list[dict[str, _Cell]] = []
-    for seed in comparison.seeds:
-        folders = [(ARMS[name], comparison.folder(ARMS[name], seed)) for name in _begun(comparison, seed)]
-        done = [(arm, folder) for arm, folder in folders if folder.evaluated(0)]
-        budget = _budget(comparison, seed, 0) if done else 0
-        cells.append(
-            {
-                _row_name(arm, 1, row): _Cell(scores, folder)
-                for arm, folder in done
-                for row, scores in _scores(folder, 0, budget).items()
-            }
-        )
-    shared = [name for name in cells[0] if all(name in of_seed for of_seed in cells)]
-    rows = (_result((0, name), [of_seed[name] for of_seed in cells], comparison.against, None) for name in shared)
-    return {row.method: row for row in rows}
 
 
 def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
@@ -179,17 +161,18 @@ def _row_name(arm: Arm, iteration: int, row: str) -> str:
     return arm.name if row == arm.row else f"{arm.name}_{row}"
 
 
-def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, beside: Sequence[_Cell] | None) -> Result:
+def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, other: Sequence[_Cell] | None) -> Result:
     iteration, method = key
     sums = [summarize(cell.scores) for cell in cells]
-    accuracies = [_accuracies(cell.scores) for cell in cells]
-    graded = all(accuracies)
-    found = accuracy_over(accuracies) if graded else None
+    mine = [accuracies(cell.scores) for cell in cells]
+    found = accuracy_over(mine) if all(mine) else None
+    compared = found is not None and other is not None and method != against
     costs = [_costs(cell.folder, iteration) for cell in cells]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(values) / len(values)
-
+    means = {
+        name: sum(getattr(one, name) for one in sums) / len(cells)
+        for name in ("unparsed", "calls", "prompt_tokens", "completion_tokens", "tokens")
+    }
+    means |= {name: sum(cost[name] for cost in costs) / len(cells) for name in costs[0]}
     return Result(
         iteration=iteration,
         method=method,
@@ -198,44 +181,25 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, beside: 
         ci_high=found.high if found else None,
         n=sums[0].n,
         num_seeds=len(cells),
-        unparsed=mean([one.unparsed for one in sums]),
-        calls=mean([one.calls for one in sums]),
-        prompt_tokens=mean([one.prompt_tokens for one in sums]),
-        completion_tokens=mean([one.completion_tokens for one in sums]),
-        tokens=mean([one.tokens for one in sums]),
-        training_examples=mean([cost.examples for cost in costs]),
-        training_tokens=mean([cost.tokens for cost in costs]),
-        seconds=mean([cost.seconds for cost in costs]),
         against=against,
-        difference=None
-        if method == against or beside is None or not graded
-        else difference(accuracies, [_accuracies(cell.scores) for cell in beside]),
+        difference=difference(mine, [accuracies(cell.scores) for cell in other or ()]) if compared else None,
+        **means,
     )
 
 
-class _Costs(NamedTuple):
-    examples: int
-    tokens: int
-    seconds: float
-
-
-def _costs(folder: RunFolder, iteration: int) -> _Costs:
+def _costs(folder: RunFolder, iteration: int) -> dict[str, float]:
     """Return the examples of this iteration, and tokens and seconds up to it."""
     summary = folder.examples_summary(iteration)
     examples = sum(count["examples"] for count in files.read_json(summary).values()) if summary.exists() else 0
-    trained = [
-        files.read_json(file)
-        for n in range(1, iteration + 1)
-        for learner in learners(folder.config)
-        if (file := folder.agent(n, learner) / "training.json").exists()
-    ]
+    agents = (folder.agent(n, learner) for n in range(1, iteration + 1) for learner in learners(folder.config))
+    trained = [files.read_json(file) for agent in agents if (file := agent / "training.json").exists()]
     spent = [
         event["seconds"]
         for event in folder.events()
         if event.get("iteration", iteration + 1) <= iteration and "seconds" in event
     ]
-    return _Costs(examples, sum(one["tokens"] for one in trained), sum(spent))
-
-
-def _accuracies(scores: Sequence[Score]) -> Accuracies:
-    return {score.problem_id: score.accuracy for score in scores if score.accuracy is not None}
+    return {
+        "training_examples": examples,
+        "training_tokens": sum(one["tokens"] for one in trained),
+        "seconds": sum(spent),
+    }

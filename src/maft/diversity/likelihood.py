@@ -88,16 +88,12 @@ class LikelihoodReader:
                 ).logits
                 for row, (_, reply), of_reply in zip(logits, texts, read, strict=True):
                     of_reply.append(row[-len(reply) - 1 : -1].float().log_softmax(-1))
-            return [_reading(rows, reply) for rows, (_, reply) in zip(read, texts, strict=True)]
-
-
-def _reading(rows: Sequence[Any], reply: Sequence[int]) -> Reading:
-    """Return the reading of a reply from each agent's log-probabilities, tensors (tokens, vocabulary)."""
-    import torch
-
-    targets = torch.tensor(reply, device=rows[0].device)[:, None]
-    nll = tuple(-float(one.gather(-1, targets).mean()) for one in rows)
-    return Reading(nll=nll, kl=divergences(rows))
+            readings = []
+            for rows, (_, reply) in zip(read, texts, strict=True):
+                targets = torch.tensor(reply, device=rows[0].device)[:, None]
+                nll = tuple(-float(row.gather(-1, targets).mean()) for row in rows)
+                readings.append(Reading(nll=nll, kl=divergences(rows)))
+            return readings
 
 
 def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:

@@ -2,7 +2,6 @@
 
 import heapq
 import math
-from collections.abc import Iterator
 
 from maft.config import RunConfig
 from maft.config.prompts import Prompts
@@ -10,7 +9,7 @@ from maft.method import bases, learners, protocol_of
 from maft.models import shapes
 from maft.models.shapes import BYTES, Shape
 from maft.planning import hardware
-from maft.planning.forecast import Forecast, Stage
+from maft.planning.forecast import Forecast
 from maft.planning.hardware import Gpu
 from maft.records import Record
 
@@ -39,7 +38,7 @@ class Memory(Record):
     @property
     def total(self) -> float:
         """All bytes."""
-        return self.weights + self.adapters + self.cache + self.gradients + self.optimizer + self.activations
+        return float(sum(value for _, value in self))
 
 
 class Hours(Record):
@@ -71,12 +70,11 @@ def lora_parameters(config: RunConfig, shape: Shape) -> int:
 
 def sampling_flops(shape: Shape, run: Forecast) -> float:
     """Return the FLOP of all debates, without a prefix cache."""
-    return sum(_stage_flops(shape, stage) for stage in run.stages)
-
-
-def _stage_flops(shape: Shape, stage: Stage) -> float:
-    calls = stage.calls or 1
-    return calls * shape.forward_flops(stage.prompt_tokens / calls, stage.generated_tokens / calls)
+    return sum(
+        stage.calls * shape.forward_flops(stage.prompt_tokens / stage.calls, stage.generated_tokens / stage.calls)
+        for stage in run.stages
+        if stage.calls
+    )
 
 
 def training_flops(config: RunConfig, shape: Shape, run: Forecast, method: str) -> float:
@@ -155,7 +153,8 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
     sampling = (reading + max(by_work, by_memory)) / engines
     training, per_training = min(
         (_training_seconds(config, shape, run, gpu, num_gpus, wider, method), wider)
-        for wider in _wider(per_training, num_gpus)
+        for wider in (per_training << doublings for doublings in range(num_gpus.bit_length()))
+        if wider <= num_gpus and wider <= max(per_training, GPUS_OF_A_MACHINE)
     )
     parts = {
         "reading prompts (matrix products)": reading / engines,
@@ -178,18 +177,8 @@ def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: in
 
 def _spread(need: float, usable: float, num_gpus: int) -> int | None:
     """Return the smallest power of two of GPUs that hold `need` bytes; None if that is more than `num_gpus`."""
-    count = 1
-    while count * usable < need:
-        count *= 2
+    count = 1 << max(0, math.ceil(math.log2(need / usable)))
     return count if count <= num_gpus else None
-
-
-def _wider(least: int, num_gpus: int) -> Iterator[int]:
-    """Yield the numbers of GPUs that one finetuning may use: the least, doubled up to those of one machine."""
-    count = least
-    while count <= num_gpus and count <= max(least, GPUS_OF_A_MACHINE):
-        yield count
-        count *= 2
 
 
 def _training_seconds(
