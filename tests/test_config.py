@@ -110,12 +110,12 @@ def test_a_task_has_a_known_name_and_no_settings_of_other_tasks(override, said):
 def test_sampling_that_no_engine_can_do_is_refused(setting):
     name, _, value = setting.partition("=")
     message = refusal(f"sampling.train.critic.{setting}")
-    assert f"sampling.train.critic: {name} must be a" in message and value.strip(".") in message
+    assert f"sampling.train.critic.{name} must be a" in message and value.strip(".") in message
 
 
 def test_no_tokens_cannot_be_sampled():
     message = refusal("sampling.eval.generator.max_new_tokens=0")
-    assert "sampling.eval.generator: max_new_tokens must be a whole number of at least 1, got 0." in message
+    assert "sampling.eval.generator.max_new_tokens must be a whole number of at least 1, got 0." in message
 
 
 @pytest.mark.parametrize(

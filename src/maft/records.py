@@ -83,12 +83,12 @@ class Problem(Record):
 class SamplingParams(Record):
     """How a reply is drawn; the meaning is the same in every engine."""
 
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
     """0 is greedy decoding."""
-    top_p: float = 1.0
-    top_k: int = 0
+    top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(strict=True, ge=0)] = 0
     """Draw among the k likeliest tokens only; 0 is no limit."""
-    max_new_tokens: int = 512
+    max_new_tokens: Annotated[int, Field(strict=True, ge=1)] = 512
 
 
 class AgentRef(Record):

@@ -12,33 +12,12 @@ from maft.extensions import Part
 from maft.records import SamplingParams
 
 
-def _drawable(how: SamplingParams) -> SamplingParams:
-    """Refuse what no engine can draw by."""
-    if not 0 <= how.temperature < float("inf"):
-        raise ValueError(f"temperature must be a number of at least 0, got {how.temperature}.")
-    if not 0 < how.top_p <= 1:
-        raise ValueError(f"top_p must be a number above 0 and at most 1, got {how.top_p}.")
-    if how.top_k < 0:
-        raise ValueError(f"top_k must be a whole number of at least 0, got {how.top_k}.")
-    if how.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens must be a whole number of at least 1, got {how.max_new_tokens}.")
-    return how
-
-
-def _no_truth_values(how: object) -> object:
-    for name, value in how.items() if isinstance(how, dict) else ():
-        if isinstance(value, bool):
-            raise ValueError(f"{name} must be a number, got {str(value).lower()}.")
-    return how
-
-
 def known_prompts(texts: dict[str, str]) -> dict[str, str]:
     """Refuse names that no prompt has, and texts that lack what must be filled in."""
     prompts_.build(texts)
     return texts
 
 
-Sampling = Annotated[SamplingParams, BeforeValidator(_no_truth_values), AfterValidator(_drawable)]
 _FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
 TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
@@ -202,9 +181,9 @@ class DebateConfig(Section):
 class RoleSampling(Section):
     """Sampling parameters of each role."""
 
-    generator: Sampling = SamplingParams()
-    critic: Sampling = SamplingParams()
-    summarizer: Sampling = SamplingParams()
+    generator: SamplingParams = SamplingParams()
+    critic: SamplingParams = SamplingParams()
+    summarizer: SamplingParams = SamplingParams()
 
 
 Temperature = Annotated[float, Field(ge=0)]
