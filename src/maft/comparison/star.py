@@ -5,6 +5,7 @@ known answers, and only if asked to: without them, the vote over first answers t
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from maft import files, tasks
@@ -12,7 +13,6 @@ from maft.config import prompts
 from maft.errors import DataError
 from maft.method import learners
 from maft.method.curate import CurateCounts, Curated, limit
-from maft.method.protocol import Rules
 from maft.pipeline import rollouts
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Problem, Society
@@ -99,8 +99,13 @@ def _ask_with_hints(
 ) -> list[Debate]:
     """Ask again, with the label as a hint, every question that none of the first answers got right."""
     rules = pipeline.debate_rules(folder, iteration, society, "train")._replace(stage="hint")
+    fill = partial(prompts.fill, rules.prompts.hint)
     failed = {d.problem_id for d in debates if d.problem_id in labels.hints and not labels.right(d)}
-    asked = [_hinted(problem, labels.hints[problem.id], rules) for problem in problems if problem.id in failed]
+    asked = [
+        problem.model_copy(update={"question": fill(question=problem.question, hint=labels.hints[problem.id])})
+        for problem in problems
+        if problem.id in failed
+    ]
     path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
         return files.read_records(path, Debate) if path.exists() else []
@@ -118,12 +123,6 @@ def _ask_with_hints(
             on_reply=lambda _: bar.advance(),
         )
     return list(held)
-
-
-def _hinted(problem: Problem, label: str, rules: Rules) -> Problem:
-    return problem.model_copy(
-        update={"question": prompts.fill(rules.prompts.hint, question=problem.question, hint=label)}
-    )
 
 
 def _make_examples(

@@ -13,9 +13,10 @@ SAMPLERS = ("auto", "vllm", "openvino", "transformers", "openai", "scripted")
 TRAINERS = ("sft", "openai", "null")
 
 
-def _name_of_null(value: object) -> object:
-    """Take YAML's null, as in `engine.trainer=null`, for the trainer of that name."""
-    return "null" if value is None else value
+# YAML's null, as in `engine.trainer=null`, is the trainer of that name.
+TrainerName = Annotated[
+    str, BeforeValidator(lambda value: "null" if value is None else value), AfterValidator(Part("trainer", TRAINERS))
+]
 
 
 class EngineConfig(Section):
@@ -24,7 +25,7 @@ class EngineConfig(Section):
     sampler: Annotated[str, AfterValidator(Part("sampler", SAMPLERS))] = "auto"
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
-    trainer: Annotated[str, BeforeValidator(_name_of_null), AfterValidator(Part("trainer", TRAINERS))] = "sft"
+    trainer: TrainerName = "sft"
     """`sft`: TRL and PEFT; `openai`: finetuning jobs of a hosted service; `null`: nothing is trained."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
@@ -135,21 +136,13 @@ class OpenAiConfig(Section):
         return self
 
 
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
-
-
 class TrackingConfig(Section):
     """Programs that show a run live, besides `maft report`."""
 
     to: Annotated[
         tuple[Literal["tensorboard", "trackio", "wandb"], ...],
-        BeforeValidator(_one_or_more),
-        AfterValidator(_without_repeats),
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+        AfterValidator(lambda names: tuple(dict.fromkeys(names))),
     ] = ()
     """`tensorboard`, `trackio`, `wandb`, or several; wandb works offline if this machine has no account."""
     project: Annotated[str, Field(min_length=1)] = "maft"

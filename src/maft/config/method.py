@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from maft.config import prompts as prompts_
 from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration

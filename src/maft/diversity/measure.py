@@ -27,11 +27,13 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
         known = _measured(folder, iteration)
-        if folder.evaluated(iteration) and (known is None or _lacks(known, num_read, folder.config.debate.num_agents)):
+        n = folder.config.debate.num_agents
+        done = known is not None and (n == 1 or known.num_read >= min(num_read, known.num_questions))
+        if folder.evaluated(iteration) and not done:
             held = held_out(folder, iteration)
             debates = [debate for debate in held.debates if debate.error is None]
             texts = [turn.call.reply.text for debate in debates for turn in debate.latest]
-            vectors, n = embed(texts), folder.config.debate.num_agents
+            vectors = embed(texts)
             found = Diversity(
                 iteration=iteration,
                 num_questions=len(debates),
@@ -54,11 +56,6 @@ def measured(folder: RunFolder) -> list[Diversity]:
 def _measured(folder: RunFolder, iteration: int) -> Diversity | None:
     file = folder.diversity(iteration)
     return Diversity.model_validate(files.read_json(file)) if file.exists() else None
-
-
-def _lacks(known: Diversity, num_read: int, num_agents: int) -> bool:
-    """Say whether more replies are to be read."""
-    return num_agents > 1 and known.num_read < min(num_read, known.num_questions)
 
 
 class Kept(Reading):

@@ -54,6 +54,7 @@ def write(folder: RunFolder) -> None:
         "trust_remote_code": folder.config.engine.trust_remote_code,
         **machine(),
     }
+    society = societies.untrained(folder.config)
     parts = extensions.fingerprints(config_.parts(folder.config))
     changed = [name for name, digest in earlier.get("parts", {}).items() if parts.get(name, digest) != digest]
     if changed:
@@ -67,7 +68,9 @@ def write(folder: RunFolder) -> None:
             f"{role}, iteration {number}": name
             for (role, number), name in folder.config.train.objectives(folder.config.num_iterations).items()
         },
-        "models": {name: models.revision(name) for name in _models(folder)},
+        "models": {
+            agent.model: models.revision(agent.model) for agent in (*society.agents, society.summarizer) if agent
+        },
         "starts": [*earlier.get("starts", []), start],
     }
     kept = {name: earlier[name] for name in ("questions", "duplicates_left_out") if name in earlier}
@@ -75,21 +78,10 @@ def write(folder: RunFolder) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Return processor, cores and GPUs, on which a measurement of speed depends."""
-    return {"processor": _processor(), "cores": os.cpu_count(), "gpus": _gpus()}
-
-
-def _models(folder: RunFolder) -> list[str]:
-    """Return the names of the models that a run starts from."""
-    society = societies.untrained(folder.config)
-    agents = [*society.agents, *([society.summarizer] if society.summarizer else [])]
-    return list(dict.fromkeys(agent.model for agent in agents))
-
-
-def _gpus() -> list[str]:
-    """Return name, memory and driver of each NVIDIA GPU from `nvidia-smi`; importing torch takes seconds."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return _output(query).splitlines()
+    """Return processor, cores and NVIDIA GPUs (name, memory, driver), on which a measurement of speed depends."""
+    # Asking torch for the GPUs would take seconds.
+    gpus = _output(["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"])
+    return {"processor": _processor(), "cores": os.cpu_count(), "gpus": gpus.splitlines()}
 
 
 def _output(command: Sequence[str]) -> str:

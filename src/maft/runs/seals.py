@@ -42,7 +42,12 @@ class Damage(Record):
 def seal(folder: RunFolder) -> None:
     """Add the checksums of files finished since the last call."""
     known = _seals(folder)
-    new = [_seal(folder, file) for file in _finished(folder) if _name(folder, file) not in known]
+    finished = {file.relative_to(folder.path).as_posix(): file for file in _finished(folder)}
+    new = [
+        Seal(file=name, bytes=file.stat().st_size, blake2b=_digest(file))
+        for name, file in finished.items()
+        if name not in known
+    ]
     if new:
         files.append_records(folder.checksums, new)
 
@@ -115,14 +120,6 @@ def _seals(folder: RunFolder) -> dict[str, Seal]:
     return {seal.file: seal for seal in files.read_records(path, Seal)} if path.exists() else {}
 
 
-def _seal(folder: RunFolder, file: Path) -> Seal:
-    return Seal(file=_name(folder, file), bytes=file.stat().st_size, blake2b=_digest(file))
-
-
-def _name(folder: RunFolder, file: Path) -> str:
-    return file.relative_to(folder.path).as_posix()
-
-
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -138,8 +135,6 @@ def _finished(folder: RunFolder) -> Iterator[Path]:
         if folder.examples_summary(number).exists():
             yield from sorted(folder.examples_summary(number).parent.glob("*.json*"))
         if folder.evaluated(number):
-            yield from sorted(
-                file for file in folder.evaluation(number).glob("*.json*") if file != folder.diversity(number)
-            )
+            yield from sorted({*folder.evaluation(number).glob("*.json*")} - {folder.diversity(number)})
         for agent in sorted(folder.agent(number, "x").parent.glob("[!.]*")):
             yield from sorted(file for file in agent.rglob("*") if file.is_file() and file.name != "README.md")
