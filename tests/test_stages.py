@@ -61,7 +61,7 @@ def test_a_dry_run_makes_nothing_and_says_what_is_owed(home, call, verb):
     ("arguments", "said"),
     [
         (["curate", "sums.yaml"], "6 of 6 questions are not debated yet. Run `maft debate` first."),
-        (["finetune", "sums.yaml"], "iteration 1 has no examples yet. Do `maft curate` first."),
+        (["finetune", "sums.yaml"], "iteration 1 has no examples yet. Run `maft curate` first."),
         (["eval", "sums.yaml", "--iteration", "1"], "the agents of iteration 1 are not finetuned yet"),
         (["debate", "sums.yaml", TWO, "--iteration", "2"], "iteration 2 starts from the agents of iteration 1"),
         (["debate", "sums.yaml", "--iteration", "2"], "--iteration must be 1 to num_iterations = 1, got 2."),

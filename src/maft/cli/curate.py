@@ -1,7 +1,5 @@
 """`maft curate`: the votes of one iteration, and each agent's own training set."""
 
-from pathlib import Path
-
 import click
 
 from maft.cli import stage
@@ -19,26 +17,13 @@ from maft.method.formats import FORMATS, Format
     type=click.Choice(FORMATS),
     help="Write the sets in this format too, beside ours, in a folder of its name.",
 )
-def curate(
-    config: Path,
-    overrides: tuple[str, ...],
-    *,
-    iteration: int | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    formats: tuple[Format, ...],
-) -> None:
+def curate(asked: stage.Asked, formats: tuple[Format, ...]) -> None:
     """Vote on the debates of one iteration and write each agent's own examples."""
     from maft.pipeline import exchange, rollouts
     from maft.pipeline import run as pipeline
 
-    settings = stage.settings(config, overrides, quiet=quiet)
-    if dry_run:
-        stage.describe(settings, as_json=as_json)
-        return
-    with stage.opened(settings, quiet=quiet) as (folder, _):
-        number = stage.iteration(folder, iteration)
+    with asked.opened() as (folder, _):
+        number = stage.iteration(folder, asked.iteration)
         debates = rollouts.finished(folder.debates(number), pipeline.questions(folder).train)
         votes = pipeline.vote(folder, number, debates)
         counts = pipeline.make_examples(folder, number, debates, votes)
@@ -49,4 +34,4 @@ def curate(
         lines = [f"Iteration {number}: {used} of {len(votes)} questions have a label to train on."]
         lines += [f"  {agent:<14}{count:>6} examples" for agent, count in counts.items()]
         found = {"iteration": number, "questions": len(votes), "used": used, "examples": counts, "folder": home}
-        stage.say([*lines, f"Examples: {home}"], found, as_json=as_json)
+        asked.say([*lines, f"Examples: {home}"], found)

@@ -25,19 +25,8 @@ from maft.cli import stage
     metavar="FILE",
     help="Take questions and debates from a JSON of the paper's released code; hold none.",
 )
-def debate(
-    config: Path,
-    overrides: tuple[str, ...],
-    *,
-    iteration: int | None,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-    generators: tuple[str, ...],
-    critics: tuple[str, ...],
-    released: Path | None,
-) -> None:
-    """Hold the debates of one iteration, or go on with them where they were interrupted.
+def debate(asked: stage.Asked, *, generators: tuple[str, ...], critics: tuple[str, ...], released: Path | None) -> None:
+    """Run the debates of one iteration, or resume them.
 
     CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
     """
@@ -49,22 +38,18 @@ def debate(
     num_agents = [f"debate.num_agents={len(generators or critics)}"] if generators or critics else []
     weights = {"generators": generators, "critics": critics}
     given = [f"society.{role}={json.dumps(names)}" for role, names in weights.items() if names]
-    settings = stage.settings(config, [*num_agents, *overrides, *given], quiet=quiet)
-    if dry_run:
-        stage.describe(settings, as_json=as_json)
-        return
-    with stage.opened(settings, quiet=quiet) as (folder, progress):
-        number = stage.iteration(folder, iteration)
+    with asked._replace(overrides=(*num_agents, *asked.overrides, *given)).opened() as (folder, progress):
+        number = stage.iteration(folder, asked.iteration)
         if number == 1:
-            societies.check(settings)
-            engines.check_templates(settings)
+            societies.check(folder.config)
+            engines.check_templates(folder.config)
         if released:
             exchange.adopt(folder, released)
         split = pipeline.questions(folder)
         society = societies.after(folder, number - 1)
-        with engines.opened(settings) as sampler:
+        with engines.opened(folder.config) as sampler:
             held = pipeline.debate(folder, number, society, split.train, sampler, progress)
         failed = sum(debate.error is not None for debate in held)
         file = folder.debates(number)
         found = {"iteration": number, "debates": len(split.train), "failed": failed, "file": file}
-        stage.say(f"Iteration {number}: {len(split.train)} debates in {file}", found, as_json=as_json)
+        asked.say(f"Iteration {number}: {len(split.train)} debates in {file}", found)

@@ -1,7 +1,5 @@
 """`maft finetune`: the trainings of one iteration."""
 
-from pathlib import Path
-
 import click
 
 from maft.cli import stage
@@ -9,27 +7,21 @@ from maft.cli import stage
 
 @click.command(epilog="Examples:\n\n  maft finetune runs/arithmetic_cpu\n\n  maft finetune my.yaml --dry-run")
 @stage.arguments
-def finetune(
-    config: Path, overrides: tuple[str, ...], *, iteration: int | None, dry_run: bool, as_json: bool, quiet: bool
-) -> None:
+def finetune(asked: stage.Asked) -> None:
     """Finetune every agent on its own examples; agents that are finetuned already are skipped."""
     from maft import engines
     from maft.errors import UserError
     from maft.pipeline import run as pipeline
     from maft.runs import societies
 
-    settings = stage.settings(config, overrides, quiet=quiet)
-    if dry_run:
-        stage.describe(settings, as_json=as_json)
-        return
-    with stage.opened(settings, quiet=quiet) as (folder, progress):
-        number = stage.iteration(folder, iteration)
+    with asked.opened() as (folder, progress):
+        number = stage.iteration(folder, asked.iteration)
         counts = pipeline.num_examples(folder, number)
         if not counts:
-            raise UserError(f"iteration {number} has no examples yet. Do `maft curate` first.")
+            raise UserError(f"iteration {number} has no examples yet. Run `maft curate` first.")
         society = societies.after(folder, number - 1)
-        pipeline.train(folder, number, society, counts, engines.make_trainer(settings), progress)
+        pipeline.train(folder, number, society, counts, engines.make_trainer(folder.config), progress)
         home = folder.agent(number, "generator_0").parent
         made = [agent for agent in counts if folder.agent(number, agent).exists()]
         found = {"iteration": number, "agents": made, "folder": home}
-        stage.say(f"Iteration {number}: {len(made)} agents in {home}", found, as_json=as_json)
+        asked.say(f"Iteration {number}: {len(made)} agents in {home}", found)

@@ -5,8 +5,9 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -68,8 +69,41 @@ def prints(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")(command)
 
 
-def arguments(command: F) -> F:
-    """Give a verb the arguments that all stages have."""
+class Asked(NamedTuple):
+    """The arguments that all stages have."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    iteration: int | None
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple["RunFolder", "Progress"]]:
+        """Open the run folder for work on it; with --dry-run, print what would be done and end the verb."""
+        from maft import library
+
+        chosen = settings(self.config, self.overrides, quiet=self.quiet)
+        if self.dry_run:
+            describe(chosen, as_json=self.as_json)
+            raise click.exceptions.Exit(0)
+        with library.opened(chosen, quiet=self.quiet) as both:
+            yield both
+
+    def say(self, lines: str | Sequence[str], value: Any) -> None:
+        """Print results, as lines or as JSON."""
+        say(lines, value, as_json=self.as_json)
+
+
+def arguments(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the arguments of all stages; it is called with `Asked` and its own options."""
+
+    @wraps(function)
+    def command(**options: Any) -> None:
+        asked = Asked(**{name: options.pop(name) for name in Asked._fields})
+        function(asked, **options)
+
     for decorate in (
         prints,
         click.option(
@@ -104,15 +138,6 @@ def say(lines: str | Sequence[str], value: Any, *, as_json: bool) -> None:
     """Print results, as lines or as JSON."""
     text = lines if isinstance(lines, str) else "\n".join(lines)
     click.echo(json.dumps(value, indent=2, default=str) if as_json else text)
-
-
-@contextmanager
-def opened(settings: "RunConfig", *, quiet: bool) -> Iterator[tuple["RunFolder", "Progress"]]:
-    """Open the folder of a run for work on it, with progress and messages on stderr."""
-    from maft import library
-
-    with library.opened(settings, quiet=quiet) as both:
-        yield both
 
 
 def describe(settings: "RunConfig", *, as_json: bool) -> None:
