@@ -153,3 +153,48 @@ def test_a_run_with_wrong_majorities_and_labels_of_a_large_vote(tmp_path):
     critics = [e for n in range(3) for e in files.read_records(folder.examples(1, f"critic_{n}"), Example)]
     kinds = Counter(example.kind for example in critics)
     assert kinds["corrected"] and kinds["kept"]
+
+
+OWN = "society.generators=[{},{prompts: {solve: 'Draw {question} first.'}},{sampling: {temperature: 0.5}}]"
+CRITICS = "society.critics=[{prompts: {critic_full: 'Doubt {answers}. {question}'}},{},{}]"
+
+
+def test_agents_may_be_asked_in_words_of_their_own(tmp_path):
+    asked: list[Request] = []
+
+    def say(request: Request) -> str:
+        asked.append(request)
+        return guess(request)
+
+    config = settings(tmp_path, "debate.summarizer=none", OWN, CRITICS)
+    folder = run(config, Scripted(say))
+    first = {r.agent.name: r.messages[0].content for r in asked if r.agent.role == "generator"}
+    assert first["generator_1"].startswith("Draw What is") and not first["generator_0"].startswith("Draw")
+    last = {r.agent.name: r.messages for r in asked if r.agent.role == "critic"}
+    assert last["critic_0"][-1].content.startswith("Doubt Agent 1:") and "Doubt" not in last["critic_1"][-1].content
+    assert last["critic_1"][0].content.startswith("Draw"), "a critic goes on in the dialogue of its generator"
+    for name in ("generator_1", "critic_0"):
+        for example in files.read_records(folder.examples(1, name), Example):
+            assert example.messages[-2].content.startswith("Draw" if name == "generator_1" else "Doubt")
+    assert config_.load(folder.config_file).prompts_of("critic_0")["critic_full"].startswith("Doubt")
+    assert config_.parse({**config.model_dump(mode="json"), "society": {"one_model": True}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{prompts: {slove: x}}", "prompts.slove does not exist"),
+        ("{prompts: {critic_full: x}}", r"prompts\.critic_full must contain \{answers\}"),
+        ("{prompts: {system: x}}", r"prompts\.system is the same for all agents"),
+    ],
+)
+def test_words_that_cannot_work_are_refused(entry, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        settings(tmp_path, f"society.generators=[{entry},{{}},{{}}]")
+
+
+def test_a_society_without_prompts_of_its_own_keeps_its_identity():
+    tree = config_.identity(config_.parse({"task": {"name": "arithmetic"}, "society": {"generators": [{}, {}, {}]}}))
+    assert "prompts" not in tree["society"]["generators"][0]
+    one = {"generators": [{"prompts": {"solve": "{question}!"}}, {}, {}], "one_model": True}
+    assert config_.parse({"task": {"name": "arithmetic"}, "society": one}), "one model may be asked in several ways"

@@ -49,7 +49,10 @@ def test_the_config_in_the_docs_is_of_two_models_and_loads_again():
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ("{modle: x}", r"society.generators\[0\]: modle is not a setting of an agent, which has model, adapter, samp"),
+        (
+            "{modle: x}",
+            r"society.generators\[0\]: modle is not a setting of an agent, which has model, adapter, prompts, samp",
+        ),
         ("{lora: {rnk: 3}}", r"society.generators\[0\]: lora.rnk is not a setting of an agent"),
         ("{lora: {rank: 0}}", r"society.generators\[0\]: lora.rank should be greater than or equal to 1, got 0"),
         ("{sampling: {temperature: -1}}", r"society.generators\[0\]: sampling.temperature should be .* 0, got -1"),

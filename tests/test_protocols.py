@@ -13,7 +13,7 @@ from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.method import PROTOCOLS, protocol_of
 from maft.records import Debate, Request, Role, Vote
-from maft.report import transcript
+from maft.report import data, transcript
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 
@@ -222,11 +222,12 @@ def test_a_run_of_every_protocol_is_voted_learned_shown_and_reported(protocol, t
         spoke["critic"] += len(critics)
     learned = sum(sum(count.values()) for name, count in counts.items() if name.startswith("critic"))
     assert learned >= spoke["critic"] > 0
-    held_out = report.held_out.evaluations(folder)
-    for one in held_out:
+    for one in data.evaluations(folder):
         of = flows(one.held.debates, one.problems, one.iteration, one.held.grade)
         assert [sum(flow[2:]) for flow in of] == [15] * folder.config.debate.num_agents
-        agents = agent_accuracies(one.held.debates, one.problems, one.iteration, one.num_agents, one.held.grade)
+        agents = agent_accuracies(
+            one.held.debates, one.problems, one.iteration, folder.config.debate.num_agents, one.held.grade
+        )
         critics = next(agent for agent in agents if (agent.role, agent.agent) == ("critic", None))
         right = sum(flow.stayed_right + flow.corrected for flow in of)
         assert critics.accuracy == pytest.approx(right / (15 * folder.config.debate.num_agents))

@@ -6,17 +6,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from maft.config import prompts as prompts_
 from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
 from maft.records import SamplingParams
-
-
-def known_prompts(texts: dict[str, str]) -> dict[str, str]:
-    """Refuse names that no prompt has, and texts that lack what must be filled in."""
-    prompts_.build(texts)
-    return texts
-
 
 _FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
 TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {

@@ -95,6 +95,19 @@ def build(*overrides: Mapping[str, str]) -> Prompts:
     return Prompts(**texts)
 
 
+def known_prompts(texts: dict[str, str]) -> dict[str, str]:
+    """Refuse names that no prompt has, and texts that lack what must be filled in."""
+    build(texts)
+    return texts
+
+
+def longest(several: Sequence[Prompts]) -> Prompts:
+    """Return the longest text of each prompt."""
+    trees = [one.model_dump() for one in several]
+    texts = {name: max((tree[name] or "" for tree in trees), key=len) for name in Prompts.model_fields}
+    return Prompts(**{name: text for name, text in texts.items() if text})
+
+
 def cooperative(prompts: Prompts) -> dict[str, str]:
     """Return the critics' prompts with a sentence that asks for cooperation (the paper's ablation)."""
     plea = "You and the other agents are one team: build on what is right in their answers, and agree if you can. "

@@ -14,9 +14,9 @@ from maft.config.method import (
     SamplingConfig,
     TaskConfig,
     VoteConfig,
-    known_prompts,
 )
-from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
+from maft.config.prompts import known_prompts
+from maft.config.society import AgentConfig, SocietyConfig
 from maft.config.training import EXAMPLES, LoraConfig, TrainConfig
 from maft.errors import ConfigError
 
@@ -73,6 +73,11 @@ class RunConfig(Section):
         entry = entries[index] if entries else None
         return entry if isinstance(entry, AgentConfig) else AgentConfig()
 
+    def prompts_of(self, name: str) -> dict[str, str]:
+        """Return the prompts that are set for an agent, such as `critic_2`, or for all."""
+        role, _, index = name.rpartition("_")
+        return {**self.prompts, **self.own(role, int(index)).prompts}
+
     def lora_of(self, role: str, index: int) -> LoraConfig:
         """Return the shape of an agent's adapter."""
         return self.own(role, index).lora.over(self.train.lora)
@@ -86,7 +91,7 @@ class RunConfig(Section):
                     "Name one for each agent, or none."
                 )
         alike = {
-            entry if isinstance(entry, str) else entry.model_copy(update={"sampling": AgentSampling()})
+            entry if isinstance(entry, str) else entry.model_dump_json(exclude={"sampling", "prompts"})
             for entry in (*self.society.generators, *self.society.critics)
         }
         if self.society.one_model and len(alike) > 1:

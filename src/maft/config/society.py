@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from maft.config.base import PLACE, Positive, Section, Share
+from maft.config.prompts import known_prompts
 from maft.config.training import LoraConfig
 from maft.records import SamplingParams
 
@@ -41,6 +42,12 @@ class AgentLora(Section):
         return shape.model_copy(update=self.model_dump(exclude_none=True))
 
 
+def _own_prompts(texts: dict[str, str]) -> dict[str, str]:
+    if shared := [name for name in texts if name in ("system", "summarize", "hint")]:
+        raise ValueError(f"prompts.{shared[0]} is the same for all agents. Set it under prompts.")
+    return known_prompts(texts)
+
+
 class AgentConfig(Section):
     """Settings of one agent."""
 
@@ -50,6 +57,8 @@ class AgentConfig(Section):
     """PEFT adapter to start from; null: the base model itself."""
     sampling: AgentSampling = AgentSampling()
     lora: AgentLora = AgentLora()
+    prompts: Annotated[dict[str, str], AfterValidator(_own_prompts)] = Field(default={}, exclude_if=lambda own: not own)
+    """Text of single prompts, by name, instead of the run's."""
 
 
 def _read(entry: object) -> object:
@@ -67,6 +76,8 @@ def _read(entry: object) -> object:
 def _explain(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         return f"{'.'.join(map(str, error['loc']))} is not a setting of an agent, which has {_settings()}."
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in error["loc"] if part in _NAMES)
     said = error["msg"].removeprefix("Input ").replace("valid integer", "whole number").partition(",")[0]
     return f"{key} {said}, got {error['input']!r}."
@@ -78,7 +89,12 @@ def _settings() -> str:
 
 _SECTIONS: Mapping[str, type[Section]] = {"sampling": AgentSampling, "lora": AgentLora}
 _NAMES = {*AgentConfig.model_fields, *(key for section in _SECTIONS.values() for key in section.model_fields)}
-_KEYS = ("model", "adapter", *(f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields))
+_KEYS = (
+    "model",
+    "adapter",
+    "prompts",
+    *(f"{name}.{key}" for name, section in _SECTIONS.items() for key in section.model_fields),
+)
 
 Agent = Annotated[str | AgentConfig, BeforeValidator(_read)]
 
@@ -88,8 +104,9 @@ class SocietyConfig(Section):
 
     generators: Annotated[tuple[Agent, ...], PLACE] = ()
     """One entry for each agent; empty: the base model for all. An entry is an adapter folder, a model folder, a hub
-    name or the id of a hosted model; or a section with any of `model`, `adapter`, `sampling` (`temperature`, `top_p`,
-    `top_k`, `max_new_tokens`) and `lora` (`rank`, `alpha`, `dropout`, `target_modules`), see docs/society.md."""
+    name or the id of a hosted model; or a section with any of `model`, `adapter`, `prompts`, `sampling`
+    (`temperature`, `top_p`, `top_k`, `max_new_tokens`) and `lora` (`rank`, `alpha`, `dropout`, `target_modules`), see
+    docs/society.md."""
     critics: Annotated[tuple[Agent, ...], PLACE] = ()
     """One entry for each critic, as for generators."""
     one_model: bool = False

@@ -27,6 +27,7 @@ from maft.method.protocol import (
     record,
     shown,
     system,
+    texts,
     turn,
 )
 from maft.method.vote import representative
@@ -51,8 +52,8 @@ class FirstAnswers(Protocol):
 
     def kinds(self, settings: DebateConfig, prompts: Prompts) -> Iterator[Calls]:
         """Yield the first answers."""
-        texts = (prompts.solve,) if prompts.system is None else (prompts.system, prompts.solve)
-        yield Calls("answer", 1, "generator", settings.num_agents * settings.num_samples, texts)
+        asked = (prompts.solve,) if prompts.system is None else (prompts.system, prompts.solve)
+        yield Calls("answer", 1, "generator", settings.num_agents * settings.num_samples, asked)
 
 
 class SynchronousDebate(FirstAnswers):
@@ -77,10 +78,10 @@ class SynchronousDebate(FirstAnswers):
         """Return what critics are shown of others in a round, as `debate.quote` names it."""
         return settings.quoted
 
-    def prompt(self, texts: Prompts, quote: str, number: int, num_rounds: int) -> str:
+    def prompt(self, prompts: Prompts, quote: str, number: int, num_rounds: int) -> str:
         """Return the template of what a critic is asked; `quote` is `alone` where it reads nobody."""
-        known = {"summary": texts.critic_summary, "alone": texts.critic_alone}
-        return known.get(quote, texts.critic_full)
+        known = {"summary": prompts.critic_summary, "alone": prompts.critic_alone}
+        return known.get(quote, prompts.critic_full)
 
     def speak(
         self, problem: Problem, rules: Rules, turns: list[Turn], samples: list[Turn]
@@ -109,13 +110,13 @@ class SynchronousDebate(FirstAnswers):
         summaries: Mapping[int, Call] = {}
         if quote == "summary":
             summaries = yield from _summarise(problem, rules, number, quoted)
-        template = self.prompt(rules.prompts, quote, number, num_rounds)
         asked = []
         for n in readers:
             summary = shown(rules, summaries[n].reply).strip() if summaries else ""
             parts = {"question": problem.question, "agent": f"{n + 1}", "summary": summary}
-            prompt = prompts_.fill(template, answers=summary if summaries else quoted[n], **parts)
             critic = rules.society.critics[n]
+            template = self.prompt(texts(rules, critic), quote, number, num_rounds)
+            prompt = prompts_.fill(template, answers=summary if summaries else quoted[n], **parts)
             how = drawn(rules, critic, rules.sampling.critic)
             asked.append(Ask(critic, n, prompt, so_far.dialogue(n), how, "answer"))
         calls = yield from ask(asked, problem, rules, number)
@@ -125,7 +126,7 @@ class SynchronousDebate(FirstAnswers):
         """Yield first answers, then summaries, if there are any, and critics' answers of each round."""
         (first,) = super().kinds(settings, prompts)
         yield first
-        texts, quoted, answers = first.texts, Counter[Role](), Counter[Role]()
+        asked, quoted, answers = first.texts, Counter[Role](), Counter[Role]()
         for number in range(2, settings.num_rounds + 1):
             times, read = self.sizes(settings, number)
             quote = self.quote(settings, number) if read else "alone"
@@ -134,11 +135,11 @@ class SynchronousDebate(FirstAnswers):
             if quote == "summary":
                 texts_of_summary = (prompts.summarize,)
                 yield Calls("summary", number, "summarizer", times, texts_of_summary, {before: most}, share=self.share)
-            texts = (*texts, self.prompt(prompts, quote, number, settings.num_rounds))
+            asked = (*asked, self.prompt(prompts, quote, number, settings.num_rounds))
             quoted[before] += 1 + most * (quote == "full")
             quoted["summarizer"] += quote == "summary"
             answers[before] += read * (quote == "answers")
-            yield Calls("answer", number, "critic", times, texts, dict(+quoted), dict(+answers), self.share)
+            yield Calls("answer", number, "critic", times, asked, dict(+quoted), dict(+answers), self.share)
 
 
 class Contested(SynchronousDebate):
@@ -237,9 +238,9 @@ class Judge(Aggregator):
         """Return what `debate.quote` says in every round."""
         return settings.quoted
 
-    def prompt(self, texts: Prompts, quote: str, number: int, num_rounds: int) -> str:
+    def prompt(self, prompts: Prompts, quote: str, number: int, num_rounds: int) -> str:
         """Ask for a choice in the last round."""
-        return texts.judge if number == num_rounds else super().prompt(texts, quote, number, num_rounds)
+        return prompts.judge if number == num_rounds else super().prompt(prompts, quote, number, num_rounds)
 
     def critic_round(
         self, problem: Problem, rules: Rules, number: int, said: Sequence[Turn], readers: Readers
@@ -319,7 +320,7 @@ def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list
         Ask(
             agent,
             n,
-            prompts_.fill(rules.prompts.solve, question=problem.question, agent=f"{n + 1}"),
+            prompts_.fill(texts(rules, agent).solve, question=problem.question, agent=f"{n + 1}"),
             system(rules),
             drawn(rules, agent, rules.sampling.generator),
             purpose,
@@ -333,9 +334,9 @@ def first_round(problem: Problem, rules: Rules) -> Generator[list[Request], list
 
 def _replies(turns: Sequence[Turn], agent: int, rules: Rules, problem: Problem, number: int) -> list[str]:
     """Return what an agent reads of others' replies: at most `max_others`, in an order drawn by seed."""
-    texts = [shown(rules, other.call.reply) for other in turns]
-    seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, agent, number, "others").shuffle(texts)
-    return texts[: rules.debate.max_others]
+    replies = [shown(rules, other.call.reply) for other in turns]
+    seeds.rng(rules.run_seed, rules.stage, rules.iteration, problem.id, agent, number, "others").shuffle(replies)
+    return replies[: rules.debate.max_others]
 
 
 def _summarise(

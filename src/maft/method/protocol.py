@@ -33,6 +33,8 @@ class Rules(NamedTuple):
     """Part of every seed: debates on training and on held-out questions draw different streams."""
     own_sampling: Mapping[str, AgentSampling] = MappingProxyType({})
     """What is different for the answers of single agents, by name."""
+    own_prompts: Mapping[str, Prompts] = MappingProxyType({})
+    """The prompts of agents that have other texts than all, by name."""
     extract: Callable[[str], str | None] = extract_answer
     """Reads the answer out of a reply, as the task wants it."""
     equality: Equality = vote.MATHEMATICS
@@ -158,6 +160,11 @@ def ask(
         )
         for one, request, reply in zip(asked, requests, replies, strict=True)
     ]
+
+
+def texts(rules: Rules, agent: AgentRef) -> Prompts:
+    """Return the prompts that an agent is asked with."""
+    return rules.own_prompts.get(agent.name, rules.prompts)
 
 
 def drawn(rules: Rules, agent: AgentRef, how: SamplingParams) -> SamplingParams:

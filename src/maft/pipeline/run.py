@@ -203,6 +203,11 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
         society=society,
         debate=config.debate.model_copy(update={"num_samples": num_samples or config.debate.num_samples}),
         prompts=prompts.build(task.prompts, config.prompts),
+        own_prompts={
+            agent.name: prompts.build(task.prompts, config.prompts_of(agent.name))
+            for agent in society.agents
+            if config.own(agent.role, agent.index).prompts
+        },
         extract=task.extract,
         equality=task.equality,
         sampling=config.sampling.of(stage, iteration),

@@ -140,7 +140,8 @@ def assumed_texts(config: RunConfig, question_tokens: float | None = None, *, ma
         return hosted.tokens(text) if maximal else len(text.encode()) / BYTES_PER_TOKEN
 
     task = tasks.make(config.task)
-    words = prompts.build(task.prompts, config.prompts)
+    agents = [f"{role}_{n}" for role in ("generator", "critic") for n in range(config.debate.num_agents)]
+    words = prompts.longest([prompts.build(task.prompts, config.prompts_of(agent)) for agent in agents])
     if question_tokens is None:
         split = prepare(task)
         sides = [[tokens(problem.question) for problem in side] for side in (split.train, split.eval)]

@@ -140,7 +140,8 @@ def data(run: RunFolder, iteration: int) -> str:
 
 def use(run: RunFolder, base: str, where: str, *, adapter: bool, subfolder: str = "", branch: str | None = None) -> str:
     """Return code that loads an agent and asks it a question as it was asked in training."""
-    texts = prompts.build(tasks.make(run.config.task).prompts, run.config.prompts)
+    asked = run.config.prompts_of(subfolder) if subfolder else run.config.prompts
+    texts = prompts.build(tasks.make(run.config.task).prompts, asked)
     system = [] if texts.system is None else [{"role": "system", "content": texts.system}]
     question = {"role": "user", "content": prompts.fill(texts.solve, question="What is 7 * 8?")}
     more = {"subfolder": subfolder, "revision": branch}
