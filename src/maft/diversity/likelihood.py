@@ -37,12 +37,9 @@ class LikelihoodReader:
         dialogues: Sequence[tuple[Message, ...]],
         on_read: Callable[[Sequence[Reading]], None] = lambda _: None,
     ) -> list[Reading]:
-        """Read the last message of each dialogue with every agent.
+        """Read the last message of each dialogue with every agent; all are of one base model, whose tokens they share.
 
-        Args:
-            agents: of one base model, whose tokens they share.
-            dialogues: each ends with the reply to read.
-            on_read: is given the readings of each batch.
+        `on_read` is called with the readings of each batch.
 
         Raises:
             DataError: the model or an adapter cannot be loaded.

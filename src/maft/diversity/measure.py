@@ -18,10 +18,7 @@ from maft.runs.progress import Bar, Progress
 def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Diversity]:
     """Measure every evaluated society that was not measured before, and return all measurements.
 
-    Args:
-        folder: of the run, finished or not.
-        num_read: questions whose replies are read by every agent for likelihood and KL; 0 leaves these out.
-        progress: shows the readings.
+    Every agent reads the replies to `num_read` questions, for likelihood and KL; 0 leaves these out.
     """
     name, embed = embedder()
     reader = LikelihoodReader(folder.config.engine)

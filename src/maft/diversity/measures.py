@@ -37,10 +37,7 @@ def disagreement(debates: Sequence[Debate], votes: Mapping[str, Vote]) -> float:
 
 
 def dissimilarity(replies: Sequence[Sequence[Sequence[float]]]) -> float:
-    """Return the mean of 1 - cosine over pairs.
-
-    Args:
-        replies: one entry for each question, with the vector of each agent's reply.
+    """Return the mean of 1 - cosine over pairs, of the vectors of each agent's reply to each question.
 
     >>> dissimilarity([[(1, 0), (1, 0)], [(1, 0), (0, 1)]])
     0.5
@@ -51,9 +48,7 @@ def dissimilarity(replies: Sequence[Sequence[Sequence[float]]]) -> float:
 def others_nll(nll: Sequence[Sequence[float]], speakers: Sequence[int]) -> float:
     """Return the mean negative log-likelihood of other agents' replies.
 
-    Args:
-        nll: for each reply, its mean negative log-likelihood under each agent.
-        speakers: for each reply, the place of the agent that gave it.
+    `nll` has, for each reply, its mean negative log-likelihood under each agent; `speakers` the place of its agent.
 
     >>> others_nll([[0.5, 1.0, 3.0]], [0])
     2.0

@@ -41,11 +41,7 @@ def accuracies(scores: Iterable[Score]) -> Accuracies:
 
 
 def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies]) -> Difference | None:
-    """Return mine minus other, or None if there is no question that all have answered.
-
-    Args:
-        mine: one entry for each seed.
-        other: the same seeds, in the same order.
+    """Return mine minus other, with an entry for each seed, or None if there is no question that all have answered.
 
     >>> found = difference([{"a": 1, "b": 1, "c": 0}], [{"a": 1, "b": 1, "c": 0}])
     >>> found.mean, found.p_value

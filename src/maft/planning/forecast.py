@@ -214,14 +214,9 @@ def evaluated(config: RunConfig) -> DebateConfig:
 def forecast(
     config: RunConfig, num_train: int, num_eval: int, texts: Texts, societies: Sequence[Behaviour]
 ) -> Forecast:
-    """Return what a run takes.
+    """Return what a run takes that debates `num_train` questions in each iteration and holds out `num_eval`.
 
-    Args:
-        config: of the run.
-        num_train: questions debated in each iteration.
-        num_eval: questions held out.
-        texts: tokens of what is asked.
-        societies: what a society says that was finetuned 0, 1, ... times; the last entry holds for all further ones.
+    `societies` are those finetuned 0, 1, ... times; the last entry holds for all further ones.
     """
 
     def behaviour(society: int) -> Behaviour:

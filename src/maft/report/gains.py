@@ -27,12 +27,8 @@ class Gain(NamedTuple):
 def gains(folders: Sequence[RunFolder], *, vote: bool = False, questions: frozenset[str] | None = None) -> list[Gain]:
     """Compare the debate of the last society that every run has evaluated, or its vote, with what came before it.
 
-    Empty until a finetuned society has been evaluated, and where no gold answer is known.
-
-    Args:
-        folders: of runs of one config, such as with several seeds.
-        vote: compare the vote over first answers instead of the debate.
-        questions: ids of the held-out questions that count; None: all.
+    Empty until a finetuned society has been evaluated, and where no gold answer is known. The runs are of one config,
+    such as with several seeds; `questions` are the ids of the held-out questions that count, by default all.
     """
     config = folders[0].config
     numbers = range(min(folder.config.num_iterations for folder in folders) + 1)

@@ -140,16 +140,10 @@ def _draw(
     bold: Sequence[str] = (),
     groups: bool = True,
 ) -> str:
-    """Lay out a table with lines below it, with colours on a terminal only.
+    """Lay out a title, a table (or `empty`, if it has no rows) and lines, with colours on a terminal only.
 
-    Args:
-        columns: their names; `method` is aligned on the left.
-        rows: cells; the first is the iteration.
-        lines: printed below.
-        empty: printed instead of a table without rows.
-        title: printed above.
-        bold: methods to stress.
-        groups: whether an empty row parts the iterations.
+    The first cell of a row is the iteration, the second, if `bold` names any, the method. With `groups`, an empty row
+    comes between iterations.
     """
     from rich.console import Console
     from rich.table import Table

@@ -117,11 +117,7 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
 def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunConfig) -> tuple[Fate, ...]:
     """Say for each agent that is finetuned whether it learns from this debate, and why.
 
-    Args:
-        debate: on a training question that is used.
-        vote: the vote on it.
-        examples: all that were made from this debate.
-        config: of the run; tells who is finetuned, and for what examples are left out.
+    The debate is on a training question that is used; `examples` are all that were made from it.
     """
     kinds = {example.agent: example.kind for example in examples}
     times = Counter(example.agent for example in examples)
@@ -213,12 +209,7 @@ def plain(text: str, how: How) -> str:
 
 
 def render(told: Told, paint: Paint = plain) -> str:
-    """Return a transcript.
-
-    Args:
-        told: the debate.
-        paint: colours a piece of text for what it is.
-    """
+    """Return a transcript; `paint` colours pieces of text by their meaning."""
     problem, debate = told.problem, told.debate
     gold = "not known" if problem.gold is None else f"{line(problem.gold)} (for reporting only, never used in training)"
     lines = [

@@ -95,9 +95,7 @@ class RunFolder:
     def open(cls, config: RunConfig, mirrored: Mirrored | None = None) -> Iterator["RunFolder"]:
         """Make the folder of a run, or resume it; no other process can have it open at the same time.
 
-        Args:
-            config: of the run.
-            mirrored: keeps a copy of the folder elsewhere, such as `maft.cluster.mirror.mirrored`.
+        `mirrored` keeps a copy of the folder elsewhere, such as `maft.cluster.mirror.mirrored`.
 
         Raises:
             ConfigError: the folder holds a run with another config; names the keys that differ.

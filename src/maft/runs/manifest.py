@@ -95,9 +95,7 @@ def _output(command: Sequence[str]) -> str:
 def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
     """Add the number, ids and content hash of the training and held-out questions.
 
-    Args:
-        folder: of the run.
-        duplicates: number of repeated questions that were left out; None keeps the manifest's number.
+    `duplicates` is the number of repeated questions that were left out; None keeps the manifest's number.
     """
     path = folder.manifest
     content = files.read_json(path)

@@ -107,12 +107,8 @@ def finished(folder: RunFolder, iteration: int) -> bool:
 def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
     """Return the agent that speaks with `weights`.
 
-    Args:
-        role: of the agent.
-        index: of the agent, from 0.
-        weights: a model folder, an adapter folder, the folder of a finished job of a hosted service, a hub name or the
-            id of a hosted model.
-        base: what an adapter is for.
+    These are a model folder, an adapter folder (for the model `base`), the folder of a finished job of a hosted service,
+    a hub name or the id of a hosted model.
     """
     folder = Path(weights).expanduser()
     if not folder.is_dir():

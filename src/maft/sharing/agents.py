@@ -31,10 +31,7 @@ class Agent(NamedTuple):
 def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agent]:
     """Return agents by name and iteration.
 
-    Args:
-        run: where they were finetuned.
-        name: such as `critic_2`; `all`; None is the only one.
-        iteration: None is the newest that is finished.
+    The name is such as `critic_2`, or `all`; None is the only agent. The iteration None is the newest finished one.
 
     Raises:
         UserError: there is no such agent or iteration, or several where none was named.

@@ -56,12 +56,7 @@ class Repo(NamedTuple):
 def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, one: bool) -> None:
     """Fill an empty folder with the files of the repository; nothing in it names a path of this machine.
 
-    Args:
-        run: where the agents come from.
-        agents: of one iteration.
-        repo: where they go.
-        root: the folder; weights in it are links.
-        one: put the only agent at the root.
+    The agents are of one iteration; weights are links. `one` puts the only agent at the root.
 
     Raises:
         DataError: nobody else could have an agent's base, or a file names a path of this machine.

@@ -24,12 +24,8 @@ AGAIN = "What was uploaded is kept; run the same command again to continue."
 def check(repo: Repo, *, login: bool) -> None:
     """Check the names of the repository and of the base model before any work.
 
-    Args:
-        repo: where agents are to go.
-        login: whether somebody must be logged in.
-
     Raises:
-        UserError: the name is not one that the hub can have, or nobody is logged in.
+        UserError: the hub can have no such name, or `login` is needed and nobody is logged in.
         MissingExtra: huggingface_hub is not installed.
     """
     try:

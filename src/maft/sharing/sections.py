@@ -70,15 +70,8 @@ def agent_card(
 ) -> str:
     """Return the README.md of an agent.
 
-    Args:
-        held: the numbers of its run.
-        agent: what the card is of.
-        base: name of its base model, with a meaning elsewhere.
-        where: the repository or folder that the agent is loaded from.
-        merged: whether it is a whole model there.
-        license: to declare.
-        subfolder: of the repository.
-        branch: of the repository; None is main.
+    It is loaded from `where`, a repository or folder, as a whole model if `merged`. `base` is the public name of its
+    base model; the branch None is main.
     """
     run, adapter = held.run, agent.ref.adapter is not None and not merged
     return cards.card(
