@@ -61,15 +61,15 @@ def compare(
     settings = stage.settings(config, overrides, quiet=quiet)
     asked = (settings, methods or comparison.default_methods(settings), seeds or (settings.seed,), reference)
     if dry_run:
-        made = comparison.chosen(*asked)
+        compared = comparison.chosen(*asked)
         stage.describe(settings, as_json=as_json)
-        click.echo(f"Methods: {', '.join(made.methods)}. Seeds: {', '.join(map(str, made.seeds))}.", err=True)
+        click.echo(f"Methods: {', '.join(compared.methods)}. Seeds: {', '.join(map(str, compared.seeds))}.", err=True)
         click.echo("The plan is of maft with one seed; the others take as much or less.", err=True)
         return
-    made = comparison.begin(*asked)
+    compared = comparison.begin(*asked)
     with engines.opened(settings) as sampler:
-        comparison.compare(made, sampler, engines.make_trainer(settings), Progress(quiet=quiet))
-    found = comparison.results(made)
-    files.write_text(made.path / "results.json", comparison.as_json(found) + "\n")
-    ends = [f"Rows: {made.path / 'results.json'}", f"Report: {report.write_comparison_page(made, found)}"]
-    stage.say([report.comparison_table(found), *ends], [row.model_dump() for row in found], as_json=as_json)
+        comparison.compare(compared, sampler, engines.make_trainer(settings), Progress(quiet=quiet))
+    rows = comparison.results(compared)
+    files.write_text(compared.path / "results.json", comparison.as_json(rows) + "\n")
+    ends = [f"Rows: {compared.path / 'results.json'}", f"Report: {report.write_comparison_page(compared, rows)}"]
+    stage.say([report.comparison_table(rows), *ends], [row.model_dump() for row in rows], as_json=as_json)

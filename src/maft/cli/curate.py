@@ -33,5 +33,5 @@ def curate(asked: stage.Asked, formats: tuple[Format, ...]) -> None:
         home = folder.examples_summary(number).parent
         lines = [f"Iteration {number}: {used} of {len(votes)} questions have a label to train on."]
         lines += [f"  {agent:<14}{count:>6} examples" for agent, count in counts.items()]
-        found = {"iteration": number, "questions": len(votes), "used": used, "examples": counts, "folder": home}
-        asked.say([*lines, f"Examples: {home}"], found)
+        summary = {"iteration": number, "questions": len(votes), "used": used, "examples": counts, "folder": home}
+        asked.say([*lines, f"Examples: {home}"], summary)

@@ -51,5 +51,5 @@ def debate(asked: stage.Asked, *, generators: tuple[str, ...], critics: tuple[st
             held = pipeline.debate(folder, number, society, split.train, sampler, progress)
         failed = sum(debate.error is not None for debate in held)
         file = folder.debates(number)
-        found = {"iteration": number, "debates": len(split.train), "failed": failed, "file": file}
-        asked.say(f"Iteration {number}: {len(split.train)} debates in {file}", found)
+        summary = {"iteration": number, "debates": len(split.train), "failed": failed, "file": file}
+        asked.say(f"Iteration {number}: {len(split.train)} debates in {file}", summary)

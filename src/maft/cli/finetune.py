@@ -22,6 +22,6 @@ def finetune(asked: stage.Asked) -> None:
         society = societies.after(folder, number - 1)
         pipeline.train(folder, number, society, counts, engines.make_trainer(folder.config), progress)
         home = folder.agent(number, "generator_0").parent
-        made = [agent for agent in counts if folder.agent(number, agent).exists()]
-        found = {"iteration": number, "agents": made, "folder": home}
-        asked.say(f"Iteration {number}: {len(made)} agents in {home}", found)
+        trained = [agent for agent in counts if folder.agent(number, agent).exists()]
+        summary = {"iteration": number, "agents": trained, "folder": home}
+        asked.say(f"Iteration {number}: {len(trained)} agents in {home}", summary)

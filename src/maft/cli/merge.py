@@ -30,5 +30,5 @@ def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, 
     chosen = agents.choose(folder, agent, iteration)
     merge.write(folder, chosen, output, each_in_its_own=agent == "all")
     number, names = chosen[0].iteration, [one.name for one in chosen]
-    found = {"iteration": number, "agents": names, "folder": output}
-    stage.say(f"Iteration {number}: {', '.join(names)} in {output}", found, as_json=as_json)
+    summary = {"iteration": number, "agents": names, "folder": output}
+    stage.say(f"Iteration {number}: {', '.join(names)} in {output}", summary, as_json=as_json)

@@ -61,7 +61,7 @@ def plan(
     measured = calibration.cached(settings) if reply_tokens is None and question_tokens is None else None
     if calibrate:
         measured = calibration.calibrate(settings, progress=Progress(quiet=False))
-    made = planning.make(
+    estimate = planning.make(
         settings,
         gpu=gpu,
         num_gpus=num_gpus,
@@ -70,4 +70,4 @@ def plan(
         reply_tokens=reply_tokens,
         calibration=measured,
     )
-    click.echo(made.model_dump_json(indent=2) if as_json else planning.render(made))
+    click.echo(estimate.model_dump_json(indent=2) if as_json else planning.render(estimate))

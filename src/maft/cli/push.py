@@ -67,5 +67,5 @@ def push(
 
             disable_progress_bars()
         url = push_.upload(root, repo, message)
-        found = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen], "url": str(url)}
-        stage.say(f"{message}: {url}", found, as_json=as_json)
+        summary = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen], "url": str(url)}
+        stage.say(f"{message}: {url}", summary, as_json=as_json)

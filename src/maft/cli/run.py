@@ -33,8 +33,8 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: boo
         return
     finished = library.run(settings, quiet=quiet)
     folder, spent = finished.folder, hosted.spent(finished.path)
-    found = {"run": folder.path, "results": report.rows(folder), "report": folder.page, "spent_usd": spent}
-    found["warnings"] = warnings(of_run(folder))
-    stage.say([report.table(folder), f"Report: {folder.page}"], found, as_json=as_json)
+    summary = {"run": folder.path, "results": report.rows(folder), "report": folder.page, "spent_usd": spent}
+    summary["warnings"] = warnings(of_run(folder))
+    stage.say([report.table(folder), f"Report: {folder.page}"], summary, as_json=as_json)
     if spent is not None:
         click.echo(f"Spent on hosted models: {spent:.4f} USD", err=True)

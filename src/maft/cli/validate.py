@@ -48,8 +48,8 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
     split = tasks.prepare(asked)
     numbers = {"num_train": None, "num_eval": None, "size": num_made(settings.task)}
     with _silence():  # what there is to say about the questions has been said
-        there = tasks.make(settings.task.model_copy(update=numbers)).questions()
-    problems = [*there.train, *there.eval]
+        every = tasks.make(settings.task.model_copy(update=numbers)).questions()
+    problems = [*every.train, *every.eval]
     known = [problem for problem in problems if problem.gold is not None]
     failed = _failed(asked, known)
     accepted = _accepted(asked, known)
@@ -59,7 +59,7 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
 
     say(f"Task {settings.task.name}")
     say(f"  questions             {len(problems):>8,}")
-    say(f"  duplicates left out   {there.duplicates:>8,}")
+    say(f"  duplicates left out   {every.duplicates:>8,}")
     say(f"  without known answer  {len(problems) - len(known):>8,}")
     say(f"  a run trains on       {len(split.train):>8,}")
     say(f"  and holds out         {len(split.eval):>8,}")
@@ -84,7 +84,7 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
         "known answers are worked solutions: put the answer alone, boxed, or after ####": len(worked),
     }
     if as_json:
-        counts = {"questions": len(problems), "duplicates_left_out": there.duplicates, "known": len(known)}
+        counts = {"questions": len(problems), "duplicates_left_out": every.duplicates, "known": len(known)}
         counts |= {"trains_on": len(split.train), "holds_out": len(split.eval), "failed": len(failed)}
         counts |= {"wrong_accepted": len(accepted), "worked_solutions": len(worked)}
         click.echo(json.dumps({"task": settings.task.name} | counts, indent=2))

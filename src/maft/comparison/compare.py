@@ -84,19 +84,19 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
         ConfigError: as `chosen` does.
         DataError: an adapter that agents begin with does not fit its base model.
     """
-    made = chosen(config, methods, seeds, reference)
+    asked = chosen(config, methods, seeds, reference)
     societies.check(config)
     engines.check_templates(config)
-    if any(ARMS[name].star == "gold" for name in made.methods):
+    if any(ARMS[name].star == "gold" for name in asked.methods):
         star.check_gold(tasks.prepare(tasks.make(config.task)).train)
     content = {
         "config": config.model_dump(mode="json"),
-        "methods": made.methods,
-        "seeds": made.seeds,
-        "reference": made.reference,
+        "methods": asked.methods,
+        "seeds": asked.seeds,
+        "reference": asked.reference,
     }
-    files.write_json(made.path / "compare.json", content)
-    return made
+    files.write_json(asked.path / "compare.json", content)
+    return asked
 
 
 def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
@@ -125,20 +125,20 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
-    made = Comparison(path, config, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(seeds)), reference)
+    asked = Comparison(path, config, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(seeds)), reference)
     if not (path / "compare.json").exists():
-        return made
-    there = existing(path)
-    changed = config_.differences(there.config, config)
+        return asked
+    earlier = existing(path)
+    changed = config_.differences(earlier.config, config)
     changed.pop("seed", None)
-    if there.reference != reference:
-        changed["--reference"] = (there.reference, reference)
+    if earlier.reference != reference:
+        changed["--reference"] = (earlier.reference, reference)
     if changed:
         keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
         raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
-    return made._replace(
-        methods=tuple(dict.fromkeys((*there.methods, *made.methods))),
-        seeds=tuple(dict.fromkeys((*there.seeds, *made.seeds))),
+    return asked._replace(
+        methods=tuple(dict.fromkeys((*earlier.methods, *asked.methods))),
+        seeds=tuple(dict.fromkeys((*earlier.seeds, *asked.seeds))),
     )
 
 

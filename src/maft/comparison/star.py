@@ -139,9 +139,9 @@ def _make_examples(
             for text in _right(debate, labels)
         ]
         counts = CurateCounts(examples=len(found), first=len(found))
-        made = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
-        files.write_records(folder.examples(iteration, agent), made.examples)
-        files.write_json(summary, {agent: made.counts.model_dump()})
+        chosen = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
+        files.write_records(folder.examples(iteration, agent), chosen.examples)
+        files.write_json(summary, {agent: chosen.counts.model_dump()})
         folder.log("curated", iteration=iteration)
     return pipeline.num_examples(folder, iteration)
 

@@ -79,8 +79,8 @@ def _explain(error: ErrorDetails) -> str:
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     key = ".".join(str(part) for part in error["loc"] if part in _NAMES)
-    said = error["msg"].removeprefix("Input ").replace("valid integer", "whole number").partition(",")[0]
-    return f"{key} {said}, got {error['input']!r}."
+    message = error["msg"].removeprefix("Input ").replace("valid integer", "whole number").partition(",")[0]
+    return f"{key} {message}, got {error['input']!r}."
 
 
 def _settings() -> str:

@@ -78,9 +78,9 @@ def explain(tree: object, error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return f"{key} is missing."
     if error["type"] == "value_error":
-        said = error["msg"].removeprefix("Value error, ")
+        wording = error["msg"].removeprefix("Value error, ")
         place = next((f"[{part}]" for part in error["loc"] if isinstance(part, int)), "")
-        return f"{key}{place}: {said}" if key and not said.startswith(f"{key}.") else said
+        return f"{key}{place}: {wording}" if key and not wording.startswith(f"{key}.") else wording
     quotes = " Put it in quotes." if allowed.startswith("text") and isinstance(tree, int | float) else ""
     return f"{key} must be {allowed}, got {_shown(tree)}.{quotes}"
 
@@ -125,5 +125,5 @@ def _allowed(annotation: Any, metadata: Sequence[Any]) -> str:
     if get_origin(annotation) is dict:
         return f"a section of {'texts' if str in get_args(annotation)[1:] else 'settings'} by name"
     limits = {name: getattr(limit, name) for limit in metadata for name in _LIMITS if hasattr(limit, name)}
-    said = " and ".join(_LIMITS[name].format(value) for name, value in limits.items())
-    return f"{_KINDS.get(annotation, str(annotation))} {said}".rstrip()
+    wording = " and ".join(_LIMITS[name].format(value) for name, value in limits.items())
+    return f"{_KINDS.get(annotation, str(annotation))} {wording}".rstrip()

@@ -118,9 +118,9 @@ def _readings(
     files.drop_torn_line(path)
     earlier = files.read_records(path, Kept) if path.exists() else []
     kept = {(one.problem_id, one.agent): one for one in earlier if one.model == model}
-    said = {(d.problem_id, agent.name): last_dialogues(d)[agent.index] for d in debates for agent in agents}
-    missing = [key for key in said if key not in kept]
-    bar.skip(len(said) - len(missing))
+    dialogues = {(d.problem_id, agent.name): last_dialogues(d)[agent.index] for d in debates for agent in agents}
+    missing = [key for key in dialogues if key not in kept]
+    bar.skip(len(dialogues) - len(missing))
     places = iter(missing)
 
     def keep(readings: Sequence[Reading]) -> None:
@@ -131,8 +131,8 @@ def _readings(
         bar.advance(len(new))
 
     base = AgentRef(role="generator", index=0, model=model)
-    reader.read((*agents, base), [said[key] for key in missing], keep)
-    return [kept[key] for key in said]
+    reader.read((*agents, base), [dialogues[key] for key in missing], keep)
+    return [kept[key] for key in dialogues]
 
 
 def _measures(read: Sequence[_Read]) -> dict[str, float | None]:

@@ -215,9 +215,11 @@ def _jobs(
 def _copies(folder: RunFolder, society: Society, jobs: Sequence[TrainJob]) -> Society:
     """Return a society of 2N agents, copies of the trained ones: engines take time to change agents."""
     for agent in society.agents:
-        made = [job.output for job in jobs if (job.role, job.base_model) == (agent.role, agent.model)]
-        if made and not folder.agent(1, agent.name).exists():
-            folder.agent(1, agent.name).symlink_to(made[agent.index % len(made)].absolute(), target_is_directory=True)
+        outputs = [job.output for job in jobs if (job.role, job.base_model) == (agent.role, agent.model)]
+        if outputs and not folder.agent(1, agent.name).exists():
+            folder.agent(1, agent.name).symlink_to(
+                outputs[agent.index % len(outputs)].absolute(), target_is_directory=True
+            )
     return societies.after(folder, 1)
 
 
@@ -257,11 +259,11 @@ def _tokens(debates: Sequence[Debate]) -> int:
     return sum(call.reply.prompt_tokens + call.reply.completion_tokens for debate in debates for call in debate.calls())
 
 
-def _texts(config: RunConfig, debates: Sequence[Debate], said: Behaviour) -> Texts:
+def _texts(config: RunConfig, debates: Sequence[Debate], behaviour: Behaviour) -> Texts:
     """Return the tokens of prompts without the replies quoted in them."""
     asked = {name: _mean([reply.prompt_tokens for reply in replies]) for name, replies in _by_kind(debates).items()}
     silent = dict.fromkeys(asked, 0.0)
-    return {call.kind: asked[call.kind] - call.prompt for call in calls(config.debate, silent, said)}
+    return {call.kind: asked[call.kind] - call.prompt for call in calls(config.debate, silent, behaviour)}
 
 
 def _by_kind(debates: Sequence[Debate]) -> dict[str, list[Reply]]:

@@ -128,9 +128,9 @@ def disk(config: RunConfig, shape: Shape, run: Forecast, method: str) -> dict[st
     """Return the bytes of a run folder: debates, and agents of all iterations."""
     new = sum(stage.generated_tokens for stage in run.stages)
     new += sum(stage.prompt_tokens for stage in run.stages) / 2  # a dialogue is written once, and sent again each round
-    made = len(learners(config)) * config.num_iterations
+    num_agents = len(learners(config)) * config.num_iterations
     each = shape.weight_bytes(config.engine.dtype) if method == "full" else lora_parameters(config, shape) * FLOAT32
-    return {"debates": new * BYTES_PER_TOKEN + run.calls * BYTES_PER_CALL, "agents": made * each}
+    return {"debates": new * BYTES_PER_TOKEN + run.calls * BYTES_PER_CALL, "agents": num_agents * each}
 
 
 def hours(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: int, method: str) -> Hours | None:
@@ -188,12 +188,12 @@ def _training_seconds(
     lora, at_once = lora_parameters(config, shape), num_gpus // per_training
     rate = gpu.tflops * 1e12 * per_training * hardware.TRAINING_UTILISATION
     seconds = 0.0
-    for iteration in sorted({made.iteration for made in run.trainings}):
+    for iteration in sorted({training.iteration for training in run.trainings}):
         jobs = [
-            shape.training_flops(made.tokens / made.jobs, made.row, method, lora) / rate
-            for made in run.trainings
-            if made.iteration == iteration
-            for _ in range(made.jobs)
+            shape.training_flops(training.tokens / training.jobs, training.row, method, lora) / rate
+            for training in run.trainings
+            if training.iteration == iteration
+            for _ in range(training.jobs)
         ]
         busy = [0.0] * min(at_once, len(jobs))
         for job in sorted(jobs, reverse=True):  # the longest first, each on the GPUs that are free first

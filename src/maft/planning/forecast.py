@@ -121,13 +121,13 @@ class CallsOfKind(NamedTuple):
     reply: float
 
 
-def calls(debate: DebateConfig, texts: Texts, said: Behaviour) -> Iterator[CallsOfKind]:
+def calls(debate: DebateConfig, texts: Texts, of_society: Behaviour) -> Iterator[CallsOfKind]:
     """Yield the kinds of calls of one debate."""
     for kind in protocol_of(debate).kinds(debate, Prompts()):
-        quoted = sum(number * said.replies[role] for role, number in kind.quoted.items())
-        quoted += said.answer * sum(kind.answers.values())
-        times = said.calls.get(kind.name, kind.times * kind.share)
-        yield CallsOfKind(kind.name, kind.role, times, texts[kind.name] + quoted, said.replies[kind.role])
+        quoted = sum(number * of_society.replies[role] for role, number in kind.quoted.items())
+        quoted += of_society.answer * sum(kind.answers.values())
+        times = of_society.calls.get(kind.name, kind.times * kind.share)
+        yield CallsOfKind(kind.name, kind.role, times, texts[kind.name] + quoted, of_society.replies[kind.role])
 
 
 def assumed_texts(config: RunConfig, question_tokens: float | None = None, *, maximal: bool = False) -> Texts:
@@ -224,14 +224,14 @@ def forecast(
 
     def stage(name: str, iteration: int, society: int) -> Stage:
         debate, debates = (config.debate, num_train) if name == "train" else (evaluated(config), num_eval)
-        made = list(calls(debate, texts, behaviour(society)))
+        every_call = list(calls(debate, texts, behaviour(society)))
         return Stage(
             stage=name,
             iteration=iteration,
             debates=debates,
-            calls=round(debates * sum(call.times for call in made)),
-            prompt_tokens=debates * sum(call.times * call.prompt for call in made),
-            generated_tokens=debates * sum(call.times * call.reply for call in made),
+            calls=round(debates * sum(call.times for call in every_call)),
+            prompt_tokens=debates * sum(call.times * call.prompt for call in every_call),
+            generated_tokens=debates * sum(call.times * call.reply for call in every_call),
             society=society,
         )
 
@@ -251,9 +251,11 @@ def forecast(
     )
 
 
-def _trainings(config: RunConfig, iteration: int, num_train: int, texts: Texts, said: Behaviour) -> Iterator[Training]:
-    rows = {call.role: call.prompt + call.reply for call in calls(config.debate, texts, said)} | said.rows
-    learned = {role: share * num_train for role, share in said.learned.items()}
+def _trainings(
+    config: RunConfig, iteration: int, num_train: int, texts: Texts, of_society: Behaviour
+) -> Iterator[Training]:
+    rows = {call.role: call.prompt + call.reply for call in calls(config.debate, texts, of_society)} | of_society.rows
+    learned = {role: share * num_train for role, share in of_society.learned.items()}
     jobs = {role: sum(name.startswith(role) for name in learners(config)) for role in learned}
     if config.society.one_model:  # one agent learns what all of them would
         tokens = sum(learned[role] * rows[role] for role in learned) / sum(learned.values())

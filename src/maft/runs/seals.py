@@ -60,9 +60,9 @@ def check(folder: RunFolder) -> None:
     Raises:
         DataError: names up to three of the files, and what to do.
     """
-    damaged = [found for found in damage(folder, thorough=False) if not _put_aside(folder, found)]
+    damaged = [damaged_file for damaged_file in damage(folder, thorough=False) if not _put_aside(folder, damaged_file)]
     if damaged:
-        listed = "\n".join(f"  {found.file}: {found.what}" for found in damaged[:3])
+        listed = "\n".join(f"  {damaged_file.file}: {damaged_file.what}" for damaged_file in damaged[:3])
         more = f"\n  and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
             f"{folder.path} has finished files that were changed after they were written:\n{listed}{more}\n"
@@ -82,30 +82,30 @@ def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
         thorough: compare the content of large files as well, not only their size, and name removed files, which a run
             that continues makes again.
     """
-    found: list[Damage] = []
+    damaged_file: list[Damage] = []
     for known in _seals(folder).values():
         file = folder.path / known.file
         if not file.exists():
             if thorough:
-                found.append(Damage(file=known.file, what="it is missing"))
+                damaged_file.append(Damage(file=known.file, what="it is missing"))
             continue
         size = file.stat().st_size
         if size != known.bytes:
-            found.append(Damage(file=known.file, what=f"it has {size:,} bytes, and had {known.bytes:,}"))
+            damaged_file.append(Damage(file=known.file, what=f"it has {size:,} bytes, and had {known.bytes:,}"))
         elif (thorough or size < LARGE) and _digest(file) != known.blake2b:
-            found.append(Damage(file=known.file, what="its content differs"))
-    return found
+            damaged_file.append(Damage(file=known.file, what="its content differs"))
+    return damaged_file
 
 
-def _put_aside(folder: RunFolder, found: Damage) -> bool:
+def _put_aside(folder: RunFolder, damaged_file: Damage) -> bool:
     """Rename the agent that a damaged file belongs to; False if it belongs to none."""
-    iteration, kind, *rest = Path(found.file).parts
+    iteration, kind, *rest = Path(damaged_file.file).parts
     if kind != "agents":
         return False
     agent = folder.path / iteration / kind / rest[0]
     if agent.exists():
         agent.rename(agent.with_name(f".{agent.name}.damaged-{time.time_ns()}"))
-        log.warning("%s: %s. The agent is put aside, and finetuned again.", found.file, found.what)
+        log.warning("%s: %s. The agent is put aside, and finetuned again.", damaged_file.file, damaged_file.what)
     return True
 
 

@@ -107,8 +107,8 @@ def finished(folder: RunFolder, iteration: int) -> bool:
 def agent(role: Role, index: int, weights: str, base: str) -> AgentRef:
     """Return the agent that speaks with `weights`.
 
-    These are a model folder, an adapter folder (for the model `base`), the folder of a finished job of a hosted service,
-    a hub name or the id of a hosted model.
+    These are a model folder, an adapter folder (for the model `base`), the folder of a finished job of a hosted
+    service, a hub name or the id of a hosted model.
     """
     folder = Path(weights).expanduser()
     if not folder.is_dir():

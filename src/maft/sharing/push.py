@@ -97,19 +97,19 @@ def upload(root: Path, repo: Repo, message: str) -> str:
     return str(url) if repo.branch is None else f"{url}/tree/{repo.branch}"
 
 
-def _refuse_to_replace(there: Sequence[str], places: Sequence[Path], repo: Repo) -> None:
+def _refuse_to_replace(present: Sequence[str], places: Sequence[Path], repo: Repo) -> None:
     """Refuse to replace weights that maft did not send; its own have a training.json next to them."""
     for place in places:
-        weights = [name for name in there for pattern in WEIGHTS if fnmatch(name, (place / pattern).as_posix())]
-        if weights and (place / "training.json").as_posix() not in there:
+        weights = [name for name in present for pattern in WEIGHTS if fnmatch(name, (place / pattern).as_posix())]
+        if weights and (place / "training.json").as_posix() not in present:
             raise UserError(
                 f"{repo.id} has a model that maft did not send: {weights[0]}. Choose another REPO_ID or --branch."
             )
 
 
-def _refuse_beside_an_adapter(there: Sequence[str], repo: Repo) -> None:
+def _refuse_beside_an_adapter(present: Sequence[str], repo: Repo) -> None:
     # transformers 5.5 looks for an adapter at the root of main, whatever subfolder and revision it is asked for.
-    if "adapter_config.json" in there:
+    if "adapter_config.json" in present:
         raise UserError(
             f"{repo.id} has an adapter at its root, which transformers would load in place of whole models in "
             "folders or on branches. Choose another REPO_ID for these."
@@ -133,16 +133,16 @@ def _explained(repo: Repo) -> Iterator[None]:
             raise UserError(_refusal(repo, cause)) from None
         if isinstance(cause, OSError) and cause.filename is not None:
             raise  # a file of ours
-        said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
-        raise UserError(f"the hub cannot be reached, or the upload broke off: {said}. {AGAIN}") from None
+        reason = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+        raise UserError(f"the hub cannot be reached, or the upload broke off: {reason}. {AGAIN}") from None
     except ValueError as error:  # the card's metadata, which it checks first
         raise UserError(f"the hub refuses the card: {' '.join(str(error).split())}") from None
 
 
 def _refusal(repo: Repo, error: Any) -> str:
     status = error.response.status_code
-    said = error.server_message or error.response.reason_phrase
-    answer = f"the hub answers {status} ({said})"
+    reason = error.server_message or error.response.reason_phrase
+    answer = f"the hub answers {status} ({reason})"
     if status == 401:
         return f"{answer}: it does not know the token. Run `hf auth login`, or set HF_TOKEN to a token that may write."
     if status == 403:
