@@ -309,6 +309,26 @@ def test_a_slot_takes_the_next_request_when_its_reply_has_ended(model):
     assert lengths == dict(enumerate(limits))
 
 
+def test_where_memory_runs_out_there_are_fewer_slots(model, monkeypatch):
+    import torch
+
+    from maft.samplers.slots import Slots
+
+    whole, counts = Slots.run, []
+
+    def run(self, *more):
+        counts.append(self.count)
+        if self.count > 2:
+            raise torch.OutOfMemoryError
+        return whole(self, *more)
+
+    requests = [ask(model, number, None) for number in range(5)]
+    wanted = ids(sampler("cpu", monkeypatch).sample(requests))
+    monkeypatch.setattr(Slots, "run", run)
+    assert ids(sampler("cpu", monkeypatch).sample(requests)) == wanted
+    assert counts[-1] <= 2 < counts[0]
+
+
 def test_a_job_that_is_too_long_for_the_slots_gets_longer_ones(model, monkeypatch):
     engine = sampler("cpu", monkeypatch)
     long = ask(model, 1, None, SamplingParams(temperature=0, max_new_tokens=200))

@@ -244,6 +244,22 @@ def test_room_for_adapters_follows_from_the_society_and_the_adapters(machine, tm
         ours.sample([ask("q", adapter(tmp_path / "huge", rank=1000))])
 
 
+def test_an_adapter_that_comes_later_and_needs_more_room_restarts_vllm_once_the_others_have_ended(machine, tmp_path):
+    small, large = adapter(tmp_path / "small"), adapter(tmp_path / "large", rank=40)
+    follows = {0: [ask("q", large), ask("q", small)], 1: [ask("q", large)]}
+    replies: dict[int, Reply] = {}
+
+    def take(number: int, reply: Reply) -> list[Request]:
+        replies[number] = reply
+        return follows.get(number, [])
+
+    engine(rank=8).answer([ask("q", small), ask("q", small)], take)
+    assert sorted(replies) == [0, 1, 2, 3, 4] and all(reply.error is None for reply in replies.values())
+    first, second = FakeEngine.made
+    assert [made.arguments["max_lora_rank"] for made in (first, second)] == [8, 64] and first.ended
+    assert sorted(first.asked) == ["0", "1"] and sorted(second.asked) == ["2", "3", "4"]
+
+
 def test_a_model_that_does_not_tell_its_context_has_the_one_that_vllm_finds(machine, monkeypatch):
     class Silent(FakeChat):
         def __init__(self, folder: str, **_: object) -> None:
