@@ -29,6 +29,7 @@ class LikelihoodReader:
     def __init__(self, settings: EngineConfig) -> None:
         """Load nothing yet."""
         self._engine = Transformers(settings)
+        self._engine.devices = ()  # it reads, and needs no slots
         self._chats: dict[str, Chat] = {}
 
     def read(

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -95,7 +96,8 @@ class OpenAi(Streaming):
                 gate.close()
                 for future in wait(numbers, self.settings.timeout).done:
                     if future.exception() is None:
-                        take(future)
+                        with suppress(Exception):  # the first error is the one to report
+                            take(future)
                 raise
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
