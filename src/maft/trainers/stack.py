@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
+from transformers import get_scheduler
 
 from maft.config import Training
 from maft.models.probe import Probe
 from maft.trainers.agent import Learner
 from maft.trainers.base_model import BaseModel
+
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+"""Names of `train.lr_schedule` in transformers."""
 
 
 class Unsupported(Exception):
@@ -87,10 +91,17 @@ class Adapter:
         self.losses: list[float] = []
         self.steps = list(steps(len(learner.units), learner.training, learner.job.seed))
         how = learner.training
-        self.schedule = Schedule(how.lr_schedule, how.learning_rate, len(self.steps), how.warmup_ratio)
-        self.optimizer = torch.optim.AdamW([self.flat], lr=how.learning_rate, weight_decay=how.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW([self.flat], weight_decay=how.weight_decay, fused=True)
         if learner.optimizer_state is not None:
             self.optimizer.load_state_dict(dict(learner.optimizer_state))
+        group = self.optimizer.param_groups[0]
+        group |= {"lr": how.learning_rate, "initial_lr": how.learning_rate, "weight_decay": how.weight_decay}
+        self.schedule = get_scheduler(
+            SCHEDULES[how.lr_schedule],
+            self.optimizer,
+            num_warmup_steps=math.ceil(len(self.steps) * how.warmup_ratio),
+            num_training_steps=len(self.steps),
+        )
         self.tokens = 0
         self.references: dict[int, torch.Tensor] = {}
         """By example, the reference's log-probabilities of its tokens, where the objective has a reference."""
@@ -104,11 +115,11 @@ class Adapter:
 
     def update(self, gradient: torch.Tensor) -> float:
         """Clip the gradient and do a step of the optimiser; return the learning rate."""
-        how, rate = self.learner.training, self.schedule.rate(len(self.losses) - 1)
+        how, rate = self.learner.training, float(self.schedule.get_last_lr()[0])
         norm = torch.linalg.vector_norm(gradient)
         self.flat.grad = gradient.mul_((how.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
+        self.schedule.step()
         self.flat.grad = None
         return rate
 
@@ -120,30 +131,6 @@ class Adapter:
             weights[f"base_model.model.{m.layer}.lora_A.weight"] = a.clone()
             weights[f"base_model.model.{m.layer}.lora_B.weight"] = b.T.contiguous()
         return Trained(weights, self.losses, self.optimizer.state_dict(), self.config)
-
-
-class Schedule(NamedTuple):
-    """Learning rates of an agent's steps, with transformers' formulas."""
-
-    kind: str
-    """`constant`, `linear` or `cosine`."""
-    peak: float
-    num_steps: int
-    warmup_ratio: float
-
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, from 0.
-
-        >>> [round(Schedule("cosine", 1.0, 4, 0.25).rate(step), 2) for step in range(4)]
-        [0.0, 1.0, 0.75, 0.25]
-        """
-        warmup = math.ceil(self.num_steps * self.warmup_ratio)
-        if step < warmup:
-            return self.peak * step / warmup
-        if self.kind == "constant":
-            return self.peak
-        done = (step - warmup) / max(1, self.num_steps - warmup)
-        return self.peak * (1 - done if self.kind == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def steps(num_examples: int, training: Training, seed: int) -> Iterator[list[int]]:

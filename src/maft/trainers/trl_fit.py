@@ -22,9 +22,9 @@ from maft.errors import DataError
 from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.base_model import BaseModel, num_processes, sharded
 from maft.trainers.dialogue_tokens import IGNORED, DialogueTokens
+from maft.trainers.stack import SCHEDULES
 
 Report = Callable[[TrainProgress], None]
-SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 TOLERANCE = 0.02
 """Difference of log-probabilities that rounding to bfloat16 explains."""
 
