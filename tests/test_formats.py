@@ -124,3 +124,21 @@ def test_released_debates_become_debates_of_ours():
 def test_a_file_of_another_shape_is_refused(change, said):
     with pytest.raises(DataError, match=said):
         read_released(json.dumps(change), society(2), 2, extract_answer)
+
+
+def test_judged_responses_and_pairs_have_the_columns_of_trl():
+    first = EXAMPLES[0]
+    prompt, last = [m.model_dump() for m in first.messages[:-1]], first.messages[-1].model_dump()
+    judged, pair = first.model_copy(update={"wanted": False}), first.model_copy(update={"rejected": "No."})
+    kto, dpo = map(json.loads, write_dialogues([judged, pair], "messages").strip().split("\n"))
+    assert kto == {"prompt": prompt, "completion": [last], "label": False}
+    assert dpo == {"prompt": prompt, "chosen": [last], "rejected": [last | {"content": "No."}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "format"),
+    [({"wanted": False}, "openai"), ({"rejected": "No."}, "sharegpt"), ({"weight": -1.0}, "messages")],
+)
+def test_a_response_that_is_unwanted_is_never_written_as_one_to_learn(changes, format):
+    with pytest.raises(DataError, match="dissenting"):
+        write_dialogues([*EXAMPLES, EXAMPLES[0].model_copy(update=changes)], format)

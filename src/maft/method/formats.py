@@ -6,6 +6,11 @@ on, `sharegpt` what FastChat reads:
     messages   JSONL  {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     openai     JSONL  the same, and "weight": 0 on each reply that is not learned
     sharegpt   JSON   [{"id": "...", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}]
+
+Examples of `kto` and `dpo` have the columns of TRL's trainers, in the format `messages` alone:
+
+    kto        JSONL  {"prompt": [...], "completion": [...], "label": true}
+    dpo        JSONL  {"prompt": [...], "chosen": [...], "rejected": [...]}
 """
 
 import hashlib
@@ -34,16 +39,36 @@ def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: b
         examples: of one agent.
         format: see the top of this file.
         last_only: `openai` marks every reply but the last as not to be learned; the others cannot say so.
+
+    Raises:
+        DataError: the format cannot say that a response is unwanted, or less wanted than others.
     """
+    contrasting = [e for e in examples if e.wanted is not None or e.rejected is not None or e.weight < 0]
+    if contrasting and (format != "messages" or contrasting[0].weight < 0):
+        raise DataError(
+            f"{contrasting[0].agent} learns from dissenting responses too (train.objective), which "
+            f"the format {format} cannot mark. "
+            + ("Use the examples as they are." if format == "messages" else "Use messages.")
+        )
     if format == "sharegpt":
         return json.dumps([_sharegpt(example) for example in examples], indent=2, ensure_ascii=False) + "\n"
-    rows = [{"messages": [message.model_dump() for message in example.messages]} for example in examples]
+    rows = [_row(example) for example in examples]
     if format == "openai" and last_only:
         for row in rows:
             for message in row["messages"][:-1]:
                 if message["role"] == "assistant":
                     message["weight"] = 0
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _row(example: Example) -> dict[str, Any]:
+    messages = [message.model_dump() for message in example.messages]
+    if example.rejected is not None:
+        rejected = [messages[-1] | {"content": example.rejected}]
+        return {"prompt": messages[:-1], "chosen": messages[-1:], "rejected": rejected}
+    if example.wanted is not None:
+        return {"prompt": messages[:-1], "completion": messages[-1:], "label": example.wanted}
+    return {"messages": messages}
 
 
 def read_dialogues(text: str, format: Format) -> list[tuple[Message, ...]]:

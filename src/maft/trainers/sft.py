@@ -87,12 +87,7 @@ class _Session(Trainer):
         number = 1 if self.command else launch.side_by_side(self.engine, jobs, settings)
         while len(self.workers) < number:
             self.workers.append(_Worker(self.engine, self.command, number))
-        shares = self._shares(jobs, settings)
-        if len(shares) == 1:
-            ((number, own),) = shares.items()
-            self.workers[number].train(own, settings, on_progress)
-            return
-        self._side_by_side(shares, settings, on_progress)
+        self._side_by_side(self._shares(jobs, settings), settings, on_progress)
 
     def close(self) -> None:
         """End the workers."""
