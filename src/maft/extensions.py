@@ -54,10 +54,11 @@ class Part:
             return name
         near = difflib.get_close_matches(name, self.builtin, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
+        article = "an" if self.kind[0] in "aeo" else "a"
         plural = GROUPS[self.kind].removeprefix("maft.")
         raise ValueError(
-            f"{name!r} is not a {self.kind}.{hint} The {plural} are: {', '.join(self.builtin)}; a class of your own is "
-            "named as my_file.py:Name or package.module:Name."
+            f"{name!r} is not {article} {self.kind}.{hint} The {plural} are: {', '.join(self.builtin)}; a class of "
+            "your own is named as my_file.py:Name or package.module:Name."
         )
 
     def is_outside(self, name: object) -> bool:
