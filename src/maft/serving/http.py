@@ -1,6 +1,7 @@
 """A socket, and uvicorn on it until a signal ends it."""
 
 import ipaddress
+import signal
 import socket
 import sys
 from contextlib import suppress
@@ -65,5 +66,6 @@ def server(app: Any, drain: float, connections: int) -> Any:
 def run(app: Any, listener: socket.socket, drain: float, connections: int) -> None:
     """Serve until SIGINT or SIGTERM; then take nothing new, and finish what has begun; see `server`."""
     sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
         server(app, drain, connections).run(sockets=[listener])
