@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-newest test-vllm test-sky check mutants bench bench-plan bench-ray docs clean
+.PHONY: help setup demo run test test-newest test-vllm test-sky test-serve check mutants bench bench-plan bench-ray bench-serve docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,11 @@ test-sky: setup  ## have SkyPilot, in an environment of its own, read recipes/cl
 	test -d .venv-sky || { $(PYTHON) -m venv .venv-sky && .venv-sky/bin/pip install --quiet skypilot==0.14.1; }
 	MAFT_SKY_PYTHON=$(CURDIR)/.venv-sky/bin/python $(BIN)/pytest -q -m slow -k sky tests/test_recipes_cluster.py
 
+test-serve: setup  ## have lm-evaluation-harness, inspect-ai and LiteLLM, in an environment of their own, ask a server
+	test -d .venv-clients || { $(PYTHON) -m venv .venv-clients && .venv-clients/bin/pip install --quiet \
+		"lm-eval[api]==0.4.13" inspect-ai==0.3.285 litellm==1.110.2 openai==3.57.0 transformers==5.24.0; }
+	MAFT_CLIENTS_PYTHON=$(CURDIR)/.venv-clients/bin/python $(BIN)/pytest -q -m slow tests/test_serving_clients.py
+
 MUTANTS ?= maft.method.*
 mutants: setup  ## change the rules one operator at a time, and report the share of changes that a test notices; MUTANTS="maft.answers.*"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/mutants.txt
@@ -69,6 +74,9 @@ bench-plan: setup  ## hold maft plan against two real runs, about half an hour
 bench-ray: setup  ## measure two workers of a Ray cluster against one, of one core each
 	$(BIN)/python -m bench.ray_cluster
 
+bench-serve: setup  ## 10,000 requests of 64 clients with faults to a server; minutes
+	$(BIN)/python -m bench.serve
+
 .venv-docs/ready: requirements/docs.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
@@ -80,4 +88,4 @@ docs: setup .venv-docs/ready  ## write the generated parts of docs/ anew, and bu
 	$(BIN)/python docs/check_site.py site
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-docs .venv-newest .venv-vllm .venv-sky site mutants .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-docs .venv-newest .venv-vllm .venv-sky .venv-clients site mutants .pytest_cache .ruff_cache build dist

@@ -35,7 +35,7 @@ from maft.serving.society import Question, ServedSociety
 
 DEATHS = 2_000
 CHAT = "/v1/chat/completions"
-FAULTS = ("leaves", "leaves a stream", "sends slowly", "half-closed", "bad JSON", "100 MB")
+FAULTS = ("leaves", "leaves a stream", "sends slowly", "half-closed", "bad JSON")
 
 
 class Mortal(Scripted):
@@ -94,14 +94,13 @@ class Load:
             async def one() -> None:
                 for number in numbers:
                     draw = random.Random(number)
-                    if draw.random() < 0.1:
-                        await self.fault(
-                            number, FAULTS[draw.randrange(5 if number % 500 else 6)] if number % 500 else "100 MB"
-                        )
-                    else:
-                        await self.ask(client, number, draw)
                     if number % 500 == 0:
                         self.memory.append(memory(self.process))
+                        await self.fault(number, "100 MB")
+                    elif draw.random() < 0.1:
+                        await self.fault(number, draw.choice(FAULTS))
+                    else:
+                        await self.ask(client, number, draw)
 
             await asyncio.gather(*(one() for _ in range(clients)))
 

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import httpx
 import openai
@@ -14,12 +15,14 @@ from served import served
 
 import maft
 from maft import files
+from maft.config import EngineConfig
 from maft.errors import DataError, UserError
 from maft.records import Debate, Problem, Reply, Request, Vote
 from maft.report import transcript
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.base import Streaming
+from maft.samplers.local import LocalSampler
 from maft.samplers.scripted import guess
 from maft.serving import api
 from maft.serving.app import Limits
@@ -155,6 +158,37 @@ def test_a_stream_ends_with_what_a_plain_answer_says(guessing):
     assert chunks[-2].choices[0].finish_reason == "stop" and chunks[-2].model_extra["maft"]["votes"]
     untraced = list(guessing.ask("debate", seed=3, stream=True))
     assert all(chunk.choices for chunk in untraced)
+
+
+class Speaking(LocalSampler):
+    """Says a text token by token; a token is the number of a letter."""
+
+    text = "one STOP two ends"
+
+    def load(self, model, chat): ...
+    def unload(self): ...
+    def run(self, take): ...
+
+    def ready(self, model, requests=()):
+        return SimpleNamespace(template=SimpleNamespace(decode=lambda tokens: "".join(map(chr, tokens))))
+
+    def answer(self, requests, on_reply):
+        for number, _ in enumerate(requests):
+            for letter in self.text:
+                self.on_tokens(number, [ord(letter)])
+            on_reply(number, Reply(text=self.text, finish_reason="stop", completion_tokens=len(self.text)))
+
+
+def test_an_agent_streams_as_it_speaks(finished_run):
+    with served(finished_run, Speaking(EngineConfig())) as server:
+        pieces = [chunk.choices[0].delta for chunk in server.ask("critic_0", stream=True)][:-1]
+        assert "".join(piece.content for piece in pieces) == Speaking.text and len(pieces) > 10
+        assert [piece.role for piece in pieces] == ["assistant"] + [None] * (len(pieces) - 1)
+        pieces = [c.choices[0].delta.content or "" for c in server.ask("critic_0", stream=True, stop="STOP")]
+        assert "".join(pieces) == "one "
+        both = [chunk.choices[0] for chunk in server.ask("critic_0", stream=True, n=2)]
+        for index in (0, 1):
+            assert "".join(c.delta.content or "" for c in both if c.index == index) == Speaking.text
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ class LocalSampler(Streaming):
     """Groups requests by base and adapter, and has the engine answer all of a group that are ready before the next."""
 
     default_sequences = 64
+    on_tokens: Callable[[int, Sequence[int]], None] | None = None
+    """Is given a request's number and new tokens of its reply as they are generated, by engines that can: openvino."""
 
     def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
         """Load nothing yet; engines that share the memory share a ledger."""

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,8 @@ class OpenVino(LocalSampler):
         """Number of the job that is reading each prefix."""
         waiting: dict[int, list[Job]] = {}
         """Jobs that wait for the prompt of another job to be read, by its number."""
+        parts: defaultdict[int, list[Any]] = defaultdict(list)
+        """What was read of replies before they ended."""
         try:
             while True:
                 for job in jobs:
@@ -101,10 +104,15 @@ class OpenVino(LocalSampler):
                     for prefix in _prefixes(running[number][0].prompt.token_ids):
                         readers.pop(prefix, None)
                     jobs += waiting.pop(number)
+                for number, (_, handle) in running.items():
+                    if self.on_tokens is not None and handle.can_read():
+                        parts[number].append(handle.read()[0])
+                        self.on_tokens(number, parts[number][-1].generated_ids)
                 for number in ended:
                     job, handle = running.pop(number)
-                    output = handle.read_all()[0]
-                    yield job, Generated(output.generated_ids, output.generated_log_probs)
+                    outputs = [*parts.pop(number, ()), *handle.read_all()]
+                    ids = [token for output in outputs for token in output.generated_ids]
+                    yield job, Generated(ids, [value for output in outputs for value in output.generated_log_probs])
                 jobs += take(self.max_sequences - len(running) - sum(map(len, waiting.values())) - len(jobs))
         finally:
             if running:  # interrupted: what is left must not mix with the next requests

@@ -157,6 +157,18 @@ def cut(answered: Answered, stop: Sequence[str]) -> Answered:
     return answered._replace(text=answered.text[: min(places)], finish_reason="stop") if places else answered
 
 
+def safe_part(text: str, stop: Sequence[str]) -> str:
+    r"""Return what of a text that is being generated will stay: no half character, and no part of a stop text.
+
+    >>> safe_part("one STO", ["STOP"]), safe_part("one STOP two", ["STOP"]), safe_part("one \ufffd", [])
+    ('one ', 'one ', 'one ')
+    """
+    places = [place for one in stop if (place := text.find(one)) >= 0]
+    text = text[: min(places)] if places else text.rstrip("\ufffd")
+    held = max((n for one in stop for n in range(1, len(one)) if text.endswith(one[:n])), default=0)
+    return text[: len(text) - held]
+
+
 def new_seed() -> int:
     """Return a seed for a request that names none."""
     return secrets.randbits(31)

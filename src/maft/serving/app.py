@@ -155,7 +155,12 @@ class Server:
         self._check(asked.model)
         self._refuse_longer(asked.max_completion_tokens or asked.max_tokens or 0)
         seed = api.new_seed() if asked.seed is None else asked.seed
-        exchange = Exchange(self, asked.questions(seed), request.query_params.get("trace") == "1")
+        exchange = Exchange(
+            self,
+            asked.questions(seed),
+            trace=request.query_params.get("trace") == "1",
+            stream=bool(asked.stream),
+        )
         if asked.stream:
             streamed = exchange.stream(request, asked, seed)
             headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -229,7 +234,7 @@ class Server:
 class Exchange:
     """The dialogues of one request."""
 
-    def __init__(self, server: Server, questions: Sequence[Question], trace: bool) -> None:
+    def __init__(self, server: Server, questions: Sequence[Question], *, trace: bool, stream: bool) -> None:
         """Queue them all, or none.
 
         Raises:
@@ -237,16 +242,20 @@ class Exchange:
         """
         self.server, self.questions, self.trace = server, questions, trace
         self.name = f"chatcmpl-{secrets.token_hex(12)}"
-        self.news: asyncio.Queue[tuple[int, Said]] = asyncio.Queue()
+        self.news: asyncio.Queue[tuple[int, Said | str | None]] = asyncio.Queue()
+        """By choice, a reply, or the text so far of one that is being generated; None when all is answered."""
+        self._sent: dict[int, str] = {}
         loop = asyncio.get_running_loop()
         self._tickets: list[Ticket[Any]] = []
         for index, question in enumerate(questions):
 
-            def tell(said: Said, index: int = index) -> None:
-                loop.call_soon_threadsafe(self.news.put_nowait, (index, said))
+            def tell(news: Said | str, index: int = index) -> None:
+                loop.call_soon_threadsafe(self.news.put_nowait, (index, news))
 
+            alone = question.model in server.society.agents
             try:
-                self._tickets.append(server.engine.submit(server.society.dialogue(question), tell))
+                dialogue = server.society.dialogue(question)
+                self._tickets.append(server.engine.submit(dialogue, tell, tell if stream and alone else None))
             except (Busy, EngineFailed):
                 self.leave()
                 raise
@@ -292,22 +301,29 @@ class Exchange:
     async def stream(self, request: Request, asked: api.ChatRequest, seed: int) -> AsyncIterator[bytes]:
         """Yield server-sent events: progress as comments, what was said for clients that trace, then the answers."""
         answers = asyncio.ensure_future(self.answers())
+        answers.add_done_callback(lambda _: self.news.put_nowait((0, None)))
         ends = time.monotonic() + self.server.limits.timeout
         try:
-            while not answers.done() or not self.news.empty():
+            while True:
                 if await request.is_disconnected():
                     return
                 if time.monotonic() > ends:
                     raise TimeoutError
                 try:
-                    index, said = await asyncio.wait_for(self.news.get(), min(TICK, 0.05) if answers.done() else TICK)
+                    index, news = await asyncio.wait_for(self.news.get(), TICK)
                 except TimeoutError:
                     yield b": waiting\n\n"
                     continue
-                agent = asked.model if asked.model in self.server.society.agents else said.request.agent.name
+                if news is None:
+                    break
+                if isinstance(news, str):
+                    if piece := self._piece(asked.model, index, api.safe_part(news, asked.stop)):
+                        yield piece
+                    continue
+                agent = asked.model if asked.model in self.server.society.agents else news.request.agent.name
                 yield f": {agent} has answered\n\n".encode()
                 if self.trace:
-                    yield _event(api.chunk(self.name, asked.model, [], maft=api.said(index, said, agent)))
+                    yield _event(api.chunk(self.name, asked.model, [], maft=api.said(index, news, agent)))
             results = [api.cut(one, asked.stop) for one in answers.result()]
         except (EngineFailed, UserError, TimeoutError) as error:
             text = str(error) or f"no answer within {self.server.limits.timeout:g} s"
@@ -319,14 +335,26 @@ class Exchange:
             answers.cancel()
             self.leave()
         for index, one in enumerate(results):
-            delta = {"role": "assistant", "content": one.text}
-            yield _event(api.chunk(self.name, asked.model, [{"index": index, "delta": delta, "finish_reason": None}]))
+            if not one.text.startswith(self._sent.get(index, "")):  # an engine that was started again rounds otherwise
+                yield _event(api.error("the engine failed while it answered; ask again", "server_error"))
+                return
+            yield self._piece(asked.model, index, one.text)
             end = {"index": index, "delta": {}, "finish_reason": one.finish_reason}
             known = api.details(one, seed + index, trace=self.trace)
             yield _event(api.chunk(self.name, asked.model, [end], maft=known))
         if (asked.stream_options or {}).get("include_usage"):
             yield _event(api.chunk(self.name, asked.model, [], usage=api.usage(results)))
         yield b"data: [DONE]\n\n"
+
+    def _piece(self, model: str, index: int, text: str) -> bytes:
+        """Return what of a text has not been sent, as a chunk; nothing where there is no more of it."""
+        sent = self._sent.get(index)
+        if sent is not None and (not text.startswith(sent) or text == sent):
+            return b""
+        self._sent[index] = text
+        delta = {"role": "assistant"} if sent is None else {}
+        choice = {"index": index, "delta": delta | {"content": text[len(sent or "") :]}, "finish_reason": None}
+        return _event(api.chunk(self.name, model, [choice]))
 
 
 async def _body(request: Request) -> bytes:

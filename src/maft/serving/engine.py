@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from maft.errors import MaftError
 from maft.records import Reply, Request
 from maft.samplers.base import Sampler, answer
+from maft.samplers.local import LocalSampler
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,15 @@ class Said(NamedTuple):
 class Ticket(Generic[T]):
     """A dialogue that somebody waits for."""
 
-    def __init__(self, dialogue: Dialogue[T], on_said: Callable[[Said], None]) -> None:
-        """Begin nothing yet; `on_said` is called in the engine's thread."""
+    def __init__(
+        self, dialogue: Dialogue[T], on_said: Callable[[Said], None], on_text: Callable[[str], None] | None = None
+    ) -> None:
+        """Begin nothing yet; the functions are called in the engine's thread, see `Engine.submit`."""
         self.result: Future[T] = Future()
         self.result.set_running_or_notify_cancel()  # who waits may stop waiting, but cannot cancel it
         self.tries = 0
-        self._dialogue, self._on_said = dialogue, on_said
+        self._dialogue, self._on_said, self._on_text = dialogue, on_said, on_text
+        self._tokens: list[int] = []
         self._step, self._missing = 0, 0
         self._requests: list[Request] = []
         self._replies: list[Reply | None] = []
@@ -84,8 +88,18 @@ class Ticket(Generic[T]):
             return []
         return self._advance([reply for reply in self._replies if reply is not None])
 
+    def hear(self, place: int, tokens: Sequence[int], decode: Callable[[Request, list[int]], str]) -> None:
+        """Pass on what a reply that is being generated says so far."""
+        if self._on_text is not None and not self._left:
+            self._tokens += tokens
+            try:
+                self._on_text(decode(self._requests[place], self._tokens))
+            except Exception:  # who listened is no longer there
+                self.leave()
+
     def unanswered(self) -> list[tuple[int, Request]]:
-        """Return the requests of this step that have no reply."""
+        """Return the requests of this step that have no reply, to be asked again."""
+        self._tokens = []
         return [(n, one) for n, one in enumerate(self._requests) if self._replies[n] is None]
 
     def fail(self, error: Exception) -> None:
@@ -139,6 +153,8 @@ class Engine:
         self._seconds = 1.0
         """Running mean of the seconds between two finished dialogues while the engine works."""
         self._last_end = 0.0
+        if isinstance(sampler, LocalSampler):
+            sampler.on_tokens = self._hear
         self.state = "starting"
         """`starting`, `ready`, `failed` or `closed`."""
         self.restarts = 0
@@ -149,14 +165,24 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="maft engine", daemon=True)
         self._thread.start()
 
-    def submit(self, dialogue: Dialogue[T], on_said: Callable[[Said], None] = lambda _: None) -> Ticket[T]:
+    def submit(
+        self,
+        dialogue: Dialogue[T],
+        on_said: Callable[[Said], None] = lambda _: None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Ticket[T]:
         """Queue a dialogue.
+
+        Args:
+            dialogue: see above.
+            on_said: is given each reply as it comes.
+            on_text: of a dialogue that makes one call: is given the text of its reply so far, by engines that can.
 
         Raises:
             Busy: too many are waiting, or the server is about to end.
             EngineFailed: the engine is being started again.
         """
-        ticket = Ticket(dialogue, on_said)
+        ticket = Ticket(dialogue, on_said, on_text)
         with self._news:
             self._refuse_more()
             self._waiting.append(ticket)
@@ -260,6 +286,15 @@ class Engine:
         more = time.monotonic() < self._wave_ends and not self._work
         return following + (self._admit() if more else [])
 
+    def _hear(self, number: int, tokens: Sequence[int]) -> None:
+        if number in self._asked:  # not of a probe
+            ticket, place = self._asked[number]
+            ticket.hear(place, tokens, self._decode)
+
+    def _decode(self, request: Request, tokens: list[int]) -> str:
+        assert isinstance(self._sampler, LocalSampler)
+        return self._sampler.ready(request.agent.model).template.decode(tokens)
+
     def _admit(self) -> list[Request]:
         """Begin dialogues that wait, as far as there are places."""
         requests: list[Request] = []
@@ -287,6 +322,7 @@ class Engine:
         """Free the engine and try it until it works; dialogues that it failed for the first time are continued."""
         self.state = "failed"
         self.restarts += 1
+        self._asked.clear()
         for ticket in list(self._active):
             ticket.tries += 1
             if ticket.tries > 1:
