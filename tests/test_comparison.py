@@ -45,6 +45,7 @@ METHODS = [
         "vote_by_likelihood",
         "cooling",
         "bootstrap",
+        "weight_by_gain",
         "dissenters",
         "aggregator",
         "answers_only",

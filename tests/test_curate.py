@@ -3,9 +3,11 @@
 from collections import Counter
 
 import pytest
-from helpers import debate
+from helpers import debate, run, settings
 
 from maft.config import CurateConfig, VoteConfig
+from maft.errors import ConfigError
+from maft.method import curate
 from maft.method import vote as voting
 from maft.method.curate import Curated, critic_examples, generator_examples, mix
 from maft.records import Example
@@ -222,3 +224,43 @@ def test_a_reply_that_was_cut_votes_unless_it_is_told_not_to():
     assert voting.vote(held, VoteConfig(), 0).label == "1"
     vote = voting.vote(held, VoteConfig(count_cut=False, min_agreement="plurality"), 0)
     assert (vote.label, vote.counts, vote.abstained, vote.num_ballots) == ("2", (("2", 1),), 2, 3)
+
+
+# Gain
+
+
+def test_a_first_answer_gains_what_the_others_come_to_after_reading_it():
+    won = debate(["7", "1", "2"], ["7", "7", "7"])
+    lost = debate(["7", "7", "7"], ["7", "1", "7"])
+    silent = won.model_copy(update={"turns": tuple(t for t in won.turns if (t.round, t.agent) != (2, 1))})
+
+    def gains(held) -> list[float]:
+        made = voting.vote(held, VoteConfig(min_agreement="plurality", label_from="all"), 0)
+        assert made.label == "7"
+        return [curate.gain(held, made, agent) for agent in range(3)]
+
+    assert gains(won) == [1.0, 0.5, 0.5] and gains(lost) == [-0.5, 0.0, -0.5]
+    assert gains(silent) == [0.5, 0.5, 0.0], "who is not asked again keeps its answer"
+    assert curate.gain(debate(["7"]), voting.vote(debate(["7"]), VoteConfig(), 0), 0) == 0
+
+
+def test_answers_that_win_over_others_are_learned_more_often():
+    held = [debate(["7", "1", "2"], ["7"] * 3, problem_id=f"won{n}") for n in range(20)]
+    held += [debate(["7"] * 3, ["7", "7", "1"], problem_id=f"lost{n}") for n in range(20)]
+    votes = {one.problem_id: voting.vote(one, VoteConfig(), 0) for one in held}
+    how = CurateConfig(weight_by="gain")
+    learned = Counter(e.problem_id[:-1].rstrip("1") for e in generator_examples(held, votes, 0, how, 1).examples)
+    assert learned == {"won": 32, "lost": 8}, "worth 2 and 0.5"
+    assert len(critic_examples(held, votes, 0, how, 1).examples) == 40, "nobody reads the last answers"
+    plain = critic_examples(held, votes, 0, CurateConfig(), 1).examples
+    assert critic_examples(held, votes, 0, how, 1).examples == plain
+
+
+def test_a_gain_needs_a_next_round(tmp_path):
+    for alone in ("debate.num_rounds=1", "debate.protocol=vote"):
+        with pytest.raises(ConfigError, match=r"curate\.weight_by = gain looks at the round after"):
+            settings(tmp_path, "curate.weight_by=gain", alone)
+    folder = run(
+        settings(tmp_path, "curate.weight_by=gain", "debate.summarizer=none", "task.num_train=20", "task.high=5")
+    )
+    assert folder.evaluated(1)

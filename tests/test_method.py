@@ -185,8 +185,8 @@ def test_examples_by_margin_are_drawn_by_systematic_resampling_from_a_named_seed
         while position < up_to:
             wanted.append(f"q{n}")
             position += 2
-    assert [one.problem_id for one in curate.weigh(examples, votes, how, 3)] == wanted
-    assert curate.weigh(examples, votes, CurateConfig(), 3) == tuple(examples)
+    assert [one.problem_id for one in curate.weigh(examples, [], votes, how, 3)] == wanted
+    assert curate.weigh(examples, [], votes, CurateConfig(), 3) == tuple(examples)
     nothing = {name: Margin(0) for name in votes}
     assert curate.weigh(examples, nothing, how, 3) == tuple(examples)
 

@@ -135,6 +135,7 @@ _ARMS = (
         _set(sampling__train_temperature=[1.0, 0.7, 0.4]),
     ),
     Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
+    Arm("weight_by_gain", "first answers that win over others are learned more often", _set(curate__weight_by="gain")),
     Arm(
         "two_examples",
         "up to two of three first answers per question",

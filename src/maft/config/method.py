@@ -238,9 +238,11 @@ class CurateConfig(Section):
     examples_per_question: Positive = 1
     """Maximum number of first answers to one question that a generator learns from; more than one needs
     `debate.num_samples`."""
-    weight_by: Literal["none", "margin"] = "none"
+    weight_by: Literal["none", "margin", "gain"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
-    those of the runner-up. Certain labels are learned twice or more, close ones seldom."""
+    those of the runner-up. Certain labels are learned twice or more, close ones seldom. `gain` does so for generators,
+    by how many other agents came to the label after reading the first answer; last answers of critics weigh the same.
+    """
     questions: Annotated[Literal["all", "bootstrap", "shards"], NEWER] = "all"
     """Which questions an agent learns from: `all`; `bootstrap`, as many as there are, drawn with replacement for each
     agent and iteration; `shards`, a part of its own, the same in every iteration, about 1/N of them."""

@@ -108,6 +108,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _gains_have_a_next_round(self) -> Self:
+        if self.curate.weight_by == "gain" and (self.debate.num_rounds == 1 or self.debate.protocol == "vote"):
+            raise ValueError(
+                "curate.weight_by = gain looks at the round after the first answers, and there is none. Set "
+                "debate.num_rounds to 2 or more and a protocol with critics, or curate.weight_by to none or margin."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _weights_are_kept(self) -> Self:
         if self.vote.weight == "likelihood" and not self.debate.keep_tokens:
             raise ValueError(

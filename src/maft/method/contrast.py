@@ -48,7 +48,7 @@ def generator_contrasts(
         found += made
         if not made and reasons:
             counts["unpaired" if agreeing + dissenting else str(reasons[0])] += 1
-    return _curated(weigh(found, votes, settings, run_seed), counts)
+    return _curated(weigh(found, debates, votes, settings, run_seed), counts)
 
 
 def critic_contrasts(
@@ -92,7 +92,7 @@ def critic_contrasts(
     used = {example.problem_id for example in mixed}
     counts["cut_for_mix"] = len(found) - len(used)
     counts["repeated_for_mix"] = len(mixed) - len(used)
-    return _curated(weigh([*mixed, *unwanted], votes, settings, run_seed), counts)
+    return _curated(weigh([*mixed, *unwanted], debates, votes, settings, run_seed), counts)
 
 
 def class_weights(examples: Sequence[Example], settings: Training) -> tuple[Example, ...]:

@@ -92,7 +92,7 @@ def generator_examples(
         for reply in list(agreeing.values())[: settings.examples_per_question]:
             answer = Message(role="assistant", content=reply.text)
             found.append(example_of(debate, f"generator_{agent}", "first", (*asked, answer), (reply,)))
-    examples = weigh(found, votes, settings, run_seed)
+    examples = weigh(found, debates, votes, settings, run_seed)
     counts["first"] = len(examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
 
@@ -131,7 +131,7 @@ def critic_examples(
     used = {example.problem_id for example in examples}
     counts["cut_for_mix"] = len(found) - len(used)
     counts["repeated_for_mix"] = len(examples) - len(used)
-    examples = weigh(examples, votes, settings, run_seed)
+    examples = weigh(examples, debates, votes, settings, run_seed)
     counts.update(example.kind for example in examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
 
@@ -160,24 +160,50 @@ def mix(found: Sequence[Example], settings: CurateConfig, run_seed: int) -> tupl
 
 
 def weigh(
-    examples: Sequence[Example], votes: Mapping[str, Vote], settings: CurateConfig, run_seed: int
+    examples: Sequence[Example],
+    debates: Iterable[Debate],
+    votes: Mapping[str, Vote],
+    settings: CurateConfig,
+    run_seed: int,
 ) -> tuple[Example, ...]:
-    """Draw as many examples as there are, each in proportion to the margin of its vote, if the settings say so.
+    """Draw as many examples of one agent as there are, each in proportion to its worth by `settings.weight_by`.
 
-    Systematic resampling: an example with k times the mean margin is there floor(k) or ceil(k) times, and which of the
+    Systematic resampling: an example with k times the mean worth is there floor(k) or ceil(k) times, and which of the
     two is drawn by seed.
     """
-    margins = [votes[example.problem_id].margin for example in examples]
-    if settings.weight_by == "none" or not any(margins):
+    if settings.weight_by == "none" or not examples:
         return tuple(examples)
-    step = sum(margins) / len(examples)
+    if settings.weight_by == "margin":
+        worths = [float(votes[example.problem_id].margin) for example in examples]
+    elif examples[0].agent.startswith("critic"):  # nobody reads the last answers
+        return tuple(examples)
+    else:
+        place = int(examples[0].agent.rpartition("_")[2])
+        gains = {debate.problem_id: gain(debate, votes[debate.problem_id], place) for debate in debates}
+        worths = [1 + gains[one.problem_id] * (-1 if one.wanted is False else 1) for one in examples]
+    if not any(worths):
+        return tuple(examples)
+    step = sum(worths) / len(examples)
     position = step * seeds.rng(run_seed, "weigh", examples[0].iteration, examples[0].agent).random()
     drawn: list[Example] = []
-    for example, up_to in zip(examples, accumulate(margins), strict=True):
+    for example, up_to in zip(examples, accumulate(worths), strict=True):
         while position < up_to:
             drawn.append(example)
             position += step
     return tuple(drawn)
+
+
+def gain(debate: Debate, vote: Vote, agent: int) -> float:
+    """Return by how much the share of the other agents with the label grew after they had read an agent's first answer.
+
+    From -1 to 1; an agent that is not asked again keeps its answer. After the partial trajectory rewards of ACC-Collab
+    (arXiv 2411.00053): a message is worth what it changes in the next round.
+    """
+    label = vote.agreeing(debate)
+    spoke = {turn.agent: turn for turn in debate.round(2)}
+    others = [turn for turn in debate.round(1) if turn.agent != agent]
+    came = [(spoke.get(turn.agent, turn).answer in label) - (turn.answer in label) for turn in others]
+    return sum(came) / len(came) if came else 0.0
 
 
 def pool(sets: Iterable[Curated]) -> Curated:
