@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from itertools import count
 from typing import Any
 
 import yaml
@@ -24,8 +25,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Refuse a key that is given twice, of which YAML would keep the last one."""
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for name, count in Counter(key.value for key in keys).items():
-            if count > 1 and name != "<<":
+        for name, times in Counter(key.value for key in keys).items():
+            if times > 1 and name != "<<":
                 again = [key for key in keys if key.value == name][1]
                 raise yaml.MarkedYAMLError(problem=f"the key {name} is given twice", problem_mark=again.start_mark)
         return super().construct_mapping(node, deep)
@@ -59,30 +60,17 @@ def plain(tree: Any) -> Any:
     Raises:
         ValueError: the tree is larger or deeper than any settings, as when it holds itself.
     """
-    measured: dict[int, tuple[int, int]] = {}
+    numbers = count(1)
 
-    def measure(value: object, depth: int) -> tuple[int, int]:
-        """Return how many values there are and how deep; a value is looked at once, however often it is repeated."""
-        if id(value) not in measured and depth <= DEEPEST:
-            inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-            sizes = [measure(each, depth + 1) for each in inner]
-            measured[id(value)] = (
-                1 + sum(size for size, _ in sizes),
-                1 + max((height for _, height in sizes), default=0),
-            )
-        size, height = measured.get(id(value), (0, 1))
-        if depth + height > DEEPEST:
+    def copy(value: Any, depth: int) -> Any:
+        if depth > DEEPEST:
             raise ValueError(f"is deeper than {DEEPEST} levels, or holds itself")
-        if size > LARGEST:
+        if next(numbers) > LARGEST:
             raise ValueError(f"holds more than {LARGEST:,} values")
-        return size, height
-
-    def copy(value: Any) -> Any:
         if isinstance(value, dict):
-            return {str(key): copy(inner) for key, inner in value.items()}
+            return {str(key): copy(inner, depth + 1) for key, inner in value.items()}
         if isinstance(value, list | tuple):
-            return [copy(inner) for inner in value]
+            return [copy(inner, depth + 1) for inner in value]
         return value if isinstance(value, bool | int | float | None) else str(value)
 
-    measure(tree, 0)
-    return copy(tree)
+    return copy(tree, 0)

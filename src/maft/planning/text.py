@@ -62,8 +62,8 @@ def _parts(memory: Memory) -> str:
 
 def _time(plan: Plan) -> Iterator[str]:
     if plan.seconds:
-        parts = ", ".join(f"{name.replace('_', ' ')} {_duration(spent)}" for name, spent in plan.seconds.items())
-        yield f"Time on this machine, as calibrated: {_duration(sum(plan.seconds.values()))}   ({parts})"
+        parts = ", ".join(f"{name.replace('_', ' ')} {_hours(spent / 3600)}" for name, spent in plan.seconds.items())
+        yield f"Time on this machine, as calibrated: {_hours(sum(plan.seconds.values()) / 3600)}   ({parts})"
     hours = plan.hours
     if hours is None:
         if not plan.seconds:
@@ -102,10 +102,6 @@ def _gb(number: float) -> str:
 
 
 def _hours(number: float) -> str:
-    if number < 1 / 60:
+    if number < 1 / 30:
         return f"{number * 3600:.0f} s"
     return f"{number * 60:.0f} min" if number < 2 else f"{number:,.1f} h"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else _hours(seconds / 3600)

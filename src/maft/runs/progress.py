@@ -91,16 +91,6 @@ class _Lines:
         self._say(f"{self._title}: {self._done:.0f} {self._unit} in {took}{earlier}{self._note}")
 
 
-class _Silent:
-    """Shows nothing."""
-
-    def skip(self, count: int) -> None: ...
-
-    def advance(self, count: float = 1) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
 class Progress:
     """Shows the progress of a run; `quiet` shows nothing."""
 
@@ -123,10 +113,7 @@ class Progress:
     @contextmanager
     def stage(self, title: str, total: int, unit: str) -> Iterator[Bar]:
         """Show the progress of a stage while it runs."""
-        if self.quiet:
-            yield _Silent()
-            return
-        if not sys.stderr.isatty():
+        if self.quiet or not sys.stderr.isatty():  # `say` prints nothing if quiet
             lines = _Lines(title, total, unit, self.say, self._clock)
             yield lines
             lines.sum_up()
