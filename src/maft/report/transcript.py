@@ -20,7 +20,7 @@ from maft.errors import DataError
 from maft.evaluation.votes import held_out, problems, votes_of
 from maft.files import Records
 from maft.method import learners
-from maft.records import Call, Debate, Example, Problem, Turn, Vote
+from maft.records import Debate, Example, Problem, Turn, Vote
 from maft.runs import societies
 from maft.runs.folder import RunFolder
 from maft.tasks.base import Grade
@@ -210,81 +210,24 @@ def plain(text: str, how: How) -> str:
 
 def render(told: Told, paint: Paint = plain) -> str:
     """Return a transcript; `paint` colours pieces of text by their meaning."""
-    problem, debate = told.problem, told.debate
-    gold = "not known" if problem.gold is None else f"{line(problem.gold)} (for reporting only, never used in training)"
-    lines = [
-        paint(f"{line(problem.id)}: {who(told)}", "title"),
-        "",
-        *_indented(safe(problem.question), ""),
-        paint(f"Gold answer: {gold}", "quiet"),
-    ]
-    for number in sorted({turn.round for turn in debate.turns}):
-        lines += ["", _heading(title_of_round(debate, number), paint)]
-        for turn in debate.round(number):
-            lines += ["", *_turn(turn, told, paint)]
-    if debate.error is not None:
-        lines += ["", paint(f"The debate failed: {line(debate.error)}", "wrong")]
-    return "\n".join([*lines, "", _heading("Vote", paint), "", *_outcome(told, paint)])
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    def wrapped(text: str, indent: str, how: How | None = None) -> str:
+        rows = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
+        lines = [f"{indent}{row}".rstrip() for row in rows]
+        return "\n".join(paint(text, how) if how else text for text in lines)
 
-def _heading(text: str, paint: Paint) -> str:
-    return paint(f"-- {text} ".ljust(WIDTH, "-"), "title")
-
-
-def _turn(turn: Turn, told: Told, paint: Paint) -> list[str]:
-    answer = "no answer that could be read" if turn.answer is None else line(turn.answer)
-    model = paint(f" ({line(told.models[turn.call.agent])})", "quiet") if turn.call.agent in told.models else ""
-    lines = [f"{paint(turn.call.agent, 'title')}{model}  {answer}{_mark(turn.answer, told, paint)}"]
-    if turn.summary is not None:
-        lines.append(paint(f"  has read this summary by {turn.summary.agent}:", "quiet"))
-        lines += [paint(text, "quiet") for text in _said(turn.summary, "  | ")]
-    return lines + _said(turn.call, "  ")
-
-
-def _mark(answer: str | None, told: Told, paint: Paint) -> str:
-    right = told.right(answer)
-    if right is None:
-        return ""
-    return "  " + (paint("✓ right", "right") if right else paint("✗ wrong", "wrong"))
-
-
-def _said(call: Call, indent: str) -> list[str]:
-    end = [f"{indent}[cut at the token limit]"] if call.reply.finish_reason == "length" else []
-    return _indented(safe(call.reply.text.strip()) or "[empty]", indent) + end
-
-
-def _indented(text: str, indent: str) -> list[str]:
-    wrapped = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
-    return [f"{indent}{row}".rstrip() for row in wrapped]
-
-
-def _outcome(told: Told, paint: Paint) -> list[str]:
-    vote = told.vote
-    if vote is None:
-        return ["The votes are counted when all debates of this stage are done."]
-    weights = vote.weights or [None] * len(vote.counts)
-    counts = [
-        f"{line(answer)} x {votes}" + ("" if weight is None else f" (weight {weight:.3f})")
-        for (answer, votes), weight in zip(vote.counts, weights, strict=True)
-    ]
-    counts += [f"no readable answer x {vote.abstained}"] if vote.abstained else []
-    tie = ", drawn among equals" if vote.tied and vote.label is not None else ""
-    name = "Pseudo-label" if told.stage == "train" else "Answer"
-    label = "none" if vote.label is None else line(vote.label)
-    lines = [", ".join(counts) or "no votes", f"{name}: {label}{_mark(vote.label, told, paint)}{tie}"]
-    if told.stage == "eval":
-        return lines
-    if vote.dropped is not None:
-        return [*lines, paint(f"Nobody learns from this debate: {why_dropped(vote)}.", "dropped")]
-    if not told.fates:
-        return [*lines, "The examples of this iteration are not made yet."]
-    return [*lines, "", *(_fate(fate, paint) for fate in told.fates)]
-
-
-def _fate(fate: Fate, paint: Paint) -> str:
-    if fate.kind is None:
-        return paint(f"- {fate.agent:<12} not used: {fate.why}", "dropped")
-    return paint(f"+ {fate.agent:<12} learns from it ({fate.kind}): {fate.why}", "kept")
+    # A terminal needs no escaping but that of `safe`.
+    environment = Environment(
+        loader=PackageLoader("maft.report", "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"safe_text": safe, "line": line, "paint": paint, "wrapped": wrapped}
+    template = environment.get_template("transcript.txt.j2")
+    functions = {"title_of_round": title_of_round, "why_dropped": why_dropped}
+    return template.render(functions, told=told, who=who(told), width=WIDTH).rstrip("\n")
 
 
 def _no_such_question(
