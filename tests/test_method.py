@@ -188,7 +188,7 @@ def test_examples_by_margin_are_drawn_by_systematic_resampling_from_a_named_seed
     assert [one.problem_id for one in curate.weigh(examples, [], votes, how, 3)] == wanted
     assert curate.weigh(examples, [], votes, CurateConfig(), 3) == tuple(examples)
     nothing = {name: Margin(0) for name in votes}
-    assert curate.weigh(examples, nothing, how, 3) == tuple(examples)
+    assert curate.weigh(examples, [], nothing, how, 3) == tuple(examples)
 
 
 @pytest.mark.parametrize("side", ["cut", "repeat"])
