@@ -131,23 +131,17 @@ def opened(config: RunConfig) -> Iterator[Sampler]:
 def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
     """Return the name of the engine that suits the machine best.
 
-    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cuda")
-    'vllm'
     >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "cpu")
     'openvino'
-    >>> choose({"torch", "vllm", "openvino_genai"}.__contains__, lambda: "mps")
-    'transformers'
 
     Args:
         installed: whether there is a package of that name.
         device: returns the best device, see `maft.samplers.transformers.device`; called only where it matters, since
             it takes seconds.
     """
-    engines = {"cuda": ("vllm", "vllm"), "cpu": ("openvino", "openvino_genai")}
-    if installed("torch") and any(installed(package) for _, package in engines.values()):
-        name, package = engines.get(device(), ("transformers", "transformers"))
-        return name if installed(package) else "transformers"
-    return "transformers"
+    for_cuda, for_cpu = installed("vllm"), installed("openvino_genai")
+    best = device() if installed("torch") and (for_cuda or for_cpu) else ""
+    return "vllm" if best == "cuda" and for_cuda else "openvino" if best == "cpu" and for_cpu else "transformers"
 
 
 def installed(package: str) -> bool:
