@@ -64,8 +64,18 @@ def done(tmp_path_factory) -> tuple[Comparison, Scripted, Counting]:
     return made, engine, trainer
 
 
-def found(done) -> dict[tuple[int, str], comparison.Result]:
-    return {(row.iteration, row.method): row for row in comparison.results(done[0])}
+_TABLES: dict[str | None, list[comparison.Result]] = {}
+
+
+def table(done, against: str | None = None) -> list[comparison.Result]:
+    """Return the rows; they are computed once, for nothing changes the comparison."""
+    if against not in _TABLES:
+        _TABLES[against] = comparison.results(done[0], against)
+    return _TABLES[against]
+
+
+def found(done, against: str | None = None) -> dict[tuple[int, str], comparison.Result]:
+    return {(row.iteration, row.method): row for row in table(done, against)}
 
 
 def examples(done, arm: str, iteration: int = 1, agent: str = "generator_0") -> list[Example]:
@@ -198,7 +208,7 @@ def test_a_difference_is_to_maft_on_the_same_questions(done):
 
 def test_a_difference_may_be_to_another_row(done):
     plain = found(done)
-    rows = {(row.iteration, row.method): row for row in comparison.results(done[0], "star_majority@budget")}
+    rows = found(done, "star_majority@budget")
     assert {row.against for row in rows.values()} == {"star_majority@budget"}
     assert rows[2, "star_majority@budget"].difference is None
     assert rows[0, "base"].difference is None
@@ -210,12 +220,12 @@ def test_a_difference_may_be_to_another_row(done):
 
 def test_votes_are_shown_beside_a_vote_in_every_iteration(done):
     for against, shown in (("star_majority@budget", True), ("maft", False)):
-        lines = [line.split() for line in report.comparison_table(comparison.results(done[0], against)).splitlines()]
+        lines = [line.split() for line in report.comparison_table(table(done, against)).splitlines()]
         assert (["1", "maft_majority@budget"] in [line[:2] for line in lines]) is shown
 
 
 def test_a_difference_to_an_untrained_row_is_the_gain_of_every_iteration(done):
-    rows = {(row.iteration, row.method): row for row in comparison.results(done[0], "majority@budget")}
+    rows = found(done, "majority@budget")
     untrained = rows[0, "majority@budget"]
     assert untrained.difference is None
     for iteration in (1, 2):
@@ -260,7 +270,7 @@ def test_a_reference_is_a_method_with_examples_of_its_own_and_stays(tmp_path):
 
 def test_the_same_command_again_computes_nothing_and_says_the_same(done):
     made, engine, trainer = done
-    before = (len(engine.history), len(trainer.jobs), comparison.results(made))
+    before = (len(engine.history), len(trainer.jobs), table(done))
     comparison.compare(made, engine, trainer, Quiet())
     assert (len(engine.history), len(trainer.jobs), comparison.results(made)) == before
 
@@ -281,7 +291,7 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
 
 
 def test_the_table_and_the_json_hold_the_same_rows(done):
-    rows = comparison.results(done[0])
+    rows = table(done)
     assert [row["method"] for row in json.loads(comparison.as_json(rows))] == [row.method for row in rows]
     text = report.comparison_table(rows)
     assert all(name in text for name in PAPER) and "2 seeds" in text

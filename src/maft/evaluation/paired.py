@@ -134,7 +134,7 @@ def _student(freedom: float, t: float) -> tuple[float, float]:
     import numpy as np
 
     # With t = sqrt(freedom) * tan(angle), the density of the angle is a power of its cosine.
-    angle = np.linspace(0, np.pi / 2, 100_001)
+    angle = np.linspace(0, np.pi / 2, 10_001)
     density = np.cos(angle) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     below /= below[-1]
