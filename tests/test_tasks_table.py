@@ -61,7 +61,7 @@ def test_gsm8k_without_a_number_is_refused(tmp_path, answer):
 def test_gsm8k_asks_for_a_single_number_and_reads_the_last_one():
     gsm8k = task("gsm8k")
     assert all("a single number" in text for text in gsm8k.prompts.values())
-    assert set(gsm8k.prompts) == {"solve", "critic_summary", "critic_full", "critic_alone"}
+    assert set(gsm8k.prompts) == {"solve", "critic_summary", "critic_full", "critic_alone", "judge"}
     assert gsm8k.extract("That makes 3 and 4, so 12 in all.") == "12"
 
 

@@ -283,7 +283,7 @@ def vote_at(k: int, right: tuple[int, ...], wrong: tuple[int, ...], unread: int)
         unread: answers that could not be read, and abstain.
 
     >>> vote_at(1, (1,), (3,), 0), vote_at(2, (1,), (1,), 0), vote_at(3, (2,), (1, 1), 0)
-    (0.25, 0.5, 0.75)
+    (0.25, 0.5, 0.6666666666666666)
     """
     n = sum(right) + sum(wrong) + unread
     k = min(k, n)
