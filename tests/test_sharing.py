@@ -26,6 +26,7 @@ from maft.files import appearing_whole
 from maft.runs import societies
 from maft.runs.folder import RunFolder
 from maft.sharing import sections
+from maft.sharing.sections import Held
 
 # What huggingface_hub gives to httpx.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -107,10 +108,10 @@ def test_a_society_is_pushed_with_a_folder_for_each_agent_below_one_card(society
 
 
 def test_a_card_claims_votes_only_where_there_were_some(society, tmp_path):
-    assert "no known answers were used" in sections.data(society, 2)
+    assert "no known answers were used" in sections.body(Held(society, 2), [], "a/b", "c/d", adapter=True)
     baseline = RunFolder(tmp_path, society.config)  # STaR writes no votes
     shutil.copytree(society.path / "problems", tmp_path / "problems")
-    assert "STaR: known answers, or votes" in sections.data(baseline, 2)
+    assert "STaR: known answers, or votes" in sections.body(Held(baseline, 2), [], "a/b", "c/d", adapter=True)
 
 
 def test_one_agent_is_pushed_to_the_root_with_a_card_that_tells_how_it_came_about(society, hub, call):

@@ -232,6 +232,21 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
         _name_whole(Path(scratch) / folder.name, folder)
 
 
+def template(room: str, name: str, **filters: Callable[..., str]) -> Any:
+    """Return a Jinja template of plain text, nothing of which is escaped, from the folder `templates` of a room."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(f"maft.{room}", "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= filters
+    return environment.get_template(name)
+
+
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
     """Yield an empty folder under the system's temporary folder, removed after the block."""

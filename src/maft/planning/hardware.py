@@ -4,9 +4,9 @@ Rates are those of dense bfloat16 matrix products, without sparsity; gigabytes a
 """
 
 import difflib
+from typing import NamedTuple
 
 from maft.errors import UserError
-from maft.records import Record
 
 SAMPLING_UTILISATION = 0.4
 """Assumed share of the rate of matrix products in reading prompts and writing replies."""
@@ -18,7 +18,7 @@ USABLE_MEMORY = 0.9
 """Share of a GPU's memory that can be used; the rest goes to libraries and fragmentation."""
 
 
-class Gpu(Record):
+class Gpu(NamedTuple):
     """The figures of a GPU's data sheet."""
 
     name: str
@@ -30,34 +30,21 @@ class Gpu(Record):
     source: str
 
 
-_NVIDIA = "https://www.nvidia.com/en-us/data-center"
-GPUS = {
-    gpu.name.lower(): gpu
-    for gpu in (
-        Gpu(name="A10", tflops=125, memory_gb=24, bandwidth_gb=600, source=f"{_NVIDIA}/products/a10-gpu/"),
-        Gpu(name="L4", tflops=121, memory_gb=24, bandwidth_gb=300, source=f"{_NVIDIA}/l4/"),
-        Gpu(name="L40S", tflops=362, memory_gb=48, bandwidth_gb=864, source=f"{_NVIDIA}/l40s/"),
-        Gpu(
-            name="RTX-4090",
-            tflops=165,
-            memory_gb=24,
-            bandwidth_gb=1008,
-            source="https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf",
-        ),
-        Gpu(name="A100-40GB", tflops=312, memory_gb=40, bandwidth_gb=1555, source=f"{_NVIDIA}/a100/"),
-        Gpu(name="A100-80GB", tflops=312, memory_gb=80, bandwidth_gb=2039, source=f"{_NVIDIA}/a100/"),
-        Gpu(name="H100-80GB", tflops=989, memory_gb=80, bandwidth_gb=3350, source=f"{_NVIDIA}/h100/"),
-        Gpu(name="H200", tflops=989, memory_gb=141, bandwidth_gb=4800, source=f"{_NVIDIA}/h200/"),
-        Gpu(name="B200", tflops=2250, memory_gb=180, bandwidth_gb=8000, source=f"{_NVIDIA}/dgx-b200/"),
-        Gpu(
-            name="MI300X",
-            tflops=1307,
-            memory_gb=192,
-            bandwidth_gb=5300,
-            source="https://www.amd.com/en/products/accelerators/instinct/mi300/mi300x.html",
-        ),
-    )
-}
+_NVIDIA, _AMD = "https://www.nvidia.com/en-us/data-center", "https://www.amd.com/en/products/accelerators"
+_ADA = "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf"
+_GPUS = (
+    Gpu("A10", 125, 24, 600, f"{_NVIDIA}/products/a10-gpu/"),
+    Gpu("L4", 121, 24, 300, f"{_NVIDIA}/l4/"),
+    Gpu("L40S", 362, 48, 864, f"{_NVIDIA}/l40s/"),
+    Gpu("RTX-4090", 165, 24, 1008, _ADA),
+    Gpu("A100-40GB", 312, 40, 1555, f"{_NVIDIA}/a100/"),
+    Gpu("A100-80GB", 312, 80, 2039, f"{_NVIDIA}/a100/"),
+    Gpu("H100-80GB", 989, 80, 3350, f"{_NVIDIA}/h100/"),
+    Gpu("H200", 989, 141, 4800, f"{_NVIDIA}/h200/"),
+    Gpu("B200", 2250, 180, 8000, f"{_NVIDIA}/dgx-b200/"),
+    Gpu("MI300X", 1307, 192, 5300, f"{_AMD}/instinct/mi300/mi300x.html"),
+)
+GPUS = {gpu.name.lower(): gpu for gpu in _GPUS}
 
 
 def gpu(name: str) -> Gpu:

@@ -1,5 +1,6 @@
 """A plan as text."""
 
+from maft import files
 from maft.planning import hardware
 from maft.planning.costs import GIGA
 from maft.planning.plan import MISSING, Plan
@@ -7,12 +8,8 @@ from maft.planning.plan import MISSING, Plan
 
 def render(plan: Plan) -> str:
     """Return the plan as a few short sections."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    loader = PackageLoader("maft.planning", "templates")
-    environment = Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"count": _count, "gb": _gb, "duration": _duration}
-    return environment.get_template("plan.txt.j2").render(plan=plan, missing=MISSING, hardware=hardware).rstrip("\n")
+    template = files.template("planning", "plan.txt.j2", count=_count, gb=_gb, duration=_duration)
+    return str(template.render(plan=plan, missing=MISSING, hardware=hardware)).rstrip("\n")
 
 
 def _count(number: float) -> str:

@@ -210,24 +210,15 @@ def plain(text: str, how: How) -> str:
 
 def render(told: Told, paint: Paint = plain) -> str:
     """Return a transcript; `paint` colours pieces of text by their meaning."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     def wrapped(text: str, indent: str, how: How | None = None) -> str:
         rows = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
         lines = [f"{indent}{row}".rstrip() for row in rows]
         return "\n".join(paint(text, how) if how else text for text in lines)
 
-    # A terminal needs no escaping but that of `safe`.
-    environment = Environment(
-        loader=PackageLoader("maft.report", "templates"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {"safe_text": safe, "line": line, "paint": paint, "wrapped": wrapped}
-    template = environment.get_template("transcript.txt.j2")
+    template = files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
     functions = {"title_of_round": title_of_round, "why_dropped": why_dropped}
-    return template.render(functions, told=told, who=who(told), width=WIDTH).rstrip("\n")
+    return str(template.render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
 
 
 def _no_such_question(

@@ -158,10 +158,10 @@ def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Rep
     )
     about = _SOCIETY.format(name=name, version=__version__, iteration=number, rows="\n".join(rows))
     first, adapter = told[0], told[0].library == "peft"
-    use = sections.use(run, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
-    numbers = sections.numbers(held, [agent.name for agent in agents])
+    names = [agent.name for agent in agents]
+    body = sections.body(held, names, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
     again = [_debate_again(run, repo, of_hub[0], agents)] if len(of_hub) == 1 else []
-    return "\n".join([head, about, numbers, sections.data(run, number), use, *again, cards.CITATION])
+    return "\n".join([head, about, body, *again, cards.CITATION])
 
 
 def _debate_again(run: RunFolder, repo: Repo, base: str, agents: Sequence[Agent]) -> str:

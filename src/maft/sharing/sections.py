@@ -14,34 +14,6 @@ from maft.runs.folder import RunFolder
 from maft.sharing.agents import Agent, described
 from maft.trainers import cards
 
-_ADAPTER = """\
-## Use
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({base})
-model = AutoModelForCausalLM.from_pretrained({base})
-model = PeftModel.from_pretrained(model, {place})
-"""
-_MODEL = """\
-## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({place})
-model = AutoModelForCausalLM.from_pretrained({place})
-"""
-_ASK = """
-messages = {messages}
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-reply = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(reply, skip_special_tokens=True))
-```
-"""
-
 
 class Held:
     """The numbers of a run before finetuning and after an iteration; empty where it is not evaluated."""
@@ -73,74 +45,58 @@ def agent_card(
     It is loaded from `where`, a repository or folder, as a whole model if `merged`. `base` is the public name of its
     base model; the branch None is main.
     """
-    run, adapter = held.run, agent.ref.adapter is not None and not merged
+    adapter = agent.ref.adapter is not None and not merged
     return cards.card(
-        described(run, agent, base, merged=merged),
-        [
-            numbers(held, [agent.name]),
-            data(run, agent.iteration),
-            use(run, base, where, adapter=adapter, subfolder=subfolder, branch=branch),
-        ],
+        described(held.run, agent, base, merged=merged),
+        [body(held, [agent.name], base, where, adapter=adapter, subfolder=subfolder, branch=branch)],
         license=license,
         **results(held, held.after.get(agent.name), where.rpartition("/")[2]),
     )
 
 
-def numbers(held: Held, agents: Sequence[str]) -> str:
-    """Return the accuracy of agents and of their society, before and after, with intervals."""
-    if not held.after:
-        return "## Numbers\n\nThis iteration has not been evaluated.\n"
-    if not any(line.get("accuracy") is not None for line in held.after.values()):
-        return "## Numbers\n\nThe answers to the held-out questions are not known; nothing was measured.\n"
-    size, run = held.run.config.debate.num_agents, held.run
+def body(
+    held: Held,
+    agents: Sequence[str],
+    base: str,
+    where: str,
+    *,
+    adapter: bool,
+    subfolder: str = "",
+    branch: str | None = None,
+) -> str:
+    """Return the numbers of agents and of their society, their data, and code that asks one as it was in training."""
+    run, config = held.run, held.run.config
+    protocol, size = protocol_of(config.debate), config.debate.num_agents
     when = {"generator": "first answer", "critic": "last round of a debate"}
-    rows = [(f"{agent} alone, {when[agent.partition('_')[0]]}", agent, agent) for agent in agents]
     labels = ("single answer of a generator, mean", f"vote of {size} first answers", "debate")
-    rows += list(zip(labels, names(0, size), names(held.iteration, size), strict=True))
-    lines = [f"| accuracy, 95 % interval | untrained | after iteration {held.iteration} |", "|---|---|---|"]
-    lines += [f"| {label} | {_cell(held.before.get(a))} | {_cell(held.after.get(b))} |" for label, a, b in rows]
-    table = "\n".join(lines)
-    return (
-        f"## Numbers\n\n{table}\n\n"
-        f"On {files.num_lines(run.problems('eval'))} held-out questions, none of them trained on; one run, seed "
-        f"{run.config.seed}. Answers that could not be read count as wrong.\n"
+    label = next(iter(metrics.of_labels(run, held.iteration)), None)
+    texts = prompts.build(
+        tasks.make(config.task).prompts, config.prompts_of(subfolder) if subfolder else config.prompts
     )
-
-
-def data(run: RunFolder, iteration: int) -> str:
-    """Return what the agents were trained on, and how good the labels were."""
-    debate, task = run.config.debate, run.config.task
-    label = next(iter(metrics.of_labels(run, iteration)), None)
-    source = f", from the data set {task.dataset}" if _on_hub(task.dataset) else ""
-    protocol = protocol_of(debate)
-    critics = f" and {debate.num_agents} critics" if "critic" in protocol.roles(debate) else ""
-    text = (
-        f"Task `{task.name}`{source}: {files.num_lines(run.problems('train'))} training questions, debated by "
-        f"{debate.num_agents} generators{critics} in {protocol.rounds(debate)} rounds. "
-    )
-    if run.votes(iteration).exists():
-        text += "The labels are the agents' majority votes; no known answers were used."
-    else:
-        text += "The labels are those of a baseline, STaR: known answers, or votes in their place."
-    if label is not None:
-        text += f" In iteration {iteration}, {label['used']} of {label['num_problems']} questions were trained on"
-        right = label["pseudo_label_accuracy"]
-        text += "." if right is None else f"; {_cell(label | {'accuracy': right})} of their labels are right."
-    if run.config.society.one_model:
-        text += " One model learnt from all agents' examples and speaks for every agent."
-    return f"## Data\n\n{text}\n"
-
-
-def use(run: RunFolder, base: str, where: str, *, adapter: bool, subfolder: str = "", branch: str | None = None) -> str:
-    """Return code that loads an agent and asks it a question as it was asked in training."""
-    asked = run.config.prompts_of(subfolder) if subfolder else run.config.prompts
-    texts = prompts.build(tasks.make(run.config.task).prompts, asked)
     system = [] if texts.system is None else [{"role": "system", "content": texts.system}]
     question = {"role": "user", "content": prompts.fill(texts.solve, question="What is 7 * 8?")}
     more = {"subfolder": subfolder, "revision": branch}
-    place = ", ".join([json.dumps(where), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)])
-    code = _ADAPTER if adapter else _MODEL
-    return code.format(base=json.dumps(base), place=place) + _ASK.format(messages=[*system, question])
+    content = files.template("sharing", "sections.md.j2", accuracy=_accuracy).render(
+        held=held,
+        config=config,
+        graded=any(line.get("accuracy") is not None for line in held.after.values()),
+        rows=[
+            *((f"{agent} alone, {when[agent.partition('_')[0]]}", agent, agent) for agent in agents),
+            *zip(labels, names(0, size), names(held.iteration, size), strict=True),
+        ],
+        num_train=files.num_lines(run.problems("train")),
+        num_eval=files.num_lines(run.problems("eval")),
+        on_hub=_on_hub(config.task.dataset),
+        has_critics="critic" in protocol.roles(config.debate),
+        rounds=protocol.rounds(config.debate),
+        by_vote=run.votes(held.iteration).exists(),
+        label=label and label | {"accuracy": label["pseudo_label_accuracy"]},
+        adapter=adapter,
+        base=json.dumps(base),
+        place=", ".join([json.dumps(where), *(f"{key}={json.dumps(value)}" for key, value in more.items() if value)]),
+        messages=[*system, question],
+    )
+    return str(content)
 
 
 def results(held: Held, line: Line | None, name: str) -> dict[str, Any]:
@@ -169,7 +125,7 @@ def _by_name(lines: Sequence[Line]) -> Mapping[str, Line]:
     return {line[line["kind"]]: line for line in lines if line["kind"] in ("method", "agent")}
 
 
-def _cell(line: Line | None) -> str:
+def _accuracy(line: Line | None) -> str:
     if line is None or line.get("accuracy") is None:
         return "-"
     return f"{line['accuracy']:.1%} ({100 * line['ci_low']:.1f} - {100 * line['ci_high']:.1f})"
