@@ -208,7 +208,7 @@ def test_weights_need_log_probabilities_from_the_start(tmp_path):
         settings(tmp_path, "vote.weight=likelihood")
     asked = settings(tmp_path, "vote.weight=likelihood", "debate.keep_tokens=true")
     silent = Scripted(guess)
-    with pytest.raises(UserError, match=r"engine\.sampler = scripted returns no log-probabilities"):
+    with pytest.raises(UserError, match=r"engine\.sampler = scripted gave a reply without log-probabilities"):
         run(asked, silent)
     assert len(silent.history) == 1
 

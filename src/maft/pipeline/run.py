@@ -252,8 +252,9 @@ def _collect(
             bar.advance()
             if folder.config.vote.weight == "likelihood" and reply.error is None and reply.logprobs is None:
                 raise UserError(
-                    f"engine.sampler = {folder.config.engine.sampler} returns no log-probabilities, and vote.weight = "
-                    "likelihood needs them. Use openvino, transformers or vllm, or vote.weight=none."
+                    f"engine.sampler = {folder.config.engine.sampler} gave a reply without log-probabilities, and "
+                    "vote.weight = likelihood needs them. Use an engine that returns them, another name=... for a "
+                    "comparison that began without debate.keep_tokens, or vote.weight=none."
                 )
 
         def on_batch(count: Count) -> None:
