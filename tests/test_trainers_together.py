@@ -304,3 +304,13 @@ def test_a_file_of_the_working_folder_is_no_library(tiny, tmp_path, monkeypatch)
     job = make_job(tmp_path, "critic_0", GENERATOR, tiny)
     SftTrainer(EngineConfig(dtype="float32", num_threads=1)).train([job], SETTINGS, lambda _: None)
     assert job.output.is_dir()
+
+
+@slow
+def test_one_step_is_done_at_its_learning_rate(exact, tmp_path):
+    from maft.trainers.base_model import BaseModel
+
+    base, how = BaseModel(exact, "float64"), SETTINGS.model_copy(update={"num_epochs": 1, "batch_size": 8})
+    seen: list = []
+    trained(base, learners(base, society(tmp_path, exact)[:1], how), seen.append)
+    assert [(step.num_steps, step.learning_rate) for step in seen] == [(1, how.learning_rate)]

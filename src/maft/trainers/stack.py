@@ -99,7 +99,8 @@ class Adapter:
         self.schedule = get_scheduler(
             SCHEDULES[how.lr_schedule],
             self.optimizer,
-            num_warmup_steps=math.ceil(len(self.steps) * how.warmup_ratio),
+            # The first step of a warmup has a rate of zero: with one step alone nothing would be learned.
+            num_warmup_steps=min(math.ceil(len(self.steps) * how.warmup_ratio), len(self.steps) - 1),
             num_training_steps=len(self.steps),
         )
         self.tokens = 0
