@@ -40,7 +40,7 @@ class _Training(Section):
     the end."""
     packing: bool = False
     """Pack examples into rows of up to `max_length` tokens; they do not see each other, and `batch_size` counts rows.
-    Saves padding on GPUs; on a CPU it is slower than batches of examples of similar length."""
+    Saves padding where TRL trains; without it, adapters are trained in one process without padding."""
     gradient_checkpointing: Annotated[bool | None, FREE] = None
     """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs where
     memory is short; where TRL trains, on all GPUs."""
