@@ -8,11 +8,11 @@ from pathlib import Path
 from maft import models
 from maft.errors import UserError
 from maft.files import appearing_whole
+from maft.models import merge as merge_
 from maft.runs.folder import RunFolder
 from maft.sharing import sections
 from maft.sharing.agents import Agent
 from maft.sharing.sections import Held
-from maft.trainers import merge as merge_
 
 log = logging.getLogger(__name__)
 
