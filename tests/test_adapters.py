@@ -171,6 +171,12 @@ def test_the_name_of_a_model_changes_with_weights_and_config(tiny, tmp_path):
     )
 
 
+def test_an_adapter_on_fused_experts_is_refused_with_what_to_do(made, tiny, tmp_path):
+    folder = make_.settings(made("plain", tmp_path), target_parameters=["mlp.experts.gate_up_proj"])
+    with pytest.raises(DataError, match=r"has target_parameters = .*, or merge this one into its base with PEFT"):
+        adapters.check_adapter(folder, tiny)
+
+
 def probed(changes, rounding=0.0, seed=0, exact=True):
     """Return the probe of an engine whose adapter changes likelihoods so, each of which is rounded."""
     rng = random.Random(f"rounding {seed}")

@@ -255,7 +255,10 @@ def _vocabulary(model: str) -> int | None:
 
 def _unusable(folder: Path, what: str) -> DataError:
     again = ", or remove this folder to have it trained again" if (folder / "training.json").is_file() else ""
-    return DataError(f"adapter {folder} {what}. Give a PEFT folder with a plain LoRA adapter of this model{again}.")
+    return DataError(
+        f"adapter {folder} {what}. Give a PEFT folder with a plain LoRA adapter of this model, or merge this one into "
+        f"its base with PEFT and give the result as a model{again}."
+    )
 
 
 def _missing(folder: Path, name: str) -> DataError:
