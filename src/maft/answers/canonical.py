@@ -97,7 +97,7 @@ _NAME = re.compile(
     r"|\((?:[A-Za-z](?:,[A-Za-z])+)\)|\[[A-Z]+\]|\\?\|[^|\\]{1,9}\\?\|"
     r"|[A-Za-z]{1,3}(?::[A-Za-z]{1,3})+"
     r"|m?\\(?:angle|triangle|overline|bar|vec|hat) ?\{?[A-Za-z]{1,4}\}?"
-    r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln)(?:[_^]\{[0-9]+\})?(?: ?[A-Za-z]|\\[a-z]+)"
+    r"|\\(?:sin|cos|tan|cot|sec|csc|log|ln|det)(?:[_^]\{[0-9]+\})?(?: ?[A-Za-z]|\\[a-z]+)"
     r"|\\frac\{[A-Za-z]{1,2}\}\{[A-Za-z]{1,2}\}|[A-Za-z]{1,2}/[A-Za-z]{1,2}"
     r"|\\(?:sum|prod|int|lim|max|min)(?![A-Za-z]).*"
 )

@@ -149,7 +149,7 @@ _HEADING = (
 _STATED = re.compile(
     _HEADING + r"|####[ \t]*(?!(?:step|final|solution|note|explanation|conclusion|part|check)\b)"
     r"|\b(?:answers?|result|solutions?|antwort|respuesta|réponse|risposta|resposta|ответ)\b[ \t*_]{0,9}"
-    r"(?:(?:is|are|was|(?:would|will|should|must) be|equals|ist|est|es|è|é)\b|=|:|—)"
+    r"(?:(?:is|are|was|(?:would|will|should|must) be|equals|ist|est|es|è|é)\b|=|:|—|[-–]>|→)"
     r"(?:[ \t]*:)?"
     r"(?:[ \t]+(?:therefore|thus|then|simply|just|now|clearly|indeed|exactly)\b)?[\s*_]{0,9}"
     r"|(?:答案|答え|答|정답|답)[】\]\s]{0,3}(?:应该)?(?:是|为|為|は|은|는|:|：|】|\s)[\s:：*_]{0,9}",
@@ -283,8 +283,8 @@ _BARE = r"(?:\(([A-J])\)|([A-J]))"
 _CHOICES = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
-        r"(?:\b(?i:answer|ans|final(?:ly)?|choose|chose|pick|select|say|go(?:ing)? with|conclusion|antwort|respuesta"
-        r"|réponse|risposta|resposta|ответ)\b|(?:答案|答え|答|정답|답|选择|选)[】\]]?(?:应该)?[是为為は은는]?)"
+        r"(?:\b(?i:answer|solution|ans|final(?:ly)?|choose|chose|pick|select|say|go(?:ing)? with|conclusion"
+        r"|antwort|respuesta|réponse|risposta|resposta|ответ)\b|(?:答案|答え|答|정답|답|选择|选)[】\]]?(?:应该)?[是为為は은는]?)"
         r"(?:(?:\s+[a-z]{1,12}){1,6}?(?=\s+is\b))?"
         rf"{_LINK}{_GAP}(?i:option|choice)?\s?{_OPTION}",
         rf"(?<![A-Za-z']){_BARE}(?:[.):][^\n]{{0,80}}?)?[*_]{{0,2}}\s+is\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|true)\b",

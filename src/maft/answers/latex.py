@@ -95,6 +95,7 @@ _NAMED = re.compile(
     rf"\\(?:operatorname|mathrm|text)\s*\{{\s*({_FUNCTIONS.replace(' ', '|')})\s*\}}"
     rf"|(?<![A-Za-z\\/])(?!sec *(?:$|[,)]))({_FUNCTIONS.replace(' ', '|')}|sqrt|pi|infinity)(?![A-Za-z])"
 )
+_NEXT_EQUATION = re.compile(r"(?<=[^,;\s])\s*\\q?quad\s+(?=[A-Za-z][A-Za-z0-9_]{0,3} ?=)")  # x = 3 \quad y = 4
 _TIMES = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10\^)")  # 3 x 10^4
 _PLAIN = {
     "**": "^",
@@ -146,7 +147,7 @@ def bare(text: str) -> str:
 def _in_latex(text: str) -> str:
     """Write in LaTeX what people write without it: sqrt(2), 2*pi, x**2, x = 1 or x = 2."""
     text = _NAMED.sub(lambda m: rf"\{m[1] or m[2]} ", text).replace(r"\infinity", r"\infty")
-    text = _TIMES.sub("*", text)
+    text = _NEXT_EQUATION.sub(", ", _TIMES.sub("*", text))
     for plain, latex in _PLAIN.items():
         text = text.replace(plain, latex)
     if "\\" in text:

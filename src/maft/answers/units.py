@@ -32,7 +32,8 @@ _NEGATIVE = re.compile(r"(?:negative|minus) (?=[0-9])", re.IGNORECASE)
 _CLOCK = re.compile(
     r"(1[0-2]|0?[0-9])(?:[:.]([0-5][0-9]))?(?::([0-5][0-9]))? ?(?:([ap])(?:\.? ?m\.?)|(noon|midnight))", re.IGNORECASE
 )
-_TWO_DIGIT_HOUR = re.compile(r"0([0-9](?::[0-5][0-9]){1,2})")
+_TWO_DIGIT_HOUR = re.compile(r"^0([0-9](?::[0-5][0-9]){1,2})$")
+_SLASHED_DATE = re.compile(r"^([0-9]{4})/([0-9]{2})/([0-9]{2})$")
 _CENTS = re.compile(r"([0-9]+) dollars? and ([0-9]{1,2}) cents?")
 _MONTHS = pairs("jan 01 feb 02 mar 03 apr 04 may 05 jun 06 jul 07 aug 08 sep 09 oct 10 nov 11 dec 12")
 _MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.?"
@@ -54,7 +55,7 @@ def in_figures(text: str) -> str:
     if re.search("[0-9]", text):
         text = _CURRENCY.sub("", text).strip()
     if not re.search("[A-Za-z]{2}|[APap]\\.", text):
-        return _TWO_DIGIT_HOUR.sub(r"\1", text) if _TWO_DIGIT_HOUR.fullmatch(text) else text
+        return _SLASHED_DATE.sub(r"\1-\2-\3", _TWO_DIGIT_HOUR.sub(r"\1", text))
     plain = " ".join(_SPACES.sub(" ", _FONT.sub(r" \1", text)).split())
     if time := _CLOCK.fullmatch(plain):
         hour = int(time[1]) % 12 + 12 * ((time[4] or time[5]).lower() in ("p", "noon"))

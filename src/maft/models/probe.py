@@ -12,7 +12,8 @@ import math
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,28 @@ def is_exact(model: Any) -> bool:
     return all(weights.dtype == torch.float32 for weights in model.parameters())
 
 
-def to_record(model: Any, tokenizer: Any) -> Probe:
-    """Return the probe of a trained PEFT model: in float32 on a CPU, elsewhere in the dtype of its weights."""
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Have the weights of a model on a CPU in float32 meanwhile, which is exact, where there is memory for it."""
     import torch
 
     narrow = [weights for weights in model.parameters() if weights.dtype in (torch.bfloat16, torch.float16)]
-    before = [weights.data for weights in narrow] if str(model.device) == "cpu" else []
-    for weights, data in zip(narrow, before, strict=False):
-        weights.data = data.float()
+    if model.device.type != "cpu" or 5 * sum(weights.numel() for weights in narrow) > memory.free_ram():
+        narrow = []
+    before = [weights.data for weights in narrow]
+    for weights in narrow:
+        weights.data = weights.data.float()
     try:
-        return of_adapter(model, token_ids(tokenizer))
+        yield
     finally:
-        for weights, data in zip(narrow, before, strict=False):
+        for weights, data in zip(narrow, before, strict=True):
             weights.data = data
+
+
+def of_training(model: Any, tokenizer: Any) -> Probe:
+    """Return the probe of a PEFT model that has been trained."""
+    with in_float32(model):
+        return of_adapter(model, token_ids(tokenizer))
 
 
 def check(adapter: Path, expected: Probe, engine: Probe) -> None:
@@ -129,10 +139,10 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
             "another base model, or this engine cannot apply it: use engine.sampler=transformers, or merge it into "
             "its base."
         )
-    if effect and SURE * error > TOLERANCE:
+    if effect and error > 0.5 / (SURE + 3):  # at half the strength it might be taken for right
         log.warning(
-            "Adapter %s changes so little (%.4f, where rounding changes %.4f) that this engine cannot be compared with "
-            "PEFT. engine.dtype=float32 rounds less.",
+            "Adapter %s changes so little (%.4f, where rounding changes %.4f) that it could not be told from half of "
+            "it. engine.dtype=float32 rounds less.",
             *(adapter, effect, noise),
         )
 

@@ -72,7 +72,8 @@ class Transformers(LocalSampler):
         self._adapters: dict[Path, str] = {}
         self._stop_ids = sorted(chat.stop_ids)
         self._probe = probe.token_ids(chat.tokenizer)
-        self._of_base = probe.measure(self._model, self._probe)
+        with probe.in_float32(self._model):
+            self._of_base = probe.measure(self._model, self._probe)
         self._tensors: dict[Path, dict[str, Any]] = {}
         self._probed: set[Path] = set()
         self._max_slots = self.settings.max_sequences or MAX_SLOTS
@@ -261,7 +262,9 @@ class Transformers(LocalSampler):
             self._model = PeftModel.from_pretrained(self._model, adapter, adapter_name=name).eval()
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(name)
-        result, expected = probe.of_adapter(self._model, self._probe), probe.recorded(adapter, len(self._probe))
+        with probe.in_float32(self._model):
+            result = probe.of_adapter(self._model, self._probe)
+        expected = probe.recorded(adapter, len(self._probe))
         probe.refuse_changed_base(adapter, self._of_base, result)
         if expected is not None:
             probe.check(adapter, expected, result)

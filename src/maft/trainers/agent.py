@@ -13,7 +13,7 @@ import maft
 from maft import files, models
 from maft.config import TrainConfig, Training
 from maft.files import appearing_whole
-from maft.models.probe import Probe, to_record
+from maft.models.probe import Probe, of_training
 from maft.records import Example, Message
 from maft.trainers import cards, objectives
 from maft.trainers.base import TrainJob
@@ -107,7 +107,7 @@ def write_untrained(learner: Learner, base: BaseModel) -> None:
         write(learner, base, [], lambda folder: shutil.copytree(start, folder, dirs_exist_ok=True))
         return
     model = base.trainable(learner.job, learner.training)
-    probed = to_record(model, base.tokenizer) if base.method == "lora" else None
+    probed = of_training(model, base.tokenizer) if base.method == "lora" else None
     write(learner, base, [], lambda folder: base.save(model, folder), probe=probed)
     base.restore(model)
 

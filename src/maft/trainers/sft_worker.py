@@ -192,7 +192,7 @@ class Work:
         losses, state = trl_fit.fit(job, learner.training, base, model, learner.rows, report)
         probed = None
         if base.method == "lora" and not sharded():
-            probed = probe.to_record(model, base.tokenizer)
+            probed = probe.of_training(model, base.tokenizer)
         agent.write(learner, base, losses, partial(base.save, model, state=state), probe=probed)
         if not sharded():  # divided weights stay divided, and this process ends
             base.restore(model)
