@@ -177,6 +177,7 @@ def test_a_pair_whose_workers_always_die_is_different_in_this_vote_only(verifier
 def test_a_vote_has_its_time_and_what_is_left_over_is_asked_by_the_next(verifier, caplog, monkeypatch):
     monkeypatch.setattr(verify, "SECONDS", 0.5)
     monkeypatch.setattr(verify, "VOTE_SECONDS", 0.7)
+    monkeypatch.setattr(verify, "load", lambda: 1.0)
     assert verifier.same([EQUAL[1]]) == [True]  # the worker is there
     began = time.perf_counter()
     assert verifier.same([ENDLESS, ALSO_ENDLESS, EQUAL[0]]) == [False] * 3

@@ -20,6 +20,7 @@ from typing import ClassVar
 from maft.answers import verify
 from maft.answers.canonical import canonical
 from maft.answers.compare import components
+from maft.answers.latex import FONT
 from maft.records import Problem
 
 Classes = tuple[int | None, ...]
@@ -152,7 +153,6 @@ EQUALITIES: Mapping[str, type[Equality]] = {
     equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence)
 }
 
-_WRAPPED = re.compile(r"\\(?:text|textbf|textit|texttt|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 
@@ -160,7 +160,7 @@ _CLOSING = {"[": "]", "(": ")", "{": "}"}
 def _plain(answer: str) -> str:
     """Return an answer without a LaTeX command around it, in composed characters."""
     text = unicodedata.normalize("NFC", answer).strip()
-    wrapped = _WRAPPED.fullmatch(text)
+    wrapped = FONT.fullmatch(text)
     return wrapped[1].strip() if wrapped else text
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from maft.answers import thinking
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
+from maft.answers.latex import FONT
 
 MAX_BOXES = 32
 """More boxes than this in one list are not one answer."""
@@ -266,7 +267,6 @@ def _numbers(text: str) -> list[str]:
     ]
 
 
-_FONTS = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mathsf|textit)\s*\{([^{}]*)\}")
 _BOXED_CHOICE = re.compile(
     r"[\s*$\"']*(?:(?:choice|option|answer)[\s:]*)?(?:\(([A-Ja-j])\)|\[([A-Ja-j])\]|([A-Ja-j]))"
     r"(?:[\s*$\"'.)]*$|[.:)]\s*(?=[^\s=])|\s+(?![,&+=<>\\-]|and\b|or\b|[a-z])|(?<=\))\s+(?=[\w$-]|\\(?:d?frac|sqrt|text|\$|\()))",
@@ -312,7 +312,7 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     if whole := _WHOLE_CHOICE.fullmatch(text):
         return _letter(whole, letters)
     for short in (_boxed(text), _tagged(text)):
-        if short is not None and (match := _BOXED_CHOICE.match(_FONTS.sub(r"\1", short))):
+        if short is not None and (match := _BOXED_CHOICE.match(FONT.sub(r"\1", short))):
             return _letter(match, letters)
     for pattern in _CHOICES:
         if matches := list(pattern.finditer(text)):

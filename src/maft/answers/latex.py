@@ -24,6 +24,7 @@ def pairs(text: str) -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
+FONT = re.compile(r"\\(?:text(?:bf|rm|sf|tt|it|up|normal)?|math(?:rm|bf|sf|tt|it)|[mh]box|operatorname)\s*\{([^{}]*)\}")
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 CONTROL_WORD = re.compile(r"\\[A-Za-z]+")
 GREEK = words(

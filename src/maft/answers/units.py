@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from maft.answers.latex import pairs, words
-
-_FONT = re.compile(r"\\(?:text|textrm|textup|textnormal|textbf|mathrm|mbox|hbox|operatorname) ?\{([^{}]*)\}")
+from maft.answers.latex import FONT, pairs, words
 
 _SPACES = re.compile(r"~|(?<!\\)\\[ ,;]")
 
@@ -56,7 +54,7 @@ def in_figures(text: str) -> str:
         text = _CURRENCY.sub("", text).strip()
     if not re.search("[A-Za-z]{2}|[APap]\\.", text):
         return _SLASHED_DATE.sub(r"\1-\2-\3", _TWO_DIGIT_HOUR.sub(r"\1", text))
-    plain = " ".join(_SPACES.sub(" ", _FONT.sub(r" \1", text)).split())
+    plain = " ".join(_SPACES.sub(" ", FONT.sub(r" \1", text)).split())
     if time := _CLOCK.fullmatch(plain):
         hour = int(time[1]) % 12 + 12 * ((time[4] or time[5]).lower() in ("p", "noon"))
         return f"{hour}:{time[2] or '00'}" + (f":{time[3]}" if time[3] else "")
@@ -66,7 +64,7 @@ def in_figures(text: str) -> str:
     if (value := _in_words(plain)) is not None:
         return str(value)
     plain = _CENTS.sub(lambda m: f"{m[1]}.{m[2]:0>2}", plain)
-    if not _FONT.search(text) or _SCALED.search(plain):
+    if not FONT.search(text) or _SCALED.search(plain):
         for _ in range(2):  # 2 hundred thousand
             plain = _SCALED.sub(_scaled, plain)
         text = _BELOW.sub(r"-\1", _POWER.sub(lambda m: "^2" if m[1] == "squared" else "^3", plain))
@@ -107,16 +105,13 @@ _SHORT_WORDS = words(
     " the"
 )
 # A number before one of these words is not the whole answer.
-_VALUES = words(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million "
-    "billion trillion quadrillion lakh crore dozen grand gross score pair couple trio half halves halve third quarter "
-    "fourth fifth sixth seventh eighth ninth tenth eleventh twelfth twentieth hundredth thousandth millionth "
-    "billionth squared cubed power exponent root inverse reciprocal factorial below above under over beneath "
-    "negative minus plus less fewer more most least times fold twofold threefold twice double doubled triple "
-    "tripled am pm ad bc bce ce base mod modulo remainder or and if to choose infinity pi theta alpha beta gamma "
-    "delta sigma lambda sqrt sin cos tan cot csc sinh cosh tanh log exp arcsin arccos arctan north south east "
-    "west loss debt deficit before after ago not none nothing except without down"
+_VALUES = {*_WORDS, *_SCALE} | words(
+    "quadrillion grand gross score pair couple trio half halves halve third quarter fourth fifth sixth seventh eighth "
+    "ninth tenth eleventh twelfth twentieth hundredth thousandth millionth billionth squared cubed power exponent root "
+    "inverse reciprocal factorial below above under over beneath negative minus plus less fewer more most least times "
+    "fold twofold threefold twice double doubled triple tripled am pm ad bc bce ce base mod modulo remainder or and if "
+    "to choose infinity pi theta alpha beta gamma delta sigma lambda sqrt sin cos tan cot csc sinh cosh tanh log exp "
+    "arcsin arccos arctan north south east west loss debt deficit before after ago not none nothing except without down"
 )
 _NAME = r"[A-Za-z]+(?: ?\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\}))?\.?"
 _NAMES = rf"{_NAME}(?:(?: ?[-/*] ?| ){_NAME})*"
@@ -144,7 +139,7 @@ def without_units(text: str) -> str:
 
 
 def _without_unit(text: str) -> str:
-    flat = _FONT.sub(r" \1 ", text)
+    flat = FONT.sub(r" \1 ", text)
     flat = flat.replace(r"\Omega", "ohm").replace(r"\mu ", "u")
     flat = _FRACTION.sub(r" \1/\2", flat)
     flat = re.sub(r" +(?=\^|/|\*|$)", "", re.sub(" +", " ", flat))

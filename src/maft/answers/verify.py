@@ -2,8 +2,8 @@
 
 A pair that takes more CPU time than `SECONDS`, or more memory than `MEMORY_BYTES`, is different: its worker ends, and
 another one takes the next pair. A worker that ended otherwise, such as by the system's out-of-memory killer, says
-nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` of wall time together; those for
-which no time is left are different in this vote.
+nothing about its pair, which is asked again. The pairs of one vote have `VOTE_SECONDS` of wall time together, and more
+on a busy machine; those for which no time is left are different in this vote.
 
 A verdict holds for the rest of the process, and is kept with the run (`keeping`), so that a busy machine cannot turn a
 vote over within a run.
@@ -41,7 +41,10 @@ SECONDS = 2.0
 """CPU time for one pair."""
 
 VOTE_SECONDS = 5.0
-"""Wall time for all pairs of a vote, from when its workers are ready."""
+"""Wall time for all pairs of a vote, from when its workers are ready; times `load` on a busy machine."""
+
+BUSIEST = 10.0
+"""More load than this does not give a vote more time."""
 
 START_SECONDS = 60.0
 """Wall time for loading Math-Verify; a busy disk is slow."""
@@ -62,11 +65,17 @@ class Verdict(Record):
     same: bool
 
 
+def load() -> float:
+    """Return by how many times a busy machine is slower: its load in the last minute for each core, at least 1."""
+    recent = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return min(BUSIEST, max(1.0, recent / (os.cpu_count() or 1)))
+
+
 class _Clock:
     """The time of a vote. It stands still while a worker that was killed from outside is replaced, `TRIES` times."""
 
     def __init__(self) -> None:
-        self._deadline = time.monotonic() + VOTE_SECONDS
+        self._deadline = time.monotonic() + VOTE_SECONDS * load()
         self._stops = TRIES
 
     @property

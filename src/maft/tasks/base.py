@@ -36,6 +36,9 @@ class Task(ABC):
     prompts: Mapping[str, str] = {}
     """Wording of single prompts that suits this task, by name; see `maft.config.prompts`."""
 
+    read: Callable[[str], str | None] = staticmethod(extract_answer)
+    """How an answer is read."""
+
     own_equality: type[Equality] = EQUALITIES["mathematics"]
     """Which answers are the same, unless `task.equality` says otherwise."""
 
@@ -61,7 +64,7 @@ class Task(ABC):
 
     def extract(self, text: str) -> str | None:
         """Read the answer out of a reply; None where there is none."""
-        return extract_answer(text)
+        return self.read(text)
 
     def show(self, answer: str) -> str:
         """Return a reply that gives this answer in the way that the prompts ask for."""

@@ -18,9 +18,7 @@ _REMEDY = (
 class Dataset(Table):
     """Any data set or file with a question in one column and perhaps its answer in another."""
 
-    def extract(self, text: str) -> str | None:
-        """Take the boxed answer, or else what the reply says its answer is."""
-        return extract_stated(text)
+    read = staticmethod(extract_stated)
 
     def _split(self, train: Sequence[Row], held_out: Sequence[Row] | None) -> Split:
         name = self.settings.gold_field

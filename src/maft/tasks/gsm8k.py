@@ -20,9 +20,7 @@ class Gsm8k(Table):
     source = Source("openai/gsm8k", "main", "train", "test")
     prompts: Mapping[str, str] = prompts.asking("final answer, a single number, written as \\boxed{answer}")
 
-    def extract(self, text: str) -> str | None:
-        """Take the boxed answer, or else the last number."""
-        return extract_number(text)
+    read = staticmethod(extract_number)
 
     def problem(self, row: Row) -> Problem:
         """Take what follows the last ####, without thousands separators."""
