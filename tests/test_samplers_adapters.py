@@ -144,3 +144,19 @@ def test_what_gets_past_the_settings_is_caught_by_the_probe(sampler, tiny, tmp_p
             texts(sampler, tiny, folder)
         sampler.release()
     assert texts(sampler, tiny, None) == base
+
+
+def test_after_a_refusal_the_base_and_other_adapters_are_right(sampler, made, tiny, tmp_path):
+    """The refused adapter is loaded no longer, and its name in the engine means nothing to the next one."""
+    base, expected = texts(sampler, tiny, None), by_peft(tiny, made["plain"])
+    sampler.release()
+    wrong = make_.make(tmp_path / "wrong", tiny, seed=5, strength=3.0, lora_alpha=32)
+    num_tokens = len(probe.token_ids(Chat(tiny).tokenizer))
+    other = probe.expected(made["plain"], tiny, "tiny", num_tokens)
+    (wrong / "training.json").write_text(f'{{"probe": {other.to_json()}}}')
+    for _ in range(2):
+        with pytest.raises(DataError, match="does not work here"):
+            texts(sampler, tiny, wrong)
+        assert texts(sampler, tiny, None) == base
+        agreeing = sum(a == b for a, b in zip(texts(sampler, tiny, made["plain"]), expected, strict=True))
+        assert agreeing >= 5

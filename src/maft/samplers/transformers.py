@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import models
-from maft.errors import MissingExtra, TooLarge
+from maft.errors import DataError, MissingExtra, TooLarge
 from maft.models import probe
 from maft.models.adapters import WEIGHTS, uniform
 from maft.models.shapes import Shape
@@ -262,13 +262,17 @@ class Transformers(LocalSampler):
             self._model = PeftModel.from_pretrained(self._model, adapter, adapter_name=name).eval()
         self._model.base_model.enable_adapter_layers()
         self._model.set_adapter(name)
+        self._adapters[adapter] = name
         with probe.in_float32(self._model):
             result = probe.of_adapter(self._model, self._probe)
         expected = probe.recorded(adapter, len(self._probe))
-        probe.refuse_changed_base(adapter, self._of_base, result)
-        if expected is not None:
-            probe.check(adapter, expected, result)
-        self._adapters[adapter] = name
+        try:
+            probe.refuse_changed_base(adapter, self._of_base, result)
+            if expected is not None:
+                probe.check(adapter, expected, result)
+        except DataError:
+            self.release()  # what is loaded is the base no longer
+            raise
 
     def _make_room(self, jobs: Sequence[Job]) -> None:
         """Have as many slots as these jobs need and memory allows, as long as they need."""
