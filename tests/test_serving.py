@@ -2,22 +2,26 @@
 
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
 import openai
 import pytest
-from helpers import boxed
+from helpers import ENVIRONMENT, boxed
 from served import served
 
 import maft
 from maft import files
 from maft.config import EngineConfig
 from maft.errors import DataError, UserError
-from maft.records import Debate, Problem, Reply, Request, Vote
+from maft.records import Debate, Message, Problem, Reply, Request, Vote
 from maft.report import transcript
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
@@ -438,6 +442,10 @@ def test_debates_are_kept_as_a_run_that_can_be_shown(finished_run, tmp_path):
     assert [v.label for v in votes[2:]] == [a.model_extra["maft"]["answer"] for a in answers[:2]]
     assert problems[2].id.startswith(answers[0].id.removeprefix("chatcmpl-"))
     text = transcript.render(transcript.load(folder, problems[0].id))
+    told = transcript.load(folder, problems[0].id)
+    talk = (Message(role="user", content="What is 1 + 1?"), Message(role="assistant", content="Two.\x1b[J"))
+    after_a_talk = transcript.render(told._replace(debate=told.debate.model_copy(update={"history": talk})))
+    assert "| user: What is 1 + 1?\n| assistant: Two.\\x1b[J\n" in after_a_talk
     assert QUESTION in text and "agents finetuned twice" in text and "Pseudo-label" in text
     with keeping(kept, finished_run, 2), pytest.raises(DataError, match="in use"), keeping(kept, finished_run, 2):
         pass
@@ -468,12 +476,27 @@ def test_neighbours_of_one_role_become_one_message():
     assert [m.content for m in api.conversation(messages)] == ["developer\n\nsystem", "user\n\nuser"]
 
 
+def test_a_server_that_is_told_to_stop_finishes_what_has_begun(finished_run, tmp_path):
+    command = [sys.executable, "-m", "maft", "serve", str(finished_run.path), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as server:
+        url = server.stdout.readline().strip()
+        body = {"model": "vote@255", "n": 16, "messages": [{"role": "user", "content": QUESTION}]}
+        with ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=30)
+            until(lambda: not (httpx.get(f"{url}/health").json()["active"] == 0 and not answer.done()), 20)
+            server.send_signal(signal.SIGTERM)
+            assert answer.result().json()["usage"]["completion_tokens"] > 0
+        assert server.wait(20) == 0 and "Stopped, after" in server.stderr.read()
+
+
 def test_the_command_refuses_what_would_be_open_to_others(call, finished_run, monkeypatch):
     run = str(finished_run.path)
     code, _, err = call("serve", run, "--host", "0.0.0.0")
     assert code == 2 and "--api-key-env" in err
-    code, _, err = call("serve", run, "--api-key-env", "MAFT_NO_SUCH_KEY")
-    assert code == 2 and "MAFT_NO_SUCH_KEY" in err
+    code, _, err = call("serve", run, "--api-key-env", "sk-given-by-mistake")
+    assert code == 2 and "--api-key-env" in err and "mistake" not in err
     code, _, err = call("serve", run, "--iteration", "9")
     assert code == 2 and "not finetuned" in err
     with socket.create_server(("127.0.0.1", 0)) as taken:

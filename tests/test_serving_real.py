@@ -20,16 +20,15 @@ GREEDY = {"temperature": 0, "max_tokens": 12}
 def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("served")
     model = models.resolve("smollm2-135m-instruct")
-    names = ("generator_0", "generator_1", "critic_0", "critic_1")
-    made = {name: str(adapters.make(home / name, model, strength=3.0, seed=n)) for n, name in enumerate(names)}
+    made = [str(adapters.make(home / f"{seed}", model, strength=1.5, seed=seed)) for seed in (1, 2)]
     small = {"temperature": 0.8, "max_new_tokens": 24}
     config = parse(
-        settings(home, "engine.sampler=openvino", "engine.cache_gb=1").model_dump(mode="json")
+        settings(home, "engine.sampler=openvino", "engine.cache_gb=1", "engine.dtype=float32").model_dump(mode="json")
         | {
             "model": "smollm2-135m-instruct",
-            "debate": {"num_agents": 2, "summarizer": "none"},
+            "debate": {"num_agents": 2, "protocol": "vote"},
             "sampling": {"train": {"generator": small, "critic": small}},
-            "society": {"generators": [made[n] for n in names[:2]], "critics": [made[n] for n in names[2:]]},
+            "society": {"generators": made},
         }
     )
     with RunFolder.open(config) as folder:
@@ -41,7 +40,7 @@ def server(tmp_path_factory):
 def test_each_agent_speaks_with_its_own_adapter_whoever_asks_at_the_same_time(server):
     names = list(server.society.agents)
     alone = {name: server.ask(name, **GREEDY).choices[0].message.content for name in names}
-    assert len(set(alone.values())) == len(names) == 5, "the test shows nothing where two say the same"
+    assert len(set(alone.values())) == len(names) == 3, "the test shows nothing where two say the same"
     with ThreadPoolExecutor(10) as clients:
         asked = [name for _ in range(3) for name in names]
         answers = list(clients.map(lambda name: server.ask(name, **GREEDY).choices[0].message.content, asked))
@@ -56,7 +55,7 @@ def test_a_stream_comes_in_pieces_and_says_the_same(server):
     assert chunks[-1].usage == plain.usage
 
 
-def test_a_debate_is_answered_with_all_its_calls(server):
+def test_a_vote_is_answered_with_all_its_calls(server):
     answer = server.ask("debate", "What is 2 + 3?", seed=1)
-    assert answer.model_extra["maft"]["calls"] == 4 and answer.usage.completion_tokens > 4
+    assert answer.model_extra["maft"]["calls"] == 2 and answer.usage.completion_tokens > 4
     assert server.ask("vote@4", seed=1).model_extra["maft"]["ballots"] == 4

@@ -59,7 +59,9 @@ def serve(
     stage.log_to_stderr(quiet=quiet)
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
-        raise UserError(f"--api-key-env {api_key_env}: there is no such environment variable, or it is empty.")
+        raise UserError(
+            "--api-key-env must name an environment variable that holds the key."
+        )  # it may be the key itself
     local = http.is_loopback(host)
     if not local and key is None:
         raise UserError(f"--host {host} can be reached by others and needs a key. Give --api-key-env NAME.")
@@ -70,7 +72,7 @@ def serve(
         stack.callback(engine.close)
         engine.started.result()
         limits = Limits(timeout, max_tokens)
-        hosts = ("127.0.0.1", "localhost", "::1", host) if local else ("*",)
+        hosts = ("127.0.0.1", "localhost", "::1", host) if key is None else ("*",)
         server = Server(society, engine, key=key, hosts=hosts, limits=limits, keeper=keeper)
         if not quiet:
             click.echo(

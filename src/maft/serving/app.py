@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from maft.errors import UserError
 from maft.serving import api
-from maft.serving.completions import CompletionRequest, Writer
+from maft.serving.completions import CompletionRequest, complete
 from maft.serving.engine import Busy, Engine, EngineFailed, Said, Ticket
 from maft.serving.keep import Keeper
 from maft.serving.society import Answered, Question, ServedSociety
@@ -100,7 +100,6 @@ class Server:
         self.society, self.engine, self.limits, self.keeper = society, engine, limits or Limits(), keeper
         self._key = None if key is None else key.encode()
         self.metrics = Metrics(engine)
-        self._writer = Writer()
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         script = self._page.partition("<script>")[2].partition("</script>")[0]
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -178,7 +177,7 @@ class Server:
         self._refuse_longer(asked.max_tokens)
         agent, seed = self.society.agents[asked.model], api.new_seed() if asked.seed is None else asked.seed
         how = self.society.sampling(asked.model, asked.how(asked.max_tokens))
-        work = self.engine.apply(lambda sampler: self._writer.complete(sampler, agent, how, asked, seed))
+        work = self.engine.apply(lambda sampler: complete(sampler, agent, how, asked, seed))
         async with asyncio.timeout(self.limits.timeout):
             choices, usage = await asyncio.wrap_future(work)
         name = f"cmpl-{secrets.token_hex(12)}"

@@ -1,7 +1,7 @@
 """OpenAI's older completions: an agent continues a text as it stands, and says how likely each token is.
 
 Log-likelihoods come from one forward pass of transformers in the engine's number format, before temperature, top-p and
-top-k. Other engines do not give them for the tokens of a prompt.
+top-k. Other local engines continue texts, and do not give the log-likelihoods of a prompt.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
-from maft import models, seeds
+from maft import seeds
 from maft.errors import UserError
 from maft.records import AgentRef, Message, Request, SamplingParams
 from maft.samplers.base import Sampler
 from maft.samplers.chat import Chat, Encoded
-from maft.samplers.local import Job
+from maft.samplers.local import Job, LocalSampler
 from maft.samplers.transformers import Likelihoods, Transformers
 from maft.serving.api import Drawn
 
@@ -52,73 +52,50 @@ class Continued(NamedTuple):
     stopped: bool
 
 
-class Writer:
-    """Continues texts with the agents of a society; every method runs in the engine's thread."""
+def complete(
+    sampler: Sampler, agent: AgentRef, how: SamplingParams, asked: CompletionRequest, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Return the choices of a response, and its usage; to be called in the engine's thread.
 
-    def __init__(self) -> None:
-        """Load nothing yet."""
-        self._chats: dict[str, Chat] = {}
-
-    def complete(
-        self, sampler: Sampler, agent: AgentRef, how: SamplingParams, asked: CompletionRequest, seed: int
-    ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Return the choices of a response, and its usage.
-
-        Raises:
-            UserError: this engine cannot do it, or a prompt is too long.
-        """
-        if not isinstance(sampler, Transformers):
-            raise UserError(
-                "/v1/completions needs the transformers engine: start `maft serve RUN engine.sampler=transformers`"
-            )
-        chat = self._chat(sampler, agent.model)
-        prompts = [chat.tokenizer(one)["input_ids"] if isinstance(one, str) else one for one in asked.prompt]
-        for ids in prompts:
-            if not 0 < len(ids) <= chat.context - asked.max_tokens:
-                raise UserError(
-                    f"prompt: {len(ids)} tokens, and max_tokens {asked.max_tokens}, must fit {chat.context}"
-                )
-            if max(ids) >= len(chat.tokenizer):
-                raise UserError(f"prompt: token {max(ids)} does not exist; the vocabulary has {len(chat.tokenizer)}")
-        copies = [(ids, seeds.seed(seed, place, n)) for place, ids in enumerate(prompts) for n in range(asked.n or 1)]
-        written = (
-            _write(sampler, chat, agent, how, copies)
-            if asked.max_tokens
-            else [Continued(ids, [], "", False) for ids, _ in copies]
+    Raises:
+        UserError: this engine cannot do it, or a prompt is too long.
+    """
+    if not isinstance(sampler, LocalSampler if asked.logprobs is None else Transformers):
+        with_what = "" if asked.logprobs is None else " with logprobs"
+        raise UserError(
+            f"/v1/completions{with_what} does not work with this engine: start `maft serve RUN "
+            "engine.sampler=transformers`, for a run with one base model"
         )
-        read: Sequence[Likelihoods | None] = [None] * len(written)
-        if asked.logprobs is not None:
-            read = sampler.likelihoods(
-                _adapter(agent), [one.prompt + one.generated for one in written], max(1, asked.logprobs)
-            )
-        choices = [
-            _choice(chat, asked, index, one, likely)
-            for index, (one, likely) in enumerate(zip(written, read, strict=True))
-        ]
-        counts = [sum(map(len, prompts)), sum(len(one.generated) for one in written)]
-        return choices, {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
-
-    def _chat(self, sampler: Any, model: str) -> Chat:
-        if model not in self._chats:
-            self._chats[model] = Chat(models.resolve(model), trust=sampler.settings.trust_remote_code)
-        return self._chats[model]
-
-
-def _adapter(agent: AgentRef) -> Path | None:
-    return Path(agent.adapter) if agent.adapter else None
+    chat = sampler.ready(agent.model)
+    prompts = [chat.tokenizer(one)["input_ids"] if isinstance(one, str) else one for one in asked.prompt]
+    for ids in prompts:
+        if not 0 < len(ids) <= chat.context - asked.max_tokens:
+            raise UserError(f"prompt: {len(ids)} tokens, and max_tokens {asked.max_tokens}, must fit {chat.context}")
+        if max(ids) >= len(chat.tokenizer):
+            raise UserError(f"prompt: token {max(ids)} does not exist; the vocabulary has {len(chat.tokenizer)}")
+    copies = [(ids, seeds.seed(seed, place, n)) for place, ids in enumerate(prompts) for n in range(asked.n or 1)]
+    if asked.max_tokens:
+        written = _write(sampler, chat, agent, how, copies)
+    else:
+        written = [Continued(ids, [], "", False) for ids, _ in copies]
+    read: Sequence[Likelihoods | None] = [None] * len(written)
+    if asked.logprobs is not None and isinstance(sampler, Transformers):
+        adapter, texts = Path(agent.adapter) if agent.adapter else None, [one.prompt + one.generated for one in written]
+        read = sampler.likelihoods(adapter, texts, max(1, asked.logprobs))
+    choices = [
+        _choice(chat, asked, index, one, likely) for index, (one, likely) in enumerate(zip(written, read, strict=True))
+    ]
+    counts = [sum(map(len, prompts)), sum(len(one.generated) for one in written)]
+    return choices, {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}
 
 
 def _write(
-    sampler: Any, chat: Chat, agent: AgentRef, how: SamplingParams, prompts: Sequence[tuple[list[int], int]]
+    sampler: LocalSampler, chat: Chat, agent: AgentRef, how: SamplingParams, prompts: Sequence[tuple[list[int], int]]
 ) -> list[Continued]:
     """Continue prompts, each with its own seed."""
-    message = Message(role="user", content="")
+    nothing = (Message(role="user", content=""),)  # the prompt is tokens already
     jobs = [
-        Job(
-            place,
-            Request(agent=agent, messages=(message,), sampling=how, seed=seed),
-            Encoded(ids, how.max_new_tokens),
-        )
+        Job(place, Request(agent=agent, messages=nothing, sampling=how, seed=seed), Encoded(ids, how.max_new_tokens))
         for place, (ids, seed) in enumerate(prompts)
     ]
     written: dict[int, Continued] = {}

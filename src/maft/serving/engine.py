@@ -226,11 +226,11 @@ class Engine:
         return len(self._active), len(self._waiting)
 
     def close(self) -> None:
-        """Take nothing new, finish what has come, and free the model."""
+        """Take nothing new, finish what has come, and free the model; a reply may not take more than 30 seconds."""
         with self._news:
             self._closing = True
             self._news.notify()
-        self._thread.join()
+        self._thread.join(30)
 
     def _run(self) -> None:
         try:
