@@ -8,7 +8,7 @@ with run.society() as society:
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
@@ -111,17 +111,15 @@ def opened(config: RunConfig, *, quiet: bool) -> Iterator[tuple[RunFolder, Progr
 
 
 class Records(Sequence[R], Generic[R]):
-    """Records of a run, read from their file each time they are iterated over."""
+    """Records of a run, read one by one from their file at each iteration over them."""
 
-    def __init__(
-        self, path: Path, kind: type[R], read: Callable[[Path, type[R]], list[R]] = files.read_records
-    ) -> None:
-        """Use the records in a file."""
-        self.path, self._kind, self._read = path, kind, read
+    def __init__(self, source: Iterable[R], kind: type[R]) -> None:
+        """Use records of one kind."""
+        self._source, self._kind = source, kind
 
     def __iter__(self) -> Iterator[R]:
         """Yield the records in the order of the file."""
-        return iter(self._read(self.path, self._kind))
+        return iter(self._source)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -170,7 +168,7 @@ class Run:
 
     def results(self) -> Records[MethodResult]:
         """Return every method's accuracy, interval, calls and tokens, iteration by iteration; 0 is untrained."""
-        return Records(self.path, MethodResult, lambda *_: report.results(self.folder))
+        return Records(report.results(self.folder), MethodResult)
 
     def questions(self, *, held_out: bool = False) -> Records[Problem]:
         """Return the training questions, or the held-out ones."""
@@ -214,7 +212,7 @@ class Run:
     def _records(self, path: Path, kind: type[R]) -> Records[R]:
         if not path.exists():
             raise UserError(f"{path} does not exist: the run has not come that far, or has no such iteration.")
-        return Records(path, kind)
+        return Records(files.Records(path, kind), kind)
 
 
 class Answer(NamedTuple):

@@ -124,9 +124,8 @@ def flows(done: Sequence[Evaluation]) -> list[Flow]:
 
 def levels(done: Sequence[Evaluation]) -> dict[int, tuple[Level, ...]]:
     """Return how often the debates' answers are right by their votes, for each iteration."""
-    of = {number: held.votes.values() for number, _, held in done}
-    top = max(map(reliability.most_ballots, of.values()), default=0)
-    return {number: reliability.levels(of[number], problems, held.grade, top) for number, problems, held in done}
+    top = max((reliability.most_ballots(held.votes.values()) for _, _, held in done), default=0)
+    return {n: reliability.levels(held.votes.values(), problems, held.grade, top) for n, problems, held in done}
 
 
 def labels(folder: RunFolder) -> list[Labels]:
