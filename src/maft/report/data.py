@@ -130,11 +130,11 @@ def levels(done: Sequence[Evaluation]) -> dict[int, tuple[Level, ...]]:
 
 def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
-    done = (folder.votes(number) for number in range(1, folder.config.num_iterations + 1))
-    of = [files.read_records(file, Vote) for file in done if file.exists()]
-    problems, grade = votes.problems(folder, "train") if of else {}, cache(tasks.make(folder.config.task).grade)
-    top = max(map(reliability.most_ballots, of), default=0)
-    return [Labels(label_quality(each, problems, grade), reliability.levels(each, problems, grade, top)) for each in of]
+    paths = (folder.votes(number) for number in range(1, folder.config.num_iterations + 1))
+    counted = [files.read_records(path, Vote) for path in paths if path.exists()]
+    problems, grade = votes.problems(folder, "train") if counted else {}, cache(tasks.make(folder.config.task).grade)
+    top = max(map(reliability.most_ballots, counted), default=0)
+    return [Labels(label_quality(of, problems, grade), reliability.levels(of, problems, grade, top)) for of in counted]
 
 
 def examples(folder: RunFolder) -> dict[int, dict[str, CurateCounts]]:

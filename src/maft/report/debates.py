@@ -206,8 +206,7 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
     return {
         "kinds": list(KINDS.items()),
         "questions": [
-            [transcript.line(p.id), texts.add(_cut(p.question)), texts.add(None if p.gold is None else _answer(p.gold))]
-            for p in problems.values()
+            [transcript.line(p.id), texts.add(_cut(p.question)), texts.add(_answer(p.gold))] for p in problems.values()
         ],
         "sets": [
             {
@@ -223,63 +222,52 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
 
 
 def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Texts) -> list[Any]:
-    debate, vote = shown.debate, shown.vote
+    debate, vote, latest = shown.debate, shown.vote, shown.debate.latest
     fates = {fate.agent: fate for fate in shown.fates}
-    numbers, latest = sorted({turn.round for turn in debate.turns}), debate.latest
-    held = set(kinds(shown, problem, grade))
+    passed = set(kinds(shown, problem, grade))
+
+    def graded(answer: str | None) -> tuple[int, int]:
+        """Return the number of an answer's text, and whether it is right: -1 if that is not known."""
+        right = grade(problem, answer)
+        return texts.add(_answer(answer)), -1 if right is None else int(right)
+
+    def reply(call: Call) -> tuple[int, int]:
+        """Return the number of a reply's text, and how many characters are left out: -1 if the model was stopped."""
+        text = call.reply.text.strip()
+        left_out = max(0, len(text) - MAX_CHARACTERS)
+        return texts.add(_cut(text)), left_out or -int(call.reply.finish_reason == "length")
+
+    def pack_turn(turn: Turn) -> list[Any]:
+        learner = "generator" if turn.round == 1 else "critic" if turn in latest else ""
+        fate = fates.get(f"{learner}_{turn.agent}")
+        return [
+            texts.add(turn.call.agent),
+            *graded(turn.answer),
+            *reply(turn.call),
+            *((-1, 0) if turn.summary is None else reply(turn.summary)),
+            texts.add(fate and f"{'Learns from it' if fate.kind else 'Not used'}: {fate.why}."),
+            int(fate is not None and fate.kind is not None),
+        ]
+
     return [
         place,
-        [number for number, kind in enumerate(KINDS) if kind in held],
+        [number for number, kind in enumerate(KINDS) if kind in passed],
         [
-            [
-                texts.add(transcript.title_of_round(debate, number)),
-                [_turn(turn, turn in latest, fates, problem, grade, texts) for turn in debate.round(number)],
-            ]
-            for number in numbers
+            [texts.add(transcript.title_of_round(debate, number)), list(map(pack_turn, debate.round(number)))]
+            for number in sorted({turn.round for turn in debate.turns})
         ],
-        None if vote is None else _vote(vote, problem, grade, texts),
-        [texts.add(_answer(shown.first)), _verdict(grade(problem, shown.first))],
+        vote
+        and [
+            [[texts.add(_answer(answer)), votes] for answer, votes in vote.counts],
+            vote.abstained,
+            *graded(vote.label),
+            int(vote.tied and vote.label is not None),
+            texts.add(None if vote.dropped is None else transcript.why_dropped(vote)),
+        ],
+        [*graded(shown.first)],
         [texts.add(_answer(turn.answer)) for turn in debate.samples],
         texts.add(None if debate.error is None else transcript.line(debate.error[:500])),
     ]
-
-
-def _turn(
-    turn: Turn, is_last: bool, fates: Mapping[str, Fate], problem: Problem, grade: Grade, texts: _Texts
-) -> list[Any]:
-    learner = f"generator_{turn.agent}" if turn.round == 1 else f"critic_{turn.agent}" if is_last else ""
-    fate = fates.get(learner)
-    return [
-        texts.add(turn.call.agent),
-        texts.add(_answer(turn.answer)),
-        _verdict(grade(problem, turn.answer)),
-        *_said(turn.call, texts),
-        *((-1, 0) if turn.summary is None else _said(turn.summary, texts)),
-        texts.add(fate and f"{'Learns from it' if fate.kind else 'Not used'}: {fate.why}."),
-        int(fate is not None and fate.kind is not None),
-    ]
-
-
-def _vote(vote: Vote, problem: Problem, grade: Grade, texts: _Texts) -> list[Any]:
-    return [
-        [[texts.add(_answer(answer)), votes] for answer, votes in vote.counts],
-        vote.abstained,
-        texts.add(_answer(vote.label)),
-        _verdict(grade(problem, vote.label)),
-        int(vote.tied and vote.label is not None),
-        texts.add(None if vote.dropped is None else transcript.why_dropped(vote)),
-    ]
-
-
-def _said(call: Call, texts: _Texts) -> tuple[int, int]:
-    """Return the number of a reply's text, and how many characters are not shown: -1 if the model was stopped."""
-    text = call.reply.text.strip()
-    left_out = max(0, len(text) - MAX_CHARACTERS)
-    return texts.add(_cut(text)), left_out or -int(call.reply.finish_reason == "length")
-
-
-def _verdict(right: bool | None) -> int:
-    return -1 if right is None else int(right)
 
 
 def _cut(text: str) -> str:
