@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maft import __version__, models
+from maft import __version__, files, models
 from maft.errors import DataError
 from maft.method import protocol_of
 from maft.runs.folder import RunFolder
@@ -24,18 +24,6 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "training.json")
 MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")
 """Suffixes of the files of a whole model; others are not sent."""
 VOCABULARY = ("tokenizer.json", "vocab.json")
-_SOCIETY = """\
-# {name}
-
-Agents that debate with one another, made with `maft` {version} by multiagent finetuning
-([arXiv 2501.05707](https://arxiv.org/abs/2501.05707)), iteration {iteration}. Generators give first answers, critics
-answer again after they were shown what others answered. Each learnt from those of its own responses that agree with
-their label.
-
-| folder | role | base | examples |
-|---|---|---|---|
-{rows}
-"""
 
 
 class Repo(NamedTuple):
@@ -146,36 +134,32 @@ def _license(repo: Repo, *bases: str) -> str | None:
 
 
 def _society_card(run: RunFolder, agents: Sequence[Agent], held: Held, repo: Repo, bases: dict[str, str]) -> str:
-    number, name, of_hub = agents[0].iteration, repo.id.rpartition("/")[2], sorted(set(bases.values()))
-    told = [described(run, agent, bases[agent.base], merged=repo.merged) for agent in agents]
-    rows = [f"| [{one.agent}]({one.agent}) | {one.role} | {one.base} | {one.summary['num_examples']} |" for one in told]
+    name, of_hub = repo.id.rpartition("/")[2], sorted(set(bases.values()))
+    described_ = [described(run, agent, bases[agent.base], merged=repo.merged) for agent in agents]
+    first, adapter = described_[0], described_[0].library == "peft"
     head = cards.front_matter(
-        tags=sorted({one.training.method for one in told}) + ["merged"] * repo.merged,
+        tags=sorted({one.training.method for one in described_}) + ["merged"] * repo.merged,
         base_model=of_hub[0] if len(of_hub) == 1 else of_hub,
-        library_name=told[0].library,
+        library_name=first.library,
         license=_license(repo, *of_hub),
         **sections.results(held, held.of_society(), name),
     )
-    about = _SOCIETY.format(name=name, version=__version__, iteration=number, rows="\n".join(rows))
-    first, adapter = told[0], told[0].library == "peft"
     names = [agent.name for agent in agents]
     body = sections.body(held, names, first.base, repo.id, adapter=adapter, subfolder=first.agent, branch=repo.branch)
-    again = [_debate_again(run, repo, of_hub[0], agents)] if len(of_hub) == 1 else []
-    return "\n".join([head, about, body, *again, cards.CITATION])
-
-
-def _debate_again(run: RunFolder, repo: Repo, base: str, agents: Sequence[Agent]) -> str:
-    revision = f" --revision {repo.branch}" if repo.branch else ""
-    names = {role: [one.name for one in agents if one.ref.role == role] for role in ("generator", "critic")}
+    speakers = {role: [one.name for one in agents if one.ref.role == role] for role in ("generator", "critic")}
     if run.config.society.one_model:  # it speaks for all
-        everybody = names["generator"] * run.config.debate.num_agents
-        names = {
-            "generator": everybody,
-            "critic": everybody if "critic" in protocol_of(run.config.debate).roles(run.config.debate) else [],
-        }
-    options = " ".join(f"--{role}s society/{' society/'.join(some)}" for role, some in names.items() if some)
-    return (
-        "With `maft`, they debate questions of your own:\n\n```sh\n"
-        f"hf download {repo.id}{revision} --local-dir society\n"
-        f"maft debate mine.yaml model={base} {options}\n```\n"
+        roles = protocol_of(run.config.debate).roles(run.config.debate)
+        speakers = dict.fromkeys(roles, speakers["generator"] * run.config.debate.num_agents)
+    card = files.template("sharing", "society.md.j2").render(
+        head=head,
+        name=name,
+        version=__version__,
+        iteration=agents[0].iteration,
+        agents=described_,
+        body=body,
+        one_base=of_hub[0] if len(of_hub) == 1 else None,
+        repo=repo,
+        speakers=speakers,
+        citation=cards.CITATION,
     )
+    return str(card).removesuffix("\n")
