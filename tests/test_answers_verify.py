@@ -389,7 +389,9 @@ def test_hostile_answers_neither_hang_nor_run(name, tmp_path, monkeypatch):
     start = time.perf_counter()
     for other in others:
         equivalent(text, other)
-    assert time.perf_counter() - start < len(others) * (verify.SECONDS + 3)  # a killed worker is started anew
+    assert (
+        time.perf_counter() - start < len(others) * (verify.SECONDS + 3) * verify.load()
+    )  # a killed worker is started anew
     assert equivalent(text, others[0])
     assert list(tmp_path.iterdir()) == []
 
