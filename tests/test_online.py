@@ -19,6 +19,7 @@ ONLINE = (
     "num_iterations=2",
     "train.online_questions=4",
     "train.learning_rate=[1e-3, 1e-4]",
+    "sampling.train_temperature=[1.0, 0.5]",
     "vote.min_agreement=plurality",
 )
 
@@ -45,7 +46,7 @@ def turns(tmp_path_factory):
     speakers = []
 
     def answer(request):
-        speakers.append((request.agent.name, request.agent.adapter))
+        speakers.append((request.agent.name, request.agent.adapter, request.sampling.temperature))
         return guess(request)
 
     trainer = Watching()
@@ -63,12 +64,15 @@ def test_agents_debate_with_what_they_learned_in_the_turn_before(turns):
         start = before.output if job in firsts or before not in firsts else folder.agent(1, "generator_0")
         assert job.init_adapter == start
     assert all(inner in job.output.parents for job in firsts)
-    debating = list(dict.fromkeys(adapter for name, adapter in speakers if name == "generator_0"))
+    debating = list(dict.fromkeys(adapter for name, adapter, _ in speakers if name == "generator_0"))
     outputs = [str(job.output) for job in jobs]
     assert debating[0] is None and [one for one in debating if one in outputs] == [
         one for one in outputs if one in debating
     ]
     assert str(folder.agent(2, "generator_0")) == debating[-1]
+    for iteration, temperature in ((1, 1.0), (2, 0.5)):
+        turns_of = str(folder.iteration(iteration) / "online")
+        assert {warmth for _, one, warmth in speakers if one and one.startswith(turns_of)} == {temperature}
     assert all(job.keep_optimizer for job in jobs) and len({job.seed for job in jobs}) == len(jobs)
     assert {job.output: rate for job, rate in zip(trainer.jobs, trainer.rates, strict=True)} == {
         job.output: 1e-3 if inner in job.output.parents else 1e-4 for job in trainer.jobs

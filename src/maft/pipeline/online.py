@@ -70,6 +70,7 @@ def _inner(folder: RunFolder, iteration: int, society: Society, num_turns: int) 
         "seed": seeds.seed(config.seed, "online", iteration),
         "society": config.society.model_copy(update=start),
         "train": train.model_copy(update=roles),
+        "sampling": _of(config.sampling, iteration),
         "vote": _of(config.vote, iteration),
         "curate": _of(config.curate, iteration),
     }
