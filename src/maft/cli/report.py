@@ -57,13 +57,13 @@ def _report_comparison(folder: Path, as_json: bool, target: Path | None, against
     from maft import report as report_
 
     opened = comparison.existing(folder)
-    found = comparison.results(opened, against)
-    written = report_.export_comparison(opened, found, target) if target is not None else []
+    rows = comparison.results(opened, against)
+    written = report_.export_comparison(opened, rows, target) if target is not None else []
     if as_json:
-        click.echo(comparison.as_json(found))
+        click.echo(comparison.as_json(rows))
         return
-    click.echo(report_.comparison_table(found))
-    _say(lambda: report_.write_comparison_page(opened, found), written, target)
+    click.echo(report_.comparison_table(rows))
+    _say(lambda: report_.write_comparison_page(opened, rows), written, target)
 
 
 def _say(write: Callable[[], Path | None], written: list[Path], target: Path | None) -> None:

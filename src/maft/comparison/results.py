@@ -76,22 +76,22 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     return [_result(key, rows[key], against, rows.get((0 if untrained else key[0], against))) for key in keys]
 
 
-def over_iterations(comparison: Comparison, found: Sequence[Result]) -> dict[str, list[Result]]:
+def over_iterations(comparison: Comparison, compared: Sequence[Result]) -> dict[str, list[Result]]:
     """Return the rows of each method over iterations, beginning with its untrained agents.
 
     Methods with other prompts or rounds, such as without summaries, differ in iteration 0, too.
     """
     untrained = _shared(comparison, [0], every_arm=True)
     curves = {key[1]: [_result(key, cells, comparison.against, None)] for key, cells in untrained.items()}
-    for row in found:
+    for row in compared:
         if row.iteration > 0:
             curves.setdefault(row.method, []).append(row)
     return {name: rows for name, rows in curves.items() if rows[-1].iteration > 0}
 
 
-def as_json(found: Sequence[Result]) -> str:
+def as_json(compared: Sequence[Result]) -> str:
     """Return the rows as a JSON list."""
-    return json.dumps([row.model_dump() for row in found], indent=2)
+    return json.dumps([row.model_dump() for row in compared], indent=2)
 
 
 def _place(key: tuple[int, str]) -> tuple[int, int]:
@@ -114,7 +114,7 @@ def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm:
 
     The untrained society is that of the reference, or of `every_arm`, by the names that its rows have once finetuned.
     """
-    found: dict[tuple[int, str], _Cell] = {}
+    cells: dict[tuple[int, str], _Cell] = {}
     budgets: dict[int, int] = {}
     for arm in (ARMS[name] for name in comparison.methods if comparison.begun(ARMS[name], seed)):
         folder = comparison.folder(arm, seed)
@@ -123,8 +123,8 @@ def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm:
                 if n not in budgets:
                     budgets[n] = _budget(comparison, seed, n)
                 for row, scores in _scores(folder, n, budgets[n]).items():
-                    found[n, _row_name(arm, n or int(every_arm), row)] = _Cell(scores, folder)
-    return found
+                    cells[n, _row_name(arm, n or int(every_arm), row)] = _Cell(scores, folder)
+    return cells
 
 
 def _budget(comparison: Comparison, seed: int, iteration: int) -> int:
@@ -165,8 +165,8 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, other: S
     iteration, method = key
     sums = [summarize(cell.scores) for cell in cells]
     mine = [accuracies(cell.scores) for cell in cells]
-    found = accuracy_over(mine) if all(mine) else None
-    compared = found is not None and other is not None and method != against
+    accuracy = accuracy_over(mine) if all(mine) else None
+    compared = accuracy is not None and other is not None and method != against
     costs = [_costs(cell.folder, iteration) for cell in cells]
     means = {
         name: sum(getattr(one, name) for one in sums) / len(cells)
@@ -176,9 +176,9 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, other: S
     return Result(
         iteration=iteration,
         method=method,
-        accuracy=found.mean if found else None,
-        ci_low=found.low if found else None,
-        ci_high=found.high if found else None,
+        accuracy=accuracy.mean if accuracy else None,
+        ci_low=accuracy.low if accuracy else None,
+        ci_high=accuracy.high if accuracy else None,
         n=sums[0].n,
         num_seeds=len(cells),
         against=against,

@@ -133,13 +133,13 @@ def _make_examples(
     if not summary.exists():
         agent = learners(config)[0]
         plain = {debate.problem_id: debate for debate in debates}
-        found = [
+        examples = [
             _example(plain[debate.problem_id], text, agent)
             for debate in (*debates, *hinted)
             for text in _right(debate, labels)
         ]
-        counts = CurateCounts(examples=len(found), first=len(found))
-        chosen = limit(Curated(tuple(found), counts), iteration, config.curate, config.seed)
+        counts = CurateCounts(examples=len(examples), first=len(examples))
+        chosen = limit(Curated(tuple(examples), counts), iteration, config.curate, config.seed)
         files.write_records(folder.examples(iteration, agent), chosen.examples)
         files.write_json(summary, {agent: chosen.counts.model_dump()})
         folder.log("curated", iteration=iteration)

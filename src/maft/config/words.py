@@ -17,18 +17,18 @@ from maft.extensions import Part
 
 def known_keys() -> dict[str, Any]:
     """Return every dotted key of the tree with its field, in the order of the file."""
-    found: dict[str, Any] = {}
+    keys: dict[str, Any] = {}
 
     def walk(section: type[BaseModel], prefix: str) -> None:
         for name, field in section.model_fields.items():
             inner = section_of(field.annotation)
             if inner is None:
-                found[prefix + name] = field
+                keys[prefix + name] = field
             else:
                 walk(inner, f"{prefix}{name}.")
 
     walk(RunConfig, "")
-    return found
+    return keys
 
 
 def parts(config: Section) -> list[str]:

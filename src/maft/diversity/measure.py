@@ -31,7 +31,7 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
             debates = [debate for debate in held.debates if debate.error is None]
             texts = [turn.call.reply.text for debate in debates for turn in debate.latest]
             vectors = embed(texts)
-            found = Diversity(
+            result = Diversity(
                 iteration=iteration,
                 num_questions=len(debates),
                 disagreement=disagreement(debates, held.votes),
@@ -39,15 +39,15 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
                 embedder=name,
             )
             if num_read and n > 1:
-                found = _read(folder, found, debates[:num_read], reader, progress)
-            files.write_json(folder.diversity(iteration), found.model_dump())
+                result = _read(folder, result, debates[:num_read], reader, progress)
+            files.write_json(folder.diversity(iteration), result.model_dump())
     return measured(folder)
 
 
 def measured(folder: RunFolder) -> list[Diversity]:
     """Return the measurements so far."""
-    found = (_measured(folder, number) for number in range(folder.config.num_iterations + 1))
-    return [one for one in found if one is not None]
+    by_iteration = (_measured(folder, number) for number in range(folder.config.num_iterations + 1))
+    return [one for one in by_iteration if one is not None]
 
 
 def _measured(folder: RunFolder, iteration: int) -> Diversity | None:
@@ -80,26 +80,26 @@ class _Read(NamedTuple):
 
 
 def _read(
-    folder: RunFolder, found: Diversity, debates: Sequence[Debate], reader: LikelihoodReader, progress: Progress
+    folder: RunFolder, result: Diversity, debates: Sequence[Debate], reader: LikelihoodReader, progress: Progress
 ) -> Diversity:
     """Add the measures that need the models: the agents who spoke last, and the untrained model.
 
     Likelihoods of tokens can be compared within one model only, so agents are read by others of their model.
     """
-    society = societies.after(folder, found.iteration)
+    society = societies.after(folder, result.iteration)
     by_model: dict[str, list[AgentRef]] = {}
     for speaker in society.critics or society.generators:
         by_model.setdefault(speaker.model, []).append(speaker)
     untrained = {agent.name: agent.model for agent in societies.untrained(folder.config).agents}
     num_replies = len(debates) * sum(map(len, by_model.values()))
     read: list[_Read] = []
-    with progress.stage(f"iteration {found.iteration}: diversity", num_replies, "reply") as bar:
+    with progress.stage(f"iteration {result.iteration}: diversity", num_replies, "reply") as bar:
         for model, agents in by_model.items():
             has_base = all(untrained[agent.name] == model for agent in agents)
             if len(agents) > 1 or has_base:
-                readings = _readings(folder, found.iteration, model, agents, debates, reader, bar)
+                readings = _readings(folder, result.iteration, model, agents, debates, reader, bar)
                 read.append(_Read(len(agents), has_base, readings))
-    return found.model_copy(
+    return result.model_copy(
         update=_measures(read) | {"num_models": len(by_model), "num_read": len(debates) * bool(read)}
     )
 

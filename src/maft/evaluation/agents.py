@@ -44,13 +44,13 @@ def agent_accuracies(
             for role, turns in zip(right_by_role, (debate.round(1), final), strict=True):
                 right_by_role[role].append({turn.agent for turn in turns if grade(problem, turn.answer)})
             last = max([last, *(turn.round for turn in debate.turns)])
-    found: list[AgentAccuracy] = []
+    accuracies: list[AgentAccuracy] = []
 
     def add(role: Literal["generator", "critic"], agent: int | None, right: Sequence[float]) -> None:
-        found.append(AgentAccuracy(iteration, role, agent, len(right), sum(right) / len(right), *interval(right)))
+        accuracies.append(AgentAccuracy(iteration, role, agent, len(right), sum(right) / len(right), *interval(right)))
 
     for role, right in list(right_by_role.items())[: min(last, 2)]:
         add(role, None, [len(agents) / num_agents for agents in right])
         for agent in range(num_agents):
             add(role, agent, [agent in agents for agents in right])
-    return found
+    return accuracies

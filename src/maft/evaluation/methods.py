@@ -94,9 +94,9 @@ def _single(debate: Debate, method: str, how: Scoring) -> Score:
 def _voted(debate: Debate, turns: Sequence[Turn], method: str, how: Scoring) -> Score:
     """The vote over some of the answers, at their own cost."""
     classes = how.held.votes[debate.problem_id].partition or ()
-    found = tally_of(debate, classes, turns, how.config.vote, how.config.seed)
+    tally = tally_of(debate, classes, turns, how.config.vote, how.config.seed)
     calls = [turn.call for turn in turns]
-    return _score(debate, method, how, (found.winner,), calls, _no_answer(debate, found.winner, found.tied))
+    return _score(debate, method, how, (tally.winner,), calls, _no_answer(debate, tally.winner, tally.tied))
 
 
 def _debated(debate: Debate, method: str, how: Scoring) -> Score:

@@ -71,18 +71,18 @@ def accuracy_over(answers: Sequence[Accuracies]) -> Difference | None:
     """
     import numpy as np
 
-    found = difference(answers, [dict.fromkeys(of_seed, 0.0) for of_seed in answers])
-    if found is None:
+    overall = difference(answers, [dict.fromkeys(of_seed, 0.0) for of_seed in answers])
+    if overall is None:
         return None
     shared = sorted(set.intersection(*map(set, answers)))
     values = np.array([[of_seed[q] for q in shared] for of_seed in answers])
     spread = _spread(values) if min(values.shape) > 1 else None
-    if spread is None or found.mean in (0, 1):
+    if spread is None or overall.mean in (0, 1):
         low, high = interval(list(values.mean(axis=0)))
     else:
         quantile, _ = _student(spread.freedom, 0)
-        low, high = wilson(found.mean, found.mean * (1 - found.mean) / spread.variance, quantile)
-    return found.model_copy(update={"low": low, "high": high})
+        low, high = wilson(overall.mean, overall.mean * (1 - overall.mean) / spread.variance, quantile)
+    return overall.model_copy(update={"low": low, "high": high})
 
 
 def _without_spread(gap: float, n: int) -> tuple[float, float, float]:

@@ -107,9 +107,9 @@ def calibrate(
         small = config.model_copy(update={"name": "calibration", "runs_dir": scratch, "num_iterations": 2})
         with RunFolder.open(small) as folder:
             measured = _measure(folder, sampler, trainer, progress or Progress(quiet=True))
-    found = measured.model_copy(update={"seconds": time.monotonic() - started})
-    files.write_text(cache_file(config), found.to_json() + "\n")
-    return found
+    calibration = measured.model_copy(update={"seconds": time.monotonic() - started})
+    files.write_text(cache_file(config), calibration.to_json() + "\n")
+    return calibration
 
 
 def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress) -> Calibration:
@@ -314,8 +314,8 @@ def _rows(
     kinds = protocol_of(config.debate).kinds(config.debate, Prompts())
     number = max(kind.round for kind in kinds if kind.role == role)
     replies = {(debate.problem_id, turn.agent): turn.call.reply for debate in debates for turn in debate.round(number)}
-    found = [replies.get((example.problem_id, place)) for place, examples in enumerate(sets) for example in examples]
-    return [(reply.prompt_tokens, reply.completion_tokens) for reply in found if reply is not None]
+    learned = [replies.get((example.problem_id, place)) for place, examples in enumerate(sets) for example in examples]
+    return [(reply.prompt_tokens, reply.completion_tokens) for reply in learned if reply is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

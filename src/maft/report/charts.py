@@ -126,9 +126,9 @@ def agents(accuracies: Sequence[AgentAccuracy]) -> Chart | None:
     return _over_iterations("agents", "Accuracy of single generators and critics over iterations", curves)
 
 
-def labels(found: Sequence[Labels]) -> Chart | None:
+def labels(by_iteration: Sequence[Labels]) -> Chart | None:
     """Return how often pseudo-labels are right, and on what share of the questions agents are trained."""
-    qualities = [of.quality for of in found]
+    qualities = [of.quality for of in by_iteration]
     right = [Point(q.iteration, q.accuracy, q.ci_low, q.ci_high) for q in qualities if q.accuracy is not None]
     used = [_share(q.iteration, q.coverage, q.num_problems) for q in qualities]
     curves = [
@@ -138,7 +138,7 @@ def labels(found: Sequence[Labels]) -> Chart | None:
     return _over_iterations("labels", "Pseudo-labels over iterations", curves)
 
 
-def votes(found: Sequence[Labels]) -> Chart | None:
+def votes(by_iteration: Sequence[Labels]) -> Chart | None:
     """Return how close the votes on training questions are.
 
     Every value is the mean of one share per question, so that Wilson's interval is never too narrow.
@@ -149,7 +149,7 @@ def votes(found: Sequence[Labels]) -> Chart | None:
         "abstention": ("could not be read", "red", "v"),
     }
     curves = [
-        Curve(*look, [_share(of.iteration, getattr(of, name), of.num_problems) for of, _ in found])
+        Curve(*look, [_share(of.iteration, getattr(of, name), of.num_problems) for of, _ in by_iteration])
         for name, look in looks.items()
     ]
     return _over_iterations("votes", "Votes on training questions over iterations", curves)
@@ -197,16 +197,16 @@ def diversity(measured: Sequence[Diversity]) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def methods(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
+def methods(by_method: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
     """Return the accuracy of compared methods over iterations, those that are shown first."""
-    curves = _of_methods(found, shown, lambda row: row.iteration)
+    curves = _of_methods(by_method, shown, lambda row: row.iteration)
     return _over_iterations("methods", "Accuracy of the methods on held-out questions over iterations", curves)
 
 
-def budget(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
+def budget(by_method: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart | None:
     """Return the accuracy of compared methods after the last iteration against the tokens that an answer takes."""
-    last = max((rows[-1].iteration for rows in found.values()), default=0)
-    rows = {name: [of[-1]] for name, of in found.items() if of[-1].iteration == last}
+    last = max((rows[-1].iteration for rows in by_method.values()), default=0)
+    rows = {name: [of[-1]] for name, of in by_method.items() if of[-1].iteration == last}
     curves = _of_methods(rows, shown, lambda row: log10(max(1.0, row.tokens / row.n)))
     if not curves:
         return None
@@ -220,21 +220,25 @@ def budget(found: Mapping[str, Sequence[Result]], shown: Sequence[str]) -> Chart
 
 
 def _of_methods(
-    found: Mapping[str, Sequence[Result]], shown: Sequence[str], x: Callable[[Result], float]
+    by_method: Mapping[str, Sequence[Result]], shown: Sequence[str], x: Callable[[Result], float]
 ) -> list[Curve]:
-    first = [name for name in shown if name in found]
-    names = [*first, *(name for name in found if name not in first)]
+    first = [name for name in shown if name in by_method]
+    names = [*first, *(name for name in by_method if name not in first)]
     return [
         Curve(
             name,
             *_look(place),
-            [Point(x(row), row.accuracy, row.ci_low, row.ci_high) for row in found[name] if row.accuracy is not None],
+            [
+                Point(x(row), row.accuracy, row.ci_low, row.ci_high)
+                for row in by_method[name]
+                if row.accuracy is not None
+            ],
             shown=name in first,
             offered=name in first or name in ARMS,
             dashed=place >= len(COLORS),
         )
         for place, name in enumerate(names)
-        if any(row.accuracy is not None for row in found[name])
+        if any(row.accuracy is not None for row in by_method[name])
     ]
 
 

@@ -37,14 +37,14 @@ class Line(NamedTuple):
     """Whether it is shown only if asked for."""
 
 
-def write_page(comparison: Comparison, found: Sequence[Result]) -> Path:
+def write_page(comparison: Comparison, results: Sequence[Result]) -> Path:
     """Write report.html of a comparison, finished or not, from its rows, and return its path."""
-    return page.write(comparison.path / "report.html", "comparison.html.j2", _content(comparison, found))
+    return page.write(comparison.path / "report.html", "comparison.html.j2", _content(comparison, results))
 
 
-def all_charts(comparison: Comparison, found: Sequence[Result]) -> list[Chart]:
+def all_charts(comparison: Comparison, results: Sequence[Result]) -> list[Chart]:
     """Return accuracy over iterations, and against tokens."""
-    curves, n = comparison_.over_iterations(comparison, found), comparison.config.debate.num_agents
+    curves, n = comparison_.over_iterations(comparison, results), comparison.config.debate.num_agents
     own, at_budget = comparison.reference, [f"{name}_majority@budget" for name in ("single_agent_ft", "majority_ft")]
     of_reference = [own, f"{own}_majority@{n}", f"{own}_single", "single_agent_ft", f"{own}_majority@budget"]
     shown = [*of_reference, "single_agent_ft_debate", *at_budget[1:]]
@@ -52,24 +52,24 @@ def all_charts(comparison: Comparison, found: Sequence[Result]) -> list[Chart]:
     return [chart for chart in drawn if chart is not None]
 
 
-def _content(comparison: Comparison, found: Sequence[Result]) -> dict[str, Any]:
-    last = max((row.iteration for row in found), default=0)
-    gaps = [row.difference for row in found if row.difference is not None]
-    against = found[0].against if found else comparison.against
-    lines = [_line(row, comparison.reference) for row in found]
+def _content(comparison: Comparison, results: Sequence[Result]) -> dict[str, Any]:
+    last = max((row.iteration for row in results), default=0)
+    gaps = [row.difference for row in results if row.difference is not None]
+    against = results[0].against if results else comparison.against
+    lines = [_line(row, comparison.reference) for row in results]
     return {
         "config": comparison.config,
         "models": page.models(comparison.config),
         "stand_ins": data.stand_ins(comparison.config),
         "comparison": comparison,
-        "found": found,
+        "found": results,
         "last": last,
         "lines": {number: list(of) for number, of in groupby(lines, lambda line: line.row.iteration)},
         "reach": max([0.01, *(max(abs(gap.low), abs(gap.high)) for gap in gaps)]),
         "against": against,
-        "ours": next((row for row in found if row.iteration == last > 0 and row.method == against), None),
-        "cards": _cards(comparison, {row.method: row for row in found if row.iteration == last}),
-        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, found)}),
+        "ours": next((row for row in results if row.iteration == last > 0 and row.method == against), None),
+        "cards": _cards(comparison, {row.method: row for row in results if row.iteration == last}),
+        "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, results)}),
         "unfinished": _unfinished(comparison),
         "changed": page.changed_settings(comparison.config),
     }

@@ -164,12 +164,12 @@ def _examples(folder: RunFolder, number: int, problems: Collection[str]) -> Mapp
     """Return the examples of an iteration by question; None before they are made."""
     if not folder.examples_summary(number).exists():
         return None
-    found: dict[str, list[Example]] = defaultdict(list)
+    by_question: dict[str, list[Example]] = defaultdict(list)
     for agent in learners(folder.config):
         for example in Records(folder.examples(number, agent), Example):
             if example.problem_id in problems:
-                found[example.problem_id].append(example)
-    return found
+                by_question[example.problem_id].append(example)
+    return by_question
 
 
 def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:

@@ -60,10 +60,10 @@ def export_run(folder: RunFolder, target: Path) -> list[Path]:
     return _write(tables, run_page.all_charts(folder, evaluations, replayed), target)
 
 
-def export_comparison(comparison: Comparison, found: Sequence[Result], target: Path) -> list[Path]:
+def export_comparison(comparison: Comparison, results: Sequence[Result], target: Path) -> list[Path]:
     """Write tables and pictures of a comparison, and return the files."""
-    tables = {"methods": [{**row.model_dump(), "parsed": 1 - row.unparsed / row.n} for row in found]}
-    return _write(tables, comparison_page.all_charts(comparison, found), target)
+    tables = {"methods": [{**row.model_dump(), "parsed": 1 - row.unparsed / row.n} for row in results]}
+    return _write(tables, comparison_page.all_charts(comparison, results), target)
 
 
 def _rows(tuples: Iterable[Any]) -> Rows:

@@ -49,8 +49,8 @@ def gains(folders: Sequence[RunFolder], *, vote: bool = False, questions: frozen
         return [graded(folder, number, method, questions) for folder in folders]
 
     mine = of_runs(last, our_majority if vote else ours)
-    found = (compare(over, mine, of_runs(number, method)) for over, (number, method) in others.items())
-    return [gain for gain in found if gain is not None]
+    compared = (compare(over, mine, of_runs(number, method)) for over, (number, method) in others.items())
+    return [gain for gain in compared if gain is not None]
 
 
 def graded(folder: RunFolder, number: int, method: str, questions: frozenset[str] | None = None) -> Accuracies:

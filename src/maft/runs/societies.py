@@ -74,11 +74,11 @@ def after(folder: RunFolder, iteration: int) -> Society:
 
 def speakers(config: RunConfig) -> dict[str, list[str]]:
     """Return the names of the agents by the name of their base model; a folder is named without its path."""
-    found: dict[str, list[str]] = {}
+    by_model: dict[str, list[str]] = {}
     for one in untrained(config).agents:
-        found.setdefault(one.model, []).append(one.name)
-    short = {model: models.public_name(model) for model in found}
-    return {short[model] if len(set(short.values())) == len(short) else model: of for model, of in found.items()}
+        by_model.setdefault(one.model, []).append(one.name)
+    short = {model: models.public_name(model) for model in by_model}
+    return {short[model] if len(set(short.values())) == len(short) else model: of for model, of in by_model.items()}
 
 
 def num_epochs(config: RunConfig, iteration: int, learner: str) -> int:
@@ -126,10 +126,10 @@ def _first(role: Role, index: int, entry: str | AgentConfig, base: str) -> Agent
         return agent(role, index, entry, base)
     model = entry.model or base
     if entry.adapter is None:
-        found = agent(role, index, model, base)
-        if found.adapter is not None:
+        first = agent(role, index, model, base)
+        if first.adapter is not None:
             raise DataError(f"model {model} is the folder of an adapter. Set it as adapter, and its base as model.")
-        return found
+        return first
     return AgentRef(role=role, index=index, model=model, adapter=str(Path(entry.adapter).expanduser().resolve()))
 
 

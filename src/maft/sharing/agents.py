@@ -50,10 +50,10 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
     after = {agent.name: agent for agent in societies.after(run, number).agents}
     wanted = names if name in (None, "all") else (name,)
     places = {one: _place(run, number, one) for one in wanted}
-    found = [Agent(after[one], first[one], run.agent(place, one), place) for one, place in places.items()]
-    for agent in found:
+    chosen = [Agent(after[one], first[one], run.agent(place, one), place) for one, place in places.items()]
+    for agent in chosen:
         _check(agent)
-    return found
+    return chosen
 
 
 def _place(run: RunFolder, number: int, agent: str) -> int:
