@@ -215,6 +215,7 @@ def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
     assert len(caplog.records) == 1
 
 
+@pytest.mark.slow
 def test_what_peft_gives_is_computed_once_in_a_process_of_its_own(made, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
     folder = made("plain", tmp_path)

@@ -98,6 +98,7 @@ def test_no_more_is_remembered_than_the_limit(verifier, monkeypatch):
     assert len(verifier._known) == 3
 
 
+@pytest.mark.slow
 def test_a_pair_without_end_is_different_and_the_rest_is_answered(verifier, caplog, monkeypatch):
     monkeypatch.setattr(verify, "SECONDS", 0.5)
     monkeypatch.setattr(verify, "VOTE_SECONDS", 60.0)
@@ -119,6 +120,7 @@ def test_a_pair_without_end_is_different_and_the_rest_is_answered(verifier, capl
     assert time.perf_counter() - start < 0.1 and len(caplog.records) == 2
 
 
+@pytest.mark.slow
 def test_a_time_out_is_kept_though_the_cache_is_full(verifier, monkeypatch):
     monkeypatch.setattr(verify, "SECONDS", 0.5)
     monkeypatch.setattr(verify, "CACHED_PAIRS", 1)
@@ -128,6 +130,7 @@ def test_a_time_out_is_kept_though_the_cache_is_full(verifier, monkeypatch):
     assert verifier.same([ENDLESS]) == [False]
 
 
+@pytest.mark.slow
 @linux
 def test_memory_is_limited_and_too_little_of_it_is_no_answer(verifier, caplog, monkeypatch):
     asked = verify.Worker().ready(60)
@@ -139,6 +142,7 @@ def test_memory_is_limited_and_too_little_of_it_is_no_answer(verifier, caplog, m
     assert "after more than 1.5 GiB" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced(verifier):
     assert verifier.same([EQUAL[0]]) == [True]
     (dead,) = verifier.workers
@@ -147,6 +151,7 @@ def test_a_worker_that_dies_is_replaced(verifier):
     assert verifier.same([EQUAL[1]]) == [True]
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_says_nothing_of_its_pair(verifier, monkeypatch):
     """Such as by the system's out-of-memory killer, in the midst of a pair."""
     started, ask = [], Process.ask
@@ -162,6 +167,7 @@ def test_a_worker_killed_from_outside_says_nothing_of_its_pair(verifier, monkeyp
     assert verifier.same([EQUAL[0]]) == [True] and len(started) == 3
 
 
+@pytest.mark.slow
 def test_a_pair_whose_workers_always_die_is_different_in_this_vote_only(verifier, caplog, monkeypatch):
     def killed(self, pair, seconds):
         self.close()
@@ -174,6 +180,7 @@ def test_a_pair_whose_workers_always_die_is_different_in_this_vote_only(verifier
     assert verifier.same([EQUAL[0]]) == [True]
 
 
+@pytest.mark.slow
 def test_a_vote_has_its_time_and_what_is_left_over_is_asked_by_the_next(verifier, caplog, monkeypatch):
     monkeypatch.setattr(verify, "SECONDS", 0.5)
     monkeypatch.setattr(verify, "VOTE_SECONDS", 0.7)
@@ -186,6 +193,7 @@ def test_a_vote_has_its_time_and_what_is_left_over_is_asked_by_the_next(verifier
     assert verifier.same([EQUAL[0]]) == [True]
 
 
+@pytest.mark.slow
 def test_only_the_clock_is_a_verdict():
     for cpu, wall, how in ((0.3, 60, UsedUp), (60, 0.3, Killed)):
         process = Process("maft.answers.worker", str(2**31))
@@ -197,6 +205,7 @@ def test_only_the_clock_is_a_verdict():
             process.ask([*EQUAL[0], 1.0], 1)
 
 
+@pytest.mark.slow
 def test_a_machine_that_stands_still_is_no_verdict(verifier, caplog, monkeypatch):
     ask = Process.ask
 
@@ -250,6 +259,7 @@ def test_ctrl_c_is_for_the_parent(verifier):
     assert asked.ask([*EQUAL[1], 2.0], 60) is True
 
 
+@pytest.mark.slow
 def test_an_interrupted_question_leaves_no_late_answer(verifier, monkeypatch):
     assert verifier.same([EQUAL[0]]) == [True]
     (interrupted,) = verifier.workers
@@ -267,6 +277,7 @@ def test_an_interrupted_question_leaves_no_late_answer(verifier, monkeypatch):
     assert verifier.same([DIFFERENT[2], EQUAL[1]]) == [False, True]
 
 
+@pytest.mark.slow
 def test_many_threads_share_two_workers():
     verifier = Verifier(2)
     pairs = [(f"x+{n}", f"{n}+{'x' if n % 3 else 'x+1'}") for n in range(2, 26)]
@@ -283,6 +294,7 @@ def test_many_threads_share_two_workers():
     ("program", "said"),
     [("/nowhere/python", "No such file"), ("/bin/false", "exit code"), ("", "cannot be started")],
 )
+@pytest.mark.slow
 def test_a_process_that_cannot_be_started_is_a_clear_error(verifier, monkeypatch, program, said):
     monkeypatch.setattr(sys, "executable", program)
     with pytest.raises(MaftError, match="The process that compares answers cannot be started") as caught:
@@ -297,6 +309,7 @@ def test_the_parent_loads_no_algebra_and_ends_without_a_warning():
     assert python(script) == "True set()\n"
 
 
+@pytest.mark.slow
 def test_a_file_of_the_same_name_in_the_working_directory_is_not_the_library(tmp_path):
     (tmp_path / "math_verify.py").write_text("raise SystemExit('wrong one')")
     (tmp_path / "sympy.py").write_text("raise SystemExit('wrong one')")
@@ -316,6 +329,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("busy", ["", "busy"])
 def test_no_worker_outlives_a_parent_that_is_killed(busy):
@@ -338,6 +352,7 @@ assert right and os.waitpid(child, 0)[1] == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_has_workers_of_its_own():
     python(FORK)
@@ -379,6 +394,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_neither_hang_nor_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -409,6 +425,7 @@ for a, b in json.loads(sys.stdin.read()):
 """
 
 
+@pytest.mark.slow
 def test_python_is_not_run_though_every_guard_before_the_parser_were_gone(tmp_path):
     texts = [
         HOSTILE[name] for name in ("python", "python in a list", "lambda", "exec", "sympy", "line breaks", "surrogate")
@@ -517,6 +534,7 @@ def test_groups_of_real_answers_do_not_depend_on_the_order():
         assert {frozenset(shuffled[i] for i in indices) for indices in group(shuffled)} == classes
 
 
+@pytest.mark.slow
 def test_the_worker_answers_lines_until_its_input_ends():
     lines = "".join(json.dumps([*pair, 5.0]) + "\n" for pair in (EQUAL[0], DIFFERENT[0], EQUAL[1]))
     done = subprocess.run(

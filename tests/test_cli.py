@@ -272,6 +272,7 @@ def test_ctrl_c_is_exit_code_130_a_kind_word_and_no_loss(tmp_path):
     assert not set(asked[:-1]) & set(slow.asked()[len(asked) :]), "only what was in flight is asked again"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_run_that_is_told_to_stop_stops_as_with_ctrl_c(tmp_path, number, code):
     slow = SlowMaft(tmp_path / "slow")

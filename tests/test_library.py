@@ -93,6 +93,7 @@ reveal_type(finished.debates()[0])
 """
 
 
+@pytest.mark.slow
 def test_a_program_of_a_user_is_type_checked(tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     wrong = PROGRAM.replace("name: str = best.method", "name: int = best.method")

@@ -32,6 +32,7 @@ def unbroken(tmp_path_factory) -> dict[str, bytes]:
     return run_files(maft.folder)
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_one(tmp_path, unbroken):
     maft, rng = SlowMaft(tmp_path / "killed"), Random(3)
     kills, in_flight = 0, set[int]()
@@ -56,6 +57,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_files_of_an_unbroken_o
     assert run_files(maft.folder) == unbroken
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the child touches no thread of the parent
 def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -85,6 +87,7 @@ def test_a_death_at_every_single_step_on_the_disk_leaves_nothing_behind(tmp_path
     assert step > 60
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the child touches no thread of the parent
 def test_a_kill_at_any_reply_loses_that_reply_only(tmp_path, monkeypatch):

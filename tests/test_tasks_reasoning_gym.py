@@ -92,6 +92,7 @@ def test_the_known_answers_of_every_data_set_are_right():
     assert without == {"boxnet", "rush_hour"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["polynomial_multiplication", "list_functions", "propositional_logic"])
 def test_known_answers_are_right_in_a_process_that_did_not_make_them(name):
     made = gym(name, size=3).questions()
@@ -154,6 +155,7 @@ def test_forms_are_matched_in_no_time(name):
         assert time.perf_counter() - started < 0.1
 
 
+@pytest.mark.slow
 def test_an_answer_that_takes_too_long_is_wrong_and_the_next_one_is_scored(monkeypatch):
     monkeypatch.setattr(gym_process, "SECONDS", 1.0)
     task = gym("simple_integration", size=4)
@@ -218,6 +220,7 @@ def test_the_scorer_of_every_data_set_says_which_answers_are_the_same():
     assert all(f"`{name}`" in page for name in exceptions)
 
 
+@pytest.mark.slow
 def test_votes_on_a_question_ask_its_scorer_without_the_known_answer():
     task = gym("polynomial_multiplication", size=4)
     problem = task.questions().train[0].model_copy(update={"gold": None})
@@ -228,6 +231,7 @@ def test_votes_on_a_question_ask_its_scorer_without_the_known_answer():
     assert gym("spell_backward", equality="text").equality.same("Uryyb", "uryyb")
 
 
+@pytest.mark.slow
 def test_answers_whose_comparison_takes_too_long_are_compared_as_texts(monkeypatch, caplog):
     monkeypatch.setattr(gym_process, "VOTE_SECONDS", 1.0)
     task = gym("simple_integration", size=4)
@@ -238,6 +242,7 @@ def test_answers_whose_comparison_takes_too_long_are_compared_as_texts(monkeypat
     assert task.equality.classes(["X**2/2 + C", "C + X**2/2"], problem) == (0, 1)  # wrong answers are only texts here
 
 
+@pytest.mark.slow
 def test_a_scoring_process_killed_from_outside_is_asked_again(monkeypatch, caplog):
     task = gym("spell_backward", size=4)
     problem = task.questions().train[0]

@@ -261,6 +261,7 @@ openai: {{base_url: "{url}", poll_seconds: 0.05, prompt_price: 1, completion_pri
 """
 
 
+@pytest.mark.slow
 def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, call, no_page):
     monkeypatch.chdir(tmp_path)
     Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
@@ -340,6 +341,7 @@ def test_a_missing_key_and_an_unreachable_server_are_clean_errors_of_a_run(servi
     assert code == 2 and "the environment variable OPENAI_API_KEY is not set" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_its_limit_goes_on_with_a_higher_one(service, tmp_path, monkeypatch, call, no_page):
     monkeypatch.chdir(tmp_path)
     Path("hosted.yaml").write_text(CONFIG.format(url=service.url))

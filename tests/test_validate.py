@@ -94,6 +94,7 @@ def test_what_is_asked_wrongly_has_exit_code_2(home, call):
     assert call("validate", "dataset", "task.train_file=none.jsonl")[0] == 2
 
 
+@pytest.mark.slow
 @needs_data
 def test_gsm8k_and_math_500_pass_from_the_command_line(home, call):
     files = [f"task.train_file={DATA / 'gsm8k/train.jsonl'}", f"task.eval_file={DATA / 'gsm8k/test.jsonl'}"]
