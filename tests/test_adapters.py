@@ -205,6 +205,16 @@ def test_the_probe_tells_a_weak_adapter_from_an_ignored_one_in_bfloat16(effect, 
                     probe.check(Path("a"), expected, probed(wrong, rounding, seed))
 
 
+def test_rounding_that_only_the_adapter_shows_is_no_other_adapter():
+    """A trainer and an engine on one GPU round the base alike, and the adapter each in its own way."""
+    own = drawn(1, 0.09)
+    expected = probed(own, exact=False)
+    rounded = [change + noise for change, noise in zip(own, drawn("rounding", 0.06), strict=True)]
+    probe.check(Path("a"), expected, probed(rounded))
+    with pytest.raises(DataError, match="does not work here"):
+        probe.check(Path("a"), expected, probed([0.0] * 250))
+
+
 def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
     for effect, num_warnings in ((0.0, 0), (0.005, 1)):
         caplog.clear()

@@ -40,6 +40,8 @@ The capital of France is Paris, and water boils at 100 degrees Celsius at sea le
 """
 TOLERANCE = 0.25
 """How far an adapter's strength in an engine may be from that in PEFT, which is 1."""
+ROUNDING = 0.05
+"""Nats that bfloat16 rounds the log-likelihood of a token by, where engine and trainer round the base alike."""
 SURE = 4.2
 """Standard errors of the strength beyond which rounding is no explanation: once in 40,000 adapters."""
 
@@ -123,15 +125,18 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
     """
     changes, here = _differences(expected.adapted, expected.base), _differences(engine.adapted, engine.base)
     rounding = _differences(engine.base, expected.base)
-    effect, noise = _size(changes), _size(rounding)
-    off = _size(_differences(here, changes))
-    signal = effect**2 - (0.0 if expected.exact else noise**2)  # rounding is in the expected changes as well
-    strength, error = 1.0, math.inf
-    if signal > 0:
-        total = len(changes) * signal
-        strength = sum(x * y for x, y in zip(here, changes, strict=True)) / total
-        error = math.sqrt(2 * sum((x * y) ** 2 for x, y in zip(changes, rounding, strict=True))) / total
-    right = abs(strength - 1) <= max(TOLERANCE, SURE * error) and off <= effect / 2 + 3 * noise + 0.01
+    effect, floor = _size(changes), 0.0 if expected.exact else ROUNDING
+    noise, off = max(_size(rounding), floor), _size(_differences(here, changes))
+    strength, most, error = 1.0, 1.0, 0.0
+    if effect:
+        product = sum(x * y for x, y in zip(here, changes, strict=True)) / len(changes)
+        strength = product / effect**2
+        # Rounding in the expected changes makes them larger, and the strength smaller, than they are.
+        most = strength if expected.exact else product / max(effect**2 - noise**2, 1e-12)
+        variance = sum(2 * x * x * max(y * y, floor**2) for x, y in zip(changes, rounding, strict=True))
+        error = math.sqrt(variance) / effect**2 / len(changes)
+    allowed = max(TOLERANCE, SURE * error)
+    right = strength <= 1 + allowed and most >= 1 - allowed and off <= effect / 2 + 3 * noise + 0.01
     if not right:  # NaN is refused
         raise DataError(
             f"adapter {adapter} does not work here as it does in PEFT: it changes the log-likelihoods of a test text "
@@ -139,7 +144,7 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
             "another base model, or this engine cannot apply it: use engine.sampler=transformers, or merge it into "
             "its base."
         )
-    if effect and error > 0.5 / (SURE + 3):  # at half the strength it might be taken for right
+    if error > 0.5 / (SURE + 3) or most - strength > TOLERANCE:  # half of it might be taken for right
         log.warning(
             "Adapter %s changes so little (%.4f, where rounding changes %.4f) that it could not be told from half of "
             "it. engine.dtype=float32 rounds less.",
