@@ -133,7 +133,7 @@ def calls(debate: DebateConfig, texts: Texts, of_society: Behaviour) -> Iterator
 def assumed_texts(config: RunConfig, question_tokens: float | None = None, *, maximal: bool = False) -> Texts:
     """Estimate prompts from their characters, and from those of the questions unless their tokens are given.
 
-    `maximal` is an upper estimate.
+    `maximal` is an upper estimate, with the question in every message.
     """
 
     def tokens(text: str) -> float:
@@ -148,7 +148,9 @@ def assumed_texts(config: RunConfig, question_tokens: float | None = None, *, ma
         question_tokens = max(sum(side) / max(1, len(side)) for side in sides)
     message = MAXIMAL_MESSAGE_TOKENS if maximal else MESSAGE_TOKENS
     return {
-        kind.name: sum(tokens(text) + message + question_tokens * ("{question}" in text) for text in kind.texts)
+        kind.name: sum(
+            tokens(text) + message + question_tokens * (maximal or "{question}" in text) for text in kind.texts
+        )
         for kind in protocol_of(config.debate).kinds(config.debate, words)
     }
 
