@@ -20,8 +20,8 @@ from maft.tasks import prepare
 BYTES_PER_TOKEN = 3.5
 MESSAGE_TOKENS = 6
 """Tokens that a chat template adds to a message."""
-MAXIMAL_MESSAGE_TOKENS = 10
-"""Upper estimate of it."""
+MAXIMAL_MESSAGE_TOKENS = 20
+"""Upper estimate of it, with the names before quoted answers."""
 REPLY_SHARE = 0.5
 """Assumed length of a reply, as a share of the longest allowed."""
 ANSWER_TOKENS = 8
