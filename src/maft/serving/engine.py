@@ -25,6 +25,8 @@ T = TypeVar("T")
 Dialogue = Generator[list[Request], list[Reply], T]
 
 WAVE = 5.0
+LINGER = 0.02
+"""Seconds that an idle engine waits for more dialogues to begin with."""
 RETRY_SECONDS = 5.0
 """Seconds between two attempts to start an engine that failed."""
 
@@ -265,8 +267,9 @@ class Engine:
 
     def _work_has_come(self) -> bool:
         with self._news:
-            while not (self._waiting or self._active or self._work or self._closing):
-                self._news.wait()
+            if not (self._waiting or self._active or self._work or self._closing):
+                self._news.wait_for(lambda: self._waiting or self._work or self._closing)
+                self._news.wait_for(lambda: self._closing, LINGER)
             return bool(self._waiting or self._active or self._work)
 
     def _do_other_work(self) -> None:
