@@ -236,7 +236,7 @@ def test_python_dash_m_is_the_same_command(home):
 
 def test_a_bug_keeps_its_traceback(home, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["maft", "run", "sums.yaml"])
-    monkeypatch.setattr(pipeline, "run", lambda *_: 1 / 0)
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main()
 

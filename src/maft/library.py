@@ -45,6 +45,7 @@ def run(
     sampler: Sampler | None = None,
     trainer: Trainer | None = None,
     quiet: bool = False,
+    keep_going: bool = False,
 ) -> "Run":
     """Carry out a run, or what is missing of it, and write its report.
 
@@ -54,11 +55,12 @@ def run(
         sampler: an engine of your own in the place of the one that the config names.
         trainer: the same for finetuning.
         quiet: show no progress.
+        keep_going: past an iteration that ruined agents, see `guard` in the config.
 
     Raises:
         ConfigError: a setting is wrong, or the folder holds a run with other settings.
         DataError: questions, a model or an adapter cannot be used.
-        StageFailed: a stage could not finish; finished work is kept.
+        StageFailed: a stage could not finish, or an iteration ruined agents; finished work is kept.
     """
     config = parsed(settings, *overrides)
     if sampler is None and trainer is None:
@@ -68,7 +70,7 @@ def run(
             societies.check(config)
             engines.check_templates(config)
         with engines.opened(config) if sampler is None else nullcontext(sampler) as engine:
-            pipeline.run(folder, engine, trainer or engines.make_trainer(config), progress)
+            pipeline.run(folder, engine, trainer or engines.make_trainer(config), progress, keep_going=keep_going)
         report.write_metrics(folder)
         report.write_page(folder)
     return Run(folder)

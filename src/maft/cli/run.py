@@ -15,8 +15,11 @@ from maft.cli import stage
 @click.argument("config", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
 @click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
+@click.option("--keep-going", is_flag=True, help="Go on past an iteration that ruined agents (see `guard`).")
 @stage.prints
-def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: bool, quiet: bool) -> None:
+def run(
+    config: Path, overrides: tuple[str, ...], *, dry_run: bool, keep_going: bool, as_json: bool, quiet: bool
+) -> None:
     """Run all iterations of the config CONFIG; an interrupted run is resumed.
 
     CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
@@ -31,7 +34,7 @@ def run(config: Path, overrides: tuple[str, ...], *, dry_run: bool, as_json: boo
     if dry_run:
         stage.describe(settings, as_json=as_json)
         return
-    finished = library.run(settings, quiet=quiet)
+    finished = library.run(settings, quiet=quiet, keep_going=keep_going)
     folder, spent = finished.folder, hosted.spent(finished.path)
     summary = {"run": folder.path, "results": report.rows(folder), "report": folder.page, "spent_usd": spent}
     summary["warnings"] = warnings(of_run(folder))

@@ -212,4 +212,4 @@ def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer:
         if arm.star:
             star.run(folder, sampler, trainer, progress, with_gold=arm.star == "gold")
         else:
-            pipeline.run(folder, sampler, trainer, progress)
+            pipeline.run(folder, sampler, trainer, progress, keep_going=True)

@@ -227,6 +227,24 @@ class VoteConfig(Section):
     """Whether a reply that ended at the limit of tokens votes, if an answer can be read; false has it abstain."""
 
 
+class GuardConfig(Section):
+    """When a run stops because finetuning ruined an agent, by its held-out replies before and after an iteration.
+
+    A rise stops a run if it is larger than its limit here and than chance, which takes about ten questions or more.
+    """
+
+    enabled: bool = True
+    """Whether the run stops; `maft run --keep-going` goes on once."""
+    unparsed: Share = 0.3
+    """Limit to the rise of the share of an agent's replies without an answer that can be read."""
+    cut: Share = 0.5
+    """Limit to the rise of the share of its replies that run to the limit of tokens."""
+    same_answer: Share = 0.5
+    """Limit to the rise of the share of questions to which it gives its most frequent answer."""
+    disagreement: Share = 0.2
+    """Limit to the rise of the share of other agents' first answers that differ from its own."""
+
+
 class CurateConfig(Section):
     """Which responses an agent learns from."""
 

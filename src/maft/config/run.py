@@ -11,6 +11,7 @@ from maft.config.method import (
     PROTOCOLS,
     CurateConfig,
     DebateConfig,
+    GuardConfig,
     SamplingConfig,
     TaskConfig,
     VoteConfig,
@@ -66,6 +67,7 @@ class RunConfig(Section):
     openai: OpenAiConfig = OpenAiConfig()
     cluster: Annotated[ClusterConfig, FREE] = ClusterConfig()
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
+    guard: Annotated[GuardConfig, FREE] = GuardConfig()
 
     def own(self, role: str, index: int) -> AgentConfig:
         """Return the settings of one agent, such as critic 2, alone."""

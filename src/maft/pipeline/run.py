@@ -24,11 +24,12 @@ from pathlib import Path
 
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
-from maft.errors import UserError
+from maft.errors import StageFailed, UserError
+from maft.evaluation import guard
 from maft.evaluation.learned import learned, warnings
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
-from maft.evaluation.votes import decide, votes_of
+from maft.evaluation.votes import decide, held_out, votes_of
 from maft.files import Records
 from maft.method import protocol_of
 from maft.method import vote as voting
@@ -47,8 +48,12 @@ from maft.tasks import Split, prepare
 from maft.trainers.base import Trainer, TrainProgress
 
 
-def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
-    """Carry out a run, or what is left of it."""
+def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progress, *, keep_going: bool = False) -> None:
+    """Carry out a run, or what is left of it; `keep_going` past an iteration that ruined agents.
+
+    Raises:
+        StageFailed: a stage could not finish, or an iteration ruined agents, by the limits of `guard`.
+    """
     split = questions(folder)
     society = societies.untrained(folder.config)
     evaluate(folder, 0, society, split.eval, sampler, progress)
@@ -60,6 +65,7 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
         else:
             society = learn(folder, iteration, society, split.train, sampler, trainer, progress)
         evaluate(folder, iteration, society, split.eval, sampler, progress)
+        check_collapse(folder, iteration, progress, keep_going=keep_going)
     sampler.release()
 
 
@@ -192,6 +198,28 @@ def evaluate(
     folder.log("evaluated", iteration=iteration)
     right = (f"{one.method} {'no gold' if one.accuracy is None else f'{one.accuracy:.1%}'}" for one in summary)
     progress.say(f"{title.partition(':')[0]}: {', '.join(right)}")
+
+
+def check_collapse(folder: RunFolder, iteration: int, progress: Progress, *, keep_going: bool) -> None:
+    """Stop where an iteration ruined agents; one that another iteration has begun from is not looked at again.
+
+    Raises:
+        StageFailed: it did, and `keep_going` is false. The society before it stays the newest.
+    """
+    collapsed = []
+    if folder.config.guard.enabled and not folder.iteration(iteration + 1).exists():
+        before, after = (guard.measures(held_out(folder, number)) for number in (iteration - 1, iteration))
+        collapsed = guard.collapses(before, after, folder.config.guard)
+    if not collapsed or keep_going:
+        folder.collapse(iteration).unlink(missing_ok=True)
+        if collapsed:
+            progress.say(f"Warning: {guard.sentence(collapsed, iteration)}")
+        return
+    files.write_json(folder.collapse(iteration), [one._asdict() for one in collapsed])
+    raise StageFailed(
+        f"{guard.sentence(collapsed, iteration)} The society of iteration {iteration - 1} stays the newest. Try a "
+        "lower train.learning_rate or fewer epochs under another name=..., or go on all the same with --keep-going."
+    )
 
 
 def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str) -> Rules:

@@ -12,9 +12,9 @@ def complete(folder: RunFolder) -> bool:
 
 
 def newest(folder: RunFolder) -> int:
-    """Return the newest iteration whose agents are all finetuned; 0 is the untrained society."""
+    """Return the newest iteration whose agents are all finetuned and did not collapse; 0 is the untrained society."""
     numbers = range(1, folder.config.num_iterations + 1)
-    unfinished = (number for number in numbers if societies.missing(folder, number))
+    unfinished = (n for n in numbers if folder.collapse(n).exists() or societies.missing(folder, n))
     return next(unfinished, folder.config.num_iterations + 1) - 1
 
 
@@ -46,4 +46,6 @@ def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
     if not folder.evaluated(number):
         num_eval = files.num_lines(folder.problems("eval"))
         return f"evaluation ({files.num_lines(folder.held_out_debates(number))} of {num_eval} questions done)"
+    if folder.collapse(number).exists():
+        return "which collapsed (`maft run` says why)"
     return None
