@@ -35,7 +35,17 @@ def sums(request) -> str:
     return f"It is \\boxed{{{value + (request.seed % 5 == 0)}}}."
 
 
-METHODS = (*PAPER, "maft_wo_debate", "label_samples", "majority_ft_samples", "two_examples", "kto", "judge")
+METHODS = (
+    *PAPER,
+    "maft_wo_debate",
+    "label_samples",
+    "majority_ft_samples",
+    "two_examples",
+    "kto",
+    "judge",
+    "random_labels",
+    "format_only",
+)
 """Those of the paper, and one of each kind of the others; `large_vote_contested` sets the most at once."""
 
 
@@ -166,6 +176,8 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         "large_vote_contested": {
             *("debate.num_samples", "debate.wrong_majorities", "debate.protocol", "debate.quote", "vote.label_from"),
         },
+        "random_labels": {"vote.label"},
+        "least_frequent": {"vote.label"},
         "vote_by_likelihood": {"vote.weight", "debate.keep_tokens"},
         "label_first_then_last": {"vote.label_from"},
     }.items():

@@ -264,3 +264,54 @@ def test_a_gain_needs_a_next_round(tmp_path):
         settings(tmp_path, "curate.weight_by=gain", "debate.summarizer=none", "task.num_train=20", "task.high=5")
     )
     assert folder.evaluated(1)
+
+
+def test_controls_have_other_labels_on_the_same_questions():
+    held = [debate(["1", "1", "2"], problem_id=f"q{n}") for n in range(40)]
+    held += [debate(["1", "2", None], problem_id="low"), debate(["7", "7", "7"], problem_id="all")]
+    of = {
+        label: {d.problem_id: voting.vote(d, VoteConfig(label=label), 0) for d in held}
+        for label in ("majority", "random", "least_frequent")
+    }
+    assert len({tuple(vote.dropped for vote in votes.values()) for votes in of.values()}) == 1
+    assert of["majority"]["q0"].label == "1" and {votes["all"].label for votes in of.values()} == {"7"}
+    assert {of["least_frequent"][f"q{n}"].label for n in range(40)} == {"2"}
+    assert {of["random"][f"q{n}"].label for n in range(40)} == {"1", "2"}
+    fewest = of["least_frequent"]["q0"]
+    assert (fewest.counts, fewest.votes, fewest.margin, fewest.agreeing(held[0])) == ((("2", 1), ("1", 2)), 1, 0, {"2"})
+    taught = [generator_examples(held, of["least_frequent"], n).counts for n in range(3)]
+    assert [one.examples for one in taught] == [1, 1, 41] and taught[0].disagrees == 40
+
+
+def test_the_answer_of_a_debate_is_the_majoritys_in_a_control_too():
+    held = debate(["1", "1", "2"])
+    assert voting.vote(held, VoteConfig(label="least_frequent"), 0, over="last").label == "1"
+
+
+def test_controls_without_labels_learn_whatever_was_answered():
+    held = [
+        debate(["1", "1", "2"], ["1", "2", "3"], problem_id="low"),
+        debate(["1", None, "2"], [None, "1", "1"], problem_id="q"),
+        debate(["1"], problem_id="failed", error="failed"),
+    ]
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in held}
+
+    def used(make, agent, keep):
+        made = make(held, votes, agent, CurateConfig(keep=keep), 0)
+        assert made.counts.failed == 1
+        return [example.problem_id for example in made.examples], made.counts.unparsed
+
+    assert [used(generator_examples, n, "all") for n in range(3)] == [(["low", "q"], 0)] * 3
+    assert [used(generator_examples, n, "readable") for n in range(3)] == [
+        (["low", "q"], 0),
+        (["low"], 1),
+        (["low", "q"], 0),
+    ]
+    assert used(critic_examples, 0, "all") == (["low", "q"], 0)
+    assert used(critic_examples, 0, "readable") == (["low"], 1)
+    assert used(critic_examples, 0, "agreeing") == ([], 1)
+
+
+def test_controls_without_labels_cannot_learn_from_dissenting_responses(tmp_path):
+    with pytest.raises(ConfigError, match="curate.keep = all has none"):
+        settings(tmp_path, "curate.keep=all", "train.objective=kto")

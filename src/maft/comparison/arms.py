@@ -53,6 +53,7 @@ def _prompts(
 _ONE_MODEL = {"society__one_model": True}
 _NO_DEBATE = {**_ONE_MODEL, "debate__num_rounds": 1}
 _STAR = {**_NO_DEBATE, "train__objective": "sft", "train__generator__objective": None}
+_SFT = {"train__objective": "sft", "train__generator__objective": None, "train__critic__objective": None}
 
 _ARMS = (
     Arm("maft", "this method", _set()),
@@ -109,6 +110,10 @@ _ARMS = (
         "ballots weigh as likely as their replies",
         _set(vote__weight="likelihood", debate__keep_tokens=True),
     ),
+    Arm("random_labels", "control: a label is any answer that was given", _set(vote__label="random")),
+    Arm("least_frequent", "control: the label has the fewest votes", _set(vote__label="least_frequent")),
+    Arm("unfiltered", "control: own responses, whatever they answer", _set(curate__keep="all", **_SFT), budget="one"),
+    Arm("format_only", "control: own responses that can be read", _set(curate__keep="readable", **_SFT), budget="one"),
     Arm("weighted", "examples weighted by the margin of their vote", _set(train__objective="weighted")),
     Arm("kto", "dissenting answers are made less likely", _set(train__objective="kto")),
     Arm(

@@ -213,6 +213,9 @@ class VoteConfig(Section):
     label_from: PerIteration[Ballots] = "last"
     """Which answers vote for the label: of the `last` round (the paper), the `first` (with all samples), or `all`. A
     list has an entry for each iteration; its last entry holds for all further ones."""
+    label: Annotated[Literal["majority", "random", "least_frequent"], NEWER] = "majority"
+    """Which answer is the label: the `majority`'s; or, as controls, a `random` one of the different answers that were
+    given, or the `least_frequent` one. Questions are dropped as for the majority's."""
     over: Ballots = "last"
     """Which answers vote for the answer of a debate on a held-out question."""
     min_agreement: Literal["majority", "plurality"] | Share = "majority"
@@ -248,6 +251,9 @@ class GuardConfig(Section):
 class CurateConfig(Section):
     """Which responses an agent learns from."""
 
+    keep: Annotated[Literal["agreeing", "readable", "all"], NEWER] = "agreeing"
+    """Which of its own responses an agent learns from: those `agreeing` with the label; or, as controls without labels,
+    those with a `readable` answer, or `all`. Replies that ended at the limit of tokens are never learned."""
     critic_mix: Share = 0.5
     """w: share of a critic's examples that correct a wrong first answer (D-); the rest keep a right one (D+)."""
     short_side: Literal["cut", "repeat", "use_all"] = "cut"

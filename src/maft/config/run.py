@@ -151,6 +151,11 @@ class RunConfig(Section):
         for (role, iteration), objective in self.train.objectives(self.num_iterations).items():
             if objective != "sft" and self.engine.trainer == "openai":
                 raise ValueError(f"train.objective = {objective}: a hosted service finetunes with sft only.")
+            if self.curate.keep != "agreeing" and EXAMPLES.get(objective, "agreeing") != "agreeing":
+                raise ValueError(
+                    f"train.objective = {objective} ({role}, iteration {iteration}) needs labels, and curate.keep = "
+                    f"{self.curate.keep} has none. Set curate.keep=agreeing or train.objective=sft."
+                )
             why = without_contrast(self, role, iteration)
             if why and EXAMPLES.get(objective, "agreeing") != "agreeing":
                 raise ValueError(

@@ -80,8 +80,8 @@ def generator_examples(
     counts: Counter[str] = Counter()
     for debate in debates:
         vote = votes[debate.problem_id]
-        turns, label = debate.first_answers(agent), vote.agreeing(debate)
-        reasons = [vote.dropped or unfit(turn, label) for turn in turns] or [vote.dropped]
+        turns, label, dropped = debate.first_answers(agent), accepted(debate, vote, settings), _dropped(vote, settings)
+        reasons = [dropped or unfit(turn, label) for turn in turns] or [dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
         agreeing: dict[str, Reply] = {}
@@ -115,10 +115,11 @@ def critic_examples(
     counts: Counter[str] = Counter()
     for debate in debates:
         vote, own = votes[debate.problem_id], debate.turns_of(agent)
-        if vote.dropped is None and (not own or own[-1].round == 1):
+        dropped = _dropped(vote, settings)
+        if dropped is None and (not own or own[-1].round == 1):
             continue  # the protocol did not ask it as a critic
-        label = vote.agreeing(debate)
-        reason = vote.dropped or unfit(own[-1], label)
+        label = accepted(debate, vote, settings)
+        reason = dropped or unfit(own[-1], label)
         if reason is None and loss_turns == "all" and any(turn.cut for turn in own):
             reason = "cut"
         if reason is None:
@@ -127,7 +128,7 @@ def critic_examples(
             found.append(example_of(debate, f"critic_{agent}", kind, dialogue, debate.replies(agent)))
         else:
             counts[reason] += 1
-    examples = mix(found, settings, run_seed)
+    examples = mix(found, settings, run_seed) if settings.keep == "agreeing" else tuple(found)
     used = {example.problem_id for example in examples}
     counts["cut_for_mix"] = len(found) - len(used)
     counts["repeated_for_mix"] = len(examples) - len(used)
@@ -261,9 +262,21 @@ def _draw(examples: Sequence[Example], count: int, run_seed: int) -> list[Exampl
     return [shuffled[i % len(shuffled)] for i in range(max(1, count))]
 
 
+def accepted(debate: Debate, vote: Vote, settings: CurateConfig) -> frozenset[str | None]:
+    """Return the answers that are learned from, by `settings.keep`: the label; without labels all, or all but None."""
+    if settings.keep == "agreeing":
+        return vote.agreeing(debate)
+    answers = frozenset(turn.answer for turn in debate.all_turns)
+    return answers if settings.keep == "all" else answers - {None}
+
+
+def _dropped(vote: Vote, settings: CurateConfig) -> str | None:
+    return vote.dropped if settings.keep == "agreeing" or vote.dropped == "failed" else None
+
+
 def unfit(turn: Turn, label: frozenset[str | None]) -> str | None:
     """Return why a response does not count as one that agrees with the label; None if it does."""
-    if turn.answer is None or turn.answer not in label:
+    if turn.answer not in label:
         return "unparsed" if turn.answer is None else "disagrees"
     return "cut" if turn.cut else None
 

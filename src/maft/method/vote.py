@@ -112,7 +112,25 @@ def vote(
         choose: the protocol's `ballots`.
     """
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
-    return elect(debate, partition(debate, equality), choose(debate, counted), settings, run_seed)
+    elected = elect(debate, partition(debate, equality), choose(debate, counted), settings, run_seed)
+    if over is not None or elected.label is None or settings.label == "majority":
+        return elected
+    return _relabelled(elected, debate, settings.label, run_seed)
+
+
+def _relabelled(elected: Vote, debate: Debate, label: str, run_seed: int) -> Vote:
+    """Return a vote with a `random` or the `least_frequent` one of its answers for a label, by seed among equals."""
+    fewest = min(votes for _, votes in elected.counts)
+    answers = sorted(answer for answer, votes in elected.counts if label == "random" or votes == fewest)
+    drawn = seeds.rng(run_seed, "label", debate.iteration, debate.problem_id).choice(answers)
+    order = sorted(range(len(elected.counts)), key=lambda place: elected.counts[place][0] != drawn)
+    changes = {
+        "label": drawn,
+        "counts": tuple(elected.counts[place] for place in order),
+        "winner": elected.classes(debate)[drawn],
+        "weights": elected.weights and tuple(elected.weights[place] for place in order),
+    }
+    return elected.model_copy(update=changes)
 
 
 def partition(debate: Debate, equality: Equality) -> Classes:
