@@ -294,6 +294,14 @@ def test_the_table_and_the_json_hold_the_same_rows(done):
     assert all(name in text for name in PAPER) and "2 seeds" in text
 
 
+def test_p_values_are_corrected_for_the_methods_that_were_asked_for_after_the_last_iteration(done):
+    rows = found(done)
+    family = {row.method for row in rows.values() if row.holm is not None}
+    assert family == {*done[0].methods} - {"maft"}
+    assert all(row.holm is None or (row.iteration == 2 and row.holm >= row.difference.p_value) for row in rows.values())
+    assert "Holm" in report.comparison_table(table(done))
+
+
 def test_on_the_command_line(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "s.yaml").write_text(

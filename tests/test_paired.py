@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from maft.evaluation.paired import difference
+from maft.evaluation.paired import difference, holm
 
 
 def drawn(rng: Random, n: int, accuracy: float, gap: float, num_seeds: int = 1) -> tuple[list[dict], list[dict]]:
@@ -53,3 +53,17 @@ def test_where_nothing_differs_the_interval_still_has_a_width(num_seeds):
     other = [dict.fromkeys("abcdefghijkl", 0.0)] * num_seeds
     best = difference(same, other)
     assert best.mean == best.high == 1 and 0.3 < best.low < 0.6 and 0 < best.p_value < 0.01
+
+
+def test_holm_corrects_for_the_number_of_tests_and_keeps_their_order():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0} and holm({}) == {}
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_cases():
+    rng = Random(3)
+    detectable = difference(*drawn(rng, 200, 0.5, 0.1)).detectable
+    assert detectable == pytest.approx(2.8 * (2 * 0.25 / 200) ** 0.5, rel=0.12)
+    cases = [difference(*drawn(rng, 200, 0.5, detectable)) for _ in range(150)]
+    assert 0.68 < sum(case.p_value < 0.05 for case in cases) / 150 < 0.92
+    assert difference([{"a": 1.0}], [{"a": 0.0}]).detectable is None

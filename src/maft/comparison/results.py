@@ -15,7 +15,7 @@ from maft.comparison.compare import Comparison
 from maft.errors import ConfigError
 from maft.evaluation.methods import Scoring, score_all, tokens
 from maft.evaluation.metrics import summarize
-from maft.evaluation.paired import Difference, accuracies, accuracy_over, difference
+from maft.evaluation.paired import Difference, accuracies, accuracy_over, difference, holm
 from maft.evaluation.votes import held_out
 from maft.method import learners, protocol_of
 from maft.records import Debate, Record, Score
@@ -48,6 +48,9 @@ class Result(Record):
     """The row that this one is compared with."""
     difference: Difference | None
     """This method minus that one, untrained or after the same iteration, on the same questions; None for that one."""
+    holm: float | None = None
+    """After the last iteration, the p-value of the difference corrected for the number of methods that were asked for;
+    None for all other rows, which are exploratory."""
 
 
 class _Cell(NamedTuple):
@@ -73,7 +76,17 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
         raise ConfigError(f"{against} is not a row of this comparison. The rows are: {', '.join(names)}.")
     against = against or comparison.against
     untrained = all(iteration == 0 for iteration, method in keys if method == against)
-    return [_result(key, rows[key], against, rows.get((0 if untrained else key[0], against))) for key in keys]
+    made = [_result(key, rows[key], against, rows.get((0 if untrained else key[0], against))) for key in keys]
+    last = comparison.config.num_iterations
+    family = {
+        row.method: row.difference.p_value
+        for row in made
+        if row.iteration == last and row.method in comparison.methods and row.difference is not None
+    }
+    corrected = holm(family)
+    return [
+        row.model_copy(update={"holm": corrected.get(row.method)}) if row.iteration == last else row for row in made
+    ]
 
 
 def over_iterations(comparison: Comparison, compared: Sequence[Result]) -> dict[str, list[Result]]:

@@ -28,6 +28,9 @@ class Difference(Record):
     n: int
     """Questions."""
     num_seeds: int
+    detectable: float | None = None
+    """The true difference that four of five such comparisons would find (two-sided, 5 %); None where the spread cannot
+    be told."""
 
     @property
     def verdict(self) -> str:
@@ -54,14 +57,29 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies]) -> Diffe
         return None
     gaps = np.array([[a[q] - b[q] for q in shared] for a, b in zip(mine, other, strict=True)])
     num_seeds, n = gaps.shape
-    mean, spread = float(gaps.mean()), _spread(gaps)
+    mean, spread, detectable = float(gaps.mean()), _spread(gaps), None
     if spread is None:
         low, high, p_value = _without_spread(mean, n)
     else:
         error = spread.variance**0.5
         quantile, p_value = _student(spread.freedom, abs(mean) / error)
         low, high = max(-1.0, mean - quantile * error), min(1.0, mean + quantile * error)
-    return Difference(mean=mean, low=low, high=high, p_value=p_value, n=n, num_seeds=num_seeds)
+        detectable = min(1.0, (quantile + _student(spread.freedom, 0, 0.6)[0]) * error)
+    return Difference(mean=mean, low=low, high=high, p_value=p_value, n=n, num_seeds=num_seeds, detectable=detectable)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the p-values of a family of tests, corrected for their number (Holm, 1979); any dependence is allowed.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    """
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        corrected[name] = largest
+    return corrected
 
 
 def accuracy_over(answers: Sequence[Accuracies]) -> Difference | None:
@@ -125,8 +143,8 @@ def _spread(values: Any) -> _Spread | None:
     return None if total < 1e-12 else _Spread(float(total / values.size), float(min(max(freedom, 1.0), 10_000.0)))
 
 
-def _student(freedom: float, t: float) -> tuple[float, float]:
-    """Return the quantile of Student's distribution that 95 % lie below, both signs, and the two-sided p-value of t.
+def _student(freedom: float, t: float, share: float = 0.95) -> tuple[float, float]:
+    """Return the quantile of Student's distribution that a share lie below, both signs, and the two-sided p-value of t.
 
     >>> [round(x, 3) for x in _student(2, 4.303)]
     [4.303, 0.05]
@@ -138,5 +156,5 @@ def _student(freedom: float, t: float) -> tuple[float, float]:
     density = np.cos(angle) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     below /= below[-1]
-    quantile = np.sqrt(freedom) * np.tan(np.interp(0.95, below, angle))
+    quantile = np.sqrt(freedom) * np.tan(np.interp(share, below, angle))
     return float(quantile), float(1 - np.interp(np.arctan(t / np.sqrt(freedom)), angle, below))
