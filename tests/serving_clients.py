@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-URL, CHAT_URL, TOKENIZER, FOLDER = sys.argv[1:]
+URL, CHAT_URL, TOKENIZER, FOLDER = sys.argv[1:] if __name__ == "__main__" else [""] * 4
 HOME = Path(FOLDER)
 QUESTION = "What is 2 + 3?"
 COMMON = {
@@ -101,10 +101,11 @@ def with_litellm() -> dict[str, object]:
     }
 
 
-os.environ |= {
-    "OPENAI_API_KEY": "none",
-    "MAFT_API_KEY": "none",
-    "HF_HUB_OFFLINE": "1",
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-}
-sys.stdout.write(json.dumps(with_lm_eval() | with_inspect() | with_litellm()) + "\n")
+if __name__ == "__main__":
+    os.environ |= {
+        "OPENAI_API_KEY": "none",
+        "MAFT_API_KEY": "none",
+        "HF_HUB_OFFLINE": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    sys.stdout.write(json.dumps(with_lm_eval() | with_inspect() | with_litellm()) + "\n")
