@@ -160,3 +160,19 @@ def test_a_healthy_run_is_as_without_the_guard(tmp_path):
     )
     ours, theirs = run_files(with_guard.path), run_files(without.path)
     assert ours.keys() == theirs.keys() and ours["iter_03/eval/summary.json"] == theirs["iter_03/eval/summary.json"]
+
+
+def test_on_the_command_line(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ruin.py").write_text(
+        "from maft.samplers import Scripted\n\n\nclass Ruin(Scripted):\n    def __init__(self, *_):\n"
+        "        super().__init__(lambda request: 'the' if request.agent.adapter else '\\\\boxed{1}')\n"
+    )
+    (tmp_path / "sums.yaml").write_text(
+        'task: {name: arithmetic, num_train: 4, num_eval: 20}\nengine: {sampler: "ruin.py:Ruin", trainer: "null"}\n'
+    )
+    code, _, err = call("run", "sums.yaml")
+    assert code == 1 and "guard.unparsed" in err and "Traceback" not in err
+    assert "collapsed" in call("run", "sums.yaml", "--dry-run")[2]
+    code, _, err = call("run", "sums.yaml", "--keep-going")
+    assert code == 0 and "collapsed" in err

@@ -47,5 +47,5 @@ def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
         num_eval = files.num_lines(folder.problems("eval"))
         return f"evaluation ({files.num_lines(folder.held_out_debates(number))} of {num_eval} questions done)"
     if folder.collapse(number).exists():
-        return "which collapsed (`maft run` says why)"
+        return "which collapsed: `maft run` says why, and goes on from it with --keep-going"
     return None
