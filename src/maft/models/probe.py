@@ -132,7 +132,7 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
         product = sum(x * y for x, y in zip(here, changes, strict=True)) / len(changes)
         strength = product / effect**2
         # Rounding in the expected changes makes them larger, and the strength smaller, than they are.
-        most = strength if expected.exact else product / max(effect**2 - noise**2, 1e-12)
+        most = strength if expected.exact else product / max(effect**2 - max(noise**2, 2 * floor**2), 1e-12)
         variance = sum(2 * x * x * max(y * y, floor**2) for x, y in zip(changes, rounding, strict=True))
         error = math.sqrt(variance) / effect**2 / len(changes)
     allowed = max(TOLERANCE, SURE * error)

@@ -213,5 +213,6 @@ class Stack:
 
     def _forward(self, module: Any, shape: Any, a: torch.Tensor, b: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = type(module).forward(module, x)
+        a, b = a.to(out.dtype), b.to(out.dtype)  # the base is wider while it is probed
         hidden = functional.linear(x.to(a.dtype), a) * self._masks[shape]
         return torch.addmm(out.reshape(-1, out.shape[-1]), hidden.reshape(-1, len(a)), b).view_as(out)

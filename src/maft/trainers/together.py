@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from maft.errors import DataError
-from maft.models.probe import Probe, is_exact, measure, token_ids
+from maft.models.probe import Probe, in_float32, is_exact, measure, token_ids
 from maft.trainers import packed
 from maft.trainers.agent import Learner
 from maft.trainers.base import TrainProgress
@@ -303,12 +303,13 @@ class PackedModel:
             return None
         ids = token_ids(self.base.tokenizer)
         self.model.set_attn_implementation(self._own_attention)
-        self.stack.speak(None)
-        base = measure(self.model, ids)
-        self.stack.speak(torch.full((len(ids),), agent, device=self.device))
-        adapted = measure(self.model, ids)
+        with in_float32(self.model):
+            self.stack.speak(None)
+            base = measure(self.model, ids)
+            self.stack.speak(torch.full((len(ids),), agent, device=self.device))
+            probe = Probe(base=base, adapted=measure(self.model, ids), exact=is_exact(self.model))
         self.model.set_attn_implementation(packed.NAME)
-        return Probe(base=base, adapted=adapted, exact=is_exact(self.model))
+        return probe
 
     def _refer(self, number: int, adapter: Adapter) -> None:
         """Compute the log-probabilities of an agent's reference weights."""
