@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
+unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which need bytecode to start quickly
 .PHONY: help setup demo run test test-newest test-vllm test-sky test-serve check mutants bench bench-plan bench-ray bench-serve docs clean
 
 help:  ## list the targets

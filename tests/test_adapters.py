@@ -8,7 +8,6 @@ from pathlib import Path
 
 import adapters as make_
 import pytest
-from transformers import AutoTokenizer
 
 from maft import models
 from maft.errors import DataError
@@ -228,6 +227,8 @@ def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
 @pytest.mark.slow
 def test_what_peft_gives_is_computed_once_in_a_process_of_its_own(made, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("MAFT_CACHE", str(tmp_path / "cache"))
+    from transformers import AutoTokenizer
+
     folder = made("plain", tmp_path)
     num_tokens = len(probe.token_ids(AutoTokenizer.from_pretrained(tiny)))
     first = probe.expected(folder, tiny, "tiny", num_tokens)
