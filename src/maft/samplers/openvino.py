@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,8 +138,7 @@ class OpenVino(LocalSampler):
         key = fingerprint(adapter) if adapter else None
         pipeline = self._pipelines.pop(key, None)
         if pipeline is None:
-            weights = sum(file.stat().st_size for file in self._folder.glob("*.bin"))
-            each = self.settings.cache_gb * 2**30 + weights * WIDER[self.settings.dtype]
+            each = self._bytes(self.settings.dtype)
             if not self._pipelines:
                 self._room = memory.free_ram() - RESERVE
             # Caches fill up later: what is free now says too little.
@@ -152,54 +150,74 @@ class OpenVino(LocalSampler):
         self._pipelines[key] = pipeline
         return key, pipeline
 
+    def _bytes(self, dtype: str) -> float:
+        """Return what a pipeline takes in memory."""
+        weights = sum(file.stat().st_size for file in self._folder.glob("*.bin"))
+        return self.settings.cache_gb * 2**30 + weights * WIDER[dtype]
+
     def _build(self, adapter: Path | None) -> Any:
+        """Load a pipeline: in float32 for an adapter that fusing into weights in 16 bits would round away.
+
+        Raises:
+            DataError: the adapter does not work here as in PEFT.
+        """
         import openvino_genai as genai
 
-        trust = self.settings.trust_remote_code
-        scales = models.check_adapter(adapter, self._model, trust=trust) if adapter else {}
+        trust, ids = self.settings.trust_remote_code, self._probe
+        # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
+        dtype = self.settings.dtype if self._num_threads > 1 else "float32"
+        if adapter is None:
+            pipeline = self._load(dtype)
+            self._of_base(dtype, pipeline)
+            return pipeline
+        scales = models.check_adapter(adapter, self._model, trust=trust)
+        expected = probe.expected(adapter, self._model, self._folder.name, len(ids), trust=trust)
+        folder, scale = adapters.uniform(adapter, scales)
+        weights = genai.Adapter(str(folder / adapters.WEIGHTS))
+        fused = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
+        if expected is None:
+            return self._load(dtype, adapters=fused)
+        try:
+            return self._probed(adapter, expected, dtype, fused)
+        except DataError:
+            if dtype == "float32" or memory.free_ram() < self._bytes("float32"):
+                raise
+        pipeline = self._probed(adapter, expected, "float32", fused)
+        log.warning("Adapter %s is too small for weights in bfloat16: its agent speaks in float32.", adapter)
+        return pipeline
+
+    def _probed(self, adapter: Path, expected: probe.Probe, dtype: str, fused: Any) -> Any:
+        base = self._of_base(dtype)
+        pipeline = self._load(dtype, adapters=fused)
+        adapted = _likelihoods(pipeline, self._probe)
+        probe.check(adapter, expected, probe.Probe(base=base, adapted=adapted))
+        return pipeline
+
+    def _of_base(self, dtype: str, pipeline: Any = None) -> tuple[float, ...]:
+        import openvino_genai as genai
+
+        name = f"{self._folder.name}-openvino-{genai.get_version()}-{dtype}"
+        return probe.of_base(name, lambda: _likelihoods(pipeline or self._load(dtype), self._probe))
+
+    def _load(self, dtype: str, **more: Any) -> Any:
+        import openvino_genai as genai
+
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = self.settings.cache_gb
         scheduler.max_num_seqs = self.max_sequences
         scheduler.max_num_batched_tokens = 1024
         scheduler.enable_prefix_caching = True
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_threads = self.settings.num_threads or cores
-        # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
-        dtype = self.settings.dtype if num_threads > 1 else "float32"
         properties: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
-            "INFERENCE_NUM_THREADS": num_threads,
+            "INFERENCE_NUM_THREADS": self._num_threads,
             "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share cores and leave others idle
         }
-        load = partial(genai.ContinuousBatchingPipeline, str(self._folder), scheduler, "CPU")
-        ids = self._probe
+        return genai.ContinuousBatchingPipeline(str(self._folder), scheduler, "CPU", properties=properties | more)
 
-        def of_base(pipeline: Any = None) -> tuple[float, ...]:
-            name = f"{self._folder.name}-openvino-{genai.get_version()}-{dtype}"
-            return probe.of_base(name, lambda: _likelihoods(pipeline or load(properties=properties), ids))
-
-        if adapter is None:
-            pipeline = load(properties=properties)
-            of_base(pipeline)
-            return pipeline
-        expected = probe.expected(adapter, self._model, self._folder.name, len(ids), trust=trust)
-        folder, scale = adapters.uniform(adapter, scales)
-        weights = genai.Adapter(str(folder / adapters.WEIGHTS))
-        fused = genai.AdapterConfig(weights, scale, mode=genai.AdapterConfig.Mode.MODE_FUSE)
-        while True:
-            pipeline = load(properties=properties | {"adapters": fused})
-            if expected is None:
-                return pipeline
-            try:
-                probe.check(adapter, expected, probe.Probe(base=of_base(), adapted=_likelihoods(pipeline, ids)))
-                return pipeline
-            except DataError:
-                if dtype == "float32":
-                    raise
-            # Fusing rounds the weights, and a small change is lost where it is less than half of the last digit.
-            log.warning("Adapter %s is too small for weights in bfloat16: its agent speaks in float32.", adapter)
-            dtype = "float32"
-            properties["INFERENCE_PRECISION_HINT"] = PRECISION[dtype]
+    @property
+    def _num_threads(self) -> int:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.settings.num_threads or cores
 
 
 def _prefixes(tokens: Sequence[int]) -> list[int]:

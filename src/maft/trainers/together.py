@@ -8,7 +8,6 @@ A step is done in parts that memory has room for. Logits are computed only where
 anything is trained, packed rows are compared with single ones that go through the model's own attention.
 """
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -39,8 +38,6 @@ PLENTY = 8192
 """Tokens of a part that make computing activations twice unnecessary."""
 MEMORY_SHARE = 0.7
 """Share of the free GPU memory that a part may take."""
-
-log = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 """An agent's number in the stack, and the number of an example of its."""
@@ -159,7 +156,7 @@ class PackedModel:
         """Put adapters into the layers, in place of those that are there.
 
         Raises:
-            Unsupported: packed rows give other log-probabilities than single ones.
+            Unsupported: packed rows do not give what single ones give; says why.
         """
         if hasattr(self, "stack"):
             self.stack.remove()
@@ -335,6 +332,7 @@ class PackedModel:
         rows = [(number, row) for number, place in shortest for row in self._rows[number][place]]
         with torch.no_grad():
             wanted = torch.cat([self._plain(n, row) for n, row in rows])
+        reasons = []
         for self._padded in (False, True) if packed.has_variable_lengths() else (True,):
             self.model.set_attn_implementation(packed.NAME)
             try:
@@ -342,13 +340,13 @@ class PackedModel:
                 ours.sum().backward()
                 finite = all(gradient.isfinite().all() for gradient in self.stack.gradients())
             except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as why:
-                log.info("Packed rows, padded=%s: %s", self._padded, why)
+                reasons.append(f"{type(why).__name__}: {why}")
                 continue  # this model's layers or torch's kernel are of another kind
             difference = float((ours.detach() - wanted).abs().mean())
             if finite and difference <= TOLERANCE[self.base.dtype]:
                 return self._padded
-            log.info("Packed rows, padded=%s: log-probabilities differ by %g", self._padded, difference)
-        raise Unsupported("packed rows give other log-probabilities than single ones")
+            reasons.append(f"log-probabilities differ by {difference:g}" if finite else "a gradient is not a number")
+        raise Unsupported(f"packed rows do not give what single ones give ({'; '.join(reasons)})")
 
     def _plain(self, agent: int, row: Row) -> torch.Tensor:
         """Return the log-probabilities of a row's tokens with loss, computed in the usual way."""
