@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import cases
+from maft.answers import equivalent, extract_answer, extract_choice, extract_number, extract_stated
 
 FOLDER = Path(__file__).parent / "cases" / "hard"
 
@@ -41,3 +42,52 @@ def test_the_bench_ends_with_the_shares(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out.splitlines()
     assert json.loads(said[-1]) == {"equal": 0.5, "extract": 1.0}
     assert "1 of   2  sums" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("one two three", "6"), ("two three", "5"), ("twenty-twenty", "40"), ("one and one", "2"), ("nine one one", "11"),
+        ("12 novels", "November 12"), ("12 boys, 8 girls", "8 boys, 12 girls"), ("1 hour, 5 minutes", "5 hours, 1 minute"),
+        (r"5\text{ apples}, 3\text{ pears}", r"3\text{ apples}, 5\text{ pears}"), ("10% increase", "10% decrease"),
+        ("5 years older", "5 years younger"), ("5 units left", "5 units right"), ("5 wins", "5 losses"),
+    ],
+)  # fmt: skip
+def test_words_that_tell_answers_apart(a, b):
+    assert not equivalent(a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("5 marbles", "5"), ("3 decks", "3"), ("5 march", "March 5"), ("Sept. 3", "3 September"), ("nineteen", "19"),
+        ("three hundred and twenty-five", "325"), ("twelve hundred", "1200"), ("two million three hundred thousand five", "2300005"),
+        ("12 boys, 8 girls", "8 girls, 12 boys"), ("1 hour, 2 hours", "1, 2"),
+    ],
+)  # fmt: skip
+def test_words_that_are_units_dates_and_numbers(a, b):
+    assert equivalent(a, b)
+
+
+@pytest.mark.parametrize(
+    ("extract", "reply", "answer"),
+    [
+        (extract_stated, "The answer is 42. I hope this answer is helpful.", "42"),
+        (extract_stated, "**Answer:** 42\n\nLet me know if the answer is wrong!", "42"),
+        (extract_stated, "The answer is not 5.", None),
+        (extract_stated, "The answer is right.", "right"),
+        (extract_stated, "Tom's answer is 5.", "5"),
+        (extract_number, "The answer is 5. The other agent's answer is 7, which is wrong.", "5"),
+        (extract_number, "So the answer is 5. My earlier answer was 7.", "5"),
+        (extract_number, "The answer is not 5 but 6.", "6"),
+        (extract_answer, r"\boxed{6}. Agent 2's \boxed{5} is wrong.", "6"),
+        (extract_answer, r"The answer is \boxed{6} and it is never \boxed{5}.", "6"),
+        (extract_answer, r"I do not think it is \boxed{5}.", None),
+        (extract_choice, "I choose C. The others chose B.", "C"),
+        (extract_choice, "The answer is C. Why not answer D? Because it is false.", "C"),
+        (extract_choice, "It's (A) rather than (C).", "A"),
+        (extract_choice, "I'm not sure, I choose C.", "C"),
+    ],
+)
+def test_what_a_reply_says_of_other_answers_is_not_its_own(extract, reply, answer):
+    assert extract(reply) == answer

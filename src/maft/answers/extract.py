@@ -38,7 +38,22 @@ _LISTED = re.compile(
     r"(?:[A-Za-z](?:_\{?[0-9A-Za-z]\}?)?\s?=\s?)?"
 )
 _MAX_BETWEEN = 60
-_DENIED = re.compile(r"(?:\bnot|\binstead of|\brather than)\s+[$\\(\[]{0,3}$")
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|instead of|rather than)|(?:n't|\bcannot|\bnot|\bnever) be"
+    r"|(?:n't|\bnot) (?:think|believe) (?:that )?(?:it|this|the answer) (?:is|was))\s+[$\\(\[]{0,3}$"
+)
+_CALLED_WRONG = re.compile(r"[$)\]\\]{0,4}\s+(?:is|was)\s+(?:wrong|incorrect|false|not (?:right|correct))\b")
+_OF_OTHERS = re.compile(
+    r"(?:\b(?:earlier|previous|initial|former|other|others'|another|their|his|her)|'s)\s+$", re.IGNORECASE
+)
+"""Before "answer": it is not the one that the reply settles on, if it gives another."""
+_BY_OTHERS = re.compile(
+    r"(?:\b(?:others?|they|those|who|agents?(?: [0-9]+)?|why not|do not|did not|never)|n't)\s+(?:\w+\s+)?$",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(r"(?:helpful|useful|correct|incorrect|right|wrong|clear|unclear|close|off\b.*)", re.IGNORECASE)
+"""Said about an answer, unless a reply says nothing else."""
+_NOT_BUT = re.compile(r"not\s+[^,;]{1,40},?\s+but\s+(?:rather\s+)?(.+)", re.IGNORECASE)
 
 
 class _Box(NamedTuple):
@@ -70,9 +85,10 @@ def _boxed(text: str) -> str | None:
     listed: list[str] = []
     head = len(text)  # where the box begins that was taken last
     for box in _boxes_from_the_last(text):
-        if not listed and _DENIED.search(text[max(0, box.head - 20) : box.head]):
-            continue
         content, end = _content(text, box)
+        denied = _DENIED.search(text[max(0, box.head - 50) : box.head]) or _CALLED_WRONG.match(text, end)
+        if denied and not listed:
+            continue
         if listed and (head - end > _MAX_BETWEEN or not _LISTED.fullmatch(text, end, head) or len(listed) == MAX_BOXES):
             break
         if content is None or len(content) > MAX_ANSWER_CHARS:
@@ -202,11 +218,19 @@ def _tagged(text: str) -> str | None:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Yield what a reply says its answer is, the last first."""
+    """Yield what a reply says its answer is, the last first; then what it says of other answers, or about its own."""
+    later = []
     for match in reversed(deque(_STATED.finditer(text), MAX_STATEMENTS)):
         answer = _first_phrase(text[match.end() : match.end() + 2 * MAX_ANSWER_CHARS])
-        if answer is not None:
+        if answer is not None and (correction := _NOT_BUT.fullmatch(answer)):
+            answer = correction[1]
+        if answer is None or re.match(r"(?:not|never)\s+\S", answer, re.IGNORECASE):
+            continue
+        if _ABOUT.fullmatch(answer) or _OF_OTHERS.search(text[max(0, match.start() - 20) : match.start()]):
+            later.append(answer)
+        else:
             yield answer
+    yield from later
 
 
 def _first_phrase(text: str) -> str | None:
@@ -315,14 +339,15 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
         if short is not None and (match := _BOXED_CHOICE.match(FONT.sub(r"\1", short))):
             return _letter(match, letters)
     for pattern in _CHOICES:
-        if matches := list(pattern.finditer(text)):
+        matches = [m for m in pattern.finditer(text) if not _BY_OTHERS.search(text[max(0, m.start() - 40) : m.start()])]
+        if matches:
             return _letter(matches[-1], letters)
     lines = list(_LINE_CHOICE.finditer(text))
     if first := _FIRST_CHOICE.match(text):
         return _letter(first, letters)
     if len({_letter(line, letters) for line in lines}) == 1:
         return _letter(lines[0], letters)
-    bracketed = list(_ANY_CHOICE.finditer(text))
+    bracketed = [m for m in _ANY_CHOICE.finditer(text) if not _DENIED.search(text[max(0, m.start() - 20) : m.start()])]
     return _letter(bracketed[-1], letters) if bracketed else None
 
 

@@ -2,6 +2,7 @@ r"""Units, currencies and number words: which words after a number change it, an
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 
@@ -34,8 +35,11 @@ _TWO_DIGIT_HOUR = re.compile(r"^0([0-9](?::[0-5][0-9]){1,2})$")
 _SLASHED_DATE = re.compile(r"^([0-9]{4})/([0-9]{2})/([0-9]{2})$")
 _CENTS = re.compile(r"([0-9]+) dollars? and ([0-9]{1,2}) cents?")
 _MONTHS = pairs("jan 01 feb 02 mar 03 apr 04 may 05 jun 06 jul 07 aug 08 sep 09 oct 10 nov 11 dec 12")
-_MONTH = r"(jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]{0,6}\.?"
-_DAY = r"([0-9]{1,2})(?:st|nd|rd|th)?"
+_MONTH = (
+    r"(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    r"|nov(?:ember)?|dec(?:ember)?)(?![a-z])\.?"
+)
+_DAY = r"(0?[1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
 _DATE = re.compile(rf"(?:(?:the )?{_DAY} (?:of )?{_MONTH}|{_MONTH} {_DAY})(?:,? ([0-9]{{4}}))?", re.IGNORECASE)
 _WORDS = pairs(
     "zero 0 one 1 two 2 three 3 four 4 five 5 six 6 seven 7 eight 8 nine 9 ten 10 eleven 11 twelve 12 thirteen 13 "
@@ -72,17 +76,22 @@ def in_figures(text: str) -> str:
 
 
 def _in_words(text: str) -> int | None:
-    """Return the number that a text is, if it is one in words: three hundred and twenty-five."""
-    total, part = 0, None
+    """Return the number that a text is, if it is one in words: three hundred and twenty-five, but not two three."""
+    total, part, room, scale = 0, 0, math.inf, math.inf
     for word in re.split("[ -]", text.lower()):
         if word in _WORDS:
-            part = (part or 0) + int(_WORDS[word])
-        elif word in _SCALE and word != "dozen" and (part or total):
+            value = int(_WORDS[word])
+            if value >= room or (value == 0 and room < math.inf):
+                return None
+            part, room = part + value, 10 if value >= 20 else 0
+        elif word == "hundred" and 0 < part < 100:
+            part, room = part * 100, 100
+        elif word in _SCALE and word not in ("hundred", "dozen") and part and _SCALE[word] < scale:
             scale = _SCALE[word]
-            total, part = (total, (part or 1) * 100) if scale == 100 else (total + (part or 1) * scale, 0)
-        elif word != "and" or part is None:
+            total, part, room = total + part * scale, 0, 1000
+        elif word != "and" or room not in (100, 1000):
             return None
-    return None if part is None else total + part
+    return None if room == math.inf else total + part
 
 
 def _scaled(match: re.Match[str]) -> str:
@@ -111,7 +120,13 @@ _VALUES = {*_WORDS, *_SCALE} | words(
     "inverse reciprocal factorial below above under over beneath negative minus plus less fewer more most least times "
     "fold twofold threefold twice double doubled triple tripled am pm ad bc bce ce base mod modulo remainder or and if "
     "to choose infinity pi theta alpha beta gamma delta sigma lambda sqrt sin cos tan cot csc sinh cosh tanh log exp "
-    "arcsin arccos arctan north south east west loss debt deficit before after ago not none nothing except without down"
+    "arcsin arccos arctan north south east west left right up down forward forwards backward backwards inside outside "
+    "increase decrease rise fall win loss losses gain profit debt deficit true false wrong correct prime composite "
+    "even odd positive before after ago not none nothing except without"
+)
+_COMPARATIVES = words(
+    "older younger taller shorter longer higher lower larger smaller bigger greater warmer colder hotter cooler faster "
+    "slower heavier lighter wider narrower deeper closer farther further nearer earlier later sooner richer poorer"
 )
 _NAME = r"[A-Za-z]+(?: ?\^ ?(?:-?[1-4]|\{ ?-?[1-4] ?\}))?\.?"
 _NAMES = rf"{_NAME}(?:(?: ?[-/*] ?| ){_NAME})*"
@@ -131,11 +146,24 @@ def without_units(text: str) -> str:
     ('8\\pi', '5', '3, 4')
     >>> without_units("5 x"), without_units("5 pairs"), without_units("50 km/h"), without_units("5 2 m")
     ('5 x', '5 pairs', '50', '5 2 m')
+
+    Units that differ are names, which tell the numbers of a list apart:
+
+    >>> without_units("12 boys, 8 girls"), without_units("1 hour, 2 hours")
+    ('12 boys, 8 girls', '1, 2')
     """
     whole = _without_unit(text)
     if whole != text or not _SEPARATOR.search(text):
         return whole
-    return "".join(_without_unit(part) for part in _SEPARATOR.split(text))
+    parts = _SEPARATOR.split(text)
+    bare = [_without_unit(part) for part in parts]
+    units = {_named(part, number) for part, number in zip(parts, bare, strict=True) if number != part}
+    return text if len(units) > 1 else "".join(bare)
+
+
+def _named(part: str, number: str) -> str:
+    """Return the unit of a part of a list, to compare it with those of other parts: `boys` of `12 boys`."""
+    return " ".join(re.findall("[A-Za-z]+", FONT.sub(r" \1 ", part.replace(number, "", 1)))).lower().removesuffix("s")
 
 
 def _without_unit(text: str) -> str:
@@ -154,7 +182,9 @@ def _is_unit(unit: str, *, glued: bool) -> bool:
     names = re.findall("[A-Za-z]+", unit)
     letters = [name for name in names if len(name) == 1]
     lower = [name.lower() for name in names]
-    if any(word in _VALUES or word.removesuffix("s") in _VALUES for word in lower) or lower[-1] in ("square", "cubic"):
+    if any(word in _VALUES or word.removesuffix("s") in _VALUES or word in _COMPARATIVES for word in lower) or lower[
+        -1
+    ] in ("square", "cubic"):
         return False
     known = _SYMBOLS | (_LETTERS_IN_COMPOUNDS if "/" in unit or len(names) > 1 else _LETTER_UNITS)
     alone = len(letters) == len(names) > 1 and "".join(names) not in _PRODUCTS
