@@ -35,7 +35,7 @@ def adapters(model, tmp_path_factory) -> list[str]:
     return [adapter(model, tmp_path_factory.mktemp(f"adapter_{n}"), rank, n) for n, rank in enumerate((8, 4, 20))]
 
 
-def adapter(model: str, folder: Path, rank: int, seed: int, **more) -> str:
+def adapter(model: str, folder: Path, rank: int, seed: int, scale: float = 2, **more) -> str:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -45,7 +45,7 @@ def adapter(model: str, folder: Path, rank: int, seed: int, **more) -> str:
     wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
-            parameter.data.mul_(2)
+            parameter.data.mul_(scale)
     wrapped.save_pretrained(folder)
     return str(folder)
 
@@ -161,7 +161,25 @@ def test_a_wrong_mixture_is_found_by_the_probe_and_left_to_plain_transformers(mo
     engine = sampler("cpu", monkeypatch)
     requests = mixed(model, adapters[:2], count=6)
     replies = engine.sample(requests)
-    assert engine._fused is None and "less likely" in caplog.text
+    assert engine._fused is None and "Plain transformers is used" in caplog.text
+    assert ids(replies) == ids(plain().sample(requests))
+
+
+def test_an_adapter_of_small_effect_that_the_mixture_ignores_is_found(model, tmp_path, monkeypatch, caplog):
+    from maft.samplers import fused
+
+    whole = fused.Fused.adapt
+
+    def without(self, loaded):
+        zero = {who: {n: t * ("lora_A" in n) for n, t in tensors.items()} for who, tensors in loaded.items()}
+        return whole(self, zero)
+
+    small = adapter(model, tmp_path / "small", 4, 1, scale=0.3)
+    monkeypatch.setattr(fused.Fused, "adapt", without)
+    engine = sampler("cpu", monkeypatch)
+    requests = mixed(model, [small], count=4)
+    replies = engine.sample(requests)
+    assert engine._fused is None and "0.00 of that strength" in caplog.text
     assert ids(replies) == ids(plain().sample(requests))
 
 

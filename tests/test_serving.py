@@ -20,7 +20,7 @@ from served import served
 import maft
 from maft import files
 from maft.config import EngineConfig
-from maft.errors import DataError, UserError
+from maft.errors import ConfigError, DataError, UserError
 from maft.records import Debate, Message, Problem, Reply, Request, Vote
 from maft.report import transcript
 from maft.runs.folder import RunFolder
@@ -543,3 +543,8 @@ def test_a_talk_survives_mistakes(call, finished_run, monkeypatch, tmp_path):
     )
     assert "there is no model 'critic_9'" in out and "multiple of the 3" in out and "needs the name" in out
     assert "Is a directory" in " ".join(out.split()) and "/debate  " in out
+
+
+def test_a_finished_run_is_no_folder_for_debates(finished_run):
+    with pytest.raises(ConfigError, match="is a finished run"), keeping(finished_run.path, finished_run, 1):
+        pass

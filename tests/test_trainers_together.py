@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny import CRITIC, GENERATOR, MIXED, make_job, slow
+from tiny import CRITIC, GENERATOR, MIXED, dialogue, make_job, slow
 
 from maft.config import LoraConfig, TrainConfig
 from maft.config.training import RoleTraining
@@ -314,3 +314,20 @@ def test_one_step_is_done_at_its_learning_rate(exact, tmp_path):
     seen: list = []
     trained(base, learners(base, society(tmp_path, exact)[:1], how), seen.append)
     assert [(step.num_steps, step.learning_rate) for step in seen] == [(1, how.learning_rate)]
+
+
+@pytest.mark.slow
+def test_a_row_longer_than_a_window_of_attention_is_left_to_trl(tiny, tmp_path):
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    from maft.trainers.sft_worker import Work
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = MistralConfig(vocab_size=len(tokenizer), num_key_value_heads=2, sliding_window=64, **shape)
+    MistralForCausalLM(config).save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    dialogues = [*GENERATOR[:4], dialogue("Go on.", "word " * 60)]
+    job = make_job(tmp_path, "generator_0", dialogues, model=str(tmp_path / "mistral"))
+    Work("float32").train([job], TrainConfig(num_epochs=1, batch_size=8), lambda step: None)
+    assert (job.output / "adapter_model.safetensors").exists()

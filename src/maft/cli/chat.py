@@ -92,6 +92,7 @@ class Talk:
         while True:
             try:
                 line = self._console.input(f"[bold]{self._model}>[/bold] ").strip()
+                line = line.encode(errors="replace").decode()  # bytes of another encoding
             except EOFError:
                 return
             word, _, rest = line.partition(" ")

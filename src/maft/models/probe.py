@@ -42,6 +42,8 @@ TOLERANCE = 0.25
 """How far an adapter's strength in an engine may be from that in PEFT, which is 1."""
 ROUNDING = 0.05
 """Nats that bfloat16 rounds the log-likelihood of a token by, where engine and trainer round the base alike."""
+ANOTHER = 1.0
+"""Nats by which no rounding changes the log-likelihoods of a base: they are of another model."""
 SURE = 4.2
 """Standard errors of the strength beyond which rounding is no explanation: once in 40,000 adapters."""
 
@@ -127,6 +129,11 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
     rounding = _differences(engine.base, expected.base)
     effect, floor = _size(changes), 0.0 if expected.exact else ROUNDING
     noise, off = max(_size(rounding), floor), _size(_differences(here, changes))
+    if not noise <= ANOTHER:
+        raise DataError(
+            f"adapter {adapter} does not work here as it does in PEFT: it was trained on another base model, whose "
+            f"log-likelihoods of a test text differ by {noise:.2f} from those here."
+        )
     strength, most, error = 1.0, 1.0, 0.0
     if effect:
         product = sum(x * y for x, y in zip(here, changes, strict=True)) / len(changes)

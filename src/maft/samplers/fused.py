@@ -141,6 +141,26 @@ class Fused:
             x = down(x, agents, self.rank, ops)
         return ops.add_norm(x, residual, self.model.model.norm.weight, self.eps)[0]
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def likelihoods(self, ids: Sequence[int], agent: int) -> tuple[float, ...]:
+        """Return the log-likelihoods of all tokens of a text but the first under an agent, -1 for none."""
+        like = self.model.model.embed_tokens.weight
+        tokens = torch.tensor(ids, device=like.device)
+        positions, rows = torch.arange(len(ids), device=like.device), torch.zeros_like(tokens)
+        cos, sin = self.rotations(len(ids))
+
+        def attend(layer: int, qkv: Tensor) -> Tensor:
+            keys, values = (like.new_zeros(1, self.kv_heads, len(ids), self.width) for _ in range(2))
+            q = self.ops.rotate_and_store(qkv, cos, sin, positions, rows, keys, values, self.heads)
+            out = functional.scaled_dot_product_attention(
+                q[None].transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
+            )
+            return out.transpose(1, 2)[0].flatten(1)
+
+        hidden = self.hidden(tokens, torch.full_like(tokens, agent), attend)
+        scores = self.logits(hidden[:-1]).float().log_softmax(-1)
+        return tuple(scores.gather(1, tokens[1:, None])[:, 0].tolist())
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits [rows, vocabulary]."""
         return self.model.lm_head(hidden)

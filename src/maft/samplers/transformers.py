@@ -304,7 +304,8 @@ class Transformers(LocalSampler):
         """Load the adapters of these jobs into the batch, and probe each new one.
 
         Raises:
-            _Unlike: an adapter is of another kind, or writes what plain transformers finds unlikely.
+            _Unlike: an adapter is of another kind, changes likelihoods in another way than in plain transformers, or
+                writes what it finds unlikely.
         """
         fused, first = self._fused, {job.adapter: job for job in reversed(jobs) if job.adapter is not None}
         new = [adapter for adapter in sorted(first) if adapter not in fused.numbers]
@@ -316,6 +317,7 @@ class Transformers(LocalSampler):
         unknown = [adapter for adapter in new if adapter not in self._probed]
         written = self._slots.greedy([first[adapter] for adapter in unknown], PROBE_TOKENS) if unknown else []
         for adapter, ids in zip(unknown, written, strict=True):
+            self._refuse_another_strength(adapter)
             gap = self._gap(adapter, first[adapter].prompt.token_ids, ids)
             if not gap <= PROBE_GAP:
                 raise _Unlike(
@@ -323,6 +325,14 @@ class Transformers(LocalSampler):
                     f"{gap:.1f} logits."
                 )
             self._probed.add(adapter)
+
+    def _refuse_another_strength(self, adapter: Path) -> None:
+        expected = probe.of_adapter(self.speaking(adapter), self._probe)
+        base, adapted = (self._fused.likelihoods(self._probe, self._fused.numbers[who]) for who in (None, adapter))
+        try:
+            probe.check(adapter, expected, probe.Probe(base=base, adapted=adapted))
+        except DataError as error:
+            raise _Unlike(f"Mixed batches: {error}") from None
 
     def _weights(self, adapter: Path) -> dict[str, Any]:
         """Return the tensors of an adapter by name, B times its scale."""

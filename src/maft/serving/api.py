@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from maft.errors import UserError
 from maft.records import Message
@@ -37,19 +37,30 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 """Parameters that would change an answer and are not supported, with the values that ask for nothing."""
 
 
+def _whole(text: str) -> str:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("half of a surrogate pair is no character")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+
+
 class Part(BaseModel):
     """A part of a message; only text is taken."""
 
     model_config = ConfigDict(extra="forbid")
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ChatMessage(BaseModel):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Text | list[Part]
     name: str | None = None
 
     @property
@@ -69,7 +80,9 @@ class Drawn(BaseModel):
     model: str
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_one_or_more), Field(max_length=16)] = []
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]], BeforeValidator(_one_or_more), Field(max_length=16)
+    ] = []
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -98,8 +111,8 @@ class ChatRequest(Drawn):
     """The body of a chat completion."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
 
     def questions(self, seed: int) -> list[Question]:
         """Return what is asked, once for each choice.

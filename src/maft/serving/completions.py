@@ -17,7 +17,7 @@ from maft.samplers.base import Sampler
 from maft.samplers.chat import Chat, Encoded
 from maft.samplers.local import Job, LocalSampler
 from maft.samplers.transformers import Likelihoods, Transformers
-from maft.serving.api import Drawn
+from maft.serving.api import Drawn, Text
 
 
 def _texts_or_tokens(prompt: object) -> object:
@@ -33,11 +33,11 @@ class CompletionRequest(Drawn):
     """The body of a completion."""
 
     prompt: Annotated[
-        list[str] | list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]],
+        list[Text] | list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]],
         BeforeValidator(_texts_or_tokens),
         Field(min_length=1, max_length=1024),
     ]
-    max_tokens: Annotated[int, Field(ge=0)] = 16
+    max_tokens: Annotated[int, Field(ge=0, lt=2**31)] = 16
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 

@@ -340,8 +340,12 @@ class Engine:
                 log.error("The engine cannot be used: %s", why)
                 with self._news:
                     lost, self._waiting = [*self._active, *self._waiting], deque()
+                    works, self._work = self._work, deque()
+                failed = EngineFailed(f"the engine cannot be started again: {why}")
                 for ticket in lost:
-                    self._drop(ticket, EngineFailed(f"the engine cannot be started again: {why}"))
+                    self._drop(ticket, failed)
+                for result, _ in works:
+                    result.set_exception(failed)
                 with self._news:
                     if self._news.wait_for(lambda: self._closing, RETRY_SECONDS):
                         return

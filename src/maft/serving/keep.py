@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maft import files
+from maft.errors import ConfigError
 from maft.records import Debate, Problem, Vote
 from maft.runs.folder import RunFolder
 
@@ -22,10 +23,10 @@ class Keeper:
         """Keep a debate under a name of its own."""
         known = {"iteration": self._iteration, "problem_id": name}
         with self._lock:
-            for path, record in (
+            for path, record in (  # the debate last: readers begin with it, and a kill may come in between
                 (self._folder.problems("train"), Problem(id=name, question=debate.question)),
-                (self._folder.debates(self._iteration), debate.model_copy(update=known)),
                 (self._folder.votes(self._iteration), vote.model_copy(update=known)),
+                (self._folder.debates(self._iteration), debate.model_copy(update=known)),
             ):
                 files.append_records(path, [record], durable=False)
 
@@ -40,9 +41,11 @@ def keeping(path: Path, served: RunFolder, iteration: int) -> Iterator[Keeper]:
         iteration: how often they have been finetuned.
 
     Raises:
-        ConfigError: the folder holds debates of another run.
+        ConfigError: the folder holds debates of another run, or is a run itself.
         DataError: the folder is in use, or is something else than a run.
     """
+    if path.resolve() == served.path.resolve() or (path / served.checksums.name).exists():
+        raise ConfigError(f"--keep {path} is a finished run, whose files stay as they are. Name a folder of its own.")
     number = iteration + 1
     more = {"runs_dir": path.absolute().parent, "name": path.absolute().name}
     config = served.config.model_copy(update=more | {"num_iterations": max(number, served.config.num_iterations)})

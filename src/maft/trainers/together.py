@@ -63,6 +63,7 @@ def train(
         Unsupported: this model or an adapter needs another trainer.
         DataError: the loss of an agent is not a number.
     """
+    _refuse_windows(base, learners)
     base.to_device()
     active = [Adapter(base, learner) for learner in learners]
     with PackedModel(base, [learner.training.gradient_checkpointing for learner in learners]) as model:
@@ -74,6 +75,14 @@ def train(
                 if adapter.finished:
                     done(adapter.learner, adapter.result()._replace(probe=model.probe(number)))
             active = [adapter for adapter in active if not adapter.finished]
+
+
+def _refuse_windows(base: BaseModel, learners: Sequence[Learner]) -> None:
+    config = base.model.config
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    longest = max(len(row.input_ids) for learner in learners for unit in learner.units for row in unit.rows)
+    if window and longest > window:
+        raise Unsupported(f"its attention has a window of {window} tokens, and an example has {longest}")
 
 
 def _step(model: "PackedModel", adapters: Sequence[Adapter], report: Callable[[TrainProgress], None]) -> None:
@@ -339,6 +348,8 @@ class PackedModel:
                 ours = self._score(rows)[0]
                 ours.sum().backward()
                 finite = all(gradient.isfinite().all() for gradient in self.stack.gradients())
+            except torch.OutOfMemoryError:
+                raise
             except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as why:
                 reasons.append(f"{type(why).__name__}: {why}")
                 continue  # this model's layers or torch's kernel are of another kind
