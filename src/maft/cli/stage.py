@@ -223,6 +223,8 @@ def iteration(folder: "RunFolder", asked: int | None) -> int:
     from maft.errors import UserError
     from maft.runs import societies, status
 
+    if folder.config.train.online_questions:
+        raise UserError("train.online_questions divides iterations into turns, which only `maft run` takes.")
     number = status.current(folder) if asked is None else asked
     if not 1 <= number <= folder.config.num_iterations:
         raise UserError(f"--iteration must be 1 to num_iterations = {folder.config.num_iterations}, got {number}.")

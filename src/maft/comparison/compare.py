@@ -120,6 +120,11 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
             f"Choose one of: {free}."
         )
     _refuse_one_for_several(config, methods)
+    if config.train.online_questions and any(ARMS[name].budget or name.startswith("star") for name in methods):
+        raise ConfigError(
+            "train.online_questions divides iterations into turns, for which numbers of examples are not made equal. "
+            f"Leave it out, or name methods without a budget of examples: not {', '.join(methods[1:])}."
+        )
     for name in methods:
         _with(config, ARMS[name].settings(config), name)
     path = config.runs_dir / config.name

@@ -83,7 +83,8 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
         for row in made
         if row.iteration == last and row.method in comparison.methods and row.difference is not None
     }
-    corrected = holm(family)
+    asked = [name for name in comparison.methods if name != against]
+    corrected = holm(family, max(len(family), len(asked)))
     return [
         row.model_copy(update={"holm": corrected.get(row.method)}) if row.iteration == last else row for row in made
     ]

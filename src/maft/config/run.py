@@ -164,6 +164,36 @@ class RunConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> Self:
+        """Refuse what would change what another setting means."""
+        debate, curate, objectives = self.debate, self.curate, set(self.train.objectives(self.num_iterations).values())
+        if "grpo" in objectives and (curate.weight_by != "none" or curate.max_examples is not None):
+            raise ValueError(
+                "train.objective = grpo compares all answers to a question, which curate.weight_by and "
+                "curate.max_examples would take apart. Leave these two out."
+            )
+        if self.vote.label != "majority" and (curate.weight_by == "margin" or "weighted" in objectives):
+            raise ValueError(
+                f"vote.label = {self.vote.label} has no margin to weigh by. Set curate.weight_by=none and "
+                "train.objective=sft."
+            )
+        if debate.wrong_majorities is not None:
+            labels = {of_iteration(self.vote.label_from, number + 1) for number in range(self.num_iterations)}
+            if debate.protocol == "vote" or debate.num_rounds == 1 or labels - {"first"}:
+                raise ValueError(
+                    "debate.wrong_majorities shows critics wrong majorities on purpose: it needs critics "
+                    "(debate.num_rounds of 2 or more) and labels that do not come from them (vote.label_from=first)."
+                )
+        unread = debate.protocol == "sparse" or debate.max_others < debate.num_agents - 1
+        if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):
+            raise ValueError(
+                "curate.weight_by = gain credits an answer with those who read it: every agent must read every debated "
+                "answer. Set debate.num_samples=1, debate.max_others to at least debate.num_agents - 1, and another "
+                "debate.protocol than sparse."
+            )
+        return self
+
 
 def without_contrast(config: RunConfig, role: str, iteration: int) -> str | None:
     """Say why a role can have no examples for its objective, and what to change; None if it can, or nobody knows."""

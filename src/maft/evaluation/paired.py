@@ -68,16 +68,20 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies]) -> Diffe
     return Difference(mean=mean, low=low, high=high, p_value=p_value, n=n, num_seeds=num_seeds, detectable=detectable)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[str, float], size: int | None = None) -> dict[str, float]:
     """Return the p-values of a family of tests, corrected for their number (Holm, 1979); any dependence is allowed.
 
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    Args:
+        p_values: of the tests that were made.
+        size: of the family, with tests that are still to come; None if there are none.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03}), holm({"a": 0.01}, 3)
+    ({'a': 0.03, 'c': 0.06, 'b': 0.06}, {'a': 0.03})
     """
     corrected: dict[str, float] = {}
     largest = 0.0
     for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
+        largest = max(largest, min(1.0, ((size or len(p_values)) - place) * p_values[name]))
         corrected[name] = largest
     return corrected
 
