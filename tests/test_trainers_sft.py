@@ -255,6 +255,17 @@ def test_progress_arrives_and_noise_on_standard_output_does_not(tmp_path):
     assert names(tmp_path / "agents") == ["generator_0", "generator_1"]
 
 
+def test_warnings_of_a_worker_arrive(tmp_path, caplog):
+    then = """
+        import logging
+        logging.getLogger("maft").addHandler(sft_worker._ToParent(channel))
+        sft_worker.log.warning("%s takes longer", "this")
+        partial(second).rename(second)
+        """
+    fake_worker(tmp_path, textwrap.dedent(then)).train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
+    assert [record.message for record in caplog.records] == ["this takes longer"]
+
+
 def test_a_killed_worker_fails_the_stage_and_keeps_the_earlier_jobs(tmp_path):
     trainer = fake_worker(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(StageFailed) as failure:

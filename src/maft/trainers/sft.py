@@ -8,6 +8,7 @@ for each call anew; where they divide the weights, for each job, since the libra
 """
 
 import json
+import logging
 import os
 import queue
 import select
@@ -38,6 +39,9 @@ SECONDS_TO_END = 30
 """What processes get to end by themselves, before nobody waits for them any longer."""
 
 OnProgress = Callable[[TrainProgress], None]
+
+
+log = logging.getLogger(__name__)
 
 
 class SftTrainer(Trainer):
@@ -230,6 +234,8 @@ def _follow(process: "subprocess.Popen[str]", on_progress: OnProgress) -> tuple[
         event = json.loads(line)
         if "progress" in event:
             on_progress(TrainProgress.model_validate(event["progress"]))
+        if "warning" in event:
+            log.warning("%s", event["warning"])
         if "done" in event:
             return True, None
         complaint = event.get("error", complaint)

@@ -30,12 +30,13 @@ from maft.trainers.base import TrainJob, TrainProgress
 from maft.trainers.base_model import BaseModel, is_first, num_processes, save_adapter, sharded
 
 Report = Callable[[TrainProgress], None]
-log = logging.getLogger(__name__)
+log = logging.getLogger("maft.trainers.sft_worker")  # also where this file is the program
 
 
 def main() -> int:
     """Train the jobs of the file named on the command line, then of those named on standard input."""
     channel = _private_stdout()
+    logging.getLogger("maft").addHandler(_ToParent(channel))
     further = _lines_of_parent()
     work: Work | None = None
 
@@ -89,6 +90,19 @@ def _private_stdout() -> IO[str]:
 def _send(channel: IO[str], event: dict[str, Any]) -> None:
     channel.write(json.dumps(event) + "\n")
     channel.flush()
+
+
+class _ToParent(logging.Handler):
+    """Sends warnings of this package to the process that the user sees."""
+
+    def __init__(self, channel: IO[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a warning, from one of several processes only."""
+        if is_first():
+            _send(self._channel, {"warning": record.getMessage()})
 
 
 def _lines_of_parent() -> "queue.SimpleQueue[str]":
@@ -175,7 +189,7 @@ class Work:
         try:
             loop.train(base, learners, report, done)
         except loop.Unsupported as why:
-            log.warning("%s: %s; training in another way", base.name, why)
+            log.warning("Agents of %s are finetuned in another way, which takes longer: %s.", base.name, why)
             for learner in list(left.values()):
                 self._train([learner], base, report, in_loop=len(learners) > 1)
 
