@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers import settings
 
 from maft import config as config_
 from maft.config import RunConfig, differences, digest, load, parse, resolved
@@ -426,3 +427,21 @@ def test_a_model_is_not_divided_among_one_process():
 )
 def test_how_the_work_is_spread_is_not_a_runs_identity(override):
     assert digest(parse(MINIMAL, [override])) == digest(parse(MINIMAL))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["train.objective=grpo", "train.critics=false", "debate.num_samples=4", "curate.max_examples=4"],
+            "take apart",
+        ),
+        (["vote.label=random", "curate.weight_by=margin"], "has no margin"),
+        (["debate.num_samples=4", "debate.wrong_majorities=0.5"], "needs critics"),
+        (["debate.num_samples=2", "curate.weight_by=gain"], "every agent must read"),
+        (["train.online_questions=5", "curate.questions=shards"], "for good"),
+    ],
+)
+def test_settings_that_change_what_others_mean_are_refused(tmp_path, overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        settings(tmp_path, *overrides)

@@ -185,6 +185,11 @@ class RunConfig(Section):
                     "debate.wrong_majorities shows critics wrong majorities on purpose: it needs critics "
                     "(debate.num_rounds of 2 or more) and labels that do not come from them (vote.label_from=first)."
                 )
+        if self.train.online_questions and curate.questions == "shards":
+            raise ValueError(
+                "curate.questions = shards gives each agent its questions for good, and the turns of "
+                "train.online_questions divide them anew. Leave one of them out."
+            )
         unread = debate.protocol == "sparse" or debate.max_others < debate.num_agents - 1
         if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):
             raise ValueError(
