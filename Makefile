@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 unexport PYTHONDONTWRITEBYTECODE  # the tests start hundreds of processes, which need bytecode to start quickly
-.PHONY: help setup demo run test test-newest test-vllm test-sky test-serve check mutants bench bench-plan bench-ray bench-serve docs clean
+.PHONY: help setup demo run test test-newest test-vllm test-sky test-serve test-wheel check mutants bench bench-plan bench-ray bench-serve docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,7 +18,7 @@ help:  ## list the targets
 setup: .venv/ready  ## create the environment with the tested set of packages
 
 demo: setup  ## the whole loop in seconds without a model: random guesses, no training, and a report to look at
-	$(BIN)/maft run recipes/demo/config.yaml
+	$(BIN)/maft demo
 
 run: setup  ## improve SmolLM2-135M on one-digit sums: two iterations, on the CPU, and a report
 	$(BIN)/maft run recipes/arithmetic_cpu/config.yaml
@@ -60,6 +60,10 @@ test-serve: setup  ## have lm-evaluation-harness, inspect-ai and LiteLLM, in an 
 		"lm-eval[api]==0.4.13" inspect-ai==0.3.285 litellm==1.110.2 openai==3.57.0 transformers==5.24.0; }
 	MAFT_CLIENTS_PYTHON=$(CURDIR)/.venv-clients/bin/python $(BIN)/pytest -q -m slow tests/test_serving_clients.py
 
+test-wheel: setup  ## build the wheel, and begin with it and uv in an empty environment, with the packaged model
+	test -d .venv-uv || { $(PYTHON) -m venv .venv-uv && .venv-uv/bin/pip install --quiet uv==0.13.9; }
+	MAFT_UV=$(CURDIR)/.venv-uv/bin/uv $(BIN)/pytest -q -m slow -k empty_environment tests/test_begin.py
+
 MUTANTS ?= maft.method.*
 mutants: setup  ## change the rules one operator at a time, and report the share of changes that a test notices; MUTANTS="maft.answers.*"
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/mutants.txt
@@ -89,4 +93,4 @@ docs: setup .venv-docs/ready  ## write the generated parts of docs/ anew, and bu
 	$(BIN)/python docs/check_site.py site
 
 clean:  ## remove the environment and caches; runs are kept
-	rm -rf .venv .venv-docs .venv-newest .venv-vllm .venv-sky .venv-clients site mutants .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-docs .venv-newest .venv-vllm .venv-sky .venv-clients .venv-uv site mutants .pytest_cache .ruff_cache build dist

@@ -135,8 +135,7 @@ def test_a_plan_checks_the_model_and_counts_the_questions_itself(home, call):
     [
         (["rnu"], "maft run"),
         (["evaluate"], "maft eval"),
-        (["init"], "plan, run, debate"),
-        (["list"], "plan, run, debate"),
+        (["zzzz"], "demo, init, doctor"),
     ],
 )
 def test_a_mistyped_verb_is_answered_with_the_nearest_or_all(call, words, said):
@@ -148,11 +147,6 @@ def test_help_is_asked_for_in_four_ways(call):
     for words in (["-h"], ["help"], ["--help"]):
         assert call(*words)[0] == 0 and "Usage: maft" in call(*words)[1]
     assert call("help", "run")[1] == call("run", "-h")[1] == call("run", "--help")[1]
-
-
-def test_the_methods_of_a_comparison_are_listed_without_a_config(call):
-    code, out, _ = call("compare", "--list")
-    assert code == 0 and "single_agent_ft" in out
 
 
 def test_results_are_printed_as_json_by_every_verb_that_prints_some(home, call, no_page):

@@ -317,5 +317,3 @@ def test_on_the_command_line(tmp_path, monkeypatch, call):
     assert code == 0 and {"base", "star", "unique_id", "maft"} <= {row["method"] for row in json.loads(out)}
     code, _, err = call("run", "s.yaml", "name=c")
     assert code == 2 and "is not a run folder" in err
-    code, out, _ = call("compare", "s.yaml", "--list")
-    assert code == 0 and out.splitlines()[0].split()[0] == "maft"

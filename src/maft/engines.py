@@ -41,7 +41,7 @@ def make_sampler(config: RunConfig) -> Sampler:
 
         return RaySampler(config, _with_parts(make_sampler, config))
     settings = config.engine
-    name = choose(installed, _device) if settings.sampler == "auto" else settings.sampler
+    name = auto() if settings.sampler == "auto" else settings.sampler
     if name not in SAMPLERS:
         outside: Sampler = extensions.find("sampler", name, Sampler)(config)
         return outside
@@ -142,6 +142,11 @@ def choose(installed: Callable[[str], bool], device: Callable[[], str]) -> str:
     for_cuda, for_cpu = installed("vllm"), installed("openvino_genai")
     best = device() if installed("torch") and (for_cuda or for_cpu) else ""
     return "vllm" if best == "cuda" and for_cuda else "openvino" if best == "cpu" and for_cpu else "transformers"
+
+
+def auto() -> str:
+    """Return the name of the engine that `engine.sampler=auto` stands for on this machine."""
+    return choose(installed, _device)
 
 
 def installed(package: str) -> bool:

@@ -13,7 +13,7 @@ from maft.cli import stage
     "  maft calibrate reasoning_gym:chain_sum --knob max_terms=2,3 --knob max_digits=1,2"
 )
 @click.argument("task", metavar="TASK|CONFIG")
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option("--knob", "knobs", multiple=True, metavar="NAME=A,B,...", help="Values of a setting of the task to try.")
 @click.option(
     "--questions", default=40, show_default=True, type=click.IntRange(min=2), help="Questions of each setting."

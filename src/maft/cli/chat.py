@@ -30,7 +30,7 @@ Everything else is a question. Ctrl-C stops an answer."""
 
 @click.command(epilog="Examples:\n\n  maft chat runs/arithmetic_cpu\n\n  maft chat runs/arithmetic_cpu --seed 0")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
 @click.option("--seed", type=int, help="Seed of the first question, the next number for the next (default: any).")
 def chat(folder: Path, overrides: tuple[str, ...], *, iteration: int | None, seed: int | None) -> None:

@@ -7,14 +7,6 @@ import click
 from maft.cli import stage
 
 
-def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
-    from maft import comparison
-
-    if asked:
-        click.echo("\n".join(f"{arm.name:<24}{arm.what}" for arm in comparison.ARMS.values()))
-        ctx.exit()
-
-
 @click.command(
     cls=stage.ListsOfAgents,
     epilog="Examples:\n\n  maft compare recipes/arithmetic_cpu/config.yaml name=compared debate.num_eval_samples=5\n\n"
@@ -22,9 +14,12 @@ def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
     "  maft compare my.yaml --reference maft_wo_debate --methods majority_ft",
 )
 @click.argument("config", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option(
-    "--methods", multiple=True, metavar="A B ...", help="Methods to run (default: those of the paper); see --list."
+    "--methods",
+    multiple=True,
+    metavar="A B ...",
+    help="Methods to run (default: those of the paper); see `maft list methods`.",
 )
 @click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="Seeds to run (default: that of the config).")
 @click.option(
@@ -33,9 +28,6 @@ def _list(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
     default="maft",
     show_default=True,
     help="The method that the others are compared with; it sets their number of examples and tokens.",
-)
-@click.option(
-    "--list", is_flag=True, expose_value=False, is_eager=True, callback=_list, help="Print the methods, and stop."
 )
 @click.option("--dry-run", is_flag=True, help="Check model and files, print what would be carried out, and stop.")
 @stage.prints

@@ -21,6 +21,11 @@ from maft.errors import MaftError
 from maft.runs.progress import no_foreign_bars
 
 VERBS = {
+    "demo": "Run the whole loop in seconds without a model, to look at its files and report.",
+    "init": "Write a config for a file of questions, a task, or a run to be copied.",
+    "doctor": "Print what this machine has, and what a run would use.",
+    "list": "List tasks, methods, models, protocols or engines.",
+    "schema": "Print the JSON schema of a config, for editors.",
     "plan": "Estimate calls, tokens, memory, disk and hours of a run before it starts.",
     "run": "Run all iterations: debate, vote, curate, finetune, evaluate.",
     "debate": "Run the debates of one iteration.",

@@ -13,7 +13,7 @@ from maft.cli import stage
     "  maft plan my.yaml model=my/model --params 70e9 --layers 80 --hidden 8192 --heads 64 --kv-heads 8 --gpu H200"
 )
 @click.argument("config", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option("--gpu", help="Estimate hours on GPUs of this kind, such as H100-80GB.")
 @click.option("--num-gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
 @click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run, and keep them.")

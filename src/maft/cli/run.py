@@ -13,7 +13,7 @@ from maft.cli import stage
     "  maft run runs/arithmetic_cpu/config.json --dry-run"
 )
 @click.argument("config", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
 @click.option("--keep-going", is_flag=True, help="Go on past an iteration that ruined agents (see `guard`).")
 @stage.prints

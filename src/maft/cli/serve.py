@@ -14,7 +14,7 @@ from maft.cli import stage
     "  maft serve runs/arithmetic_cpu --host 0.0.0.0 --api-key-env MAFT_KEY --keep runs/served"
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from maft.config import RunConfig
     from maft.runs.folder import RunFolder
     from maft.runs.progress import Progress
@@ -63,10 +65,22 @@ def task_or_config(name: str, overrides: Sequence[str], for_task_alone: Sequence
     return config.parse({"task": {"name": name}}, [*for_task_alone, *overrides], source=f"task {name}")
 
 
+def _keys(ctx: click.Context, argument: click.Parameter, incomplete: str) -> list["CompletionItem"]:
+    """Complete the keys of settings in a shell."""
+    from click.shell_completion import CompletionItem
+
+    from maft.config import known_keys
+
+    return [CompletionItem(f"{key}=") for key in known_keys() if key.startswith(incomplete)]
+
+
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...", shell_complete=_keys)
+prints_json = click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")
+
+
 def prints(command: F) -> F:
-    """Give a verb the options of all that print results."""
-    command = click.option("--quiet", is_flag=True, help="Show neither progress nor messages.")(command)
-    return click.option("--json", "as_json", is_flag=True, help="Print results as JSON.")(command)
+    """Give a verb the options of all that work and print results."""
+    return prints_json(click.option("--quiet", is_flag=True, help="Show neither progress nor messages.")(command))
 
 
 class Asked(NamedTuple):
@@ -114,7 +128,7 @@ def arguments(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--iteration", type=click.IntRange(min=0), help="Which iteration (default: the first unfinished one)."
         ),
-        click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]..."),
+        overrides,
         click.argument("config", type=click.Path(path_type=Path)),
     ):
         command = decorate(command)

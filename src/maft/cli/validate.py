@@ -25,7 +25,7 @@ NUM_SHOWN = 10
     "  maft validate recipes/math/config.yaml"
 )
 @click.argument("task", metavar="TASK|CONFIG")
-@click.argument("overrides", nargs=-1, metavar="[KEY.SUB=VALUE]...")
+@stage.overrides
 @stage.prints
 def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
     """Grade every known answer with the task's own grader, without a model, and show three prompts.

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -9,8 +10,21 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from maft.config.base import FREE, Positive, Price, Section, Share
 from maft.extensions import Part
 
-SAMPLERS = ("auto", "vllm", "openvino", "transformers", "openai", "scripted")
-TRAINERS = ("sft", "openai", "null")
+SAMPLERS: Mapping[str, str] = {
+    "auto": "vllm on CUDA and openvino on a CPU, each where it is installed; transformers elsewhere",
+    "vllm": "vLLM: GPUs, continuous batches, one adapter for each request",
+    "openvino": "OpenVINO GenAI: CPUs, one agent at a time with its adapter fused into the base",
+    "transformers": "transformers and PEFT: whatever torch runs on, with another adapter in each row of a batch",
+    "openai": "a hosted service, or a server that speaks its API",
+    "scripted": "random guesses without a model, for demonstrations and tests",
+}
+"""Engines that sample, in a few words each."""
+TRAINERS: Mapping[str, str] = {
+    "sft": "TRL and PEFT on this machine: adapters, or all weights",
+    "openai": "finetuning jobs of a hosted service",
+    "null": "nothing is trained, for demonstrations and tests",
+}
+"""Engines that finetune, in a few words each."""
 
 
 # YAML's null, as in `engine.trainer=null`, is the trainer of that name.

@@ -96,10 +96,10 @@ class TrainConfig(_Training):
     """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
 
     num_epochs: PerIteration[Positive] = 2
-    """This and the settings below, up to `undesirable_weight`, may be lists: an entry for each iteration; the last one
-    holds for all further ones."""
+    """Passes over the examples. This and the settings below, up to `undesirable_weight`, may be lists: an entry for
+    each iteration; the last one holds for all further ones."""
     learning_rate: PerIteration[Rate] = 3e-4
-    """Full finetuning needs a smaller one, such as 1e-5."""
+    """The highest learning rate. Full finetuning needs a smaller one, such as 1e-5."""
     lr_schedule: PerIteration[Schedule] = "cosine"
     """`constant`, `linear` or `cosine`."""
     warmup_ratio: PerIteration[Share] = 0.03

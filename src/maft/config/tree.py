@@ -90,6 +90,14 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
         raise ConfigError("\n".join(told)) from None
 
 
+def changed(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a tree of settings with overrides on top."""
+    copy: dict[str, Any] = reading.plain(tree)
+    for override in overrides:
+        _override(copy, override)
+    return copy
+
+
 def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], prefix: str = "") -> None:
     """Replace relative paths that exist next to the config file by absolute ones, with a message."""
 

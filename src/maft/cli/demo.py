@@ -1,0 +1,23 @@
+"""`maft demo`: the whole loop in seconds, without a model."""
+
+from pathlib import Path
+
+import click
+
+from maft.cli import run, stage
+
+
+@click.command(epilog="Example: maft demo")
+@stage.prints
+@click.pass_context
+def demo(ctx: click.Context, *, as_json: bool, quiet: bool) -> None:
+    """Run recipes/demo/config.yaml: random guesses in place of a model, no training, and a report to look at."""
+    ctx.invoke(
+        run.run,
+        config=Path("recipes/demo/config.yaml"),
+        overrides=(),
+        dry_run=False,
+        keep_going=False,
+        as_json=as_json,
+        quiet=quiet,
+    )
