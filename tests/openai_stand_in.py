@@ -64,12 +64,15 @@ class StandIn:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
             def do_GET(self) -> None:
                 outer.handle(self, b"")
 
             def do_POST(self) -> None:
-                outer.handle(self, self.rfile.read(int(self.headers["content-length"])))
+                outer.handle(self, self.rfile.read(int(self.headers["content-length"] or 0)))
+
+            do_PUT = do_POST
 
             def log_message(self, *_: Any) -> None: ...
 

@@ -20,6 +20,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ENGINES = {
     *("torch", "transformers", "tokenizers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf"),
     *("openvino", "openvino_genai", "optimum", "vllm", "ray", "openai", "pyarrow", "reasoning_gym"),
+    *("together", "fireworks", "tinker"),
 }
 HEAVY = (
     ENGINES

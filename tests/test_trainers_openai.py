@@ -15,11 +15,12 @@ from helpers import ENVIRONMENT
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
-from maft import files
+from maft import engines, files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
+from maft.hosted.jobs_openai import OpenAiJobs
 from maft.hosted.service import Spending
-from maft.hosted.trainer import OpenAiTrainer, _Service
+from maft.hosted.trainer import HostedTrainer, _Service
 from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
@@ -76,7 +77,7 @@ def train(service: StandIn, home: Path, *jobs: TrainJob, **settings: object) -> 
     told: list[TrainProgress] = []
     how = OpenAiConfig(base_url=service.url, poll_seconds=0.001, **settings)
     owed = [one for one in jobs if not one.output.exists()]
-    OpenAiTrainer(how, home).train(owed, TrainConfig(), told.append)
+    HostedTrainer(OpenAiJobs, how, home).train(owed, TrainConfig(), told.append)
     return told
 
 
@@ -158,7 +159,7 @@ def test_what_was_submitted_is_taken_over_even_if_the_note_was_lost(service, tmp
     ours = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
 
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_goes_on", killed)
+        patch.setattr(HostedTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, *ours)
     for note in (tmp_path / "agents").glob(".*.job.json"):
@@ -179,7 +180,7 @@ def test_what_was_submitted_is_taken_over_even_where_the_limit_allows_no_more(se
 def test_a_run_folder_may_be_moved_while_jobs_are_under_way(service, tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_goes_on", killed)
+        patch.setattr(HostedTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, here, job(here, "generator_0"))
     here.rename(there)
@@ -208,7 +209,7 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
             train(service, tmp_path, job(tmp_path, "critic_0"), **PRICES)
     both = [job(tmp_path, agent) for agent in ("generator_0", "critic_0")]
     with monkeypatch.context() as patch:
-        patch.setattr(OpenAiTrainer, "_goes_on", killed)
+        patch.setattr(HostedTrainer, "_goes_on", killed)
         with pytest.raises(KeyboardInterrupt):
             train(service, tmp_path, *both, **PRICES)
     estimate = sum(len(text.encode()) / 3 * 2 * 100 / 1e6 for _, text in service.files.values())
@@ -221,7 +222,7 @@ def test_money_is_booked_once_whenever_the_kill_comes(service, tmp_path, monkeyp
 
 def test_a_server_that_is_not_there_or_speaks_otherwise_is_the_users(service, tmp_path, monkeypatch):
     monkeypatch.setattr("maft.hosted.trainer.time.sleep", lambda seconds: None)
-    away = OpenAiTrainer(OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path)
+    away = HostedTrainer(OpenAiJobs, OpenAiConfig(base_url="http://127.0.0.1:9/v1"), tmp_path)
     with pytest.raises(DataError, match="http://127.0.0.1:9/v1 cannot be reached: .* Check openai.base_url"):
         away.train([job(tmp_path, "generator_0")], TrainConfig(), print)
     service.faults += [Fault("/files", 200, body="<html>A router</html>")] * 9
@@ -389,8 +390,21 @@ def test_a_page_of_html_is_said_in_a_line(service, tmp_path, monkeypatch, path):
     assert "\n" not in str(raised.value)
 
 
-def test_the_end_of_finetuning_at_openai_is_said_at_the_start(tmp_path, caplog, monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with pytest.raises(DataError, match="has 0 examples"):
-        OpenAiTrainer(OpenAiConfig(), tmp_path).train([job(tmp_path, "generator_0", 0)], TrainConfig(), print)
+def test_the_end_of_finetuning_at_openai_is_said_at_the_start(caplog):
+    engines.make_trainer(
+        config_.parse({"task": {"name": "arithmetic"}, "engine": {"sampler": "openai", "trainer": "openai"}})
+    )
     assert "6 January 2027" in caplog.text and "14 January 2027" in caplog.text
+
+
+def test_pairs_are_sent_as_preferences(service, tmp_path):
+    made = job(tmp_path, "generator_0")
+    pairs = [each.model_copy(update={"rejected": "5"}) for each in files.read_records(made.examples, Example)]
+    files.write_records(made.examples, pairs)
+    how = OpenAiConfig(base_url=service.url, poll_seconds=0.001)
+    HostedTrainer(OpenAiJobs, how, tmp_path).train([made], TrainConfig(objective="dpo", beta=0.3), print)
+    ((_, text),) = service.files.values()
+    row = json.loads(text.splitlines()[0])
+    assert row["input"]["messages"][-1]["role"] == "user"
+    assert (row["preferred_output"][0]["content"], row["non_preferred_output"][0]["content"]) == ("4", "5")
+    assert service.jobs["ftjob-0"]["method"]["dpo"]["hyperparameters"]["beta"] == 0.3

@@ -1,5 +1,6 @@
 """The engine and the trainer that a config names: the only file that knows hosted services and clusters."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -7,7 +8,7 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from maft import extensions, models
-from maft.config import SAMPLERS, TRAINERS, RunConfig, parts
+from maft.config import HOSTED, SAMPLERS, TRAINERS, RunConfig, parts
 from maft.errors import MissingExtra
 from maft.method import bases, learners
 from maft.models.memory import Ledger
@@ -18,14 +19,16 @@ from maft.trainers.base import Trainer
 from maft.trainers.null import NullTrainer
 
 E = TypeVar("E")
+log = logging.getLogger("maft")
 
 NEEDS = {
     "openai": ("openai", "openai"),
     "vllm": ("vllm", "vllm"),
     "openvino": ("openvino", "openvino_genai"),
     "transformers": ("hf", "transformers", "torch"),
+    "together": ("together", "together"),
 }
-"""The extra of each sampler, and the packages that it imports."""
+"""The extra of each sampler and hosted trainer, and the packages that it imports."""
 LOCAL = ("auto", "vllm", "openvino", "transformers")
 """Samplers that load a model of transformers in this process."""
 
@@ -167,7 +170,7 @@ def make_trainer(config: RunConfig) -> Trainer:
         MissingExtra: the trainer's packages are not installed.
         ConfigError: this machine lacks the GPUs that are asked for.
     """
-    if config.cluster.ray is not None and config.engine.trainer != "openai":
+    if config.cluster.ray is not None and config.engine.trainer not in HOSTED:
         from maft.cluster.trainer import RayTrainer
 
         return RayTrainer(config, _with_parts(make_trainer, config))
@@ -176,13 +179,26 @@ def make_trainer(config: RunConfig) -> Trainer:
         return outside
     if config.engine.trainer == "null":
         return NullTrainer()
-    if config.engine.trainer == "openai":
-        _require("engine.trainer=openai", "openai", "openai")
-        from maft.hosted.trainer import OpenAiTrainer
-
-        return OpenAiTrainer(config.openai, config.runs_dir / config.name)
+    if config.engine.trainer in HOSTED:
+        return _hosted(config)
     from maft.trainers import launch
     from maft.trainers.sft import SftTrainer
 
     launch.check(config)
     return SftTrainer(config.engine)
+
+
+def _hosted(config: RunConfig) -> Trainer:
+    name, settings = config.engine.trainer, config.openai
+    _require(f"engine.trainer={name}", *NEEDS[name])
+    from maft.hosted.trainer import HostedTrainer
+
+    if name == "together":
+        from maft.hosted.jobs_together import TogetherJobs
+
+        return HostedTrainer(TogetherJobs, settings, config.runs_dir / config.name)
+    from maft.hosted.jobs_openai import CLOSING, OpenAiJobs
+
+    if settings.base_url is None:
+        log.warning(CLOSING)
+    return HostedTrainer(OpenAiJobs, settings, config.runs_dir / config.name)

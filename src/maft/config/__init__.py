@@ -6,6 +6,7 @@ that does not exist is refused with the nearest one that does. The digest of the
 
 from maft.config.base import FREE, PerIteration, Section, identity, of_iteration
 from maft.config.engines import (
+    HOSTED,
     SAMPLERS,
     TRAINERS,
     ClusterConfig,
@@ -33,6 +34,7 @@ from maft.config.words import known_keys, parts
 
 __all__ = [
     "FREE",
+    "HOSTED",
     "SAMPLERS",
     "TASK_SETTINGS",
     "TRAINERS",

@@ -3,7 +3,7 @@
 import datetime
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -21,10 +21,29 @@ SAMPLERS: Mapping[str, str] = {
 """Engines that sample, in a few words each."""
 TRAINERS: Mapping[str, str] = {
     "sft": "TRL and PEFT on this machine: adapters, or all weights",
-    "openai": "finetuning jobs of a hosted service",
+    "openai": "finetuning jobs of OpenAI, which closes them on 6 January 2027, or of a server with its API",
+    "together": "finetuning jobs of Together",
     "null": "nothing is trained, for demonstrations and tests",
 }
 """Engines that finetune, in a few words each."""
+
+
+class HostedTraining(NamedTuple):
+    """A service that finetunes."""
+
+    base_url: str | None
+    """Where its models are sampled; None: the default of the client."""
+    api_key_env: str
+    objectives: tuple[str, ...]
+    methods: tuple[str, ...] | None
+    """Values of `train.method`; None: the service decides."""
+
+
+HOSTED = {
+    "openai": HostedTraining(None, "OPENAI_API_KEY", ("sft", "dpo"), None),
+    "together": HostedTraining("https://api.together.ai/v1", "TOGETHER_API_KEY", ("sft", "dpo"), ("lora", "full")),
+}
+"""Trainers whose agents stay with a service, and are sampled there by `engine.sampler: openai`."""
 
 
 # YAML's null, as in `engine.trainer=null`, is the trainer of that name.
@@ -40,7 +59,7 @@ class EngineConfig(Section):
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
     trainer: TrainerName = "sft"
-    """`sft`: TRL and PEFT; `openai`: finetuning jobs of a hosted service; `null`: nothing is trained."""
+    """`sft`: TRL and PEFT; `openai`, `together`: finetuning jobs of a hosted service; `null`: nothing is trained."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -98,9 +117,10 @@ class OpenAiConfig(Section):
     """Hosted models: OpenAI's service, or any server that speaks its API. The key is read from the environment."""
 
     base_url: Annotated[str, AfterValidator(_address)] | None = None
-    """Such as `http://localhost:8080/v1`; null: OpenAI's service."""
+    """Such as `http://localhost:8080/v1`; null: OpenAI's service, or that of `engine.trainer`, such as Together."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; maft writes the key into no file."""
+    """Name of the environment variable that holds the key; maft writes the key into no file. With `engine.trainer:
+    together` it is TOGETHER_API_KEY by default."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
@@ -117,11 +137,12 @@ class OpenAiConfig(Section):
     """Names that the service has for parameters, such as `max_tokens: max_completion_tokens` (this one is found out by
     itself)."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
-    """Learning rate multiplier of finetuning jobs; their number of epochs is `train.num_epochs`."""
+    """Learning rate multiplier of OpenAI's finetuning jobs; their number of epochs is `train.num_epochs`. Other
+    services take the settings of `train`."""
     job_batch_size: Positive = 1
-    """Batch size of finetuning jobs."""
+    """Batch size of OpenAI's finetuning jobs."""
     suffix: Annotated[str, Field(max_length=18)] = "maft"
-    """Part of the names of finetuned models, before iteration and agent."""
+    """Part of the names of models finetuned by OpenAI, before iteration and agent."""
     poll_seconds: Annotated[float, Field(gt=0), FREE] = 15.0
     """Seconds between two requests for the state of a job."""
     prompt_price: Annotated[Price | None, FREE] = None

@@ -1,12 +1,12 @@
 """The whole tree."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from maft.config.base import FREE, PLACE, Positive, Section, of_iteration
-from maft.config.engines import ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
+from maft.config.engines import HOSTED, ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
     PROTOCOLS,
     CurateConfig,
@@ -84,6 +84,18 @@ class RunConfig(Section):
         """Return the shape of an agent's adapter."""
         return self.own(role, index).lora.over(self.train.lora)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_the_service(cls, tree: Any) -> Any:
+        """Sample from the service that finetunes, unless an address is given."""
+        engine, given = (tree.get("engine"), tree.get("openai") or {}) if isinstance(tree, dict) else (None, None)
+        trainer = engine.get("trainer") if isinstance(engine, dict) else getattr(engine, "trainer", None)
+        service = HOSTED.get(str(trainer))
+        if service is None or service.base_url is None or not isinstance(given, dict):
+            return tree
+        defaults = {"base_url": service.base_url, "api_key_env": service.api_key_env}
+        return tree | {"openai": defaults | {name: value for name, value in given.items() if value is not None}}
+
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:
         for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
@@ -148,9 +160,18 @@ class RunConfig(Section):
     def _objectives_have_examples(self) -> Self:
         if self.train.online_questions and self.train.start_from == "base":
             raise ValueError("train.online_questions continues from turn to turn. Set train.start_from=previous.")
+        service = HOSTED.get(self.engine.trainer)
+        if service and service.methods and self.train.method not in service.methods:
+            raise ValueError(
+                f"train.method = {self.train.method}: engine.trainer = {self.engine.trainer} offers "
+                f"{' and '.join(service.methods)}."
+            )
         for (role, iteration), objective in self.train.objectives(self.num_iterations).items():
-            if objective != "sft" and self.engine.trainer == "openai":
-                raise ValueError(f"train.objective = {objective}: a hosted service finetunes with sft only.")
+            if service and objective not in service.objectives:
+                raise ValueError(
+                    f"train.objective = {objective}: engine.trainer = {self.engine.trainer} finetunes with "
+                    f"{' and '.join(service.objectives)} only."
+                )
             if self.curate.keep != "agreeing" and EXAMPLES.get(objective, "agreeing") != "agreeing":
                 raise ValueError(
                     f"train.objective = {objective} ({role}, iteration {iteration}) needs labels, and curate.keep = "
@@ -231,9 +252,10 @@ def check_loop(config: RunConfig) -> None:
     engine = config.engine
     if engine.sampler == "openai" and engine.trainer == "sft" and config.openai.load_adapters:
         return
-    if (engine.sampler == "openai") != (engine.trainer == "openai"):
+    if (engine.sampler == "openai") != (engine.trainer in HOSTED):
         raise ConfigError(
             f"engine.sampler = {engine.sampler} cannot sample from what engine.trainer = {engine.trainer} finetunes. "
-            "Set both to openai or neither, or openai.load_adapters for a vLLM server, or do single stages with "
-            "`maft debate`, `maft finetune` and `maft eval`."
+            f"Set engine.sampler=openai with a service as the trainer ({', '.join(HOSTED)}), or another engine with "
+            "sft, or openai.load_adapters for a vLLM server, or do single stages with `maft debate`, `maft finetune` "
+            "and `maft eval`."
         )

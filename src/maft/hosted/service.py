@@ -1,4 +1,8 @@
-"""What sampling from a hosted service and finetuning on it share: the client, retries, errors and spending."""
+"""What sampling from a hosted service and finetuning on it share: the client, retries, errors and spending.
+
+The clients of OpenAI, Together and Fireworks are made by one generator: their errors have the same names and fields, by
+which they are told apart here.
+"""
 
 import os
 import re
@@ -48,15 +52,27 @@ def understood(call: Callable[[], T]) -> T:
 
 
 def client(settings: OpenAiConfig) -> Any:
-    """Return the official client without its own retries, which know no spending limit; for any thread.
+    """Return OpenAI's client without its own retries, which know no spending limit; for any thread.
 
     Raises:
         ConfigError: the environment has no key, or one that cannot be sent.
     """
     import openai
 
+    key = checked_key(settings, needed=settings.base_url is None)
+    # The client would take an address from the environment, and the config would not say where the key went.
+    address = settings.base_url or SERVICE
+    return openai.OpenAI(api_key=key or "none", base_url=address, timeout=settings.timeout, max_retries=0)
+
+
+def checked_key(settings: OpenAiConfig, *, needed: bool = True) -> str:
+    """Return the key in the environment.
+
+    Raises:
+        ConfigError: there is none although one is needed, or it cannot be sent.
+    """
     key = _key(settings)
-    if not key and settings.base_url is None:
+    if not key and needed:
         raise ConfigError(
             f"the environment variable {settings.api_key_env} is not set. Put the key of the service into it, or name "
             "another variable in openai.api_key_env, or a server that needs no key in openai.base_url."
@@ -66,9 +82,7 @@ def client(settings: OpenAiConfig) -> Any:
             f"the environment variable {settings.api_key_env} holds characters that no key has, such as spaces or "
             "typographic quotes. Copy the key again."
         )
-    # The client would take an address from the environment, and the config would not say where the key went.
-    address = settings.base_url or SERVICE
-    return openai.OpenAI(api_key=key or "none", base_url=address, timeout=settings.timeout, max_retries=0)
+    return key
 
 
 def _key(settings: OpenAiConfig) -> str:
@@ -77,20 +91,20 @@ def _key(settings: OpenAiConfig) -> str:
 
 def refusal(error: Exception, settings: OpenAiConfig) -> MaftError | None:
     """Return the error for the user if no request can succeed; None if other requests may."""
-    import openai
-
-    where = settings.base_url or "the service"
-    if isinstance(error, openai.AuthenticationError):
+    where, status = settings.base_url or "the service", getattr(error, "status_code", None)
+    if isinstance(error, NotAnAnswer):
+        status = None
+    if status == 401:
         return ConfigError(f"{where} does not accept the key in {settings.api_key_env}. Check it.")
-    if isinstance(error, openai.PermissionDeniedError):
+    if status == 403:
         return ConfigError(
             f"{where} does not permit this with the key in {settings.api_key_env}: {said(error, settings)}"
         )
-    if isinstance(error, openai.NotFoundError):
+    if status == 404:
         return DataError(
             f"{where} does not know what was asked for: {said(error, settings)} Check model and openai.base_url."
         )
-    if isinstance(error, openai.BadRequestError) and error.code in NO_SUCH_PARAMETER:
+    if status == 400 and getattr(error, "code", None) in NO_SUCH_PARAMETER:
         return ConfigError(f"{where} does not take what was set: {said(error, settings)} Check sampling and model.")
     if getattr(error, "code", None) == "insufficient_quota" or getattr(error, "status_code", None) == 402:
         return StageFailed(f"the quota of the key is used up: {said(error, settings)} What was paid for is kept.")
@@ -102,10 +116,8 @@ NO_SUCH_PARAMETER = ("unsupported_parameter", "unsupported_value", "unknown_para
 
 def no_contact(error: Exception, settings: OpenAiConfig) -> DataError | None:
     """Return the error for the user if a server that never answered fails so; None if it answered with a status."""
-    import openai
-
     where, words = settings.base_url or "the service", said(error, settings)
-    if isinstance(error, openai.APITimeoutError):
+    if _is(error, "APITimeoutError"):
         return DataError(
             f"{where} does not answer within openai.timeout = {settings.timeout:g} seconds. Check openai.base_url and "
             "the network, or allow more."
@@ -119,30 +131,40 @@ def no_contact(error: Exception, settings: OpenAiConfig) -> DataError | None:
 
 def can_pass(error: Exception) -> bool:
     """Say whether the same request may succeed a little later."""
-    import openai
-
     status = getattr(error, "status_code", None)
     if status is not None:
         return bool(status in (408, 409, 429) or status >= 500)
-    return isinstance(error, openai.APIConnectionError | NotAnAnswer)
+    return isinstance(error, NotAnAnswer) or _is(error, "APIConnectionError")
+
+
+def _is(error: Exception, name: str) -> bool:
+    """Say whether an error is of a class of this name, in the client of any service."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 def may_be_billed(error: Exception) -> bool:
     """Say whether the service may have done the work and bill it, although no reply came."""
     import httpx
-    import openai
 
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code >= 500 and error.status_code not in (503, 529)
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and not isinstance(error, NotAnAnswer):
+        return status >= 500 and status not in (503, 529)
     return not isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
 
 
 class Tries:
     """Calls of one service, tried again where that can help."""
 
-    def __init__(self, settings: OpenAiConfig, contact: int) -> None:
-        """Retry `openai.max_retries` times, but only `contact` times while the server has never answered."""
+    def __init__(self, settings: OpenAiConfig, contact: int, errors: type[Exception] | None = None) -> None:
+        """Retry `openai.max_retries` times, but only `contact` times while the server has never answered.
+
+        Args:
+            settings: of the service.
+            contact: see above.
+            errors: base class of the client's errors; None: of OpenAI's client.
+        """
         self.settings = settings
+        self.errors = errors
         self.contact = min(contact, settings.max_retries)
         self.answered = False
 
@@ -155,17 +177,15 @@ class Tries:
 
         Raises:
             MaftError: no call can succeed.
-            openai.OpenAIError: or NotAnAnswer: the call failed for good.
+            Exception: one of the client's, or NotAnAnswer: the call failed for good.
         """
-        import openai
-
-        attempt = 0
+        errors, attempt = self.errors or _openai_error(), 0
         while True:
             try:
                 result = ask()
                 self.answered = True
                 return result
-            except (openai.OpenAIError, NotAnAnswer) as error:
+            except (errors, NotAnAnswer) as error:
                 if (refused := refusal(error, self.settings)) is not None:
                     raise refused from None
                 away = None if self.answered else no_contact(error, self.settings)
@@ -176,6 +196,12 @@ class Tries:
                 asked = retry_after(error)
                 pause(error, min(60.0, 2.0**attempt) if asked is None else asked)
             attempt += 1
+
+
+def _openai_error() -> type[Exception]:
+    import openai
+
+    return openai.OpenAIError
 
 
 def retry_after(error: Exception) -> float | None:

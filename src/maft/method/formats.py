@@ -7,10 +7,12 @@ on, `sharegpt` what FastChat reads:
     openai     JSONL  the same, and "weight": 0 on each reply that is not learned
     sharegpt   JSON   [{"id": "...", "conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}]
 
-Examples of `kto` and `dpo` have the columns of TRL's trainers, in the format `messages` alone:
+Examples of `kto` and `dpo` have the columns of TRL's trainers in the format `messages`. In the format `openai`, those
+of `dpo` have the fields that OpenAI, Together and Fireworks read:
 
     kto        JSONL  {"prompt": [...], "completion": [...], "label": true}
     dpo        JSONL  {"prompt": [...], "chosen": [...], "rejected": [...]}
+    openai     JSONL  {"input": {"messages": [...]}, "preferred_output": [...], "non_preferred_output": [...]}
 """
 
 import hashlib
@@ -43,8 +45,9 @@ def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: b
     Raises:
         DataError: the format cannot say that a response is unwanted, or less wanted than others.
     """
+    pairs = format == "openai" and all(example.rejected is not None for example in examples)
     contrasting = [e for e in examples if e.wanted is not None or e.rejected is not None or e.weight < 0]
-    if contrasting and (format != "messages" or contrasting[0].weight < 0):
+    if contrasting and not pairs and (format != "messages" or contrasting[0].weight < 0):
         raise DataError(
             f"{contrasting[0].agent} learns from dissenting responses too (train.objective), which "
             f"the format {format} cannot mark. "
@@ -52,13 +55,22 @@ def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: b
         )
     if format == "sharegpt":
         return json.dumps([_sharegpt(example) for example in examples], indent=2, ensure_ascii=False) + "\n"
-    rows = [_row(example) for example in examples]
-    if format == "openai" and last_only:
+    rows = [_pair(example) if pairs else _row(example) for example in examples]
+    if format == "openai" and last_only and not pairs:
         for row in rows:
             for message in row["messages"][:-1]:
                 if message["role"] == "assistant":
                     message["weight"] = 0
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _pair(example: Example) -> dict[str, Any]:
+    row = _row(example)
+    return {
+        "input": {"messages": row["prompt"]},
+        "preferred_output": row["chosen"],
+        "non_preferred_output": row["rejected"],
+    }
 
 
 def _row(example: Example) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from maft import config as config_
 from maft import engines, files, models, seeds
-from maft.config import ClusterConfig, RunConfig
+from maft.config import HOSTED, ClusterConfig, RunConfig
 from maft.config.prompts import Prompts
 from maft.errors import UserError
 from maft.method import protocol_of
@@ -98,7 +98,7 @@ def calibrate(
     Raises:
         UserError: the run uses a hosted service, where this would cost money.
     """
-    if "openai" in (config.engine.sampler, config.engine.trainer):
+    if config.engine.sampler == "openai" or config.engine.trainer in HOSTED:
         raise UserError("a calibration would pay for hosted models. Use `maft plan` without --calibrate.")
     config = config.model_copy(update={"cluster": ClusterConfig()})  # one engine is measured, that of this machine
     sampler, trainer = sampler or engines.make_sampler(config), trainer or engines.make_trainer(config)

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from maft import tasks
-from maft.config import RunConfig
+from maft.config import HOSTED, RunConfig
 from maft.config.prompts import Prompts
 from maft.config.training import EXAMPLES
 from maft.errors import UserError
@@ -134,7 +134,7 @@ def at_most(config: RunConfig) -> str:
     num_train, num_eval = config.task.num_train, config.task.num_eval
     if num_train is None or num_eval is None:
         return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
-    hosted = "openai" in (config.engine.sampler, config.engine.trainer)
+    hosted = _is_hosted(config)
     texts = assumed_texts(config, None if hosted else 0.0, maximal=True)
     run = forecast(config, num_train, num_eval, texts, [maximal_behaviour(config)])
     text = (
@@ -233,9 +233,13 @@ def _seconds(config: RunConfig, run: Forecast, calibration: Calibration) -> dict
     }
 
 
+def _is_hosted(config: RunConfig) -> bool:
+    return config.engine.sampler == "openai" or config.engine.trainer in HOSTED
+
+
 def _usd(config: RunConfig, run: Forecast) -> float | None:
     prices = (config.openai.prompt_price, config.openai.completion_price, config.openai.training_price)
-    if "openai" not in (config.engine.sampler, config.engine.trainer) or None in prices:
+    if not _is_hosted(config) or None in prices:
         return None
     tokens = (run.prompt_tokens, run.generated_tokens, run.training_tokens)
     return sum(count * (price or 0.0) for count, price in zip(tokens, prices, strict=True)) / MILLION
