@@ -27,6 +27,7 @@ NEEDS = {
     "openvino": ("openvino", "openvino_genai"),
     "transformers": ("hf", "transformers", "torch"),
     "together": ("together", "together"),
+    "fireworks": ("fireworks", "fireworks"),
 }
 """The extra of each sampler and hosted trainer, and the packages that it imports."""
 LOCAL = ("auto", "vllm", "openvino", "transformers")
@@ -197,6 +198,10 @@ def _hosted(config: RunConfig) -> Trainer:
         from maft.hosted.jobs_together import TogetherJobs
 
         return HostedTrainer(TogetherJobs, settings, config.runs_dir / config.name)
+    if name == "fireworks":
+        from maft.hosted.jobs_fireworks import FireworksJobs
+
+        return HostedTrainer(FireworksJobs, settings, config.runs_dir / config.name)
     from maft.hosted.jobs_openai import CLOSING, OpenAiJobs
 
     if settings.base_url is None:

@@ -23,6 +23,7 @@ TRAINERS: Mapping[str, str] = {
     "sft": "TRL and PEFT on this machine: adapters, or all weights",
     "openai": "finetuning jobs of OpenAI, which closes them on 6 January 2027, or of a server with its API",
     "together": "finetuning jobs of Together",
+    "fireworks": "finetuning jobs of Fireworks",
     "null": "nothing is trained, for demonstrations and tests",
 }
 """Engines that finetune, in a few words each."""
@@ -42,6 +43,9 @@ class HostedTraining(NamedTuple):
 HOSTED = {
     "openai": HostedTraining(None, "OPENAI_API_KEY", ("sft", "dpo"), None),
     "together": HostedTraining("https://api.together.ai/v1", "TOGETHER_API_KEY", ("sft", "dpo"), ("lora", "full")),
+    "fireworks": HostedTraining(
+        "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", ("sft", "dpo"), ("lora",)
+    ),
 }
 """Trainers whose agents stay with a service, and are sampled there by `engine.sampler: openai`."""
 
@@ -59,7 +63,8 @@ class EngineConfig(Section):
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
     trainer: TrainerName = "sft"
-    """`sft`: TRL and PEFT; `openai`, `together`: finetuning jobs of a hosted service; `null`: nothing is trained."""
+    """`sft`: TRL and PEFT; `openai`, `together`, `fireworks`: finetuning jobs of a hosted service; `null`: nothing is
+    trained."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -120,7 +125,7 @@ class OpenAiConfig(Section):
     """Such as `http://localhost:8080/v1`; null: OpenAI's service, or that of `engine.trainer`, such as Together."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; maft writes the key into no file. With `engine.trainer:
-    together` it is TOGETHER_API_KEY by default."""
+    together` it is TOGETHER_API_KEY by default, with `fireworks` FIREWORKS_API_KEY."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""

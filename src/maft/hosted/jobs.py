@@ -68,7 +68,7 @@ class Jobs(ABC):
         return None
 
     @abstractmethod
-    def find(self, marker: str) -> str | None:
+    def find(self, marker: str, training: Training) -> str | None:
         """Return the id of a job of this name that runs or has succeeded."""
 
     @abstractmethod
@@ -80,8 +80,8 @@ class Jobs(ABC):
         """
 
     @abstractmethod
-    def state(self, name: str) -> State | None:
-        """Return the state of a job; None if the service does not know it any more."""
+    def state(self, name: str, job: TrainJob) -> State | None:
+        """Return the state of a job, known to the service by its name; None if it does not know it any more."""
 
 
 def whole(answers: list[Any], *names: str) -> list[Any]:

@@ -52,7 +52,7 @@ class OpenAiJobs(Jobs):
         content = (f"{marker}.jsonl", text.encode(), "application/jsonl")
         return str(whole([self._client.files.create(file=content, purpose="fine-tune")], "id")[0].id)
 
-    def find(self, marker: str) -> str | None:
+    def find(self, marker: str, training: Training) -> str | None:
         """Return the id of a job of this name; see `Jobs`."""
         for job in whole(list(self._client.fine_tuning.jobs.list(limit=100)), "id", "status"):
             useless = job.status in ("failed", "cancelled") or (job.status == "succeeded" and not job.fine_tuned_model)
@@ -82,16 +82,16 @@ class OpenAiJobs(Jobs):
         )
         return str(whole([create()], "id")[0].id)
 
-    def state(self, name: str) -> State | None:
+    def state(self, name: str, job: TrainJob) -> State | None:
         """Return the state of a job; see `Jobs`."""
         try:
-            job = whole([self._client.fine_tuning.jobs.retrieve(name)], "id", "status")[0]
+            made = whole([self._client.fine_tuning.jobs.retrieve(name)], "id", "status")[0]
         except self._not_found:
             return None
-        if job.status in _RUNNING:
+        if made.status in _RUNNING:
             return State("running", step=self._step(name))
-        reason = job.error.message if job.error else None
-        return State(job.status, model=job.fine_tuned_model, tokens=job.trained_tokens, reason=reason)
+        reason = made.error.message if made.error else None
+        return State(made.status, model=made.fine_tuned_model, tokens=made.trained_tokens, reason=reason)
 
     def _step(self, name: str) -> tuple[int, int] | None:
         events = self._client.fine_tuning.jobs.list_events(name, limit=10).data

@@ -74,7 +74,7 @@ class TogetherJobs(Jobs):
         price = getattr(answer, "estimated_total_price", None)
         return None if price is None else float(price)
 
-    def find(self, marker: str) -> str | None:
+    def find(self, marker: str, training: Training) -> str | None:
         """Return the id of a job of this name; see `Jobs`."""
         for job in self._jobs():
             if job.suffix == _suffix(marker) and _ENDED.get(job.status) not in ("failed", "cancelled"):
@@ -91,22 +91,22 @@ class TogetherJobs(Jobs):
             raise ConfigError(f"Together does not finetune {job.base_model} so: {error} Change it in train.") from None
         return str(whole([answer], "id")[0].id)
 
-    def state(self, name: str) -> State | None:
+    def state(self, name: str, job: TrainJob) -> State | None:
         """Return the state of a job; see `Jobs`."""
         try:
-            job = whole([self._client.fine_tuning.retrieve(name)], "id", "status")[0]
+            made = whole([self._client.fine_tuning.retrieve(name)], "id", "status")[0]
         except self._not_found:
             return None
         events = self._client.fine_tuning.list_events(name).data
-        if job.status in _RUNNING:
+        if made.status in _RUNNING:
             steps = [(event.step, event.total_steps) for event in events if event.step and event.total_steps]
             return State("running", step=max(steps, default=None))
         words = [event.message for event in events if "error" in (event.type, event.level) or event.type == "job_error"]
         return State(
-            _ENDED.get(job.status, job.status),
-            model=job.x_model_output_name,
-            tokens=job.token_count,
-            usd=None if job.total_price is None else job.total_price / NANO,
+            _ENDED.get(made.status, made.status),
+            model=made.x_model_output_name,
+            tokens=made.token_count,
+            usd=None if made.total_price is None else made.total_price / NANO,
             reason=words[-1] if words else None,
         )
 

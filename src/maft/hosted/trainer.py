@@ -87,7 +87,7 @@ class HostedTrainer(Trainer):
     ) -> bool:
         """Look at a job, and keep its model if it has one; return whether it is still running."""
         name, note = str(submission.job), _note(job.output)
-        state = service.state(name)
+        state = service.state(name, job)
         what = f"the job {name} of {job.agent}"
         if state is None:
             note.unlink(missing_ok=True)
@@ -131,7 +131,7 @@ class _Service:
             submission.write(note)
         if submission.job is None:
             cost = self._spending.training_cost(hosted.tokens(text) * training.num_epochs)
-            name = self._try(lambda: self._provider.find(marker))
+            name = self._try(lambda: self._provider.find(marker, training))
             if name is None:
                 price = self._try(lambda: self._provider.price(str(submission.file), job, training))
                 cost = max(cost, price or 0.0)
@@ -144,14 +144,19 @@ class _Service:
 
     def start(self, submission: Submission, job: TrainJob, settings: TrainConfig) -> str:
         """Start a job and return its id."""
-        marker, training, provider = submission.marker, job.training(settings), self._provider
+        marker, file, training, provider = (
+            submission.marker,
+            str(submission.file),
+            job.training(settings),
+            self._provider,
+        )
 
         # An answer that was lost may have started the job: look before trying again.
-        return self._try(lambda: provider.find(marker) or provider.start(marker, str(submission.file), job, training))
+        return self._try(lambda: provider.find(marker, training) or provider.start(marker, file, job, training))
 
-    def state(self, name: str) -> State | None:
+    def state(self, name: str, job: TrainJob) -> State | None:
         """Return the state of a job; None if the service does not know it any more."""
-        return self._try(lambda: self._provider.state(name))
+        return self._try(lambda: self._provider.state(name, job))
 
     def book(self, name: str, state: State) -> None:
         """Book what a finished job cost, in place of the estimate, if the service says it."""
