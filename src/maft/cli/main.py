@@ -33,6 +33,7 @@ VERBS = {
     "finetune": "Finetune every agent on its own examples.",
     "eval": "Let the agents debate the held-out questions.",
     "compare": "Run several methods on the same questions, and print one table.",
+    "distil": "Teach the society of a run to one model, and compare it at equal tokens.",
     "report": "Print the results of a run and write its page.",
     "calibrate": "Find settings of a task that are neither too easy nor too hard for a model.",
     "replay": "Tell from the debates of a run what other protocols and votes would have answered.",

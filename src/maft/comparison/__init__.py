@@ -1,7 +1,7 @@
 """Methods side by side, from the same base model, on the same questions."""
 
 from maft.comparison.arms import ARMS, PAPER, Arm
-from maft.comparison.compare import Comparison, begin, chosen, compare, default_methods, existing
+from maft.comparison.compare import Comparison, begin, chosen, compare, default_methods, existing, of_run
 from maft.comparison.results import Result, as_json, over_iterations, results
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "compare",
     "default_methods",
     "existing",
+    "of_run",
     "over_iterations",
     "results",
 ]

@@ -30,6 +30,8 @@ class Arm(NamedTuple):
     no limit."""
     star: Literal["gold", "vote"] | None = None
     """STaR, with gold answers or with the vote in their place."""
+    teaches: Literal["answers", "debates"] | None = None
+    """What the base model learns from the debates of the reference's finetuned society, see `comparison.distil`."""
 
 
 def _set(**values: Any) -> Callable[[RunConfig], dict[str, Any]]:
@@ -53,7 +55,23 @@ def _prompts(
 _ONE_MODEL = {"society__one_model": True}
 _NO_DEBATE = {**_ONE_MODEL, "debate__num_rounds": 1}
 _STAR = {**_NO_DEBATE, "train__objective": "sft", "train__generator__objective": None}
+_STUDENT = {**_STAR, "train__start_from": "base"}
 _SFT = {"train__objective": "sft", "train__generator__objective": None, "train__critic__objective": None}
+
+
+def _room_for_debates(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of a student that writes a whole debate before its answer."""
+    roles = config.sampling.eval or config.sampling.train
+    longest = max(roles.generator.max_new_tokens, roles.critic.max_new_tokens)
+    length = config.debate.num_agents * config.debate.num_rounds * longest + 100
+    stages = ["train", *(["eval"] if config.sampling.eval else [])]
+    return {
+        **_set(**_STUDENT)(config),
+        **{f"sampling.{stage}.generator.max_new_tokens": length for stage in stages},
+        "train.max_length": max(config.train.max_length, 2 * length),
+        "debate.num_eval_samples": None,  # an answer is as long as a debate
+    }
+
 
 _ARMS = (
     Arm("maft", "this method", _set()),
@@ -63,6 +81,22 @@ _ARMS = (
     Arm("majority_ft_all", "the same, on as many examples as all agents", _set(**_NO_DEBATE), "single", "all"),
     Arm("star", "one model, finetuned on right answers (needs gold)", _set(**_STAR), "single", "one", "gold"),
     Arm("star_label_free", "the same, with the vote for gold", _set(**_STAR), "single", "one", "vote"),
+    Arm(
+        "distil",
+        "the base model, finetuned on what the finetuned society agrees on",
+        _set(**_STUDENT),
+        "single",
+        "one",
+        teaches="answers",
+    ),
+    Arm(
+        "distil_debates",
+        "the same, to write a whole debate before its answer",
+        _room_for_debates,
+        "single",
+        "one",
+        teaches="debates",
+    ),
     Arm("maft_wo_summary", "others' answers are quoted in full", _set(debate__summarizer="none")),
     Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
     Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(debate__num_rounds=1), "single"),

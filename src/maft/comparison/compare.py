@@ -8,19 +8,24 @@ runs/<name>/
 """
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import config as config_
 from maft import engines, files, tasks
 from maft.cluster.mirror import mirrored
-from maft.comparison import star
+from maft.comparison import distil, star
 from maft.comparison.arms import ARMS, PAPER, Arm
 from maft.config import RunConfig
-from maft.errors import ConfigError
+from maft.errors import ConfigError, UserError
+from maft.evaluation.methods import tokens
+from maft.files import Records
 from maft.pipeline import run as pipeline
 from maft.pipeline import tracking
+from maft.records import Debate
 from maft.runs import manifest, societies, status
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
@@ -46,6 +51,15 @@ class Comparison(NamedTuple):
     def against(self) -> str:
         """The row that the others are compared with: the reference's answers at the tokens that it sets."""
         return self.reference if ARMS[self.reference].row == "debate" else f"{self.reference}_majority@budget"
+
+    @property
+    def teaches(self) -> bool:
+        """Say whether some method learns from the reference's finetuned society."""
+        return any(ARMS[name].teaches for name in self.methods)
+
+    def adopted(self, arm: Arm, seed: int) -> bool:
+        """Say whether the run of an arm is a finished one from elsewhere, see `of_run`."""
+        return (self.path / f"seed_{seed}" / arm.name).is_symlink()
 
     def begun(self, arm: Arm, seed: int) -> bool:
         """Say whether the run of an arm exists, finished or not."""
@@ -120,7 +134,7 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
             f"Choose one of: {free}."
         )
     _refuse_one_for_several(config, methods)
-    if config.train.online_questions and any(ARMS[name].budget or name.startswith("star") for name in methods):
+    if config.train.online_questions and any(ARMS[name].budget for name in methods):
         raise ConfigError(
             "train.online_questions divides iterations into turns, for which numbers of examples are not made equal. "
             f"Leave it out, or name methods without a budget of examples: not {', '.join(methods[1:])}."
@@ -208,7 +222,35 @@ def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> li
     return [max(1, round(share(of))) for of in counts if of]
 
 
+def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()) -> Comparison:
+    """Begin a comparison whose reference is a finished run, in the folder `<run>_distilled` beside it, or resume it.
+
+    The other methods give as many answers to a held-out question as a debate of the run costs in tokens.
+
+    Raises:
+        UserError: the run is not finished.
+        ConfigError: as `chosen` does.
+    """
+    if not status.complete(run):
+        raise UserError(f"{run.path} is not finished: {status.next_step(run)}. Finish it with `maft run {run.path}`.")
+    config = config_.parse(config_.changed(run.config.model_dump(mode="json"), overrides))
+    debates = Records(run.held_out_debates(config.num_iterations), Debate)
+    whole = tokens(call for debate in debates for call in debate.calls(samples=False))
+    first = tokens(turn.call for debate in debates for turn in debate.round(1))
+    enough = max(config.debate.num_eval_samples or config.debate.num_samples, ceil(1.25 * whole / max(1, first)))
+    debate = config.debate.model_copy(update={"num_eval_samples": enough})
+    config = config.model_copy(update={"name": f"{config.name}_distilled", "debate": debate})
+    asked = chosen(config, methods, [config.seed])
+    link = asked.path / f"seed_{config.seed}" / asked.reference
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(os.path.relpath(run.path.resolve(), link.parent.resolve()))
+    return begin(config, methods, [config.seed])
+
+
 def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
+    if comparison.adopted(arm, seed):
+        return
     config = arm_config(comparison, arm, seed)
     with RunFolder.open(config, mirrored) as folder, tracking.following(folder, comparison.config.name):
         if status.complete(folder):
@@ -216,5 +258,8 @@ def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer:
         manifest.write(folder)
         if arm.star:
             star.run(folder, sampler, trainer, progress, with_gold=arm.star == "gold")
+        elif arm.teaches:
+            teacher = comparison.folder(ARMS[comparison.reference], seed)
+            distil.run(folder, teacher, sampler, trainer, progress, whole=arm.teaches == "debates")
         else:
             pipeline.run(folder, sampler, trainer, progress, keep_going=True)

@@ -13,7 +13,7 @@ from maft import files
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
 from maft.errors import ConfigError
-from maft.evaluation.methods import Scoring, score_all, tokens
+from maft.evaluation.methods import Scoring, agreeing_most, score_all, score_member, tokens
 from maft.evaluation.metrics import summarize
 from maft.evaluation.paired import Difference, accuracies, accuracy_over, difference, holm
 from maft.evaluation.votes import held_out
@@ -136,7 +136,8 @@ def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm:
             if folder.evaluated(n) and (n > 0 or every_arm or arm.name == comparison.reference):
                 if n not in budgets:
                     budgets[n] = _budget(comparison, seed, n)
-                for row, scores in _scores(folder, n, budgets[n]).items():
+                member = comparison.teaches and arm.name == comparison.reference and n > 0
+                for row, scores in _scores(folder, n, budgets[n], member=member).items():
                     cells[n, _row_name(arm, n or int(every_arm), row)] = _Cell(scores, folder)
     return cells
 
@@ -153,12 +154,15 @@ def _rounds(folder: RunFolder) -> int:
     return protocol_of(folder.config.debate).rounds(folder.config.debate)
 
 
-def _scores(folder: RunFolder, iteration: int, budget: int) -> dict[str, list[Score]]:
-    scored = score_all(Scoring(held_out(folder, iteration), iteration, folder.config), budget)
+def _scores(folder: RunFolder, iteration: int, budget: int, *, member: bool = False) -> dict[str, list[Score]]:
+    how = Scoring(held_out(folder, iteration), iteration, folder.config)
+    scored = score_all(how, budget)
     single, majority, *rest = scored
     rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
     if len(rest) > 1:
         rows["majority@budget"] = scored[rest[0]]
+    if member:
+        rows["best_member"] = score_member(how, agreeing_most(how.held, folder.config.debate.num_agents))
     if _rounds(folder) > 1:
         rows["debate"] = scored[rest[-1]]
     return rows

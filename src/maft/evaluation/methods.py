@@ -83,9 +83,23 @@ def votes_at_budget(debates: Iterable[Debate], budget: int) -> int:
     return next((number for number, cost in enumerate(costs, 1) if cost >= budget), len(each))
 
 
-def _single(debate: Debate, method: str, how: Scoring) -> Score:
-    """One answer of one generator: the mean over all first answers, at the cost of one."""
-    turns = debate.first_answers()
+def score_member(how: Scoring, agent: int) -> list[Score]:
+    """Score one answer of one generator to every question."""
+    return [_single(debate, f"generator_{agent}", how, agent) for debate in how.held.debates]
+
+
+def agreeing_most(held: HeldOut, num_agents: int) -> int:
+    """Return the generator whose first answers agree most often with the votes; no known answer is looked at."""
+    agreed: Counter[int] = Counter()
+    for debate in held.debates:
+        label = held.votes[debate.problem_id].agreeing(debate)
+        agreed.update(turn.agent for turn in debate.round(1) if turn.answer in label)
+    return max(range(num_agents), key=lambda agent: agreed[agent])
+
+
+def _single(debate: Debate, method: str, how: Scoring, agent: int | None = None) -> Score:
+    """One answer of one generator: the mean over all first answers, or those of one agent, at the cost of one."""
+    turns = debate.first_answers(agent)
     answers = tuple(turn.answer for turn in turns) or (None,)
     calls = [turn.call for turn in turns]
     return _score(debate, method, how, answers, calls, "failed" if not turns else None, 1 / max(1, len(turns)))

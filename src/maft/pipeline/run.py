@@ -114,7 +114,7 @@ def debate(
     if folder.votes(iteration).exists():
         return Records(path, Debate)
     rules = debate_rules(folder, iteration, society, "train")
-    return _collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
+    return collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
 
 
 def vote(folder: RunFolder, iteration: int, debates: Iterable[Debate]) -> dict[str, Vote]:
@@ -187,7 +187,7 @@ def evaluate(
         return
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
-    debates = _collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
+    debates = collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
     decided = decide(debates, problems, config)
     files.write_records(folder.held_out_votes(iteration), decided)
     scores = score_all(Scoring(HeldOut(debates, decided), iteration, config))
@@ -250,7 +250,7 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
     )
 
 
-def _collect(
+def collect(
     folder: RunFolder,
     rules: Rules,
     problems: Sequence[Problem],
@@ -259,6 +259,7 @@ def _collect(
     progress: Progress,
     title: str,
 ) -> Records[Debate]:
+    """Hold the debates that a file lacks, with progress, events and resumption; `folder` is where they are logged."""
     per_debate = protocol_of(rules.debate).calls(rules.debate)
     started = time.monotonic()
 

@@ -23,6 +23,7 @@ PARTS = {
     "_single": "its generators, one answer each",
     "_majority@budget": "vote over its first answers, at equal tokens",
     "_majority": "vote over its first answers",
+    "_best_member": "the generator that agrees most with the votes, one answer",
     "_debate": "as every agent of a debate",
 }
 
@@ -80,7 +81,10 @@ def _line(row: Result, reference: str) -> Line:
         return Line(row, UNTRAINED.get(row.method, UNTRAINED["majority"]), False)
     if row.method in ARMS:
         return Line(row, ARMS[row.method].what, False)
-    main = ("single_agent_ft_debate", "single_agent_ft_majority@budget", "majority_ft_majority@budget")
+    main = (
+        "single_agent_ft_debate",
+        *(f"{name}_majority@budget" for name in ("single_agent_ft", "majority_ft", "distil")),
+    )
     is_main = row.method in main or row.method.startswith(tuple(f"{reference}{part}" for part in PARTS))
     return Line(row, next(words for part, words in PARTS.items() if part in row.method), not is_main)
 
@@ -92,6 +96,7 @@ def _cards(comparison: Comparison, rows: Mapping[str, Result]) -> list[tuple[str
         f"a vote of {own}'s first answers at the same tokens": f"{own}_majority@budget",
         "a vote of one model finetuned on debates, at the same tokens": "single_agent_ft_majority@budget",
         "a vote of one model finetuned on its own votes, at the same tokens": "majority_ft_majority@budget",
+        "a vote of the one model that was taught by the society, at the same tokens": "distil_majority@budget",
         "one model finetuned on debates, alone": "single_agent_ft",
         "one model finetuned on debates, debating with itself": "single_agent_ft_debate",
     }

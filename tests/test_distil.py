@@ -1,0 +1,159 @@
+"""A society taught to one model: what the student learns from, and whom it is compared with."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import Quiet, boxed, debate, run, settings
+from tiny import slow
+
+from maft import comparison, files
+from maft.answers import Mathematics
+from maft.comparison import distil
+from maft.comparison.arms import ARMS
+from maft.config import VoteConfig
+from maft.errors import ConfigError, UserError
+from maft.method import vote as voting
+from maft.records import Debate, Example, Vote
+from maft.runs import status
+from maft.runs.folder import RunFolder
+from maft.samplers import Scripted
+from maft.samplers.scripted import guess
+from maft.trainers import NullTrainer
+
+STUDENTS = ("distil", "distil_debates")
+
+
+class Counting(Scripted):
+    def __init__(self) -> None:
+        super().__init__(guess)
+        self.asked: Counter[str] = Counter()
+
+    def sample(self, requests, *args, **kwargs):
+        requests = list(requests)
+        self.asked.update(request.agent.name for request in requests)
+        return super().sample(requests, *args, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    teacher = run(settings(tmp_path_factory.mktemp("runs"), "num_iterations=2"))
+    before = files_of(teacher.path)
+    compared = comparison.of_run(teacher, ["majority_ft", *STUDENTS])
+    sampler = Counting()
+    comparison.compare(compared, sampler, NullTrainer(), Quiet())
+    return teacher, before, compared, sampler
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def examples(compared, name: str, iteration: int) -> list[Example]:
+    return files.read_records(compared.folder(ARMS[name], 0).examples(iteration, "generator_0"), Example)
+
+
+def test_the_teacher_is_left_as_it_was_and_is_the_reference(taught):
+    teacher, before, compared, _ = taught
+    assert files_of(teacher.path) == before
+    assert compared.folder(ARMS["maft"], 0).path.resolve() == teacher.path.resolve()
+    assert compared.path == teacher.path.with_name("run_distilled")
+
+
+def test_a_society_debates_again_only_where_it_has_not(taught):
+    teacher, _, compared, _ = taught
+    student = compared.folder(ARMS["distil"], 0)
+    assert student.debates(1).read_bytes() == teacher.debates(2).read_bytes()
+    assert {d.iteration for d in files.read_records(student.debates(2), Debate)} == {3}
+    assert student.debates(2).read_bytes() == compared.folder(ARMS["distil_debates"], 0).debates(2).read_bytes()
+
+
+def test_a_student_is_an_ordinary_run_of_one_agent_on_the_base(taught):
+    for name in STUDENTS:
+        student = taught[2].folder(ARMS[name], 0)
+        assert status.complete(student) and student.config.society.one_model
+        assert student.config.train.start_from == "base"
+        assert [path.name for path in student.agent(2, "generator_0").parent.iterdir()] == ["generator_0"]
+
+
+def test_the_student_learns_replies_that_are_the_label_at_most_as_many_as_an_agent(taught):
+    teacher, _, compared, _ = taught
+    for iteration in (1, 2):
+        folder = compared.folder(ARMS["distil"], 0)
+        votes = {vote.problem_id: vote for vote in files.read_records(folder.votes(iteration), Vote)}
+        for example in examples(compared, "distil", iteration):
+            assert votes[example.problem_id].dropped is None
+            assert f"\\boxed{{{votes[example.problem_id].label}}}" in example.messages[-1].content
+            assert [message.role for message in example.messages] == ["user", "assistant"]
+        counts = files.read_json(teacher.examples_summary(iteration))
+        mean = sum(count["examples"] for count in counts.values()) / len(counts)
+        assert len(examples(compared, "distil", iteration)) <= max(1, round(mean))
+
+
+def test_a_whole_debate_is_one_reply_that_ends_in_the_label(taught):
+    for example in examples(taught[2], "distil_debates", 2):
+        text = example.messages[-1].content
+        assert text.startswith("Round 1\n\nAgent 1: ") and text.count("Agent ") == 6 and "Round 2" in text
+        assert text.rpartition("Vote\n\n")[2].startswith("The answer is \\boxed{")
+    config = taught[2].folder(ARMS["distil_debates"], 0).config
+    assert config.sampling.train.generator.max_new_tokens == 3 * 2 * 512 + 100
+    assert config.train.max_length > config.sampling.train.generator.max_new_tokens
+
+
+def test_where_no_first_answer_is_the_label_later_ones_are_learned_as_answers_to_the_question():
+    def learned(*rounds):
+        spoken = debate(*rounds)
+        return distil._agreeing(spoken, voting.vote(spoken, VoteConfig(), 0, Mathematics()))
+
+    assert learned(["1", "2", "3"], ["4", "4", "5"]) == [boxed("4")]
+    assert learned(["4", "2", "3"], ["4", "5", "5"]) == [boxed("5")]
+
+
+def test_the_table_has_the_society_its_best_member_and_votes_at_equal_tokens(taught):
+    rows = {row.method: row for row in comparison.results(taught[2]) if row.iteration == 2}
+    assert {"maft", "maft_best_member", "majority_ft", "distil", "distil_majority@budget", "distil_debates"} <= set(
+        rows
+    )
+    assert rows["distil_majority@budget"].tokens >= rows["maft"].tokens
+    assert rows["maft_best_member"].calls == rows["maft"].n
+    assert rows["distil"].holm is not None and rows["distil"].difference is not None
+
+
+def test_an_interrupted_lesson_is_resumed_and_repeats_nothing(taught):
+    sampler = taught[3]
+    before = sampler.asked.total()
+    comparison.compare(comparison.of_run(taught[0], STUDENTS), sampler, NullTrainer(), Quiet())
+    assert sampler.asked.total() == before
+
+
+def test_an_unfinished_run_and_settings_of_the_society_are_refused(tmp_path, call, finished_run):
+    with pytest.raises(UserError, match="is not finished"):
+        comparison.of_run(RunFolder(tmp_path, finished_run.config), ["distil"])
+    code, _, err = call("distil", str(finished_run.path), "debate.num_agents=5")
+    assert code == 2 and "only engine, vllm, openai and train" in err
+    with pytest.raises(ConfigError, match="cannot be it"):
+        comparison.begin(settings(tmp_path, "name=c"), ["maft"], [0], reference="distil")
+
+
+def test_a_student_is_an_arm_of_any_comparison(tmp_path):
+    compared = comparison.begin(settings(tmp_path, "name=c"), ["distil"], [0])
+    comparison.compare(compared, Scripted(guess), NullTrainer(), Quiet())
+    assert {"distil", "maft_best_member"} <= {row.method for row in comparison.results(compared)}
+
+
+@slow
+def test_the_real_model_is_taught_and_the_student_is_merged(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    small = ["task.num_train=6", "task.num_eval=4", "num_iterations=1", "debate.num_agents=2", "train.num_epochs=1"]
+    short = [f"sampling.train.{role}.max_new_tokens=24" for role in ("generator", "critic")]
+    more = ["vote.min_agreement=plurality", "name=sums"]
+    assert call("run", "recipes/arithmetic_cpu/config.yaml", *small, *short, *more, "--quiet")[0] == 0
+    code, out, err = call("distil", "runs/sums", "--json", "--quiet")
+    assert code == 0, err
+    made = json.loads(out)
+    assert {"distil", "maft", "majority_ft"} <= {row["method"] for row in made["results"]}
+    adapter = Path(made["student"]) / "iter_01/agents/generator_0"
+    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert call("merge", made["student"], "--output", "student", "--quiet")[0] == 0
+    assert (tmp_path / "student/model.safetensors").exists()
