@@ -14,10 +14,10 @@ import pytest
 from helpers import ENVIRONMENT, group, math500, settings
 
 from maft.answers import canonical, compare, equivalent, verify, worker
-from maft.answers.process import Died, Killed, Process, UsedUp
 from maft.answers.verify import Verifier
 from maft.errors import DataError, MaftError
 from maft.runs.folder import RunFolder
+from maft.sandbox.process import Died, Killed, Process, UsedUp
 
 EQUAL = [("x+1", "1+x"), (r"\sqrt{8}", r"2\sqrt{2}"), ("(x+1)^2", "x^2+2x+1"), ("6-5i", "-5i+6"), ("p-q", "-q+p")]
 DIFFERENT = [("x+1", "x-1"), (r"\sqrt{8}", r"3\sqrt{2}"), ("(x+1)^2", "x^2+1"), ("6-5i", "6+5i"), ("p-q", "q-p")]

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from maft.answers.process import Process
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
+from maft.sandbox.process import Process
 from maft.tasks import gym_process, make, prepare
 from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym, _may_be_scored, shared_gym
 
@@ -276,7 +276,7 @@ def test_a_scorer_can_be_asked_from_several_threads():
 
 def test_the_scoring_process_starts_no_program_and_writes_no_file(tmp_path):
     code = (
-        "import sys\nfrom maft.answers.process import forbid\nsys.addaudithook(forbid)\n"
+        "import sys\nfrom maft.sandbox.process import forbid\nsys.addaudithook(forbid)\n"
         "import os\nfor act in (lambda: os.system('true'), lambda: open('x', 'w'), lambda: os.remove('x'), lambda: os.open('x', os.O_CREAT | os.O_WRONLY), lambda: os.mkdir('x'), lambda: os.truncate('x', 0)):\n"
         "    try:\n        act()\n    except PermissionError:\n        print('refused')\n"
     )

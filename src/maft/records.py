@@ -69,6 +69,19 @@ class Message(Record):
     content: str
 
 
+class CodeQuestion(Record):
+    """What a question for a program says besides its text: how programs are called and compared."""
+
+    name: str
+    """Of the function."""
+    signature: str
+    """Its head, such as `def add(a: int, b: int) -> int`."""
+    inputs: tuple[str, ...]
+    """Lists of arguments, as Python literals, on which programs are compared."""
+    tests: tuple[str, ...] = ()
+    """Public tests, in Python; programs that fail them do not vote."""
+
+
 class Problem(Record):
     """One question. Training never reads `gold`."""
 
@@ -78,6 +91,8 @@ class Problem(Record):
     """The known answer, for reporting only; None where nobody knows it."""
     split_key: str = ""
     """Questions with equal non-empty keys stay on the same side of a split, such as 3 + 4 and 4 + 3."""
+    code: CodeQuestion | None = _optional()
+    """Of a question whose answers are programs."""
 
 
 class SamplingParams(Record):
@@ -189,6 +204,8 @@ class Debate(Record):
     """Society of which iteration spoke: debates of iteration l are held by agents finetuned l - 1 times."""
     problem_id: str
     question: str
+    code: CodeQuestion | None = _optional()
+    """As in the question."""
     system: str | None
     history: tuple[Message, ...] = _optional(())
     """A conversation that the question continues; only of debates held by `maft serve` and `maft chat`."""

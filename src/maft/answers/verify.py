@@ -31,9 +31,9 @@ from pydantic import ValidationError
 
 from maft import files
 from maft.answers.compare import verdict
-from maft.answers.process import TRIES, Died, Killed, Process, UsedUp
 from maft.errors import DataError, MaftError
 from maft.records import Record
+from maft.sandbox.process import TRIES, Died, Killed, Process, UsedUp
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from functools import lru_cache
 from typing import Any
 
 from maft.answers.compare import alike, leaves
-from maft.answers.process import forbid, limit_cpu, limit_memory
+from maft.sandbox import confine
+from maft.sandbox.process import forbid, limit_cpu, limit_memory
 
 MONOMIALS = b"def monomial_"
 
@@ -128,6 +129,7 @@ def main() -> None:
         print(json.dumps(f"{type(error).__name__}: {error}"), file=out, flush=True)
         return
     sys.addaudithook(refuse)
+    confine.reader()
     print(json.dumps("ready"), file=out, flush=True)
     for line in sys.stdin:
         a, b, seconds = json.loads(line)

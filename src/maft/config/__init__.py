@@ -23,6 +23,7 @@ from maft.config.method import (
     GuardConfig,
     RoleSampling,
     SamplingConfig,
+    SandboxConfig,
     TaskConfig,
     VoteConfig,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "RoleTraining",
     "RunConfig",
     "SamplingConfig",
+    "SandboxConfig",
     "Section",
     "SocietyConfig",
     "TaskConfig",

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from maft.config.base import NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
+from maft.config.base import FREE, NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
 from maft.records import SamplingParams
 
@@ -18,11 +18,23 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "mmlu": (*_FILES, "types"),
     "dataset": (*_FILES, "question_field", "gold_field"),
     "jsonl": (*_FILES, "question_field", "gold_field"),
+    "code": (*_FILES, "question_field", "columns", "num_inputs", "filter_by_tests"),
     "reasoning_gym": ("size", "threshold", "options"),
 }
 """The settings of each task besides those that all tasks have."""
 OUTSIDE = ("size", "train_file", "eval_file", "options")
 """The settings of a task from outside; what else it needs is in `options`."""
+
+
+class SandboxConfig(Section):
+    """How programs of models are run, see docs/howto/code.md."""
+
+    allow_weak: Annotated[bool, FREE] = False
+    """Run programs even where only their time, memory and processes can be limited."""
+    call_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Maximum CPU time of one call; a program has four times as much for all inputs."""
+    memory_mb: Annotated[int, Field(ge=64)] = 512
+    """Maximum memory of a program."""
 
 
 class _TaskName(Part):
@@ -43,7 +55,7 @@ class TaskConfig(Section):
 
     name: Annotated[str, AfterValidator(_TaskName("task", _TASK_NAMES))]
     """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same),
-    `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
+    `code`, `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
     num_train: Positive | None = None
     """Number of training questions; null: all."""
     num_eval: Positive | None = None
@@ -51,7 +63,7 @@ class TaskConfig(Section):
     equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
     `exact` (characters), `sequence` (tokens in order, line by line) or `folded_sequence` (case folded); null:
-    the task's own, which is text for mmlu, the scorer for reasoning_gym, mathematics for all others."""
+    the task's own, which is text for mmlu, the scorer for reasoning_gym, behaviour for code, mathematics for others."""
     split_seed: int = 0
     """Seed of the split into training and held-out questions, and of questions that are generated."""
     operators: str = "+-*"
@@ -84,6 +96,13 @@ class TaskConfig(Section):
     """dataset: the column with the question, or a field within one, such as `prompt.0.content`."""
     gold_field: str | None = "answer"
     """dataset: the column with the known answer, used for reporting only; answers may be missing. Null: no answers."""
+    columns: dict[str, str] = {}  # noqa: RUF012  # pydantic copies it
+    """code: the column of each thing that a row has (`question`, `signature`, `name`, `inputs`, `public_tests`,
+    `tests`, `setup`, `solution`), where it has not the name that HumanEval, MBPP or docs/howto/code.md give it."""
+    num_inputs: Positive = 20
+    """code: number of inputs on which programs are compared: those given, then others drawn from the types."""
+    filter_by_tests: bool = True
+    """code: programs that fail a public test of their question do not vote."""
     levels: tuple[int | str, ...] = ()
     """math: only these levels, such as 3 or `Level 3`."""
     types: tuple[str, ...] = ()
@@ -92,6 +111,13 @@ class TaskConfig(Section):
     """reasoning_gym: minimum score of a right answer."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
     """reasoning_gym: settings of the data set, by its own names; a task of your own: its settings."""
+
+    _sandbox: SandboxConfig = PrivateAttr(SandboxConfig())
+
+    @property
+    def sandbox(self) -> SandboxConfig:
+        """The section `sandbox` of the run, for tasks whose answers are programs."""
+        return self._sandbox
 
     @model_validator(mode="after")
     def _has_settings_of_its_own_task_only(self) -> Self:

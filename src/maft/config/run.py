@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from maft.config.base import FREE, PLACE, Positive, Section, of_iteration
+from maft.config.base import FREE, NEWER, PLACE, Positive, Section, of_iteration
 from maft.config.engines import HOSTED, ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
     PROTOCOLS,
@@ -13,6 +13,7 @@ from maft.config.method import (
     DebateConfig,
     GuardConfig,
     SamplingConfig,
+    SandboxConfig,
     TaskConfig,
     VoteConfig,
 )
@@ -68,6 +69,7 @@ class RunConfig(Section):
     cluster: Annotated[ClusterConfig, FREE] = ClusterConfig()
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
     guard: Annotated[GuardConfig, FREE] = GuardConfig()
+    sandbox: Annotated[SandboxConfig, NEWER] = SandboxConfig()
 
     def own(self, role: str, index: int) -> AgentConfig:
         """Return the settings of one agent, such as critic 2, alone."""
@@ -95,6 +97,11 @@ class RunConfig(Section):
             return tree
         defaults = {"base_url": service.base_url, "api_key_env": service.api_key_env}
         return tree | {"openai": defaults | {name: value for name, value in given.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _task_knows_its_sandbox(self) -> Self:
+        self.task._sandbox = self.sandbox
+        return self
 
     @model_validator(mode="after")
     def _one_entry_for_each_agent(self) -> Self:

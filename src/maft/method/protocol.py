@@ -187,7 +187,7 @@ def shown(rules: Rules, reply: Reply) -> str:
 
 def classes(turns: Sequence[Turn], problem: Problem, rules: Rules) -> Classes:
     """Return the class of each turn's answer; the known answer of the question is not looked at."""
-    asked = Problem(id=problem.id, question=problem.question)
+    asked = Problem(id=problem.id, question=problem.question, code=problem.code)
     return rules.equality.classes([turn.answer for turn in turns], asked)
 
 
@@ -204,6 +204,7 @@ def record(
         iteration=rules.iteration,
         problem_id=problem.id,
         question=problem.question,
+        code=problem.code,
         system=rules.prompts.system,
         history=rules.history,
         turns=tuple(turns),

@@ -135,7 +135,7 @@ def _relabelled(elected: Vote, debate: Debate, label: str, run_seed: int) -> Vot
 
 def partition(debate: Debate, equality: Equality) -> Classes:
     """Divide all answers of a debate into classes. The known answer of the question is not looked at."""
-    problem = Problem(id=debate.problem_id, question=debate.question)
+    problem = Problem(id=debate.problem_id, question=debate.question, code=debate.code)
     return equality.classes([turn.answer for turn in debate.all_turns], problem)
 
 

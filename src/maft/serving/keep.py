@@ -24,7 +24,7 @@ class Keeper:
         known = {"iteration": self._iteration, "problem_id": name}
         with self._lock:
             for path, record in (  # the debate last: readers begin with it, and a kill may come in between
-                (self._folder.problems("train"), Problem(id=name, question=debate.question)),
+                (self._folder.problems("train"), Problem(id=name, question=debate.question, code=debate.code)),
                 (self._folder.votes(self._iteration), vote.model_copy(update=known)),
                 (self._folder.debates(self._iteration), debate.model_copy(update=known)),
             ):

@@ -6,6 +6,7 @@ from maft.config import TaskConfig
 from maft.extensions import find
 from maft.tasks.arithmetic import Arithmetic
 from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
+from maft.tasks.code import Code
 from maft.tasks.dataset import Dataset
 from maft.tasks.gsm8k import Gsm8k
 from maft.tasks.math import Math
@@ -19,6 +20,7 @@ TASKS: Mapping[str, type[Task]] = {
     "mmlu": Mmlu,
     "dataset": Dataset,
     "jsonl": Dataset,
+    "code": Code,
     "reasoning_gym": ReasoningGym,
 }
 

@@ -70,6 +70,10 @@ class Task(ABC):
         """Return a reply that gives this answer in the way that the prompts ask for."""
         return f"The answer is \\boxed{{{answer}}}."
 
+    def reference(self, problem: Problem) -> str | None:
+        """Return a right answer to a question, as an agent would give it; None where nobody knows one."""
+        return problem.gold
+
     def correct(self, problem: Problem, answer: str) -> bool:
         """Say whether an answer to a question with a known answer is right. Training never asks."""
         return problem.gold is not None and self.equality.same(answer, problem.gold, problem)

@@ -19,9 +19,10 @@ from functools import cache
 from typing import IO, Any
 
 from maft.answers.compare import components
-from maft.answers.process import TRIES, Died, Killed, Process, forbid, limit_memory
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Problem
+from maft.sandbox import confine
+from maft.sandbox.process import TRIES, Died, Killed, Process, forbid, limit_memory
 
 log = logging.getLogger("maft")
 
@@ -118,6 +119,7 @@ def serve(lines: Iterator[str], out: IO[str]) -> None:
         say(" ".join(str(error).split()) or type(error).__name__)
         return
     sys.addaudithook(forbid)
+    confine.reader()
     entry = cache(data.__getitem__)
     plain = type(data).score_answer is ProceduralDataset.score_answer
     say("ready")

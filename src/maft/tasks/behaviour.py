@@ -1,0 +1,151 @@
+"""Programs judged by running them: which behave alike, and which pass tests.
+
+Two programs are the same answer if they return the same values, or raise the same exceptions, on all inputs of the
+question (MBR-exec, arXiv 2204.11454, votes over execution results; CodeT, arXiv 2207.10397, filters by tests). Each
+program runs in a process of its own, once for a question; what it returns is compared here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from typing import NamedTuple
+
+from maft.answers.equality import Classes, Equality, numbered
+from maft.config import SandboxConfig
+from maft.records import CodeQuestion, Problem
+from maft.sandbox import levels, values
+from maft.sandbox.limits import Limits
+from maft.sandbox.run import ENDED, Outcome, Sandbox
+from maft.tasks import signatures
+
+log = logging.getLogger("maft")
+
+CACHED = 20_000
+"""Behaviours that are remembered."""
+
+
+class Tests(NamedTuple):
+    """Tests of a function: what they need, and the tests, both Python."""
+
+    setup: str
+    checks: str
+
+
+class Judge:
+    """Runs programs, and remembers how they behaved; safe to use from several threads."""
+
+    def __init__(self, settings: SandboxConfig) -> None:
+        level = levels.check(allow_weak=settings.allow_weak)
+        limits = Limits(
+            call_seconds=settings.call_seconds,
+            cpu_seconds=max(2, round(4 * settings.call_seconds)),
+            wall_seconds=max(10.0, 10 * settings.call_seconds),
+            memory_mb=settings.memory_mb,
+        )
+        self._num_workers = min(2, os.cpu_count() or 1)
+        self._programs = Sandbox(level.name, limits, self._num_workers)
+        self._examiners = Sandbox(level.name, limits, self._num_workers)
+        self._known: OrderedDict[str, str | None] = OrderedDict()
+
+    def behaviours(self, programs: Sequence[str], question: CodeQuestion) -> list[str | None]:
+        """Return a key for each program; equal keys are equal behaviour, None is a program that answers nothing.
+
+        That is one which cannot be read, has no such function, returns no value on any input, or fails a public test.
+        """
+        keys = {program: _digest(program, question.to_json()) for program in dict.fromkeys(programs)}
+        unknown = [program for program, key in keys.items() if key not in self._known]
+        if unknown:
+            with ThreadPoolExecutor(self._num_workers) as threads:
+                found = list(threads.map(lambda program: self._behaviour(program, question), unknown))
+            self._known.update((keys[program], key) for program, key in zip(unknown, found, strict=True))
+        known = [self._known[keys[program]] for program in programs]
+        while len(self._known) > CACHED:
+            self._known.popitem(last=False)
+        return known
+
+    def _behaviour(self, program: str, question: CodeQuestion) -> str | None:
+        inputs = [[values.encode(value) for value in signatures.literal(given)] for given in question.inputs]
+        outcomes = self.outcomes(program, question.name, inputs)
+        if not any("value" in outcome for outcome in outcomes):
+            return None
+        if question.tests and not self.passes(program, question.name, Tests("", "\n".join(question.tests))):
+            return None
+        with suppress(ValueError, TypeError, RecursionError):
+            return _digest(*(json.dumps(_comparable(outcome)) for outcome in outcomes))
+        return None
+
+    def outcomes(self, program: str, name: str, inputs: Sequence[Sequence[object]]) -> list[Outcome]:
+        """Call a program's function with encoded arguments; after its process has ended, all calls are `ENDED`."""
+        with self._programs.program(program, name) as running:
+            if running.loaded != {"ok": True}:
+                return [running.loaded if "error" in running.loaded else ENDED] * len(inputs)
+            return [running.call(arguments) for arguments in inputs]
+
+    def passes(self, program: str, name: str, tests: Tests) -> bool:
+        """Say whether a program passes tests, which run in another process and ask it for values only."""
+        return self.failure(program, name, tests) is None
+
+    def failure(self, program: str, name: str, tests: Tests) -> str | None:
+        """Return why a program does not pass tests; None if it does."""
+        more = {"setup": tests.setup, "tests": tests.checks}
+        with self._programs.program(program, name) as running, self._examiners.program("", name, **more) as examiner:
+            if running.loaded != {"ok": True}:
+                return f"the program cannot be loaded: {running.loaded.get('error', 'it ended')}"
+            answer = examiner.loaded
+            while "call" in answer:
+                outcome = running.call(answer["call"])
+                if "stopped" in outcome:
+                    return f"a call was stopped: {outcome['stopped']}"
+                answer = examiner.ask(outcome)
+        return None if answer.get("passed") is True else str(answer.get("why", "the tests were stopped"))
+
+    def close(self) -> None:
+        """End all processes; they start again when they are needed."""
+        self._programs.close()
+        self._examiners.close()
+
+
+def _comparable(outcome: Outcome) -> object:
+    return ["value", values.comparable(outcome["value"])] if "value" in outcome else outcome
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def judge(settings: SandboxConfig) -> Judge:
+    """Return the judge for these settings; all tasks share it.
+
+    Raises:
+        ConfigError: the protection of this machine is too weak.
+    """
+    shared = Judge(settings)
+    atexit.register(shared.close)
+    return shared
+
+
+class Behaviour(Equality):
+    """Programs that behave alike on the inputs of the question are the same; without inputs, the same text is."""
+
+    name = "behaviour"
+
+    def __init__(self, settings: SandboxConfig) -> None:
+        self._settings = settings
+
+    def classes(self, answers: Sequence[str | None], problem: Problem | None = None) -> Classes:
+        """Run every program once; those without any value abstain."""
+        programs = [answer for answer in answers if answer is not None]
+        if problem is None or problem.code is None:
+            return numbered(None if answer is None else answer.strip() for answer in answers)
+        keys = dict(zip(programs, judge(self._settings).behaviours(programs, problem.code), strict=True))
+        return numbered(None if answer is None else keys[answer] for answer in answers)
