@@ -6,6 +6,8 @@ r"""Read the final answer out of a reply, and say which answers are the same.
     structure.py   what is mathematics and what is text
     compare.py     two keys -> yes, no, or: this takes algebra
     equality.py    the rules of tasks: mathematics, text, sequences
+    objects.py     JSON in a reply, and by structure
+    labels.py      a label out of a fixed set
     verify.py      algebra, by Math-Verify in processes that can be killed (worker.py)
 
 docs/answers.md has the rules in words, and how often they agree with other graders.
@@ -13,9 +15,12 @@ docs/answers.md has the rules in words, and how often they agree with other grad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
-from maft.answers.equality import EQUALITIES, Equality, Mathematics
+from maft.answers.equality import Equality, Exact, FoldedSequence, Mathematics, Text, TokenSequence
 from maft.answers.extract import extract_answer, extract_choice, extract_number, extract_stated
+from maft.answers.objects import Json
 
 __all__ = [
     "EQUALITIES",
@@ -28,6 +33,10 @@ __all__ = [
     "extract_number",
     "extract_stated",
 ]
+
+EQUALITIES: Mapping[str, type[Equality]] = {
+    equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence, Json)
+}
 
 
 def equivalent(a: str, b: str) -> bool:

@@ -5,6 +5,7 @@ text               the same words; case and spacing do not count
 exact              the same characters
 sequence           the same tokens in the same order and lines; `1.0` is `1`, `Uryyb` is not `uryyb`
 folded_sequence    the same, without regard to case
+json               the same JSON, keys in any order; see objects.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from fractions import Fraction
 from itertools import combinations
 from typing import ClassVar
@@ -111,7 +112,7 @@ class Text(ByKey):
 
     def key(self, answer: str) -> str:
         """Return the text in one spelling."""
-        return " ".join(_plain(answer).casefold().split())
+        return folded(_plain(answer))
 
 
 class TokenSequence(ByKey):
@@ -149,9 +150,14 @@ class FoldedSequence(TokenSequence):
     fold = True
 
 
-EQUALITIES: Mapping[str, type[Equality]] = {
-    equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence)
-}
+def folded(text: str) -> str:
+    r"""Return a text without regard to case and spacing.
+
+    >>> folded(" Big\n Dog")
+    'big dog'
+    """
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
 
 _NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}

@@ -19,6 +19,8 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "dataset": (*_FILES, "question_field", "gold_field"),
     "jsonl": (*_FILES, "question_field", "gold_field"),
     "code": (*_FILES, "question_field", "columns", "num_inputs", "filter_by_tests"),
+    "classification": (*_FILES, "question_field", "gold_field", "labels"),
+    "extraction": (*_FILES, "question_field", "gold_field", "fields"),
     "reasoning_gym": ("size", "threshold", "options"),
 }
 """The settings of each task besides those that all tasks have."""
@@ -47,7 +49,8 @@ class _TaskName(Part):
 
 _TASK_NAMES = [name if name != "reasoning_gym" else "reasoning_gym:<name>" for name in TASK_SETTINGS]
 
-EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence")
+EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence", "json")
+FieldType = Literal["text", "number", "boolean", "list", "any"]
 
 
 class TaskConfig(Section):
@@ -55,15 +58,17 @@ class TaskConfig(Section):
 
     name: Annotated[str, AfterValidator(_TaskName("task", _TASK_NAMES))]
     """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same),
-    `code`, `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
+    `code`, `classification` (labels of a fixed set), `extraction` (JSON with fields), `reasoning_gym:<name>`, or a
+    class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
     num_train: Positive | None = None
     """Number of training questions; null: all."""
     num_eval: Positive | None = None
     """Number of held-out questions; null: all."""
     equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
-    `exact` (characters), `sequence` (tokens in order, line by line) or `folded_sequence` (case folded); null:
-    the task's own, which is text for mmlu, the scorer for reasoning_gym, behaviour for code, mathematics for others."""
+    `exact` (characters), `sequence` (tokens in order, line by line), `folded_sequence` (case folded) or `json` (by
+    structure); null: the task's own, which is text for mmlu and classification, json for extraction, the scorer for
+    reasoning_gym, behaviour for code, mathematics for all others."""
     split_seed: int = 0
     """Seed of the split into training and held-out questions, and of questions that are generated."""
     operators: str = "+-*"
@@ -107,6 +112,11 @@ class TaskConfig(Section):
     """math: only these levels, such as 3 or `Level 3`."""
     types: tuple[str, ...] = ()
     """math: only these types, such as `Algebra`; mmlu: only these subjects."""
+    labels: tuple[str, ...] = ()
+    """classification: the labels, two or more; case and spacing do not count."""
+    fields: dict[str, FieldType] = {}  # noqa: RUF012  # pydantic copies it
+    """extraction: the fields of the JSON object and their types, such as `{city: text, number: number}`; a field may be
+    null. Empty: any JSON."""
     threshold: Share = 1.0
     """reasoning_gym: minimum score of a right answer."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it

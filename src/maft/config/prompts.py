@@ -68,6 +68,22 @@ def asking(request: str) -> dict[str, str]:
     return {name: text.replace(_REQUEST, request) for name, text in texts.items()}
 
 
+def brief(request: str) -> dict[str, str]:
+    """Return short prompts of all rounds that end in a request, for answers without reasoning.
+
+    >>> brief("Answer yes or no.")["solve"]
+    '{question} Answer yes or no.'
+    """
+    asked = f"Use them as advice. {{question}} {request}"
+    return {
+        "solve": f"{{question}} {request}",
+        "critic_summary": f"This is a summary of the answers of other agents:\n\n{{summary}}\n\n{asked}",
+        "critic_full": f"These are the answers of other agents:\n\n{{answers}}\n\n{asked}",
+        "critic_alone": f"Check your answer. {{question}} {request}",
+        "judge": f"These are the answers of several agents:\n\n{{answers}}\n\nChoose the best. {{question}} {request}",
+    }
+
+
 REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "solve": ("question",),
     "summarize": ("answers",),

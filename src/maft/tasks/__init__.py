@@ -6,8 +6,10 @@ from maft.config import TaskConfig
 from maft.extensions import find
 from maft.tasks.arithmetic import Arithmetic
 from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
+from maft.tasks.classification import Classification
 from maft.tasks.code import Code
 from maft.tasks.dataset import Dataset
+from maft.tasks.extraction import Extraction
 from maft.tasks.gsm8k import Gsm8k
 from maft.tasks.math import Math
 from maft.tasks.mmlu import Mmlu
@@ -21,6 +23,8 @@ TASKS: Mapping[str, type[Task]] = {
     "dataset": Dataset,
     "jsonl": Dataset,
     "code": Code,
+    "classification": Classification,
+    "extraction": Extraction,
     "reasoning_gym": ReasoningGym,
 }
 

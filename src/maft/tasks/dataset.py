@@ -9,7 +9,7 @@ from maft.tasks.base import Split, log
 from maft.tasks.rows import Row
 from maft.tasks.table import Table, has, known_answer, made, text
 
-_REMEDY = (
+REMEDY = (
     "Set task.question_field and task.gold_field (null where no answers are known); a field within another is named "
     "with dots, such as prompt.0.content."
 )
@@ -26,7 +26,7 @@ class Dataset(Table):
             if not rows or name is None or any(has(row, name) for row in rows):
                 continue
             fields = ", ".join(map(repr, rows[0].fields))
-            told = f"no {side} question has the field {name!r}; {rows[0].where} has {fields}. {_REMEDY}"
+            told = f"no {side} question has the field {name!r}; {rows[0].where} has {fields}. {REMEDY}"
             if side == "held-out" and name != type(self.settings).model_fields["gold_field"].default:
                 raise DataError(told)
             if side == "held-out":
@@ -36,5 +36,5 @@ class Dataset(Table):
     def problem(self, row: Row) -> Problem:
         """Take question and answer from the columns that are named; the answer may be missing, or in a solution."""
         question, answer = self.settings.question_field, self.settings.gold_field
-        known = known_answer(row, answer, _REMEDY) if answer and has(row, answer) else None
-        return made(row, text(row, question, _REMEDY), None if known is None else gold.read(known, self.extract))
+        known = known_answer(row, answer, REMEDY) if answer and has(row, answer) else None
+        return made(row, text(row, question, REMEDY), None if known is None else gold.read(known, self.extract))
