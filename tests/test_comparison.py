@@ -4,14 +4,20 @@ import json
 from collections import Counter
 
 import pytest
-from helpers import Quiet, settings
+from helpers import Quiet, run, settings
 
-from maft import comparison, files, report
+from maft import comparison, files, report, tasks
+from maft.comparison import preregister
 from maft.comparison.arms import ARMS, PAPER
 from maft.comparison.compare import Comparison, arm_config
 from maft.errors import ConfigError, DataError
+from maft.evaluation import votes
+from maft.evaluation.lenient import lenient
+from maft.evaluation.methods import HeldOut
+from maft.evaluation.paired import Difference
 from maft.method import learners
 from maft.records import Debate, Example, Problem
+from maft.runs import seals, status
 from maft.samplers import Scripted
 from maft.trainers import NullTrainer
 
@@ -317,3 +323,148 @@ def test_on_the_command_line(tmp_path, monkeypatch, call):
     assert code == 0 and {"base", "star", "unique_id", "maft"} <= {row["method"] for row in json.loads(out)}
     code, _, err = call("run", "s.yaml", "name=c")
     assert code == 2 and "is not a run folder" in err
+
+
+PREDICTIONS = """
+note: the society pays, the debate does not
+primary: majority_ft
+predictions:
+  - {row: majority_ft, direction: less, points: 5, why: one model}
+  - {row: maft, against: maft_majority@3, direction: same, points: 100}
+"""
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """A comparison of two methods with predictions, another task, and trained tokens."""
+    home = tmp_path_factory.mktemp("registered")
+    (home / "p.yaml").write_text(PREDICTIONS)
+    other = {"also": [{"name": "arithmetic", "low": 10, "high": 13, "num_train": 4, "num_eval": 6}]}
+    made = comparison.begin(settings(home, "num_iterations=2", eval=other), ["majority_ft", "star"], [0, 1])
+    preregister.register(made, home / "p.yaml")
+
+    class Learning(NullTrainer):
+        def train(self, jobs, settings, on_progress):
+            super().train(jobs, settings, on_progress)
+            for job in jobs:
+                tokens = 10 * job.num_examples
+                (job.output / "training.json").write_text(json.dumps({"tokens": tokens, "losses": []}))
+
+    comparison.compare(made, Scripted(sums), Learning(), Quiet())
+    return home, made, {(row.iteration, row.method): row for row in comparison.results(made)}
+
+
+def test_predictions_stand_beside_their_outcome_and_are_the_family(registered):
+    _, made, rows = registered
+    outcome, same = rows[2, "majority_ft"].predictions[0], rows[2, "maft"].predictions[0]
+    assert outcome.primary and outcome.against == "maft" and outcome.difference == rows[2, "majority_ft"].difference
+    assert outcome.holm == outcome.difference.p_value, "the other prediction is no test of a difference"
+    assert same.verdict == "held" and same.holm is None
+    assert rows[2, "majority_ft"].holm == outcome.holm and rows[2, "star"].holm is None and rows[2, "star"].exploratory
+    assert preregister.remarks(made) == []
+    text = report.comparison_table(list(rows.values()))
+    assert "Predicted (primary): majority_ft less by 5 points against maft" in text
+    page = report.write_comparison_page(made, list(rows.values())).read_text()
+    assert 'id="predictions"' in page and "one model" in page and "exploratory" in page
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "points", "verdict"),
+    [
+        (0.01, 0.2, "more", None, "held"),
+        (0.01, 0.2, "less", None, "refuted"),
+        (-0.1, 0.2, "more", None, "unclear"),
+        (-0.01, 0.02, "same", 3, "held"),
+        (0.1, 0.2, "same", 3, "refuted"),
+        (-0.1, 0.2, "same", 3, "unclear"),
+    ],
+)
+def test_the_verdict_on_a_prediction(low, high, direction, points, verdict):
+    gap = Difference(mean=(low + high) / 2, low=low, high=high, p_value=0.5, n=9, num_seeds=1)
+    one = preregister.Prediction(row="maft", direction=direction, points=points)
+    made = preregister.Outcome(
+        prediction=one, against="x", primary=False, difference=gap, holm=0.01 if low > 0 else 0.5
+    )
+    assert made.verdict == verdict
+    assert made.model_copy(update={"difference": None}).verdict == "not measured"
+
+
+def test_predictions_cannot_be_changed_after_results(registered):
+    home, made, _ = registered
+    (home / "other.yaml").write_text(PREDICTIONS.replace("less", "more"))
+    with pytest.raises(ConfigError, match=r"iteration 1, is evaluated already, and other predictions were registered"):
+        preregister.register(made, home / "other.yaml")
+    assert preregister.register(made, home / "p.yaml").detectable == pytest.approx(280 * (0.25 / 6) ** 0.5, abs=0.1)
+    path = made.path / preregister.FILE
+    path.write_text(path.read_text().replace("less", "more"))
+    assert preregister.remarks(made) == ["preregistered.json was changed after it was registered."]
+    path.write_text(path.read_text().replace("more", "less"))
+    assert "Registered with seeds: 0, 1; now: 0." in preregister.remarks(made._replace(seeds=(0,)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "predictions: [{row: kto, direction: more}]",
+            "kto is no row of this comparison. The rows are: base, majority@3",
+        ),
+        ("predictions: [{row: maft, direction: up}]", "direction"),
+        ("predictions: [{row: maft, direction: same}]", "same needs points"),
+        ("predictions: []", "predictions"),
+        ("primary: star\npredictions: [{row: maft, direction: more}]", "primary = star is not the row of a prediction"),
+    ],
+)
+def test_predictions_that_are_none_are_refused(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(text)
+    made = comparison.begin(settings(tmp_path), ["star"], [0])
+    with pytest.raises(ConfigError, match=message):
+        preregister.register(made, tmp_path / "p.yaml")
+
+
+def test_other_tasks_are_answered_before_and_after(registered):
+    _, made, rows = registered
+    (kept,) = rows[2, "majority_ft"].retention
+    assert kept.n == 6 and 0 < kept.before < 1 and kept.difference.num_seeds == 2
+    folder = made.folder(ARMS["maft"], 0)
+    assert [folder.others[0].evaluated(number) for number in (0, 1, 2)] == [True, False, True]
+    assert "arithmetic (low=10, high=13)" in report.comparison_table(list(rows.values()))
+    seals.seal(folder)
+    assert status.complete(folder) and seals.damage(folder) == []
+    folder.others[0].problems("eval").write_text("")
+    assert [damaged.file.split("/")[0] for damaged in seals.damage(folder)] == ["also"]
+    shared = {"also": [{"name": "arithmetic", "high": 4, "num_train": 2, "num_eval": 4, "split_seed": 3}]}
+    with pytest.raises(DataError, match="held-out questions are training questions too"):
+        run(settings(made.path.parent / "again", eval=shared))
+
+
+def test_differences_at_equal_training_tokens_flows_and_room(registered):
+    _, _, rows = registered
+    fewer = rows[2, "majority_ft"]
+    assert fewer.training_tokens < rows[2, "maft"].training_tokens
+    assert fewer.equal_training is not None and fewer.equal_training != fewer.difference
+    assert rows[1, "majority_ft"].equal_training is None
+    (flow,) = rows[2, "maft"].flows
+    assert flow.net.mean == pytest.approx(flow.corrected - flow.spoiled) and flow.round == 2
+    curve = rows[2, "maft_single"].curve
+    assert [one.k for one in curve] == [1, 2, 3] and curve[0].vote.mean == pytest.approx(curve[0].passed.mean)
+    assert curve[2].passed.mean >= curve[2].vote.mean and rows[1, "maft_single"].curve == ()
+    assert rows[0, "base"].accuracy_lenient == rows[0, "base"].accuracy == rows[0, "base"].accuracy_read
+
+
+def test_replies_that_cannot_be_read_are_read_by_any_means(tmp_path):
+    folder = run(settings(tmp_path), Scripted(lambda request: "<answer>" + "7" * 3 + "\nperhaps 777"))
+    task = tasks.make(folder.config.task)
+    held = votes.held_out(folder, 0)
+    problems = {id: one.model_copy(update={"gold": "777"}) for id, one in votes.problems(folder, "eval").items()}
+    blind = HeldOut(
+        [
+            d.model_copy(update={"turns": tuple(t.model_copy(update={"answer": None}) for t in d.turns)})
+            for d in held.debates
+        ],
+        [
+            v.model_copy(update={"partition": (None,) * len(v.partition), "grades": (), "winner": None})
+            for v in held.votes.values()
+        ],
+    )
+    assert set(lenient(blind, problems, task).values()) == {1.0}

@@ -2,7 +2,7 @@
 
 import json
 
-from helpers import run, settings
+from helpers import ROOT, run, settings
 
 from maft import models
 from maft.runs import manifest
@@ -10,9 +10,15 @@ from maft.runs import manifest
 
 def test_a_machine_without_git_and_gpus_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
+    manifest.commit.cache_clear()
     folder = run(settings(tmp_path))
     start = json.loads(folder.manifest.read_text())["starts"][0]
     assert start["commit"] is None and start["gpus"] == []
+
+
+def test_a_checkout_names_its_commit():
+    manifest.commit.cache_clear()
+    assert not (ROOT / ".git").exists() or manifest.commit()
 
 
 def test_gpus_are_named(tmp_path, monkeypatch):

@@ -46,13 +46,14 @@ def test_a_run_as_files(finished_run, tmp_path, call):
 def test_a_comparison_as_files(compared, tmp_path, call):
     code, out, err = call("report", str(compared.path), "--export", str(tmp_path))
     assert code == 0, err
-    assert "Exported: 8 files" in out and out.strip().endswith("report.html")
+    assert "Exported: 12 files" in out and out.strip().endswith("report.html")
     found = comparison.results(compared)
     rows = table(tmp_path / "methods.csv")
     assert [(int(row["iteration"]), row["method"]) for row in rows] == [(row.iteration, row.method) for row in found]
     gaps = [(row["difference.mean"], row["difference.p_value"]) for row in rows if row["method"] == "single_agent_ft"]
     assert gaps == [(str(r.difference.mean), str(r.difference.p_value)) for r in found if r.method == "single_agent_ft"]
-    assert {"methods.png", "methods.svg", "budget.png", "budget.svg"} <= {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"methods.png", "methods.svg", "budget.png", "budget.svg", "room.png", "room.svg", "flows.csv"} <= names
 
 
 def test_only_one_run_can_be_exported_and_only_into_a_folder(finished_run, tmp_path, call):
@@ -70,7 +71,7 @@ def test_the_page_of_a_comparison_has_every_row_and_runs_no_script_but_its_own(c
     assert html.count('<tr data-place="') == len(found)
     for row in found:
         assert f'data-method="{row.method}"' in html
-    assert html.count("<svg") == 2 and "script-src 'sha256-" in html and "http:" not in html and "https:" not in html
+    assert html.count("<svg") == 3 and "script-src 'sha256-" in html and "http:" not in html and "https:" not in html
     assert "not finished" not in html
     assert html == report.write_comparison_page(compared, found).read_text(encoding="utf-8")
 

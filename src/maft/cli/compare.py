@@ -11,7 +11,8 @@ from maft.cli import stage
     cls=stage.ListsOfAgents,
     epilog="Examples:\n\n  maft compare recipes/arithmetic_cpu/config.yaml name=compared debate.num_eval_samples=5\n\n"
     "  maft compare my.yaml --methods single_agent_ft star_label_free --seeds 0 1 2\n\n"
-    "  maft compare my.yaml --reference maft_wo_debate --methods majority_ft",
+    "  maft compare my.yaml --reference maft_wo_debate --methods majority_ft\n\n"
+    "  maft compare my.yaml --methods kto --seeds 0 1 2 --preregister predictions.yaml",
 )
 @click.argument("config", type=click.Path(path_type=Path))
 @stage.overrides
@@ -29,6 +30,13 @@ from maft.cli import stage
     show_default=True,
     help="The method that the others are compared with; it sets their number of examples and tokens.",
 )
+@click.option(
+    "--preregister",
+    "predictions",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Register the predictions in FILE (YAML) before there are results; the report shows them with the outcome.",
+)
 @click.option("--dry-run", is_flag=True, help="Check model and files, print what would be carried out, and stop.")
 @stage.prints
 def compare(
@@ -38,6 +46,7 @@ def compare(
     methods: tuple[str, ...],
     seeds: tuple[int, ...],
     reference: str,
+    predictions: Path | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -48,17 +57,22 @@ def compare(
     debate.num_eval_samples, a plain vote over as many tokens as a debate takes is compared too (majority@budget).
     """
     from maft import comparison, engines, files, report
+    from maft.comparison import preregister
     from maft.runs.progress import Progress
 
     settings = stage.settings(config, overrides, quiet=quiet)
     asked = (settings, methods or comparison.default_methods(settings), seeds or (settings.seed,), reference)
     if dry_run:
         compared = comparison.chosen(*asked)
+        if predictions is not None:
+            preregister.check(compared, predictions)
         stage.describe(settings, as_json=as_json)
         click.echo(f"Methods: {', '.join(compared.methods)}. Seeds: {', '.join(map(str, compared.seeds))}.", err=True)
         click.echo("The plan is of maft with one seed; the others take as much or less.", err=True)
         return
     compared = comparison.begin(*asked)
+    if predictions is not None:
+        preregister.register(compared, predictions)
     with engines.opened(settings) as sampler:
         comparison.compare(compared, sampler, engines.make_trainer(settings), Progress(quiet=quiet))
     rows = comparison.results(compared)

@@ -109,7 +109,9 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
         "seeds": asked.seeds,
         "reference": asked.reference,
     }
-    files.write_json(asked.path / "compare.json", content)
+    path = asked.path / "compare.json"
+    kept = files.read_json(path) if path.exists() else {}
+    files.write_json(path, kept | content)
     return asked
 
 

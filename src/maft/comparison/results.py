@@ -6,17 +6,23 @@ first answers.
 """
 
 import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from maft import files
+from maft import files, tasks
+from maft.comparison import preregister
 from maft.comparison.arms import ARMS, Arm
 from maft.comparison.compare import Comparison
+from maft.comparison.preregister import Outcome, Registered
 from maft.errors import ConfigError
-from maft.evaluation.methods import Scoring, agreeing_most, score_all, score_member, tokens
+from maft.evaluation.flow import RoundFlow, by_round
+from maft.evaluation.lenient import lenient
+from maft.evaluation.methods import HeldOut, Scoring, agreeing_most, score_all, score_member, tokens
 from maft.evaluation.metrics import summarize
-from maft.evaluation.paired import Difference, accuracies, accuracy_over, difference, holm
-from maft.evaluation.votes import held_out
+from maft.evaluation.paired import Accuracies, Difference, accuracies, accuracy_over, difference, holm
+from maft.evaluation.replay import Ceiling, curve
+from maft.evaluation.retention import Retention, retention
+from maft.evaluation.votes import held_out, problems
 from maft.method import learners, protocol_of
 from maft.records import Debate, Record, Score
 from maft.runs.folder import RunFolder
@@ -49,15 +55,40 @@ class Result(Record):
     difference: Difference | None
     """This method minus that one, untrained or after the same iteration, on the same questions; None for that one."""
     holm: float | None = None
-    """After the last iteration, the p-value of the difference corrected for the number of methods that were asked for;
-    None for all other rows, which are exploratory."""
+    """After the last iteration, the p-value of the difference corrected for the number of methods that were asked for,
+    or of predictions that were registered; None for all other rows."""
+    exploratory: bool = False
+    """Whether the difference is outside that family."""
+    accuracy_read: float | None = None
+    """Share of right answers among those that could be read."""
+    accuracy_lenient: float | None = None
+    """Of single answers, untrained and after the last iteration: where a reply could not be read, its last number or
+    line counts."""
+    equal_training: Difference | None = None
+    """After the last iteration, the difference at equal training tokens: both rows where the one with fewer of them
+    ended, between two iterations in proportion."""
+    flows: tuple[RoundFlow, ...] = ()
+    """Of debates, untrained and after the last iteration: what each round of critics changed."""
+    curve: tuple[Ceiling, ...] = ()
+    """Of single answers, untrained and after the last iteration: pass@k and vote@k."""
+    retention: tuple[Retention, ...] = ()
+    """Of the methods after the last iteration: their generators on the tasks of `eval.also`, before and after."""
+    predictions: tuple[Outcome, ...] = ()
+    """What was registered of this row, and what came out."""
 
 
 class _Cell(NamedTuple):
     """One row of one seed."""
 
+    row: str
+    """`single`, `majority@3`, `majority@budget` or `debate`."""
     scores: Sequence[Score]
+    held: HeldOut
     folder: RunFolder
+
+
+_Rows = dict[tuple[int, str], list[_Cell]]
+"""The cells of each seed, by iteration and row."""
 
 
 def results(comparison: Comparison, against: str | None = None) -> list[Result]:
@@ -78,16 +109,123 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     untrained = all(iteration == 0 for iteration, method in keys if method == against)
     made = [_result(key, rows[key], against, rows.get((0 if untrained else key[0], against))) for key in keys]
     last = comparison.config.num_iterations
-    family = {
-        row.method: row.difference.p_value
-        for row in made
-        if row.iteration == last and row.method in comparison.methods and row.difference is not None
+    plan = preregister.registered(comparison)
+    outcomes = _outcomes(comparison, plan, rows) if plan else []
+    if plan:
+        corrected = {one.prediction.row: one.holm for one in outcomes if one.against == against}
+    else:
+        family = {
+            row.method: row.difference.p_value
+            for row in made
+            if row.iteration == last and row.method in comparison.methods and row.difference is not None
+        }
+        asked = [name for name in comparison.methods if name != against]
+        corrected = dict(holm(family, max(len(family), len(asked))))
+    trained = any(row.training_tokens for row in made)
+    before = _shared(comparison, [0], every_arm=True) if trained else {}
+    return [_with_evidence(comparison, row, rows, before, corrected, outcomes) for row in made]
+
+
+def _with_evidence(
+    comparison: Comparison,
+    row: Result,
+    rows: _Rows,
+    before: _Rows,
+    corrected: Mapping[str, float | None],
+    outcomes: Sequence[Outcome],
+) -> Result:
+    """Return a row with what else is measured: of the untrained model and after the last iteration only."""
+    last, cells = comparison.config.num_iterations, rows[row.iteration, row.method]
+    if row.iteration not in (0, last):
+        return row.model_copy(update={"exploratory": row.difference is not None})
+    config, kind = comparison.config, cells[0].row
+    helds = [cell.held for cell in cells]
+    changes: dict[str, Any] = {}
+    if kind == "single":
+        task = tasks.make(config.task)
+        again = [lenient(held, problems(cell.folder, "eval"), task) for held, cell in zip(helds, cells, strict=True)]
+        changes["accuracy_lenient"] = mean.mean if all(again) and (mean := accuracy_over(again)) else None
+        changes["curve"] = tuple(curve([held.pairs() for held in helds], config))
+    if kind == "debate":
+        changes["flows"] = tuple(by_round(helds))
+    if row.iteration == last:
+        p_value = corrected.get(row.method)
+        changes |= {"holm": p_value, "exploratory": row.difference is not None and p_value is None}
+        changes["predictions"] = tuple(one for one in outcomes if one.prediction.row == row.method)
+        if row.difference is not None:
+            changes["equal_training"] = _at_equal_training(row, rows | before, last)
+        if row.method in comparison.methods:
+            changes["retention"] = tuple(retention([cell.folder for cell in cells]))
+    return row.model_copy(update=changes)
+
+
+def _outcomes(comparison: Comparison, plan: Registered, rows: _Rows) -> list[Outcome]:
+    """Return every prediction with the difference that came out after the last iteration."""
+    last = comparison.config.num_iterations
+
+    def cells(name: str) -> list[_Cell] | None:
+        return rows.get((last, name)) or rows.get((0, name))
+
+    gaps: list[Difference | None] = []
+    against = [one.against or comparison.against for one in plan.predictions]
+    for one, other in zip(plan.predictions, against, strict=True):
+        pair = [cells(name) for name in (one.row, other)]
+        known = [[accuracies(cell.scores) for cell in of] for of in pair if of]
+        gaps.append(difference(*known) if len(known) == 2 and all(all(of) for of in known) else None)
+    tests = {
+        str(place): gap.p_value
+        for place, (one, gap) in enumerate(zip(plan.predictions, gaps, strict=True))
+        if gap is not None and one.direction != "same"
     }
-    asked = [name for name in comparison.methods if name != against]
-    corrected = holm(family, max(len(family), len(asked)))
+    corrected = holm(tests, preregister.tested(plan.predictions))
+    primary = plan.primary or plan.predictions[0].row
     return [
-        row.model_copy(update={"holm": corrected.get(row.method)}) if row.iteration == last else row for row in made
+        Outcome(
+            prediction=one,
+            against=against[place],
+            primary=one.row == primary,
+            difference=gaps[place],
+            holm=corrected.get(str(place)),
+        )
+        for place, one in enumerate(plan.predictions)
     ]
+
+
+def _at_equal_training(row: Result, rows: _Rows, last: int) -> Difference | None:
+    """Return a row minus the one that it is compared with, both after as many training tokens as the one with fewer.
+
+    Between two iterations, accuracy and tokens are taken to grow in proportion. None where nothing was trained.
+    """
+    mine, other = ([rows.get((n, name)) for n in range(last + 1)] for name in (row.method, row.against))
+    if not all((*mine, *other)):
+        return None
+    sides: tuple[list[Accuracies], list[Accuracies]] = ([], [])
+    for seed in range(row.num_seeds):
+        curves = [
+            [(_training_tokens(of[seed], n), of[seed]) for n, of in enumerate(side) if of] for side in (mine, other)
+        ]
+        tokens = min(points[-1][0] for points in curves)
+        if not tokens:
+            return None
+        for side, points in zip(sides, curves, strict=True):
+            side.append(_accuracies_at(tokens, [(spent, accuracies(cell.scores)) for spent, cell in points]))
+    return difference(*sides)
+
+
+def _training_tokens(cell: _Cell, iteration: int) -> float:
+    return _costs(cell.folder, iteration)["training_tokens"] if iteration else 0.0
+
+
+def _accuracies_at(tokens: float, points: Sequence[tuple[float, Accuracies]]) -> Accuracies:
+    """Return the accuracy on each question after so many tokens, on straight lines between points that rise in tokens.
+
+    >>> _accuracies_at(15.0, [(0.0, {"a": 0.0}), (10.0, {"a": 1.0}), (20.0, {"a": 0.5})])
+    {'a': 0.75}
+    """
+    place = next(n for n in range(1, len(points)) if points[n][0] >= tokens)
+    (low, before), (high, after) = points[place - 1], points[place]
+    share = (tokens - low) / (high - low) if high > low else 1.0
+    return {id: (1 - share) * before[id] + share * after[id] for id in after if id in before}
 
 
 def over_iterations(comparison: Comparison, compared: Sequence[Result]) -> dict[str, list[Result]]:
@@ -115,9 +253,7 @@ def _place(key: tuple[int, str]) -> tuple[int, int]:
     return iteration, known[-1] if known else len(names)
 
 
-def _shared(
-    comparison: Comparison, numbers: Sequence[int], *, every_arm: bool = False
-) -> dict[tuple[int, str], list[_Cell]]:
+def _shared(comparison: Comparison, numbers: Sequence[int], *, every_arm: bool = False) -> _Rows:
     """Return, by iteration and row, the scores of each seed, of rows that every seed has."""
     cells = [_cells(comparison, seed, numbers, every_arm) for seed in comparison.seeds]
     return {key: [of[key] for of in cells] for key in cells[0] if all(key in of for of in cells)}
@@ -136,9 +272,10 @@ def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm:
             if folder.evaluated(n) and (n > 0 or every_arm or arm.name == comparison.reference):
                 if n not in budgets:
                     budgets[n] = _budget(comparison, seed, n)
+                held = held_out(folder, n)
                 member = comparison.teaches and arm.name == comparison.reference and n > 0
-                for row, scores in _scores(folder, n, budgets[n], member=member).items():
-                    cells[n, _row_name(arm, n or int(every_arm), row)] = _Cell(scores, folder)
+                for row, scores in _scores(held, folder, n, budgets[n], member=member).items():
+                    cells[n, _row_name(arm, n or int(every_arm), row)] = _Cell(row, scores, held, folder)
     return cells
 
 
@@ -154,8 +291,10 @@ def _rounds(folder: RunFolder) -> int:
     return protocol_of(folder.config.debate).rounds(folder.config.debate)
 
 
-def _scores(folder: RunFolder, iteration: int, budget: int, *, member: bool = False) -> dict[str, list[Score]]:
-    how = Scoring(held_out(folder, iteration), iteration, folder.config)
+def _scores(
+    held: HeldOut, folder: RunFolder, iteration: int, budget: int, *, member: bool = False
+) -> dict[str, list[Score]]:
+    how = Scoring(held, iteration, folder.config)
     scored = score_all(how, budget)
     single, majority, *rest = scored
     rows = {"single": scored[single], f"majority@{folder.config.debate.num_agents}": scored[majority]}
@@ -200,9 +339,22 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, other: S
         n=sums[0].n,
         num_seeds=len(cells),
         against=against,
+        accuracy_read=_accuracy_read([score for cell in cells for score in cell.scores]),
         difference=difference(mine, [accuracies(cell.scores) for cell in other or ()]) if compared else None,
         **means,
     )
+
+
+def _accuracy_read(scores: Sequence[Score]) -> float | None:
+    """Return the share of right answers among those that could be read; None where there are none, or nobody knows."""
+    pairs = [
+        (answer, right)
+        for one in scores
+        if one.correct
+        for answer, right in zip(one.answers, one.correct, strict=False)
+    ]
+    read = [right for answer, right in pairs if answer is not None]
+    return sum(read) / len(read) if read else None
 
 
 def _costs(folder: RunFolder, iteration: int) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from maft.config.base import FREE, NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
@@ -282,6 +282,29 @@ class GuardConfig(Section):
     """Limit to the rise of the share of questions to which it gives its most frequent answer."""
     disagreement: Share = 0.2
     """Limit to the rise of the share of other agents' first answers that differ from its own."""
+
+
+def _read_task(entry: object) -> object:
+    """Take a section for a task, and say in one line what is wrong with it."""
+    if isinstance(entry, TaskConfig):
+        return entry
+    if not isinstance(entry, dict):
+        raise ValueError(f"each entry is a section of settings as under task, such as {{name: gsm8k}}, got {entry!r}.")
+    try:
+        return TaskConfig.model_validate(entry)
+    except ValidationError as errors:
+        first = errors.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{key + ': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+class EvalConfig(Section):
+    """What is evaluated besides debates on the held-out questions of the task."""
+
+    also: Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_read_task)], ...], PLACE] = ()
+    """Other tasks, to see what finetuning on this one costs elsewhere. Each entry has settings as `task` has;
+    generators answer its held-out questions once each, before the first iteration and after the last, with the prompts
+    of that task. See docs/report.md."""
 
 
 class CurateConfig(Section):

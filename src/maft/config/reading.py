@@ -1,5 +1,6 @@
 """Reads YAML: no key twice, bounded size and depth; dates, `on` and `no` are text."""
 
+import json
 import re
 from collections import Counter
 from itertools import count
@@ -43,7 +44,7 @@ def read(text: str) -> Any:
         ValueError: it is not YAML, gives a key twice, or is larger or deeper than any settings; says where.
     """
     try:
-        return plain(_Loader(text).get_single_data())
+        return plain(_json(text) or _Loader(text).get_single_data())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -52,6 +53,24 @@ def read(text: str) -> Any:
         raise ValueError(f"is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise ValueError(f"is deeper than {DEEPEST} levels") from None
+
+
+def _json(text: str) -> dict[str, Any] | None:
+    """Return the object of a JSON text, which YAML takes a hundred times as long to read; None where it is none."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is given twice")  # YAML says which, and where
+        return dict(pairs)
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        read: dict[str, Any] | None = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
 
 
 def plain(tree: Any) -> Any:

@@ -11,6 +11,7 @@ from maft.config.method import (
     PROTOCOLS,
     CurateConfig,
     DebateConfig,
+    EvalConfig,
     GuardConfig,
     SamplingConfig,
     SandboxConfig,
@@ -70,6 +71,7 @@ class RunConfig(Section):
     tracking: Annotated[TrackingConfig, FREE] = TrackingConfig()
     guard: Annotated[GuardConfig, FREE] = GuardConfig()
     sandbox: Annotated[SandboxConfig, NEWER] = SandboxConfig()
+    eval: Annotated[EvalConfig, FREE] = EvalConfig()
 
     def own(self, role: str, index: int) -> AgentConfig:
         """Return the settings of one agent, such as critic 2, alone."""
@@ -100,7 +102,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _task_knows_its_sandbox(self) -> Self:
-        self.task._sandbox = self.sandbox
+        for task in (self.task, *self.eval.also):
+            task._sandbox = self.sandbox
         return self
 
     @model_validator(mode="after")

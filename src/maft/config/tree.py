@@ -18,6 +18,9 @@ from maft.errors import ConfigError
 
 log = logging.getLogger("maft")
 
+_PATHS = ("model", "adapter", "train_file", "eval_file", "dataset")
+"""What names a path in the entries of lists marked `PLACE`."""
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML or JSON config and put `section.key=value` overrides on top; values are YAML.
@@ -105,7 +108,7 @@ def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], p
         if isinstance(value, list):
             return [whole(each, key) for each in value]
         if isinstance(value, dict):
-            return {name: whole(each, key) if name in ("model", "adapter") else each for name, each in value.items()}
+            return {name: whole(each, key) if name in _PATHS else each for name, each in value.items()}
         if not isinstance(value, str) or not value or value in ("base", "self", "none"):
             return value
         beside = folder / Path(value).expanduser()

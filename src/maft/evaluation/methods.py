@@ -5,7 +5,7 @@ come from the same samples: the comparison is paired and nothing is computed twi
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, NamedTuple
 
@@ -35,6 +35,10 @@ class HeldOut:
         self.votes = {vote.problem_id: vote for vote in votes}
         self.verdicts = {debate.problem_id: self.votes[debate.problem_id].verdicts(debate) for debate in debates}
         """Whether each answer to each question is right; None where nobody knows."""
+
+    def pairs(self) -> Iterator[tuple[Debate, GradedVote]]:
+        """Yield every debate with its vote."""
+        return ((debate, self.votes[debate.problem_id]) for debate in self.debates)
 
     def grade(self, problem: Problem, answer: str | None) -> bool | None:
         """Look up whether an answer that was given is right."""

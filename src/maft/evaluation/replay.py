@@ -7,7 +7,7 @@ have asked, a `debate` of two rounds has asked already.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from math import comb
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from maft import tasks
 from maft.config import RunConfig, VoteConfig
 from maft.evaluation.methods import tokens
 from maft.evaluation.metrics import interval
-from maft.evaluation.paired import Difference, difference
+from maft.evaluation.paired import Difference, accuracy_over, difference
 from maft.evaluation.votes import graded, held_out, votes_of
 from maft.files import Records
 from maft.method import protocol_of
@@ -129,9 +129,9 @@ def of_debates(
     most = max((question.first for question in questions), default=0)
     if not most:
         return None
-    curve = [k for k in CURVE if k < most] + [most]
-    votes = {k: [_vote_at(question, k) for question in questions] for k in curve}
-    passed = {k: [_pass_at(question, k) for question in questions] for k in curve}
+    ks = _ks(most)
+    votes = {k: [_vote_at(question, k) for question in questions] for k in ks}
+    passed = {k: [_pass_at(question, k) for question in questions] for k in ks}
     agreed = [question.vote for question in questions if question.unanimous]
     room = difference([_by_id(questions, passed[most])], [_by_id(questions, votes[most])])
     assert room is not None
@@ -142,12 +142,29 @@ def of_debates(
         first_answers=most,
         single=_share(passed[1]),
         oracle=_share([question.oracle for question in questions]),
-        curve=tuple(Ceiling(k=k, vote=_share(votes[k]), passed=_share(passed[k])) for k in curve),
+        curve=tuple(Ceiling(k=k, vote=_share(votes[k]), passed=_share(passed[k])) for k in ks),
         unanimous=_share([question.unanimous for question in questions]),
         unanimous_right=_share(agreed) if agreed else None,
         room=room,
         rules=tuple(_rules(questions)),
     )
+
+
+def curve(seeds: Sequence[Iterable[tuple[Debate, GradedVote]]], config: RunConfig) -> list[Ceiling]:
+    """Return pass@k and vote@k as means over the debates of several seeds on the same questions."""
+    asked = [[_question(debate, vote, config) for debate, vote in of if vote.grades is not None] for of in seeds]
+    most = min((question.first for of in asked for question in of if question.first), default=0)
+
+    def over(right: Callable[[_Question, int], float], k: int) -> Share | None:
+        mean = accuracy_over([_by_id(of, [right(question, k) for question in of]) for of in asked])
+        return Share(mean=mean.mean, low=mean.low, high=mean.high) if mean else None
+
+    points = [(k, over(_vote_at, k), over(_pass_at, k)) for k in _ks(most)] if most and all(asked) else []
+    return [Ceiling(k=k, vote=vote, passed=passed) for k, vote, passed in points if vote and passed]
+
+
+def _ks(most: int) -> list[int]:
+    return [k for k in CURVE if k < most] + [most]
 
 
 def verdict(one: Replayed) -> str:
@@ -168,8 +185,7 @@ def _trained(folder: RunFolder, number: int) -> Iterator[tuple[Debate, GradedVot
 
 
 def _held_out(folder: RunFolder, number: int) -> Iterator[tuple[Debate, GradedVote]]:
-    held = held_out(folder, number)
-    return ((debate, held.votes[debate.problem_id]) for debate in held.debates)
+    return held_out(folder, number).pairs()
 
 
 def _question(debate: Debate, vote: GradedVote, config: RunConfig) -> _Question:

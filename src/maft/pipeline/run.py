@@ -25,7 +25,7 @@ from pathlib import Path
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
 from maft.errors import StageFailed, UserError
-from maft.evaluation import guard
+from maft.evaluation import guard, retention
 from maft.evaluation.learned import learned, warnings
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.metrics import summarize
@@ -181,8 +181,15 @@ def evaluate(
     sampler: Sampler,
     progress: Progress,
 ) -> None:
-    """Let the society debate the held-out questions, and score every method that can be read off these debates."""
+    """Let the society debate the held-out questions, and score every method that can be read off these debates.
+
+    Before the first iteration and after the last, its generators answer those of `eval.also`, too.
+    """
     config = folder.config
+    for other in folder.others if iteration in (0, config.num_iterations) else ():
+        if not other.evaluated(iteration):
+            progress.say(f"eval.also: {retention.label(other.config.task)}")
+            evaluate(other, iteration, society, _held_out_of(other, folder), sampler, progress)
     if folder.evaluated(iteration):
         return
     rules = debate_rules(folder, iteration, society, "eval")
@@ -198,6 +205,16 @@ def evaluate(
     folder.log("evaluated", iteration=iteration)
     right = (f"{one.method} {'no gold' if one.accuracy is None else f'{one.accuracy:.1%}'}" for one in summary)
     progress.say(f"{title.partition(':')[0]}: {', '.join(right)}")
+
+
+def _held_out_of(other: RunFolder, folder: RunFolder) -> Sequence[Problem]:
+    """Return the held-out questions of another task, writing them at first; none may be a training question."""
+    path = other.problems("eval")
+    if not path.exists():
+        held_out = prepare(tasks.make(other.config.task)).eval
+        tasks.check_disjoint(files.read_records(folder.problems("train"), Problem), held_out)
+        files.write_records(path, held_out)
+    return files.read_records(path, Problem)
 
 
 def check_collapse(folder: RunFolder, iteration: int, progress: Progress, *, keep_going: bool) -> None:

@@ -6,6 +6,7 @@ as agents are finetuned, so every society has lengths of its own.
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from maft import tasks
@@ -15,6 +16,7 @@ from maft.config.training import EXAMPLES
 from maft.hosted import service as hosted
 from maft.method import learners, protocol_of
 from maft.records import Record, Role
+from maft.runs.folder import RunFolder
 from maft.tasks import prepare
 
 BYTES_PER_TOKEN = 3.5
@@ -224,9 +226,8 @@ def forecast(
     def behaviour(society: int) -> Behaviour:
         return societies[min(society, len(societies) - 1)]
 
-    def stage(name: str, iteration: int, society: int) -> Stage:
-        debate, debates = (config.debate, num_train) if name == "train" else (evaluated(config), num_eval)
-        every_call = list(calls(debate, texts, behaviour(society)))
+    def stage_of(name: str, iteration: int, society: int, debate: DebateConfig, debates: int, asked: Texts) -> Stage:
+        every_call = list(calls(debate, asked, behaviour(society)))
         return Stage(
             stage=name,
             iteration=iteration,
@@ -237,10 +238,21 @@ def forecast(
             society=society,
         )
 
+    def stage(name: str, iteration: int, society: int) -> Stage:
+        debate, debates = (config.debate, num_train) if name == "train" else (evaluated(config), num_eval)
+        return stage_of(name, iteration, society, debate, debates, texts)
+
     stages, trainings = [stage("eval", 0, 0)], list[Training]()
     for iteration in range(1, config.num_iterations + 1):
         stages += [stage("train", iteration, iteration - 1), stage("eval", iteration, iteration)]
         trainings += _trainings(config, iteration, num_train, texts, behaviour(iteration - 1))
+    for other in RunFolder(Path(), config).others:
+        held_out = len(prepare(tasks.make(other.config.task)).eval)
+        asked = assumed_texts(other.config, maximal=config.engine.sampler == "openai")
+        stages += [
+            stage_of(f"eval.also: {other.config.task.name}", number, number, other.config.debate, held_out, asked)
+            for number in (0, config.num_iterations)
+        ]
     everything = [
         (call, stage.debates) for stage in stages for call in calls(config.debate, texts, behaviour(stage.society))
     ]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maft import comparison as comparison_
-from maft.comparison import ARMS, Comparison, Result
+from maft.comparison import ARMS, Comparison, Result, preregister
 from maft.evaluation.paired import Difference
-from maft.report import charts, data, page
+from maft.report import charts, data, page, replays
 from maft.report.charts import Chart
 from maft.runs import status
 
@@ -44,12 +44,12 @@ def write_page(comparison: Comparison, results: Sequence[Result]) -> Path:
 
 
 def all_charts(comparison: Comparison, results: Sequence[Result]) -> list[Chart]:
-    """Return accuracy over iterations, and against tokens."""
+    """Return accuracy over iterations and against tokens, and pass@k with vote@k."""
     curves, n = comparison_.over_iterations(comparison, results), comparison.config.debate.num_agents
     own, at_budget = comparison.reference, [f"{name}_majority@budget" for name in ("single_agent_ft", "majority_ft")]
     of_reference = [own, f"{own}_majority@{n}", f"{own}_single", "single_agent_ft", f"{own}_majority@budget"]
     shown = [*of_reference, "single_agent_ft_debate", *at_budget[1:]]
-    drawn = [charts.methods(curves, shown), charts.budget(curves, [*shown, *at_budget[:1]])]
+    drawn = [charts.methods(curves, shown), charts.budget(curves, [*shown, *at_budget[:1]]), replays.room(results)]
     return [chart for chart in drawn if chart is not None]
 
 
@@ -72,6 +72,12 @@ def _content(comparison: Comparison, results: Sequence[Result]) -> dict[str, Any
         "cards": _cards(comparison, {row.method: row for row in results if row.iteration == last}),
         "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, results)}),
         "unfinished": _unfinished(comparison),
+        "registered": preregister.registered(comparison),
+        "remarks": preregister.remarks(comparison),
+        "outcomes": [one for row in results for one in row.predictions],
+        "flows": [row for row in results if row.flows and row.method in {"debate", *ARMS}],
+        "formats": [row for row in results if row.accuracy_lenient is not None and row.accuracy is not None],
+        "retained": [(row.method, one) for row in results for one in row.retention],
         "changed": page.changed_settings(comparison.config),
     }
 

@@ -14,6 +14,7 @@ from maft.evaluation.labels import LabelQuality, label_quality
 from maft.evaluation.methods import HeldOut
 from maft.evaluation.metrics import MethodResult
 from maft.evaluation.reliability import Level
+from maft.evaluation.retention import label
 from maft.files import Records
 from maft.method.curate import CurateCounts
 from maft.records import Problem, Vote
@@ -83,9 +84,14 @@ def results(folder: RunFolder) -> list[MethodResult]:
 
 
 def rows(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the rows of `maft report --json`."""
+    """Return the rows of `maft report --json`; those of `eval.also` name their task."""
     names = ("iteration", "method", "accuracy", "ci_low", "ci_high", "n", "unparsed", "calls", "tokens")
-    return [{name: getattr(result, name) for name in names} for result in results(folder)]
+
+    def of(run: RunFolder, **more: str) -> list[dict[str, Any]]:
+        return [{name: getattr(result, name) for name in names} | more for result in results(run)]
+
+    others = [row for other in folder.others for row in of(other, task=label(other.config.task))]
+    return of(folder) + [row for row in others if row["method"] in ("base", "maft_single")]
 
 
 def notes(shown: Sequence[MethodResult]) -> list[str]:

@@ -62,7 +62,17 @@ def export_run(folder: RunFolder, target: Path) -> list[Path]:
 
 def export_comparison(comparison: Comparison, results: Sequence[Result], target: Path) -> list[Path]:
     """Write tables and pictures of a comparison, and return the files."""
-    tables = {"methods": [{**row.model_dump(), "parsed": 1 - row.unparsed / row.n} for row in results]}
+    parts = ("flows", "retention", "predictions")
+
+    def rows_of(part: str) -> Rows:
+        return [
+            {"method": row.method, "iteration": row.iteration, **one.model_dump()}
+            for row in results
+            for one in getattr(row, part)
+        ]
+
+    whole = [row.model_dump(exclude={*parts, "curve"}) | {"parsed": 1 - row.unparsed / row.n} for row in results]
+    tables: dict[str, Rows] = {"methods": whole} | {part: rows_of(part) for part in parts}
     return _write(tables, comparison_page.all_charts(comparison, results), target)
 
 

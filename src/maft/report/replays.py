@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 
+from maft.comparison import Result
 from maft.config import RunConfig
 from maft.evaluation.paired import Difference
 from maft.evaluation.replay import Replayed, Share, of_debates, verdict
-from maft.report.charts import Chart, Curve, Point
+from maft.report.charts import MARKERS, Chart, Curve, Point
 from maft.report.data import Evaluation
 from maft.report.table import interval
 
 
 def replays(evaluations: Sequence[Evaluation], config: RunConfig) -> list[Replayed]:
     """Return what else the held-out debates could have answered, iteration by iteration; none without known answers."""
-    made = (
-        of_debates(((d, one.held.votes[d.problem_id]) for d in one.held.debates), config, "eval", one.iteration)
-        for one in evaluations
-    )
+    made = (of_debates(one.held.pairs(), config, "eval", one.iteration) for one in evaluations)
     return [one for one in made if one is not None]
 
 
@@ -38,6 +36,30 @@ def chart(replayed: Sequence[Replayed]) -> Chart | None:
     ]
     ticks: dict[float, str] = {ceiling.k: str(ceiling.k) for ceiling in replayed[-1].curve}
     return Chart("room", "Right answers among k first answers, and by their vote", curves, ticks, "first answers, k")
+
+
+def room(rows: Sequence[Result]) -> Chart | None:
+    """Return pass@k and vote@k of the compared methods' single answers, untrained and after the last iteration."""
+    measured = [row for row in rows if len(row.curve) > 1]
+    last = max((row.iteration for row in measured), default=0)
+    shown = [row for row in measured if row.iteration == 0][:1] + [row for row in measured if row.iteration == last > 0]
+    curves = [
+        Curve(
+            f"{words}, {row.method if row.iteration else 'untrained'}",
+            *look,
+            [Point(one.k, share.mean, share.low, share.high) for one in row.curve for share in (getattr(one, name),)],
+            shown=place < 2,
+            dashed=row.iteration == 0,
+        )
+        for place, row in enumerate(shown)
+        for name, words, look in (
+            ("passed", "right answer among k", ("green", list(MARKERS)[place % len(MARKERS)])),
+            ("vote", "vote of k", ("orange", list(MARKERS)[place % len(MARKERS)])),
+        )
+    ]
+    ticks: dict[float, str] = {one.k: str(one.k) for row in shown for one in row.curve}
+    title = "Right answers among k first answers, and by their vote"
+    return Chart("room", title, curves, ticks, "first answers, k") if curves else None
 
 
 def replay_table(replayed: Sequence[Replayed]) -> str:

@@ -1,11 +1,13 @@
 """Results as tables for a terminal: of a run, of several runs, of a comparison, of diversity."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from maft.comparison import ARMS, Result
 from maft.diversity.measures import Diversity, collapsed
+from maft.evaluation import retention
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.learned import of_run, warnings
+from maft.evaluation.paired import Difference
 from maft.report.data import labels, notes, results, stand_ins
 from maft.report.gains import gains
 from maft.report.runs import shared_questions, together
@@ -34,6 +36,7 @@ def table(folder: RunFolder) -> str:
         *notes(shown),
         *(pseudo_labels(quality) for quality, _ in labels(folder)),
         *warnings(of_run(folder)),
+        *(retention.sentence(one) for one in retention.retention([folder])),
         *([text] if (text := stand_ins(folder.config)) else []),
         *([f"This run is not finished. Next: {missing}."] if missing else []),
     ]
@@ -85,7 +88,9 @@ def comparison_table(compared: Sequence[Result]) -> str:
             "no gold" if row.accuracy is None else f"{row.accuracy:.1%}",
             interval(row.ci_low, row.ci_high),
             *(_difference(row)),
+            _points(row.equal_training),
             f"{row.unparsed:.0f}",
+            "" if row.accuracy_read is None else f"{row.accuracy_read:.1%}",
             *(f"{number:,.0f}" for number in (row.calls, row.completion_tokens, row.tokens)),
             *(f"{number:,.0f}" for number in (row.training_examples, row.training_tokens, row.seconds)),
         ]
@@ -102,24 +107,65 @@ def comparison_table(compared: Sequence[Result]) -> str:
             "95 % interval",
             "p",
             "Holm",
+            "equal training",
             "unparsed",
+            "right if read",
         ),
         *("calls", "generated", "tokens", "examples", "training tokens", "seconds"),
     )
     lines = []
+    registered = [one for row in compared for one in row.predictions]
     if compared:
         seeds = f"{compared[0].num_seeds} seeds" if compared[0].num_seeds > 1 else "one seed"
         lines = [f"{compared[0].n} held-out questions, {seeds}; examples, tokens and seconds are means."]
         if any(row.holm is not None for row in compared):
             finds = [gap.detectable for row in compared if row.holm is not None and (gap := row.difference)]
             widest = max((gap for gap in finds if gap is not None), default=None)
+            family = "registered predictions" if registered else "methods asked for"
             lines.append(
-                "Holm: p corrected for the number of methods that were asked for; rows without it are exploratory."
+                f"Holm: p corrected for the number of {family}; rows without it are exploratory."
                 + (f" True differences of {100 * widest:.1f} points are found in four of five cases." if widest else "")
             )
+        if any(row.equal_training for row in compared):
+            lines.append(
+                "Equal training: the difference where both had learned as many tokens as the smaller had in all."
+            )
+        lines += _evidence(compared)
     return _draw(
         columns, rows, lines, empty="No method has been evaluated for every seed yet.", bold=("debate", against)
     )
+
+
+def _evidence(compared: Sequence[Result]) -> Iterator[str]:
+    """Yield predictions with their outcomes, what rounds changed, what is format, and what became of other tasks."""
+    for row in sorted(compared, key=lambda row: not any(one.primary for one in row.predictions)):
+        for one in row.predictions:
+            size = f" by {one.prediction.points:g} points" * (one.prediction.points is not None)
+            yield (
+                f"Predicted{' (primary)' * one.primary}: {row.method} {one.prediction.direction}{size} against "
+                f"{one.against}: {one.verdict}, {_points(one.difference) or 'no difference yet'}"
+                + ("." if one.holm is None else f", p = {one.holm:.3f} (Holm).")
+            )
+    for row in compared:
+        for flow in row.flows if row.method in {"debate", *ARMS} else ():
+            yield (
+                f"{row.method}, iteration {row.iteration}, round {flow.round}: {flow.corrected:.1%} of the answers "
+                f"corrected, {flow.spoiled:.1%} spoiled, {_points(flow.net)}."
+            )
+    for row in compared:
+        if row.accuracy_lenient is not None and row.accuracy is not None and row.accuracy_lenient > row.accuracy:
+            yield (
+                f"{row.method}, iteration {row.iteration}: {row.accuracy:.1%} of single answers are right, "
+                f"{row.accuracy_lenient:.1%} if replies that cannot be read count by their last number or line."
+            )
+    for row in compared:
+        for kept in row.retention:
+            yield f"{row.method}: {retention.sentence(kept)}"
+
+
+def _points(gap: Difference | None) -> str:
+    """Return a difference in points with its interval."""
+    return f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})" if gap else ""
 
 
 def _difference(row: Result) -> tuple[str, ...]:
@@ -173,7 +219,7 @@ def _draw(
         if groups and number and rows[number - 1][0] != row[0]:
             drawn.add_row()
         drawn.add_row(*row, style="bold" if row[1] in bold else None)
-    console = Console(width=240, highlight=False)
+    console = Console(width=300, highlight=False)
     with console.capture() as captured:
         if title:
             console.print(Text(title, style="bold"), end="\n\n")

@@ -21,6 +21,7 @@
       iter_01/online/             with train.online_questions: the turns of the iteration, as iterations of their own
       iter_01/readings.jsonl      replies read by every agent, for likelihood and KL
       iter_01/hints.jsonl         with STaR: answers that were given after a hint
+      also/<task>/                with eval.also: questions of another task, and evaluations as of a run of its own
 
 A file is done when it exists; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is removed
 on resumption, and its work is done again. A run has begun once its questions are written: until then, such as after a
@@ -29,6 +30,7 @@ mistake in the task's settings, the folder takes other settings.
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,7 +41,7 @@ from typing import Any
 from maft import config as config_
 from maft import files
 from maft.answers import verify
-from maft.config import RunConfig
+from maft.config import EvalConfig, RunConfig, TaskConfig, VoteConfig
 from maft.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -200,6 +202,23 @@ class RunFolder:
         """Return the file of the `train` or `eval` questions."""
         return self.path / "problems" / f"{side}.jsonl"
 
+    @property
+    def others(self) -> "tuple[RunFolder, ...]":
+        """The tasks of `eval.also`, each as a folder in which this run's generators are evaluated on it."""
+        alone = self.config.debate.model_copy(
+            update={"protocol": "vote", "num_samples": 1, "num_eval_samples": None, "wrong_majorities": None}
+        )
+        changes = {
+            "debate": alone,
+            "prompts": {},
+            "vote": VoteConfig(count_cut=self.config.vote.count_cut),
+            "eval": EvalConfig(),
+        }
+        return tuple(
+            RunFolder(self.path / "also" / _short_name(task), self.config.model_copy(update={**changes, "task": task}))
+            for task in self.config.eval.also
+        )
+
     def evaluated(self, number: int) -> bool:
         """Say whether an iteration is evaluated."""
         return self.results(number).exists()
@@ -227,6 +246,11 @@ class RunFolder:
             else:
                 log.warning("%s, line %d, is damaged and left out: %r", path, number, line[:80])
         return events
+
+
+def _short_name(task: TaskConfig) -> str:
+    """Return the name of a task's folder, another one for other settings."""
+    return f"{re.sub('[^a-z0-9]+', '_', task.name.lower())[-40:]}-{config_.short_digest(config_.identity(task))[:8]}"
 
 
 def stage_of(event: Event) -> str:

@@ -47,7 +47,7 @@ def write(folder: RunFolder) -> None:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv[1:],
         "maft": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "platform": platform.platform(),
@@ -122,9 +122,9 @@ def _version(package: str) -> str | None:
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """Return the commit of the source tree, where maft runs from one."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     return _output(["git", "-C", str(root), "describe", "--always", "--dirty"]) or None

@@ -127,8 +127,9 @@ def _digest(file: Path) -> str:
 
 def _finished(folder: RunFolder) -> Iterator[Path]:
     """Yield the finished files of the run."""
-    if folder.problems("eval").exists():
-        yield from (folder.problems("train"), folder.problems("eval"))
+    yield from (file for side in ("train", "eval") if (file := folder.problems(side)).exists())
+    for other in folder.others:
+        yield from _finished(other)
     for number in range(folder.config.num_iterations + 1):
         if folder.votes(number).exists():
             yield from (folder.debates(number), folder.votes(number))

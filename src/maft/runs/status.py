@@ -7,8 +7,19 @@ from maft.runs.folder import RunFolder
 
 
 def complete(folder: RunFolder) -> bool:
-    """Say whether every iteration is evaluated."""
-    return all(folder.evaluated(number) for number in range(folder.config.num_iterations + 1))
+    """Say whether every iteration is evaluated, and the tasks of `eval.also` are."""
+    return all(folder.evaluated(number) for number in range(folder.config.num_iterations + 1)) and not _of_others(
+        folder
+    )
+
+
+def _of_others(folder: RunFolder) -> str | None:
+    """Return the first evaluation of `eval.also` that is missing."""
+    for number in (0, folder.config.num_iterations):
+        for other in folder.others:
+            if not other.evaluated(number):
+                return f"iteration {number}, evaluation on {other.config.task.name} (eval.also)"
+    return None
 
 
 def newest(folder: RunFolder) -> int:
@@ -30,7 +41,7 @@ def next_step(folder: RunFolder) -> str | None:
     for number in range(folder.config.num_iterations + 1):
         if (step := _next_of_iteration(folder, number)) is not None:
             return f"iteration {number}, {step}" if number else f"the untrained society, {step}"
-    return None
+    return _of_others(folder)
 
 
 def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
