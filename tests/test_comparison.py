@@ -433,7 +433,7 @@ def test_other_tasks_are_answered_before_and_after(registered):
     assert status.complete(folder) and seals.damage(folder) == []
     folder.others[0].problems("eval").write_text("")
     assert [damaged.file.split("/")[0] for damaged in seals.damage(folder)] == ["also"]
-    shared = {"also": [{"name": "arithmetic", "high": 4, "num_train": 2, "num_eval": 4, "split_seed": 3}]}
+    shared = {"also": [{"name": "arithmetic", "high": 4, "num_train": 2, "num_eval": 70, "split_seed": 3}]}
     with pytest.raises(DataError, match="held-out questions are training questions too"):
         run(settings(made.path.parent / "again", eval=shared))
 

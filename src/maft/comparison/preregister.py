@@ -199,6 +199,8 @@ def possible_rows(comparison: Comparison) -> list[str]:
     names = ["base", *parts[1:]]
     for arm in (ARMS[name] for name in comparison.methods):
         names += [arm.name, *(f"{arm.name}_{part}" for part in parts if part != arm.row)]
+    if comparison.teaches:
+        names.append(f"{comparison.reference}_best_member")
     alone = protocol_of(debate).rounds(debate) == 1
     return [name for name in names if not (alone and name == "debate")]
 
