@@ -20,7 +20,7 @@ setup: .venv/ready  ## create the environment with the tested set of packages
 demo: setup  ## the whole loop in seconds without a model: random guesses, no training, and a report to look at
 	$(BIN)/maft demo
 
-run: setup  ## improve SmolLM2-135M on one-digit sums: two iterations, on the CPU, and a report
+run: setup  ## improve SmolLM2-135M on one-digit arithmetic: two iterations, on the CPU, and a report
 	$(BIN)/maft run recipes/arithmetic_cpu/config.yaml
 
 check: setup  ## format, lint, types and fast tests; offline
