@@ -120,11 +120,13 @@ class StandIn:
                 http.connection.close()
                 return
             page = fault.body if fault else None
-            data = (json.dumps(content) if page is None else page).encode()
+            raw = isinstance(content, bytes)
+            data = content if raw else (json.dumps(content) if page is None else page).encode()
+            kind = "application/x-protobuf" if raw else "text/html" if page and page[0] == "<" else "application/json"
             http.send_response(status)
             for name, value in {
                 **headers,
-                "content-type": "text/html" if page and page[0] == "<" else "application/json",
+                "content-type": kind,
                 "content-length": len(data),
             }.items():
                 http.send_header(name, str(value))

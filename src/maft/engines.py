@@ -28,6 +28,7 @@ NEEDS = {
     "transformers": ("hf", "transformers", "torch"),
     "together": ("together", "together"),
     "fireworks": ("fireworks", "fireworks"),
+    "tinker": ("tinker", "tinker"),
 }
 """The extra of each sampler and hosted trainer, and the packages that it imports."""
 LOCAL = ("auto", "vllm", "openvino", "transformers")
@@ -194,6 +195,10 @@ def _hosted(config: RunConfig) -> Trainer:
     _require(f"engine.trainer={name}", *NEEDS[name])
     from maft.hosted.trainer import HostedTrainer
 
+    if name == "tinker":
+        from maft.hosted.tinker import TinkerTrainer
+
+        return TinkerTrainer(settings, config.runs_dir / config.name)
     if name == "together":
         from maft.hosted.jobs_together import TogetherJobs
 

@@ -24,6 +24,7 @@ TRAINERS: Mapping[str, str] = {
     "openai": "finetuning jobs of OpenAI, which closes them on 6 January 2027, or of a server with its API",
     "together": "finetuning jobs of Together",
     "fireworks": "finetuning jobs of Fireworks",
+    "tinker": "steps on the GPUs of Tinker, or of a server with its API",
     "null": "nothing is trained, for demonstrations and tests",
 }
 """Engines that finetune, in a few words each."""
@@ -46,6 +47,12 @@ HOSTED = {
     "fireworks": HostedTraining(
         "https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", ("sft", "dpo"), ("lora",)
     ),
+    "tinker": HostedTraining(
+        "https://tinker.thinkingmachines.dev/services/tinker-prod/oai/api/v1",
+        "TINKER_API_KEY",
+        ("sft", "weighted"),
+        ("lora",),
+    ),
 }
 """Trainers whose agents stay with a service, and are sampled there by `engine.sampler: openai`."""
 
@@ -63,8 +70,7 @@ class EngineConfig(Section):
     """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
     a hosted service or a server."""
     trainer: TrainerName = "sft"
-    """`sft`: TRL and PEFT; `openai`, `together`, `fireworks`: finetuning jobs of a hosted service; `null`: nothing is
-    trained."""
+    """`sft`: TRL and PEFT; `openai`, `together`, `fireworks`, `tinker`: hosted services; `null`: nothing is trained."""
     batch_size: Annotated[Positive, FREE] = 128
     """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -125,7 +131,7 @@ class OpenAiConfig(Section):
     """Such as `http://localhost:8080/v1`; null: OpenAI's service, or that of `engine.trainer`, such as Together."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; maft writes the key into no file. With `engine.trainer:
-    together` it is TOGETHER_API_KEY by default, with `fireworks` FIREWORKS_API_KEY."""
+    together` it is TOGETHER_API_KEY by default, and so on."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""

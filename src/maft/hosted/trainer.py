@@ -86,7 +86,7 @@ class HostedTrainer(Trainer):
         failures: list[str],
     ) -> bool:
         """Look at a job, and keep its model if it has one; return whether it is still running."""
-        name, note = str(submission.job), _note(job.output)
+        name, note = str(submission.job), note_of(job.output)
         state = service.state(name, job)
         what = f"the job {name} of {job.agent}"
         if state is None:
@@ -98,7 +98,7 @@ class HostedTrainer(Trainer):
             return True
         if state.status == "succeeded" and state.model:
             service.book(name, state)
-            _keep(job, submission, state)
+            keep(job, _content(job, submission, state), state.tokens or 0)
             on_progress(_progress(job.agent, 1, 1, state.tokens or 0))
             return False
         if state.status not in ENDED:
@@ -123,7 +123,7 @@ class _Service:
     def submit(self, job: TrainJob, text: str, settings: TrainConfig) -> Submission:
         """Return an agent's submission; only what is missing is uploaded and started."""
         training = job.training(settings)
-        note, marker = _note(job.output), _marker(job, text, self._provider.terms(job, training))
+        note, marker = note_of(job.output), _marker(job, text, self._provider.terms(job, training))
         known = Submission.from_json(note.read_text(encoding="utf-8")) if note.exists() else None
         submission = known if known is not None and known.marker == marker else Submission(marker=marker)
         if submission.file is None:
@@ -207,7 +207,7 @@ def _marker(job: TrainJob, text: str, terms: dict[str, Any]) -> str:
     return f"maft-{config_.short_digest(content)}-{job.iteration}-{job.agent}"
 
 
-def _note(output: Path) -> Path:
+def note_of(output: Path) -> Path:
     """Return the file that says what was submitted for an agent; hidden, so that no listing takes it for an agent."""
     return output.with_name(f".{output.name}.job.json")
 
@@ -224,30 +224,32 @@ tags: [maft, multiagent-finetuning]
 
 # {agent}, iteration {iteration}
 
-A hosted model, `{model}`, finetuned from `{base}` by job `{job}` on {num_examples} of this agent's own responses that
+A hosted model, `{model}`, finetuned from `{base}` on {num_examples} of this agent's own responses that
 agree with the majority vote, with maft {version}.
 """
 
 
-def _keep(job: TrainJob, submission: Submission, state: State) -> None:
-    """Write the agent's folder, with the name of its model."""
-    content = {
+def _content(job: TrainJob, submission: Submission, state: State) -> dict[str, Any]:
+    return {
         "model": state.model,
         "base_model": job.base_model,
         "job": submission.job,
         "file": submission.file,
         "trained_tokens": state.tokens,
     }
+
+
+def keep(job: TrainJob, content: dict[str, Any], tokens: int) -> None:
+    """Write the agent's folder, with the name of its model; `content` has `model`, and how it was made."""
     card = _CARD.format(
         base=job.base_model,
         agent=job.agent,
         iteration=job.iteration,
-        model=state.model,
-        job=submission.job,
+        model=content["model"],
         num_examples=job.num_examples,
         version=maft.__version__,
     )
-    training = {"agent": job.agent, "tokens": state.tokens or 0, "num_examples": job.num_examples}
+    training = {"agent": job.agent, "tokens": tokens, "num_examples": job.num_examples}
     with appearing_whole(job.output) as folder:
         for name, value in (("hosted.json", content), ("training.json", training)):
             (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
