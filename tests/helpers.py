@@ -16,12 +16,12 @@ import maft
 from maft import config as config_
 from maft import method, tasks
 from maft.answers import EQUALITIES
+from maft.answers.equality import representative
 from maft.cluster.mirror import mirrored
 from maft.config import DebateConfig, RoleSampling, RunConfig, TaskConfig, prompts
 from maft.evaluation.methods import HeldOut, Scoring, score_all
 from maft.evaluation.votes import decide
 from maft.method.protocol import Rules
-from maft.method.vote import representative
 from maft.pipeline import run as pipeline
 from maft.records import Call, Debate, Message, Problem, Reply, Request, Score, Society, Turn
 from maft.runs import manifest, societies

@@ -24,7 +24,7 @@ from maft.answers import (
     extract_number,
     extract_stated,
 )
-from maft.method.vote import representative
+from maft.answers.equality import representative
 
 CASES: list[dict[str, Any]] = [
     json.loads(line) for line in (Path(__file__).parent / "cases" / "answers.jsonl").read_text("utf-8").splitlines()

@@ -8,9 +8,9 @@ from test_comparison import sums
 
 from maft.config import EngineConfig
 from maft.diversity import measure
-from maft.diversity.embedding import trigrams
 from maft.diversity.likelihood import Reading
 from maft.diversity.measures import Diversity, collapsed, disagreement, dissimilarity, mean_kl, others_nll
+from maft.models.embedding import trigrams
 from maft.records import AgentRef, Message
 from maft.samplers import Scripted
 
@@ -151,7 +151,7 @@ def test_the_real_model_reads_replies(tmp_path):
 
 @pytest.mark.slow
 def test_the_packaged_encoder_knows_what_is_alike():
-    from maft.diversity.embedding import embedder
+    from maft.models.embedding import embedder
 
     name, embed = embedder()
     if name != "all-MiniLM-L6-v2":

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maft.answers import EQUALITIES
+from maft.answers import EQUALITIES, MEANINGS
 from maft.answers.equality import Equality
 from maft.config import TaskConfig
 from maft.config.method import EQUALITY_NAMES
@@ -88,6 +88,6 @@ def test_a_task_has_an_equality_of_its_own_and_takes_another(task: str, own: str
 
 
 def test_the_setting_names_every_equality() -> None:
-    assert set(EQUALITY_NAMES) == set(EQUALITIES)
+    assert set(EQUALITY_NAMES) == {*EQUALITIES, *MEANINGS}
     assert all(issubclass(equality, Equality) for equality in EQUALITIES.values())
     assert {"arithmetic", "reasoning_gym"} <= set(TASKS)

@@ -12,10 +12,10 @@ from test_models import write_adapter
 from maft import comparison, engines, models, trainers
 from maft import config as config_
 from maft.diversity import measure as diversity
-from maft.diversity.embedding import trigrams
 from maft.diversity.likelihood import Reading
 from maft.errors import ConfigError, DataError
 from maft.method import bases, learners
+from maft.models.embedding import trigrams
 from maft.pipeline import run as pipeline
 from maft.records import Message, Request, SamplingParams
 from maft.report import page, run_page, transcript

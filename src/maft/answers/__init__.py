@@ -8,6 +8,8 @@ r"""Read the final answer out of a reply, and say which answers are the same.
     equality.py    the rules of tasks: mathematics, text, sequences
     objects.py     JSON in a reply, and by structure
     labels.py      a label out of a fixed set
+    tokens.py      short answers and lists, by normalised tokens
+    meaning.py     texts that mean the same, by embeddings or a judge
     verify.py      algebra, by Math-Verify in processes that can be killed (worker.py)
 
 docs/answers.md has the rules in words, and how often they agree with other graders.
@@ -21,10 +23,12 @@ from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
 from maft.answers.equality import Equality, Exact, FoldedSequence, Mathematics, Text, TokenSequence
 from maft.answers.extract import extract_answer, extract_choice, extract_number, extract_stated
 from maft.answers.objects import Json
+from maft.answers.tokens import Tokens
 
 __all__ = [
     "EQUALITIES",
     "MAX_ANSWER_CHARS",
+    "MEANINGS",
     "Equality",
     "canonical",
     "equivalent",
@@ -34,8 +38,10 @@ __all__ = [
     "extract_stated",
 ]
 
+MEANINGS = ("embedding", "judge")
+"""Equalities that need a model, see `maft.tasks.base.Task.equality`."""
 EQUALITIES: Mapping[str, type[Equality]] = {
-    equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence, Json)
+    equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence, Json, Tokens)
 }
 
 

@@ -6,6 +6,8 @@ exact              the same characters
 sequence           the same tokens in the same order and lines; `1.0` is `1`, `Uryyb` is not `uryyb`
 folded_sequence    the same, without regard to case
 json               the same JSON, keys in any order; see objects.py
+tokens             the same normalised tokens; see tokens.py
+embedding, judge   the same meaning, see meaning.py
 """
 
 from __future__ import annotations
@@ -44,10 +46,27 @@ class Equality(ABC):
             problem: the question, for rules that need it. Votes leave out its known answer.
         """
 
+    def knows(self, a: str, b: str, problem: Problem) -> bool:
+        """Say whether two answers can be compared; some equalities have to ask somebody first."""
+        return True
+
+    def medoid(self, answers: Iterable[str]) -> str:
+        """Return the answer that stands for a class of equal ones."""
+        return representative(answers)
+
     def same(self, a: str, b: str, problem: Problem | None = None) -> bool:
         """Say whether two answers are the same."""
         first, second = self.classes((a, b), problem)
         return first == second
+
+
+def representative(answers: Iterable[str]) -> str:
+    r"""Pick the text to show for a class: the shortest, then the first in code-point order.
+
+    >>> representative([r"\frac{1}{2}", "0.5", "1/2"])
+    '0.5'
+    """
+    return min(answers, key=lambda answer: (len(answer), answer))
 
 
 def numbered(keys: Iterable[Hashable | None]) -> Classes:

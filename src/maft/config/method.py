@@ -20,6 +20,7 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "jsonl": (*_FILES, "question_field", "gold_field"),
     "code": (*_FILES, "question_field", "columns", "num_inputs", "filter_by_tests"),
     "classification": (*_FILES, "question_field", "gold_field", "labels"),
+    "text": (*_FILES, "question_field", "gold_field"),
     "extraction": (*_FILES, "question_field", "gold_field", "fields"),
     "reasoning_gym": ("size", "threshold", "options"),
 }
@@ -49,7 +50,7 @@ class _TaskName(Part):
 
 _TASK_NAMES = [name if name != "reasoning_gym" else "reasoning_gym:<name>" for name in TASK_SETTINGS]
 
-EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence", "json")
+EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence", "json", "tokens", "embedding", "judge")
 FieldType = Literal["text", "number", "boolean", "list", "any"]
 
 
@@ -58,17 +59,25 @@ class TaskConfig(Section):
 
     name: Annotated[str, AfterValidator(_TaskName("task", _TASK_NAMES))]
     """`arithmetic`, `gsm8k`, `math`, `mmlu`, `dataset` (any columns of a file or data set; `jsonl` is the same),
-    `code`, `classification` (labels of a fixed set), `extraction` (JSON with fields), `reasoning_gym:<name>`, or a
-    class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
+    `code`, `classification` (labels of a fixed set), `extraction` (JSON with fields), `text` (free text),
+    `reasoning_gym:<name>`, or a class of your own, such as `my_file.py:MyTask` or `package.module:MyTask`."""
     num_train: Positive | None = None
     """Number of training questions; null: all."""
     num_eval: Positive | None = None
     """Number of held-out questions; null: all."""
     equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
-    `exact` (characters), `sequence` (tokens in order, line by line), `folded_sequence` (case folded) or `json` (by
-    structure); null: the task's own, which is text for mmlu and classification, json for extraction, the scorer for
-    reasoning_gym, behaviour for code, mathematics for all others."""
+    `exact` (characters), `sequence` (tokens in order, line by line), `folded_sequence` (case folded), `json` (by
+    structure), `tokens` (short answers and lists), `embedding` (as near as `similarity`) or `judge` (as a model says);
+    null: the task's own, which is text for mmlu and classification, json for extraction, tokens for text, the scorer
+    for reasoning_gym, behaviour for code, mathematics for all others."""
+    encoder: Annotated[str, PLACE, NEWER] = "all-MiniLM-L6-v2"
+    """With `equality: embedding`, the sentence encoder: all-MiniLM-L6-v2, a folder or a hub name."""
+    similarity: Annotated[Share, NEWER] = 0.8
+    """With `equality: embedding`, the minimum cosine of answers that are the same; `maft calibrate` sets it."""
+    judge: Annotated[str, PLACE, NEWER] = "base"
+    """Who compares answers, with `equality: judge`, and says which are better, with `maft judge`: `base` (the untrained
+    model), the name or folder of another model, or `openai:<name>`, a hosted one."""
     split_seed: int = 0
     """Seed of the split into training and held-out questions, and of questions that are generated."""
     operators: str = "+-*"
@@ -112,9 +121,9 @@ class TaskConfig(Section):
     """math: only these levels, such as 3 or `Level 3`."""
     types: tuple[str, ...] = ()
     """math: only these types, such as `Algebra`; mmlu: only these subjects."""
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[str, ...], NEWER] = ()
     """classification: the labels, two or more; case and spacing do not count."""
-    fields: dict[str, FieldType] = {}  # noqa: RUF012  # pydantic copies it
+    fields: Annotated[dict[str, FieldType], NEWER] = {}  # noqa: RUF012  # pydantic copies it
     """extraction: the fields of the JSON object and their types, such as `{city: text, number: number}`; a field may be
     null. Empty: any JSON."""
     threshold: Share = 1.0
@@ -130,6 +139,14 @@ class TaskConfig(Section):
         return self._sandbox
 
     @model_validator(mode="after")
+    def _embeds_with_a_similarity(self) -> Self:
+        fields = type(self).model_fields
+        changed = [name for name in ("encoder", "similarity") if getattr(self, name) != fields[name].default]
+        if changed and self.equality != "embedding":
+            raise ValueError(f"task.{changed[0]} is for task.equality = embedding, which is {self.equality}.")
+        return self
+
+    @model_validator(mode="after")
     def _has_settings_of_its_own_task_only(self) -> Self:
         own = TASK_SETTINGS.get(self.name.partition(":")[0], OUTSIDE)
         for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
@@ -143,6 +160,8 @@ class TaskConfig(Section):
 
 PROTOCOLS = ("debate", "vote", "contested", "dissenters", "sparse", "aggregator", "judge")
 """Names of the protocols that ship."""
+COMPARING = ("contested", "dissenters")
+"""Protocols that compare answers while a debate goes on."""
 Quote = Literal["full", "answers", "summary"]
 
 

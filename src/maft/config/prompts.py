@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from maft.errors import ConfigError
 from maft.records import Record
 
-_PLACEHOLDER = re.compile(r"\{(question|answers|summary|agent|hint)\}")
+_PLACEHOLDER = re.compile(r"\{(question|answers|summary|agent|hint|first|second)\}")
 
 
 class Prompts(Record):
@@ -51,6 +51,16 @@ class Prompts(Record):
         "\\boxed{answer}."
     )
     """To the critic that has the last word in the protocol `judge`."""
+    same: str = (
+        "Question: {question}\n\nFirst answer: {first}\n\nSecond answer: {second}\n\n"
+        "Do both answers say the same? Answer yes or no."
+    )
+    """To the judge that compares answers, with `task.equality: judge`."""
+    better: str = (
+        "Question: {question}\n\nFirst answer: {first}\n\nSecond answer: {second}\n\n"
+        "Which answer is better? Answer with one of: first, second, equal."
+    )
+    """To the judge that says which of two answers is better, with `maft judge`."""
     hint: str = "{question} (The right answer is {hint}. Show how to find it.)"
     """What STaR, a baseline, asks in place of a question that was answered wrongly; `{hint}` is the right answer."""
 
@@ -74,13 +84,14 @@ def brief(request: str) -> dict[str, str]:
     >>> brief("Answer yes or no.")["solve"]
     '{question} Answer yes or no.'
     """
-    asked = f"Use them as advice. {{question}} {request}"
+    question = f"{{question}} {request}".strip()
+    asked = f"Use them as advice. {question}"
     return {
-        "solve": f"{{question}} {request}",
+        "solve": question,
         "critic_summary": f"This is a summary of the answers of other agents:\n\n{{summary}}\n\n{asked}",
         "critic_full": f"These are the answers of other agents:\n\n{{answers}}\n\n{asked}",
-        "critic_alone": f"Check your answer. {{question}} {request}",
-        "judge": f"These are the answers of several agents:\n\n{{answers}}\n\nChoose the best. {{question}} {request}",
+        "critic_alone": f"Check your answer. {question}",
+        "judge": f"These are the answers of several agents:\n\n{{answers}}\n\nChoose the best. {question}",
     }
 
 
@@ -91,6 +102,8 @@ REQUIRED_PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "critic_full": ("answers",),
     "judge": ("answers",),
     "hint": ("question", "hint"),
+    "same": ("first", "second"),
+    "better": ("first", "second"),
 }
 
 

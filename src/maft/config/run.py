@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from maft.config.base import FREE, NEWER, PLACE, Positive, Section, of_iteration
 from maft.config.engines import HOSTED, ClusterConfig, EngineConfig, OpenAiConfig, TrackingConfig, VllmConfig
 from maft.config.method import (
+    COMPARING,
     PROTOCOLS,
     CurateConfig,
     DebateConfig,
@@ -220,6 +221,12 @@ class RunConfig(Section):
             raise ValueError(
                 "curate.questions = shards gives each agent its questions for good, and the turns of "
                 "train.online_questions divide them anew. Leave one of them out."
+            )
+        if self.task.equality == "judge" and (debate.protocol in COMPARING or debate.quote == "answers"):
+            raise ValueError(
+                "task.equality = judge compares answers when a debate is finished, and debate.protocol = "
+                f"{debate.protocol} with debate.quote = {debate.quote} needs it before. Choose another protocol or "
+                "quote, or task.equality = embedding."
             )
         unread = debate.protocol == "sparse" or debate.max_others < debate.num_agents - 1
         if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):

@@ -5,10 +5,10 @@ from itertools import islice
 from typing import NamedTuple
 
 from maft import files
-from maft.diversity.embedding import embedder
 from maft.diversity.likelihood import LikelihoodReader, Reading
 from maft.diversity.measures import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
 from maft.evaluation.votes import held_out
+from maft.models.embedding import embedder
 from maft.records import AgentRef, Debate
 from maft.runs import societies
 from maft.runs.folder import RunFolder

@@ -178,10 +178,11 @@ def verdict(one: Replayed) -> str:
 
 def _trained(folder: RunFolder, number: int) -> Iterator[tuple[Debate, GradedVote]]:
     problems = {problem.id: problem for problem in Records(folder.problems("train"), Problem)}
-    debates, grade = Records(folder.debates(number), Debate), cache(tasks.make(folder.config.task).grade)
+    debates, task = Records(folder.debates(number), Debate), tasks.make(folder.config.task)
+    grade = cache(task.grade)
     votes = votes_of(folder, number, debates)
     for debate in debates:
-        yield debate, graded(votes[debate.problem_id], debate, problems[debate.problem_id], grade)
+        yield debate, graded(votes[debate.problem_id], debate, problems[debate.problem_id], grade, task.equality.medoid)
 
 
 def _held_out(folder: RunFolder, number: int) -> Iterator[tuple[Debate, GradedVote]]:

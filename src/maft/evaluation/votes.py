@@ -1,9 +1,10 @@
 """Votes and the debates that they belong to: decided once, kept in the run folder, read by reports and counts."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from maft import files, tasks
+from maft.answers.equality import representative
 from maft.config import RunConfig
 from maft.errors import DataError
 from maft.evaluation.methods import HeldOut, names
@@ -59,17 +60,25 @@ def decide(debates: Iterable[Debate], asked: Iterable[Problem], config: RunConfi
         voting.vote(debate, config.vote, config.seed, task.equality, config.vote.over, choose) for debate in debates
     )
     return [
-        graded(vote.model_copy(update={"dropped": None}), debate, by_id[debate.problem_id], task.grade)
+        graded(
+            vote.model_copy(update={"dropped": None}),
+            debate,
+            by_id[debate.problem_id],
+            task.grade,
+            task.equality.medoid,
+        )
         for vote, debate in zip(votes, debates, strict=True)
     ]
 
 
-def graded(vote: Vote, debate: Debate, problem: Problem, grade: Grade) -> GradedVote:
+def graded(
+    vote: Vote, debate: Debate, problem: Problem, grade: Grade, medoid: Callable[[list[str]], str] = representative
+) -> GradedVote:
     """Grade each class of a vote by its representative."""
     members: Mapping[int, list[str]] = defaultdict(list)
     for answer, number in vote.classes(debate).items():
         if answer is not None and number is not None:
             members[number].append(answer)
     known = grade(problem, None) is not None
-    right = tuple(grade(problem, voting.representative(members[number])) is True for number in range(len(members)))
+    right = tuple(grade(problem, medoid(members[number])) is True for number in range(len(members)))
     return GradedVote(**dict(vote), grades=right if known else None)

@@ -9,7 +9,7 @@ from maft.method import debate
 from maft.method.protocol import Play, Protocol, Rules
 from maft.records import Problem
 
-__all__ = ["PROTOCOLS", "Play", "Protocol", "Rules", "bases", "learners", "play", "protocol_of"]
+__all__ = ["PROTOCOLS", "Play", "Protocol", "Rules", "bases", "judge_model", "learners", "play", "protocol_of"]
 
 PROTOCOLS: Mapping[str, type[Protocol]] = {
     protocol.name: protocol
@@ -53,7 +53,16 @@ def bases(config: RunConfig) -> tuple[str, ...]:
     ]
     who, summarised = config.debate.summarizer, config.debate.quoted == "summary"
     summarizer = [config.model if who == "base" else who] if summarised and who != "self" else []
-    return tuple(dict.fromkeys([*named, *summarizer]))
+    judge = judge_model(config)
+    return tuple(dict.fromkeys([*named, *summarizer, *([judge] if judge else [])]))
+
+
+def judge_model(config: RunConfig) -> str | None:
+    """Return the model that compares answers in the run's own engine; None if nobody does, or a hosted one."""
+    name = config.task.judge
+    if name.startswith("openai:") or (name == "base" and config.task.equality != "judge"):
+        return None
+    return config.model if name == "base" else name
 
 
 def _base(config: RunConfig, weights: str) -> str:

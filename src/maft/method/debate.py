@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 
 from maft import seeds
+from maft.answers.equality import representative
 from maft.config import DebateConfig
 from maft.config import prompts as prompts_
 from maft.config.prompts import Prompts
@@ -30,7 +31,6 @@ from maft.method.protocol import (
     texts,
     turn,
 )
-from maft.method.vote import representative
 from maft.records import Call, Debate, Problem, Reply, Request, Role, Turn
 
 Readers = Mapping[int, Sequence[int]]

@@ -5,12 +5,12 @@ keeps this partition, and whoever asks later whether two answers are the same re
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Literal, NamedTuple
 
 from maft import seeds
-from maft.answers.equality import Classes, Equality, Mathematics
+from maft.answers.equality import Classes, Equality, Mathematics, representative
 from maft.config import Ballots, VoteConfig, of_iteration
 from maft.errors import DataError
 from maft.records import Debate, Problem, Turn, Vote
@@ -70,15 +70,6 @@ def count(
     return Tally(winner, counts, abstained, tied, tuple(heavy[number] for number in ordered) if weights else None)
 
 
-def representative(answers: Iterable[str]) -> str:
-    r"""Pick the text to show for a class: the shortest, then the first in code-point order.
-
-    >>> representative([r"\frac{1}{2}", "0.5", "1/2"])
-    '0.5'
-    """
-    return min(answers, key=lambda answer: (len(answer), answer))
-
-
 def ballots(debate: Debate, which: str) -> tuple[Turn, ...]:
     """Return the turns whose answers are counted: of the `last` round, the `first` with its samples, or `all`."""
     if which == "first":
@@ -112,10 +103,27 @@ def vote(
         choose: the protocol's `ballots`.
     """
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
-    elected = elect(debate, partition(debate, equality), choose(debate, counted), settings, run_seed)
+    turns = choose(debate, counted)
+    elected = _named(elect(debate, partition(debate, equality), turns, settings, run_seed), debate, turns, equality)
     if over is not None or elected.label is None or settings.label == "majority":
         return elected
     return _relabelled(elected, debate, settings.label, run_seed)
+
+
+def _named(elected: Vote, debate: Debate, turns: Sequence[Turn], equality: Equality) -> Vote:
+    """Return a vote whose classes have the names that the equality gives them, by the answers that were counted."""
+    if not elected.counts or type(equality).medoid is Equality.medoid:
+        return elected
+    class_of = elected.classes(debate)
+    answers = [turn.answer for turn in turns if turn.answer is not None]
+    names = {
+        name: equality.medoid(answer for answer in answers if class_of[answer] == class_of[name])
+        for name, _ in elected.counts
+    }
+    label = None if elected.label is None else names[elected.label]
+    return elected.model_copy(
+        update={"label": label, "counts": tuple((names[name], votes) for name, votes in elected.counts)}
+    )
 
 
 def _relabelled(elected: Vote, debate: Debate, label: str, run_seed: int) -> Vote:

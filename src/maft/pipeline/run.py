@@ -35,7 +35,7 @@ from maft.method import protocol_of
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
 from maft.method.protocol import Rules
-from maft.pipeline import examples, finetune, online, rollouts
+from maft.pipeline import examples, finetune, judging, online, rollouts
 from maft.pipeline.rollouts import Count
 from maft.records import Debate, Problem, Reply, Society, Vote
 from maft.runs import manifest, societies
@@ -114,7 +114,9 @@ def debate(
     if folder.votes(iteration).exists():
         return Records(path, Debate)
     rules = debate_rules(folder, iteration, society, "train")
-    return collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
+    held = collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
+    judging.judge(folder, held, sampler, progress, f"iteration {iteration}: judge")
+    return held
 
 
 def vote(folder: RunFolder, iteration: int, debates: Iterable[Debate]) -> dict[str, Vote]:
@@ -195,6 +197,7 @@ def evaluate(
     rules = debate_rules(folder, iteration, society, "eval")
     title = f"iteration {iteration}: evaluate" if iteration else "untrained: evaluate"
     debates = collect(folder, rules, problems, folder.held_out_debates(iteration), sampler, progress, title)
+    judging.judge(folder, debates, sampler, progress, f"{title.partition(':')[0]}: judge", problems)
     decided = decide(debates, problems, config)
     files.write_records(folder.held_out_votes(iteration), decided)
     scores = score_all(Scoring(HeldOut(debates, decided), iteration, config))

@@ -7,6 +7,7 @@
       checksums.jsonl             of every finished file, see maft.runs.seals
       events.jsonl                what happened when (it differs between runs, as manifest and report do)
       verdicts.jsonl              pairs of answers whose comparison took algebra
+      judgements.jsonl            pairs of answers that a judge compared, with task.equality: judge
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
       replies.sqlite              replies of the stage that is under way, or all of a hosted service, by what was asked
@@ -41,6 +42,7 @@ from typing import Any
 from maft import config as config_
 from maft import files
 from maft.answers import verify
+from maft.answers.meaning import judgements
 from maft.config import EvalConfig, RunConfig, TaskConfig, VoteConfig
 from maft.errors import ConfigError, DataError
 
@@ -128,7 +130,9 @@ class RunFolder:
         try:
             files.remove_leftovers(path.rglob(".*.tmp"))
             copy = mirrored(config, path) if mirrored else nullcontext(lambda: None)
-            with copy as store_news, verify.verifier.keeping(cls(path, config).verdicts):
+            kept = cls(path, config)
+            keeping = verify.verifier.keeping(kept.verdicts), judgements.keeping(kept.judgements)
+            with copy as store_news, keeping[0], keeping[1]:
                 folder = cls._begun(config, path)
                 store_news()
                 folder.listeners.append(lambda _: store_news())
@@ -165,6 +169,7 @@ class RunFolder:
         except ConfigError as error:
             raise DataError(f"{path} was made by another version of maft, or was edited. {error}") from None
         verify.verifier.learn(folder.verdicts)
+        judgements.learn(folder.judgements)
         return folder
 
     config_file = _File("config.json")
@@ -173,6 +178,7 @@ class RunFolder:
     checksums = _File("checksums.jsonl")
     replies = _File("replies.sqlite")
     verdicts = _File("verdicts.jsonl")
+    judgements = _File("judgements.jsonl")
     metrics = _File("metrics.jsonl")
     page = _File("report.html")
     tracking = _File("tracking.json")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from maft import seeds
 from maft.config import RoleSampling
 from maft.errors import DataError, UserError
+from maft.library import check_voting
 from maft.method import bases, protocol_of
 from maft.method import vote as voting
 from maft.pipeline import run as pipeline
@@ -57,9 +58,10 @@ class ServedSociety:
             iteration: whose agents speak; 0 is untrained, None the newest.
 
         Raises:
-            UserError: its agents are not finetuned.
+            UserError: its agents are not finetuned, or its votes need a judge.
             DataError: their files have changed since they were written.
         """
+        check_voting(folder.config)
         newest = status.newest(folder)
         self.iteration = newest if iteration is None else iteration
         if self.iteration > newest:

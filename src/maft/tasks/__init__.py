@@ -14,6 +14,7 @@ from maft.tasks.gsm8k import Gsm8k
 from maft.tasks.math import Math
 from maft.tasks.mmlu import Mmlu
 from maft.tasks.reasoning_gym import ReasoningGym
+from maft.tasks.text import Text
 
 TASKS: Mapping[str, type[Task]] = {
     "arithmetic": Arithmetic,
@@ -25,6 +26,7 @@ TASKS: Mapping[str, type[Task]] = {
     "code": Code,
     "classification": Classification,
     "extraction": Extraction,
+    "text": Text,
     "reasoning_gym": ReasoningGym,
 }
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 from maft import seeds
 from maft.answers import EQUALITIES, Equality, extract_answer
+from maft.answers.meaning import Embedded, Judged
 from maft.config import TaskConfig
 from maft.errors import DataError
 from maft.extensions import find
+from maft.models.embedding import encoder
 from maft.records import Problem
 
 log = logging.getLogger("maft")
@@ -51,6 +53,10 @@ class Task(ABC):
         name = self.settings.equality
         if name is None:
             return self.own_equality()
+        if name == "judge":
+            return Judged(self.settings.judge)
+        if name == "embedding":
+            return Embedded(encoder(self.settings.encoder), self.settings.similarity)
         kind: type[Equality] = EQUALITIES.get(name) or find("equality", name, Equality)
         return kind()
 
@@ -80,7 +86,11 @@ class Task(ABC):
 
     def grade(self, problem: Problem, answer: str | None) -> bool | None:
         """Say whether an answer is right, see `Grade`."""
-        return None if problem.gold is None else answer is not None and self.correct(problem, answer)
+        if problem.gold is None:
+            return None
+        if answer is not None and not self.equality.knows(answer, problem.gold, problem):
+            return None
+        return answer is not None and self.correct(problem, answer)
 
 
 def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:

@@ -1,0 +1,142 @@
+"""A judge model compares answers, pair by pair and in both orders, for tasks with `equality: judge`.
+
+It is asked when the debates of a stage are finished, about all their questions at a time. What it said is kept in the
+run folder (judgements.jsonl), so that no pair is asked twice, and votes look it up (`answers.meaning.Judged`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+from maft import engines, seeds, tasks
+from maft.answers import thinking
+from maft.answers.labels import read_label
+from maft.answers.meaning import Judged, Judgement, judgements
+from maft.config import RunConfig, prompts
+from maft.errors import StageFailed
+from maft.method import judge_model
+from maft.records import AgentRef, Debate, Message, Problem, Reply, Request
+from maft.runs.folder import RunFolder
+from maft.runs.progress import Progress
+from maft.samplers.base import Sampler
+
+PAIRS_AT_ONCE = 256
+"""Judgements are kept when this number of pairs has been asked."""
+ENOUGH = 10
+"""Replies of which one must say yes or no."""
+HOSTED = "openai:"
+"""Before the name of a hosted judge, where the agents are not hosted."""
+
+
+class Pair(NamedTuple):
+    """Two answers to a question."""
+
+    question: str
+    a: str
+    b: str
+
+
+Ask = Callable[[Sequence[Request]], list[Reply]]
+
+
+def judge(
+    folder: RunFolder,
+    debates: Iterable[Debate],
+    sampler: Sampler,
+    progress: Progress,
+    title: str,
+    known: Iterable[Problem] = (),
+) -> None:
+    """Ask the judge about each pair of different answers of the debates, and about each answer and the known one.
+
+    Raises:
+        StageFailed: as `compare`.
+    """
+    equality = tasks.make(folder.config.task).equality
+    if not isinstance(equality, Judged):
+        return
+    gold = {problem.id: problem.gold for problem in known}
+    pairs = [
+        Pair(debate.question, a, b)
+        for debate in debates
+        for a, b in equality.unknown(debate.question, [*_answers(debate), gold.get(debate.problem_id)])
+    ]
+    if not pairs:
+        return
+    with progress.stage(title, 2 * len(pairs), "call") as bar:
+
+        def ask(requests: Sequence[Request]) -> list[Reply]:
+            return judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
+
+        made = [judgement for some in _batches(pairs) for judgement in compare(some, folder.config, ask)]
+    counts = Counter(judgement.same for judgement in made)
+    unread = sum(judgement.unread for judgement in made)
+    folder.log("judged", pairs=len(made), same=counts[True], other=counts[False], undecided=counts[None], unread=unread)
+    progress.say(
+        f"{title}: {len(made)} pairs: {counts[True]} the same, {counts[False]} not, {counts[None]} undecided "
+        f"({unread} of {2 * len(made)} replies said neither yes nor no)."
+    )
+
+
+def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgement]:
+    """Ask about pairs in both orders, and keep what the judge says. Orders that disagree, and odd replies, abstain.
+
+    Raises:
+        StageFailed: no reply of ten or more says yes or no.
+    """
+    template = prompts.build(tasks.make(config.task).prompts, config.prompts).same
+    asked = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
+    replies = ask([_request(one, template, config) for one in asked])
+    said = [read_label(thinking.strip(reply.text).rest, ("yes", "no")) for reply in replies]
+    if not any(said) and len(said) >= ENOUGH:
+        failed = next((reply.error for reply in replies if reply.error), None)
+        raise StageFailed(
+            f"the judge {config.task.judge} said neither yes nor no in {len(said)} replies, such as "
+            f"{failed or replies[0].text[:80]!r}. Name another task.judge, or change prompts.same."
+        )
+    made = [
+        Judgement(
+            judge=config.task.judge,
+            question=Judged.digest(pair.question),
+            a=pair.a,
+            b=pair.b,
+            same=first == "yes" if first == second and first is not None else None,
+            unread=(first is None) + (second is None),
+        )
+        for pair, first, second in zip(pairs, said[::2], said[1::2], strict=True)
+    ]
+    judgements.add(made)
+    return made
+
+
+def judge_sampler(config: RunConfig, sampler: Sampler) -> Sampler:
+    """Return what asks the judge: the run's own engine, or a hosted service beside it."""
+    if not config.task.judge.startswith(HOSTED):
+        return sampler
+    return engines.make_sampler(
+        config.model_copy(update={"engine": config.engine.model_copy(update={"sampler": "openai"})})
+    )
+
+
+def _request(pair: Pair, template: str, config: RunConfig) -> Request:
+    text = prompts.fill(template, question=pair.question, first=pair.a, second=pair.b)
+    model = judge_model(config) or config.task.judge.removeprefix(HOSTED)
+    return Request(
+        agent=AgentRef(role="summarizer", index=1, model=model),
+        messages=(Message(role="user", content=text),),
+        sampling=config.sampling.train.summarizer.model_copy(update={"temperature": 0.0}),
+        seed=seeds.seed(config.seed, "judge", pair.question, pair.a, pair.b),
+    )
+
+
+def _answers(debate: Debate) -> list[str | None]:
+    return [turn.answer for turn in debate.all_turns]
+
+
+def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    rest = iter(pairs)
+    while some := list(islice(rest, PAIRS_AT_ONCE)):
+        yield some
