@@ -7,7 +7,7 @@ import pytest
 from helpers import run, run_files, settings
 
 from maft import files
-from maft.cluster.mirror import Mirror, mirrored
+from maft.cluster.mirror import REPLIES, Mirror, mirrored
 from maft.cluster.storage import Remote
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Debate
@@ -159,6 +159,35 @@ def test_files_that_grow_are_stored_in_pieces_and_anew_when_they_are_rewritten(t
     other.folder.mkdir()
     other.restore()
     assert (other.folder / "debates.jsonl").read_text() == "ONE\nTWO\nTHREE\n"
+
+
+def test_who_was_replaced_removes_nothing_of_the_other_and_a_removal_may_be_done_again(tmp_path, url, monkeypatch):
+    storage, mirrors = Remote(url), []
+    for name in "ab":
+        folder = tmp_path / name
+        folder.mkdir()
+        mirror = Mirror(folder, storage / "run")
+        mirror.restore()
+        (folder / REPLIES).write_bytes(name.encode())
+        mirror.push()  # the second one takes over
+        mirrors.append(mirror)
+    first, second = mirrors
+    (first.folder / REPLIES).unlink()
+    with pytest.raises(StageFailed, match="taken over by another process"):
+        first.push()
+    assert (storage / "run" / REPLIES).read() == b"b"
+    (second.folder / REPLIES).unlink()
+    with monkeypatch.context() as patch, pytest.raises(Dies):
+
+        def killed(self, **_):
+            raise Dies
+
+        patch.setattr(Mirror, "_remember", killed)
+        second.push()
+    assert (storage / "run" / REPLIES).read() is None
+    again = Mirror(second.folder, storage / "run")
+    again.push()
+    assert REPLIES not in again.stored
 
 
 def test_a_folder_that_was_stored_in_part_is_not_there(tmp_path, url, monkeypatch):

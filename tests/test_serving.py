@@ -30,6 +30,7 @@ from maft.samplers.local import LocalSampler
 from maft.samplers.scripted import guess
 from maft.serving import api
 from maft.serving.app import Limits
+from maft.serving.completions import CompletionRequest, shares
 from maft.serving.engine import Engine, EngineFailed
 from maft.serving.keep import keeping
 from maft.serving.society import ServedSociety
@@ -548,3 +549,155 @@ def test_a_talk_survives_mistakes(call, finished_run, monkeypatch, tmp_path):
 def test_a_finished_run_is_no_folder_for_debates(finished_run):
     with pytest.raises(ConfigError, match="is a finished run"), keeping(finished_run.path, finished_run, 1):
         pass
+
+
+class Particular(Streaming):
+    """Refuses to draw from the likeliest tokens only, as a hosted service does, and takes all that waits at once."""
+
+    def __init__(self):
+        self.inner, self.released = Scripted(guess), 0
+
+    def answer(self, requests, on_reply):
+        if any(request.sampling.top_k for request in requests):
+            raise ConfigError("the service does not know top_k")
+        self.inner.answer(requests, on_reply)
+
+    def release(self):
+        self.released += 1
+
+
+def test_a_parameter_that_the_engine_refuses_fails_its_own_request_only(finished_run, monkeypatch):
+    monkeypatch.setattr("maft.serving.engine.LINGER", 0.5)
+    sampler = Particular()
+    with served(finished_run, sampler) as server, ThreadPoolExecutor(4) as threads:
+        well = [threads.submit(server.ask, "debate", seed=1) for _ in range(3)]
+        bad = threads.submit(server.ask, "generator_0", extra_body={"top_k": 5})
+        with pytest.raises(openai.BadRequestError, match="does not know top_k"):
+            bad.result()
+        assert len({answer.result().choices[0].message.content for answer in well}) == 1
+        assert server.engine.restarts == 0 and sampler.released == 0
+
+
+def test_requests_of_many_choices_leave_places_to_others(finished_run):
+    def talk(name: str):
+        yield [Request(agent=agent, messages=(Message(role="user", content=name),), sampling=how, seed=0)]
+        ended.append(name)
+
+    society = ServedSociety(finished_run)
+    agent, how, ended = society.agents["generator_0"], society.sampling("generator_0", {}), []
+    sampler = Held()
+    sampler.go.clear()
+    engine = Engine(sampler, lambda _: None, at_once=2)
+    tickets = [engine.submit(talk("many"), group="many") for _ in range(6)]
+    until(lambda: engine.load == (2, 4))
+    tickets += [engine.submit(talk("one"), group="one")]
+    sampler.go.set()
+    for ticket in tickets:
+        ticket.result.result(10)
+    assert "one" in ended[:4], "the second request does not wait for all of the first"
+    engine.close()
+
+
+def test_an_address_of_the_new_protocol_is_known(finished_run):
+    hosts = ("127.0.0.1", "localhost", "::1")
+    with served(finished_run, Scripted(guess), hosts=hosts) as server:
+        for host in ("[::1]:8000", "localhost:1", "LOCALHOST", "127.0.0.1"):
+            assert httpx.get(f"{server.url}/health", headers={"host": host}).status_code == 200, host
+        for host in ("[::2]:8000", "evil.example", "[", "localhost.evil.example"):
+            response = httpx.get(f"{server.url}/health", headers={"host": host})
+            assert response.status_code == 400 and "is not served here" in response.json()["error"]["message"]
+
+
+def test_idle_connections_make_room_and_half_open_ones_are_closed(finished_run, monkeypatch):
+    monkeypatch.setattr("maft.serving.http.HEAD_SECONDS", 1.0)
+    with served(finished_run, Scripted(guess), at_once=1, queue=1) as server:  # 66 connections
+        place = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        idle = [socket.create_connection(place) for _ in range(70)]
+        assert server.ask("vote").choices, "while all others are idle"
+        idle.append(socket.create_connection(place))
+        idle[-1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
+        for connection in idle:
+            connection.settimeout(5)
+            assert connection.recv(1) == b"", "closed, sooner or later"
+            connection.close()
+
+
+def counted(server) -> dict[str, float]:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("maft_request")}
+
+
+def test_streams_and_faults_of_ours_are_counted_by_how_they_ended(finished_run, monkeypatch):
+    sampler = Held()
+    with served(finished_run, sampler, limits=Limits(timeout=0.3)) as server:
+        assert list(server.ask("vote", stream=True))
+        sampler.go.clear()
+        with pytest.raises(openai.APIError, match=r"0\.3 s"):
+            list(server.ask("debate", stream=True))
+        sampler.go.set()
+        monkeypatch.setattr(api.ChatRequest, "questions", lambda self, seed: 1 / 0)
+        with pytest.raises(openai.InternalServerError):
+            server.ask("base")
+        numbers = counted(server)
+    assert numbers['maft_requests_total{model="vote",status="200"}'] == 1
+    assert numbers['maft_requests_total{model="debate",status="504"}'] == 1
+    assert numbers['maft_requests_total{model="base",status="500"}'] == 1
+    assert numbers['maft_request_seconds_count{model="vote"}'] == 1
+    assert 'maft_request_seconds_count{model="debate"}' not in numbers
+
+
+def test_the_limit_of_a_reply_holds_where_a_client_names_none(finished_run):
+    with served(finished_run, Scripted(echo), limits=Limits(max_tokens=5)) as server:
+        server.ask("debate")
+        server.ask("critic_1", max_tokens=3)
+        asked = [request.sampling.max_new_tokens for request in server.engine._sampler.history]
+    assert set(asked[7:]) == {3, 5}, "after seven probes"
+
+
+def test_a_key_may_have_any_letters(finished_run):
+    with served(finished_run, Scripted(guess), key="s3crét") as server:
+        for sent, status in {"s3crét".encode(): 200, "s3crét".encode("latin-1"): 401, b"s3cret": 401}.items():
+            headers = {"authorization": b"Bearer " + sent}
+            assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status
+
+
+def test_nothing_is_as_good_as_no_word(guessing):
+    nothing = {"max_tokens": None, "stop": None, "n": None, "tools": None, "temperature": None, "best_of": None}
+    assert guessing.ask("vote", extra_body=nothing).choices
+    body = {"model": "base", "prompt": ["x"] * 200, "n": 2} | dict.fromkeys(("echo", "max_tokens", "suffix", "stop"))
+    response = httpx.post(f"{guessing.url}/v1/completions", json=body)
+    assert response.status_code == 400 and "200 prompts times n = 2" in response.json()["error"]["message"]
+    body |= {"prompt": "x", "n": None}
+    response = httpx.post(f"{guessing.url}/v1/completions", json=body)
+    assert response.status_code == 400 and "does not work with this engine" in response.json()["error"]["message"]
+
+
+def test_the_texts_of_a_request_are_written_in_shares():
+    asked = CompletionRequest(model="base", prompt=["x"] * 40, n=3)
+    parts = shares(asked)
+    assert [place for part in parts for place in part] == list(range(40)) and len(parts) == 8
+    assert shares(CompletionRequest(model="base", prompt=[[1], [2]])) == [range(2)]
+
+
+def test_an_interrupt_stops_an_answer_and_not_the_talk(call, finished_run, monkeypatch):
+    from maft.cli.chat import Talk
+
+    show, interrupts = Talk._say, [1]
+
+    def interrupted(self, question, said):
+        if interrupts:
+            interrupts.pop()
+            raise KeyboardInterrupt
+        show(self, question, said)
+
+    monkeypatch.setattr(Talk, "_say", interrupted)
+    out = chat(monkeypatch, call, finished_run.path, QUESTION, "/agent base", "And now?")
+    assert "Stopped." in out and "1 calls" in out and "Vote: " not in out
+
+
+def test_a_file_of_others_is_not_overwritten(call, finished_run, monkeypatch, tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    theirs.write_text("theirs")
+    out = chat(monkeypatch, call, finished_run.path, f"/save {theirs}", f"/save {ours}", f"/save {ours}")
+    assert theirs.read_text() == "theirs" and "exists, and is not of this talk" in " ".join(out.split())
+    assert out.count("0 answers in") == 2

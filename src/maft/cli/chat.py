@@ -22,7 +22,7 @@ HELP = """/debate          the whole society debates and votes (as at the start)
 /vote [K]        a vote over K first answers
 /agent NAME      one agent alone, such as generator_0 or base
 /new             forget what was said
-/save FILE       write the talk, with its debates, as JSONL
+/save FILE       write the talk, with its debates, as JSONL; no other file is overwritten
 /help            show this
 /quit            leave (or Ctrl-D)
 Everything else is a question. Ctrl-C stops an answer."""
@@ -76,6 +76,7 @@ class Talk:
         self._model = "debate"
         self._messages: list[Message] = []
         self._lines: list[str] = []
+        self._saved: set[Path] = set()
         self._commands: dict[str, Callable[[str], None]] = {
             "/debate": lambda _: self._ask_from_now("debate"),
             "/vote": lambda count: self._ask_from_now(f"vote@{count}" if count else "vote"),
@@ -105,6 +106,8 @@ class Talk:
                     self._answer(line)
             except MaftError as error:
                 self._console.print(str(error), style="red", markup=False)
+            except KeyboardInterrupt:
+                self._console.print("Stopped.")
 
     def _command(self, word: str, rest: str) -> None:
         from maft.errors import UserError
@@ -123,10 +126,14 @@ class Talk:
 
         if not name:
             raise UserError("/save needs the name of a file")
+        path = Path(name).expanduser().absolute()
         try:
-            files.write_text(Path(name).expanduser(), "".join(self._lines))
+            if path.is_file() and path not in self._saved:
+                raise UserError(f"{name} exists, and is not of this talk. Choose another name.")
+            files.write_text(path, "".join(self._lines))
         except OSError as error:
             raise UserError(f"{name}: {error.strerror}") from None
+        self._saved.add(path)
         self._console.print(f"{len(self._lines)} answers in {name}", markup=False)
 
     def _answer(self, text: str) -> None:
@@ -140,16 +147,13 @@ class Talk:
         asked = Message(role="user", content=text)
         question = Question(self._model, (*self._messages, asked), seed, {})
         answered = self._wait(question)
-        if answered is None:
-            self._console.print("Stopped.")
-            return
         self._show(answered)
         self._messages += [asked, Message(role="assistant", content=answered.text)]
         known = {"model": self._model, "question": text, "text": answered.text}
         self._lines.append(json.dumps(known | api.details(answered, seed, trace=True)) + "\n")
 
-    def _wait(self, question: "Question") -> "Answered | None":
-        """Return the answer; None where Ctrl-C stopped it."""
+    def _wait(self, question: "Question") -> "Answered":
+        """Return the answer; an error or Ctrl-C lets go of it."""
         news: SimpleQueue[Said] = SimpleQueue()
         ticket = self._engine.submit(self._society.dialogue(question), news.put)
         try:
@@ -160,9 +164,9 @@ class Talk:
                     except Empty:
                         continue
                 return self._society.answered(question, ticket.result.result())
-        except KeyboardInterrupt:
+        except BaseException:
             self._engine.leave(ticket)
-            return None
+            raise
 
     def _say(self, question: "Question", said: "Said") -> None:
         from rich.padding import Padding

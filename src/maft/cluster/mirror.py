@@ -93,13 +93,15 @@ class Mirror:
             self._remember()
             self.owns = True
         news = [(path, name, now) for path, name, now in self._finished() if self.stored.get(name) != now]
-        if news and not self._is_last():
+        ended = REPLIES in self.stored and not (self.folder / REPLIES).exists()
+        if (news or ended) and not self._is_last():
             raise StageFailed(
                 f"{self.remote.url} was taken over by another process with the same command; this one stops."
             )
-        if REPLIES in self.stored and not (self.folder / REPLIES).exists():
+        if ended:
             (self.remote / REPLIES).remove()
             del self.stored[REPLIES]
+            self._remember()
         for path, name, now in news:
             if path.name in GROWING:
                 self._store_lines(path, name, now)

@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,8 +59,8 @@ class Remote(NamedTuple):
             return bytes(system.cat_file(path)) if system.exists(path) else None
 
     def remove(self) -> None:
-        """Remove a file."""
-        with self._opened() as (system, path):
+        """Remove a file, if it is there."""
+        with self._opened() as (system, path), suppress(FileNotFoundError):
             system.rm_file(path)
 
     def names(self) -> list[str]:

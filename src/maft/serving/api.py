@@ -98,7 +98,7 @@ class Drawn(BaseModel):
             if name in data and name not in cls.model_fields and data[name] not in allowed:
                 raise ValueError(f"{name} is not supported; leave it out")
         dropped = {*IGNORED, *REFUSED} - set(cls.model_fields)
-        return {name: value for name, value in data.items() if name not in dropped}
+        return {name: value for name, value in data.items() if name not in dropped and value is not None}
 
     def how(self, max_tokens: int | None) -> dict[str, float]:
         """Return the sampling parameters that are given, by maft's names; -1 is no limit of top_k."""
@@ -197,6 +197,11 @@ def usage(answers: Sequence[Answered]) -> dict[str, int]:
     prompt = sum(one.prompt_tokens for one in answers)
     completion = sum(one.completion_tokens for one in answers)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def total(usages: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sum of several usages."""
+    return {name: sum(each[name] for each in usages) for name in usages[0]}
 
 
 def details(answered: Answered, seed: int, *, trace: bool) -> dict[str, Any]:

@@ -8,22 +8,25 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from maft.errors import UserError
 from maft.serving import api
-from maft.serving.completions import CompletionRequest, complete
+from maft.serving.completions import CompletionRequest, complete, shares
 from maft.serving.engine import Busy, Engine, EngineFailed, Said, Ticket
 from maft.serving.keep import Keeper
 from maft.serving.society import Answered, Question, ServedSociety
@@ -98,7 +101,8 @@ class Server:
             keeper: keeps the debates.
         """
         self.society, self.engine, self.limits, self.keeper = society, engine, limits or Limits(), keeper
-        self._key = None if key is None else key.encode()
+        society.max_tokens = self.limits.max_tokens
+        self._key = None if key is None else key.encode(errors="surrogateescape")
         self.metrics = Metrics(engine)
         self._page = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
         script = self._page.partition("<script>")[2].partition("</script>")[0]
@@ -119,7 +123,7 @@ class Server:
                 Route("/v1/chat/completions", self._guarded(self.chat), methods=["POST"]),
                 Route("/v1/completions", self._guarded(self.complete), methods=["POST"]),
             ],
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+            middleware=[Middleware(_Hosts, allowed=frozenset(hosts))],
             exception_handlers={HTTPException: _http_error, Exception: _bug},
         )
 
@@ -177,11 +181,14 @@ class Server:
         self._refuse_longer(asked.max_tokens)
         agent, seed = self.society.agents[asked.model], api.new_seed() if asked.seed is None else asked.seed
         how = self.society.sampling(asked.model, asked.how(asked.max_tokens))
-        work = self.engine.apply(lambda sampler: complete(sampler, agent, how, asked, seed))
+        parts = []
         async with asyncio.timeout(self.limits.timeout):
-            choices, usage = await asyncio.wrap_future(work)
-        name = f"cmpl-{secrets.token_hex(12)}"
-        return JSONResponse(api.head(name, "text_completion", asked.model) | {"choices": choices, "usage": usage})
+            for share in shares(asked):  # one after the other, so that other requests come between
+                work = self.engine.apply(partial(complete, agent=agent, how=how, asked=asked, seed=seed, share=share))
+                parts.append(await asyncio.wrap_future(work))
+        head = api.head(f"cmpl-{secrets.token_hex(12)}", "text_completion", asked.model)
+        choices = [choice for part in parts for choice in part[0]]
+        return JSONResponse(head | {"choices": choices, "usage": api.total([part[1] for part in parts])})
 
     def _refuse_longer(self, max_tokens: float) -> None:
         if max_tokens > self.limits.max_tokens:
@@ -202,18 +209,40 @@ class Server:
         async def guarded(request: Request) -> Response:
             request.state.model = ""
             started = time.monotonic()
-            response = await self._answer(handle, request)
-            if request.method == "POST":
-                model = request.state.model if response.status_code != 404 else ""
-                self.metrics.requests.labels(model, response.status_code).inc()
-                if response.status_code == 200:
-                    self.metrics.seconds.labels(model).observe(time.monotonic() - started)
+            try:
+                response = await self._answer(handle, request)
+            except Exception:
+                self._count(request, 500, started)
+                raise
+            if isinstance(response, StreamingResponse):
+                response.body_iterator = self._counted(response.body_iterator, request, started)
+            else:
+                self._count(request, response.status_code, started)
             return response
 
         return guarded
 
+    def _count(self, request: Request, status: int, started: float) -> None:
+        if request.method == "POST":
+            model = request.state.model if status != 404 else ""
+            self.metrics.requests.labels(model, status).inc()
+            if status == 200:
+                self.metrics.seconds.labels(model).observe(time.monotonic() - started)
+
+    async def _counted(self, pieces: AsyncIterable[Any], request: Request, started: float) -> AsyncIterator[Any]:
+        """Pass a stream on, and count it when it has ended, by what it ended with."""
+        request.state.status = 499
+        try:
+            async for piece in pieces:
+                yield piece
+        except Exception:
+            request.state.status = 500
+            raise
+        finally:
+            self._count(request, request.state.status, started)
+
     async def _answer(self, handle: Callable[[Request], Awaitable[Response]], request: Request) -> Response:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")  # its bytes
         if self._key is not None and not hmac.compare_digest(given, self._key):
             return _error(401, "the key is missing or wrong", "authentication_error", {"www-authenticate": "Bearer"})
         try:
@@ -222,12 +251,43 @@ class Server:
             return _error(error.status_code, error.detail)
         except Busy as error:
             return _error(429, str(error), "rate_limit_error", {"retry-after": str(error.seconds)})
-        except EngineFailed as error:
+        except (EngineFailed, TimeoutError, UserError) as error:
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Response:
+        if isinstance(error, EngineFailed):
             return _error(503, str(error), "server_error", {"retry-after": "5"})
-        except TimeoutError:
+        if isinstance(error, TimeoutError):
             return _error(504, f"no answer within {self.limits.timeout:g} s", "server_error")
-        except UserError as error:
-            return _error(400, str(error))
+        return _error(400, str(error))
+
+
+class _Hosts:
+    """Refuses requests that are addressed to another host, so that no page elsewhere reaches a server on loopback."""
+
+    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
+        self._app, self._allowed = app, allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "*" not in self._allowed:
+            name = host_name(Headers(scope=scope).get("host", ""))
+            if name not in self._allowed:
+                served = ", ".join(sorted(self._allowed))
+                await _error(400, f"host {name!r} is not served here; {served} are")(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def host_name(header: str) -> str:
+    """Return the host of a Host header without its port; nothing where it has none.
+
+    >>> host_name("[::1]:8000"), host_name("LOCALHOST:80"), host_name("[")
+    ('::1', 'localhost', '')
+    """
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class Exchange:
@@ -254,7 +314,8 @@ class Exchange:
             alone = question.model in server.society.agents
             try:
                 dialogue = server.society.dialogue(question)
-                self._tickets.append(server.engine.submit(dialogue, tell, tell if stream and alone else None))
+                heard = tell if stream and alone else None
+                self._tickets.append(server.engine.submit(dialogue, tell, heard, group=self.name))
             except (Busy, EngineFailed):
                 self.leave()
                 raise
@@ -325,16 +386,16 @@ class Exchange:
                     yield _event(api.chunk(self.name, asked.model, [], maft=api.said(index, news, agent)))
             results = [api.cut(one, asked.stop) for one in answers.result()]
         except (EngineFailed, UserError, TimeoutError) as error:
-            text = str(error) or f"no answer within {self.server.limits.timeout:g} s"
-            yield _event(
-                api.error(text, "server_error" if not isinstance(error, UserError) else "invalid_request_error")
-            )
+            response = self.server._failed(error)
+            request.state.status = response.status_code
+            yield f"data: {bytes(response.body).decode()}\n\n".encode()
             return
         finally:
             answers.cancel()
             self.leave()
         for index, one in enumerate(results):
             if not one.text.startswith(self._sent.get(index, "")):  # an engine that was started again rounds otherwise
+                request.state.status = 503
                 yield _event(api.error("the engine failed while it answered; ask again", "server_error"))
                 return
             yield self._piece(asked.model, index, one.text)
@@ -343,6 +404,7 @@ class Exchange:
             yield _event(api.chunk(self.name, asked.model, [end], maft=known))
         if (asked.stream_options or {}).get("include_usage"):
             yield _event(api.chunk(self.name, asked.model, [], usage=api.usage(results)))
+        request.state.status = 200
         yield b"data: [DONE]\n\n"
 
     def _piece(self, model: str, index: int, text: str) -> bytes:

@@ -6,9 +6,9 @@ top-k. Other local engines continue texts, and do not give the log-likelihoods o
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from maft import seeds
 from maft.errors import UserError
@@ -18,6 +18,11 @@ from maft.samplers.chat import Chat, Encoded
 from maft.samplers.local import Job, LocalSampler
 from maft.samplers.transformers import Likelihoods, Transformers
 from maft.serving.api import Drawn, Text
+
+MAX_TEXTS = 256
+"""Texts that a request may have written, prompts times `n`."""
+SHARE = 16
+"""Texts that are written before other requests have their turn."""
 
 
 def _texts_or_tokens(prompt: object) -> object:
@@ -41,6 +46,20 @@ class CompletionRequest(Drawn):
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if len(self.prompt) * (self.n or 1) > MAX_TEXTS:
+            raise ValueError(
+                f"prompt: {len(self.prompt)} prompts times n = {self.n or 1} are more than {MAX_TEXTS} texts"
+            )
+        return self
+
+
+def shares(asked: CompletionRequest) -> list[range]:
+    """Return the places of the prompts, in shares of up to `SHARE` texts."""
+    size = max(1, SHARE // (asked.n or 1))
+    return [range(start, min(start + size, len(asked.prompt))) for start in range(0, len(asked.prompt), size)]
+
 
 class Continued(NamedTuple):
     """A prompt as tokens, and what was generated after it."""
@@ -53,9 +72,9 @@ class Continued(NamedTuple):
 
 
 def complete(
-    sampler: Sampler, agent: AgentRef, how: SamplingParams, asked: CompletionRequest, seed: int
+    sampler: Sampler, agent: AgentRef, how: SamplingParams, asked: CompletionRequest, seed: int, share: range
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """Return the choices of a response, and its usage; to be called in the engine's thread.
+    """Return the choices of some of the prompts, and their usage; to be called in the engine's thread.
 
     Raises:
         UserError: this engine cannot do it, or a prompt is too long.
@@ -67,13 +86,18 @@ def complete(
             "engine.sampler=transformers`, for a run with one base model"
         )
     chat = sampler.ready(agent.model)
-    prompts = [chat.tokenizer(one)["input_ids"] if isinstance(one, str) else one for one in asked.prompt]
+    given = [asked.prompt[place] for place in share]
+    prompts = [chat.tokenizer(one)["input_ids"] if isinstance(one, str) else one for one in given]
     for ids in prompts:
         if not 0 < len(ids) <= chat.context - asked.max_tokens:
             raise UserError(f"prompt: {len(ids)} tokens, and max_tokens {asked.max_tokens}, must fit {chat.context}")
         if max(ids) >= len(chat.tokenizer):
             raise UserError(f"prompt: token {max(ids)} does not exist; the vocabulary has {len(chat.tokenizer)}")
-    copies = [(ids, seeds.seed(seed, place, n)) for place, ids in enumerate(prompts) for n in range(asked.n or 1)]
+    copies = [
+        (ids, seeds.seed(seed, place, n))
+        for place, ids in zip(share, prompts, strict=True)
+        for n in range(asked.n or 1)
+    ]
     if asked.max_tokens:
         written = _write(sampler, chat, agent, how, copies)
     else:
@@ -83,7 +107,8 @@ def complete(
         adapter, texts = Path(agent.adapter) if agent.adapter else None, [one.prompt + one.generated for one in written]
         read = sampler.likelihoods(adapter, texts, max(1, asked.logprobs))
     choices = [
-        _choice(chat, asked, index, one, likely) for index, (one, likely) in enumerate(zip(written, read, strict=True))
+        _choice(chat, asked, share.start * (asked.n or 1) + index, one, likely)
+        for index, (one, likely) in enumerate(zip(written, read, strict=True))
     ]
     counts = [sum(map(len, prompts)), sum(len(one.generated) for one in written)]
     return choices, {"prompt_tokens": counts[0], "completion_tokens": counts[1], "total_tokens": sum(counts)}

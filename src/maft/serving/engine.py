@@ -3,18 +3,21 @@
 A dialogue is a generator like a debate (`maft.method.protocol`): it yields requests that can be answered at the same
 time, is sent their replies, and returns its result. New dialogues join whenever a reply comes. Engines answer all that
 waits for one agent before they turn to the next, so new ones join for `WAVE` seconds only: then what has begun is
-finished first, and no agent waits for ever.
+finished first, and no agent waits for ever. Places go to the request that has the fewest of them.
+
+A dialogue whose requests the engine refuses, such as a parameter that a hosted service does not know, fails alone:
+after a failure that may be the fault of one dialogue, each is continued by itself.
 """
 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from maft.errors import MaftError
+from maft.errors import MaftError, UserError
 from maft.records import Reply, Request
 from maft.samplers.base import Sampler, answer
 from maft.samplers.local import LocalSampler
@@ -56,12 +59,20 @@ class Ticket(Generic[T]):
     """A dialogue that somebody waits for."""
 
     def __init__(
-        self, dialogue: Dialogue[T], on_said: Callable[[Said], None], on_text: Callable[[str], None] | None = None
+        self,
+        dialogue: Dialogue[T],
+        on_said: Callable[[Said], None],
+        on_text: Callable[[str], None] | None = None,
+        group: object = None,
     ) -> None:
         """Begin nothing yet; the functions are called in the engine's thread, see `Engine.submit`."""
         self.result: Future[T] = Future()
         self.result.set_running_or_notify_cancel()  # who waits may stop waiting, but cannot cancel it
         self.tries = 0
+        """Failures of the engine during this dialogue."""
+        self.alone = False
+        """Whether it is continued by itself, since it may be at fault."""
+        self.group = group
         self._dialogue, self._on_said, self._on_text = dialogue, on_said, on_text
         self._tokens: list[int] = []
         self._step, self._missing = 0, 0
@@ -147,6 +158,8 @@ class Engine:
         self._news = threading.Condition()
         self._waiting: deque[Ticket[Any]] = deque()
         self._active: set[Ticket[Any]] = set()
+        self._suspect: Ticket[Any] | None = None
+        """The dialogue that is continued by itself in this wave."""
         self._work: deque[tuple[Future[Any], Callable[[Sampler], Any]]] = deque()
         self._asked: dict[int, tuple[Ticket[Any], int]] = {}
         self._numbers = 0
@@ -172,6 +185,7 @@ class Engine:
         dialogue: Dialogue[T],
         on_said: Callable[[Said], None] = lambda _: None,
         on_text: Callable[[str], None] | None = None,
+        group: object = None,
     ) -> Ticket[T]:
         """Queue a dialogue.
 
@@ -179,12 +193,13 @@ class Engine:
             dialogue: see above.
             on_said: is given each reply as it comes.
             on_text: of a dialogue that makes one call: is given the text of its reply so far, by engines that can.
+            group: dialogues of one request have the same; groups share the places.
 
         Raises:
             Busy: too many are waiting, or the server is about to end.
             EngineFailed: the engine is being started again.
         """
-        ticket = Ticket(dialogue, on_said, on_text)
+        ticket = Ticket(dialogue, on_said, on_text, group)
         with self._news:
             self._refuse_more()
             self._waiting.append(ticket)
@@ -247,9 +262,12 @@ class Engine:
             try:
                 self._do_other_work()
                 self._wave()
+            except UserError as error:  # a request that it refuses; the engine is well
+                self._blame(error)
             except Exception as error:
                 log.exception("The engine failed; it is started again.")
-                self._recover(error)
+                self._blame(error)
+                self._recover()
         self._sampler.release()
         self.state = "closed"
 
@@ -258,11 +276,13 @@ class Engine:
         self._asked.clear()
         self._numbers = 0
         self._last_end = time.monotonic()
-        self._wave_ends = self._last_end + WAVE
-        again = [request for ticket in list(self._active) for request in self._number(ticket, ticket.unanswered())]
-        if first := again + self._admit():
+        self._suspect = next((ticket for ticket in self._active if ticket.alone), None)
+        self._wave_ends = self._last_end + (0 if self._suspect else WAVE)
+        tickets = [self._suspect] if self._suspect else list(self._active)
+        again = [request for ticket in tickets for request in self._number(ticket, ticket.unanswered())]
+        if first := again + ([] if self._suspect else self._admit()):
             answer(self._sampler, first, self._take)
-        if self._active:
+        if self._asked:
             raise EngineFailed(f"the engine left {len(self._asked)} requests without a reply")
 
     def _work_has_come(self) -> bool:
@@ -273,7 +293,8 @@ class Engine:
             return bool(self._waiting or self._active or self._work)
 
     def _do_other_work(self) -> None:
-        while self._work:
+        """Do one piece of it: dialogues have their turn before the next."""
+        if self._work:
             result, work = self._work.popleft()
             try:
                 result.set_result(work(self._sampler))
@@ -305,7 +326,9 @@ class Engine:
             with self._news:
                 if not self._waiting:
                     break
-                ticket = self._waiting.popleft()
+                places = Counter(ticket.group for ticket in self._active)
+                ticket = min(self._waiting, key=lambda each: places[each.group])  # of several the first that came
+                self._waiting.remove(ticket)
                 self._active.add(ticket)
             requests += self._number(ticket, ticket.begin())
         return requests
@@ -321,15 +344,22 @@ class Engine:
             self._last_end = now
         return [request for _, request in placed]
 
-    def _recover(self, error: Exception) -> None:
-        """Free the engine and try it until it works; dialogues that it failed for the first time are continued."""
+    def _blame(self, error: Exception) -> None:
+        """End the dialogue during which the engine failed twice, or that it refuses; several are continued singly."""
+        self._asked.clear()
+        tickets, refused = [self._suspect] if self._suspect else list(self._active), isinstance(error, UserError)
+        for ticket in tickets:
+            ticket.tries += 1
+            if refused or ticket.tries > 1:
+                if len(tickets) == 1:
+                    self._drop(ticket, error if refused else EngineFailed(f"the engine failed twice: {error}"))
+                else:
+                    ticket.alone = True
+
+    def _recover(self) -> None:
+        """Free the engine and try it until it works."""
         self.state = "failed"
         self.restarts += 1
-        self._asked.clear()
-        for ticket in list(self._active):
-            ticket.tries += 1
-            if ticket.tries > 1:
-                self._drop(ticket, EngineFailed(f"the engine failed twice: {error}"))
         while True:
             try:
                 self._sampler.release()

@@ -9,6 +9,9 @@ from typing import Any
 
 from maft.errors import UserError
 
+HEAD_SECONDS = 20.0
+"""Seconds in which the head of a request must have come, also of the first one after a connection."""
+
 
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach an address.
@@ -49,7 +52,7 @@ def server(app: Any, drain: float, connections: int) -> Any:
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=_bounded(connections + 64),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -61,6 +64,63 @@ def server(app: Any, drain: float, connections: int) -> Any:
         timeout_keep_alive=30,
     )
     return uvicorn.Server(config)
+
+
+def _bounded(maximum: int) -> type[Any]:
+    """Return uvicorn's protocol for connections of which none is kept without use.
+
+    One whose request does not begin in time is closed. At the maximum, a new one takes the place of the one that has
+    been idle longest; where none is idle, uvicorn answers 503.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Bounded(H11Protocol):
+        due: Any = None
+        since = 0.0
+
+        @property
+        def idle(self) -> bool:
+            return self.cycle is None or self.cycle.response_complete
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._await_head()
+            idle = [other for other in self.connections if isinstance(other, Bounded) and other.idle]
+            if len(self.connections) >= maximum and (others := [each for each in idle if each is not self]):
+                longest = min(others, key=lambda other: other.since)
+                self.connections.discard(longest)
+                longest.transport.close()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not self.idle:
+                self._cancel()
+            elif self.due is None:  # a part of a head, which has ended the time to keep the connection
+                self._await_head()
+
+        def on_response_complete(self) -> None:
+            self.since = self.loop.time()
+            super().on_response_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel()
+            super().connection_lost(exc)
+
+        def _await_head(self) -> None:
+            self.since = self.loop.time()
+            self.due = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+
+        def _cancel(self) -> None:
+            if self.due is not None:
+                self.due.cancel()
+                self.due = None
+
+        def _close_if_idle(self) -> None:
+            self.due = None
+            if self.idle:
+                self.transport.close()
+
+    return Bounded
 
 
 def run(app: Any, listener: socket.socket, drain: float, connections: int) -> None:

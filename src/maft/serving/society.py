@@ -3,10 +3,10 @@
 import hashlib
 import re
 from collections.abc import Generator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from maft import seeds
-from maft.config import RoleSampling
+from maft.config import AgentSampling, RoleSampling
 from maft.errors import DataError, UserError
 from maft.library import check_voting
 from maft.method import bases, protocol_of
@@ -20,6 +20,7 @@ from maft.serving.engine import Dialogue
 
 MAX_BALLOTS = 256
 PROBE = (Message(role="user", content="What is 7 * 8?"),)
+S = TypeVar("S", SamplingParams, AgentSampling)
 _VOTE = re.compile(r"vote(?:@([1-9][0-9]{0,2}))?")
 
 
@@ -75,6 +76,8 @@ class ServedSociety:
         self.agents = {agent.name: agent for agent in self.society.agents}
         if self.config.model in bases(self.config):
             self.agents["base"] = AgentRef(role="generator", index=0, model=self.config.model)
+        self.max_tokens: int | None = None
+        """Maximum tokens of each reply, whatever the run or a client says."""
         self._probed: dict[str, str] = {}
 
     @property
@@ -104,8 +107,8 @@ class ServedSociety:
             return self._alone(question)
         rules = self.rules._replace(
             run_seed=question.seed,
-            sampling=RoleSampling(**{role: how.model_copy(update=question.how) for role, how in self.rules.sampling}),
-            own_sampling={name: own.model_copy(update=question.how) for name, own in self.rules.own_sampling.items()},
+            sampling=RoleSampling(**{role: self._drawn(how, question.how) for role, how in self.rules.sampling}),
+            own_sampling={name: self._drawn(own, question.how) for name, own in self.rules.own_sampling.items()},
         )
         if match := _VOTE.fullmatch(question.model):
             each = int(match[1] or 0) // len(self.society.generators) or 1
@@ -164,7 +167,14 @@ class ServedSociety:
         """Return how an agent's replies are drawn: as in the run, with what a client asks for on top."""
         own = self.rules.own_sampling.get(name)
         of_role: SamplingParams = getattr(self.rules.sampling, self.agents[name].role)
-        return (own.over(of_role) if own else of_role).model_copy(update=how)
+        return self._drawn(own.over(of_role) if own else of_role, how)
+
+    def _drawn(self, own: S, how: dict[str, float]) -> S:
+        """Return sampling parameters with a client's on top, and replies no longer than allowed."""
+        drawn = own.model_copy(update=how)
+        if self.max_tokens is None or (drawn.max_new_tokens or 0) <= self.max_tokens:
+            return drawn
+        return drawn.model_copy(update={"max_new_tokens": self.max_tokens})
 
     def _alone(self, question: Question) -> Generator[list[Request], list[Reply], Reply]:
         """Give an agent the messages as they are."""
