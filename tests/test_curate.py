@@ -1,6 +1,7 @@
 """Who learns from what: exact counts, every variant."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from helpers import debate, run, settings
@@ -161,6 +162,26 @@ def test_a_generator_learns_from_several_agreeing_answers_to_one_question(most, 
     assert len({example.messages for example in made.examples}) == used
     late = generator_examples(held, votes, 2, CurateConfig(examples_per_question=most))
     assert [e.messages[-1].content for e in late.examples] == ["2: It is \\boxed{1}."]
+
+
+def test_the_most_distinct_of_several_first_answers_is_learned():
+    held = debate(["56"] * 2, ["56"] * 2)
+    first, other = held.round(1)
+    say = lambda turn, text: turn.model_copy(  # noqa: E731
+        update={"call": turn.call.model_copy(update={"reply": turn.call.reply.model_copy(update={"text": text})})}
+    )
+    held = held.model_copy(
+        update={
+            "turns": (say(first, "seven eights are 56"), say(other, "seven eights are 56 of course"), *held.round(2)),
+            "samples": (say(first, "40 and 16 make 56"),),
+        }
+    )
+    votes = {held.problem_id: voting.vote(held, VoteConfig(label_from="first"), 0)}
+    for choose, learned in (("first", "seven eights are 56"), ("distinct", "40 and 16 make 56")):
+        (made,) = generator_examples([held], votes, 0, CurateConfig(choose=choose)).examples
+        assert made.messages[-1].content == learned
+    with pytest.raises(ConfigError, match="curate.choose = distinct chooses among several first answers"):
+        settings(Path("runs"), "curate.choose=distinct")
 
 
 def test_the_same_words_are_learned_once():

@@ -17,7 +17,7 @@ from maft.report import data, transcript
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 
-CONTESTED = ("contested", "dissenters", "judge")
+CONTESTED = ("contested", "dissenters", "conformist", "judge")
 
 
 def held(protocol, first, later="9", num_rounds=2, **debate):
@@ -69,6 +69,16 @@ def test_only_dissenters_speak_again_and_the_others_keep_their_answers():
     assert speakers(three) == [(2, 1), (3, 1), (4, 1)]
     assert [turn.round for turn in three.latest] == [1, 4, 1]
     assert [m.role for m in three.dialogue(1)] == ["user", "assistant"] * 4 and len(three.dialogue(0)) == 2
+
+
+def test_conformists_read_the_majority_only():
+    debate, _ = held("conformist", ["56", "7", "56", "8"])
+    assert speakers(debate) == [(2, 1), (2, 3)] and ballots("conformist", debate) == ["56", "9", "56", "9"]
+    prompt = debate.round(2)[0].call.prompt
+    assert "Reasons of generator_0" in prompt and "Reasons of generator_2" in prompt
+    assert "Reasons of generator_3" not in prompt
+    tied, _ = held("conformist", ["56", "7"])
+    assert speakers(tied) == [(2, 0), (2, 1)] and "Reasons of generator_1" in tied.round(2)[0].call.prompt
 
 
 def test_in_a_sparse_debate_each_reads_its_two_neighbours():

@@ -5,11 +5,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers import run, settings
 
+from maft import config as config_
+from maft import files
 from maft.answers import equivalent
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
-from maft.records import Problem
+from maft.records import Debate, Problem
 from maft.tasks import Split, Task, check_disjoint, make, prepare
 from maft.tasks.base import normalised
 
@@ -272,6 +275,18 @@ def test_a_shape_is_drawn_from_without_duplicates():
     assert {p.question for p in made} != {
         p.question for p in sums(shape="a+b*c+d-e*f", high=29, size=300, split_seed=1)
     }
+
+
+def test_further_training_sets_leave_the_first_and_the_held_out_questions_as_they_are(tmp_path):
+    one, three = (prepared("arithmetic", shape="a+b*c", num_train=5, num_eval=4, train_sets=sets) for sets in (1, 3))
+    assert three.train[:5] == one.train and three.eval == one.eval and len(three.train) == 15
+    config = settings(tmp_path, task={"name": "arithmetic", "shape": "a+b*c", "num_train": 5, "num_eval": 4})
+    folder = run(config_.parse(config.model_dump(mode="json"), ["task.train_sets=3", "num_iterations=4"]))
+    asked = [[d.problem_id for d in files.read_records(folder.debates(n), Debate)] for n in (1, 2, 3, 4)]
+    assert asked == [[p.id for p in three.train[start : start + 5]] for start in (0, 5, 10, 0)]
+    for task in ({"name": "arithmetic", "num_train": 5}, {"name": "arithmetic", "shape": "a+b"}):
+        with pytest.raises(ConfigError, match="task.train_sets makes further sets of task.num_train questions"):
+            config_.parse({"task": task | {"train_sets": 2}})
 
 
 def test_shapes_have_brackets_repeated_letters_numbers_and_negative_numbers():

@@ -48,6 +48,13 @@ def test_questions_made_twice_are_kept_once_and_counted():
     assert split.duplicates > 0 and len(split.train) + len(split.eval) + split.duplicates == 60
 
 
+def test_further_training_sets_are_scored_as_the_first():
+    made = gym("chain_sum", num_train=4, num_eval=3, train_sets=2)
+    plain, split = prepare(gym("chain_sum", num_train=4, num_eval=3)), prepare(made)
+    assert split.train[:4] == plain.train and split.eval == plain.eval and len({p.id for p in split.train}) == 8
+    assert all(made.correct(p, p.gold) for p in split.train)
+
+
 def test_an_answer_stands_between_tags_or_in_a_box():
     task = gym("countdown")
     assert task.extract("So <answer> 1 + 2 </answer> or <answer>\n3 * 4\n</answer>.") == "3 * 4"

@@ -30,7 +30,7 @@ def debate(asked: stage.Asked, *, generators: tuple[str, ...], critics: tuple[st
 
     CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
     """
-    from maft import engines
+    from maft import engines, tasks
     from maft.pipeline import exchange
     from maft.pipeline import run as pipeline
     from maft.runs import societies
@@ -45,11 +45,11 @@ def debate(asked: stage.Asked, *, generators: tuple[str, ...], critics: tuple[st
             engines.check_templates(folder.config)
         if released:
             exchange.adopt(folder, released)
-        split = pipeline.questions(folder)
+        train = tasks.train_set(pipeline.questions(folder).train, folder.config.task, number)
         society = societies.after(folder, number - 1)
         with engines.opened(folder.config) as sampler:
-            held = pipeline.debate(folder, number, society, split.train, sampler, progress)
+            held = pipeline.debate(folder, number, society, train, sampler, progress)
         failed = sum(debate.error is not None for debate in held)
         file = folder.debates(number)
-        summary = {"iteration": number, "debates": len(split.train), "failed": failed, "file": file}
-        asked.say(f"Iteration {number}: {len(split.train)} debates in {file}", summary)
+        summary = {"iteration": number, "debates": len(train), "failed": failed, "file": file}
+        asked.say(f"Iteration {number}: {len(train)} debates in {file}", summary)

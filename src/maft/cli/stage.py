@@ -194,7 +194,7 @@ def checked(settings: "RunConfig") -> "RunConfig":
     else:
         split = tasks.prepare(tasks.make(settings.task))
         sides = [list(split.train), list(split.eval)]
-    numbers = {f"num_{name}": len(side) for name, side in zip(("train", "eval"), sides, strict=True)}
+    numbers = {"num_train": len(sides[0]) // settings.task.train_sets, "num_eval": len(sides[1])}
     return settings.model_copy(update={"task": settings.task.model_copy(update=numbers)})
 
 

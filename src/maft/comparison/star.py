@@ -33,9 +33,10 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     society = societies.untrained(folder.config)
     pipeline.evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
-        debates = list(pipeline.debate(folder, iteration, society, split.train, sampler, progress))
-        labels = _gold(folder, split.train) if with_gold else _votes(folder, iteration, debates)
-        hinted = _ask_with_hints(folder, iteration, society, split.train, debates, labels, sampler, progress)
+        train = tasks.train_set(split.train, folder.config.task, iteration)
+        debates = list(pipeline.debate(folder, iteration, society, train, sampler, progress))
+        labels = _gold(folder, train) if with_gold else _votes(folder, iteration, debates)
+        hinted = _ask_with_hints(folder, iteration, society, train, debates, labels, sampler, progress)
         counts = _make_examples(folder, iteration, debates, hinted, labels)
         sampler.release()
         society = pipeline.train(folder, iteration, society, counts, trainer, progress)

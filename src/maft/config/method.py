@@ -12,7 +12,7 @@ from maft.records import SamplingParams
 
 _FILES = ("train_file", "eval_file", "dataset", "subset", "train_split", "eval_split")
 TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
-    "arithmetic": ("operators", "low", "high", "negative", "shape", "size"),
+    "arithmetic": ("operators", "low", "high", "negative", "shape", "size", "train_sets"),
     "gsm8k": _FILES,
     "math": (*_FILES, "levels", "types"),
     "mmlu": (*_FILES, "types"),
@@ -22,7 +22,7 @@ TASK_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "classification": (*_FILES, "question_field", "gold_field", "labels"),
     "text": (*_FILES, "question_field", "gold_field"),
     "extraction": (*_FILES, "question_field", "gold_field", "fields"),
-    "reasoning_gym": ("size", "threshold", "options"),
+    "reasoning_gym": ("size", "train_sets", "threshold", "options"),
 }
 """The settings of each task besides those that all tasks have."""
 OUTSIDE = ("size", "train_file", "eval_file", "options")
@@ -93,6 +93,10 @@ class TaskConfig(Section):
     two numbers."""
     size: Positive | None = None
     """arithmetic with a shape, reasoning_gym: number of questions to generate; null: num_train + num_eval, or 1000."""
+    train_sets: Annotated[Positive, NEWER] = 1
+    """arithmetic with a shape, reasoning_gym: sets of `num_train` training questions, so that each iteration learns
+    from others: iteration 1 from the first set, and after the last set from the first again. Held-out questions stay.
+    """
     train_file: Annotated[Path | None, PLACE] = None
     """gsm8k, math, mmlu, dataset: a .jsonl, .json, .csv, .tsv or .parquet file (.gz allowed), or a folder of .json
     files."""
@@ -147,6 +151,15 @@ class TaskConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _sets_can_be_made(self) -> Self:
+        if self.train_sets > 1 and (self.num_train is None or (self.name == "arithmetic" and self.shape is None)):
+            raise ValueError(
+                "task.train_sets makes further sets of task.num_train questions, of arithmetic only with a task.shape: "
+                "there is no end of such sums. Set both, or leave out task.train_sets."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_settings_of_its_own_task_only(self) -> Self:
         own = TASK_SETTINGS.get(self.name.partition(":")[0], OUTSIDE)
         for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
@@ -158,9 +171,9 @@ class TaskConfig(Section):
         return self
 
 
-PROTOCOLS = ("debate", "vote", "contested", "dissenters", "sparse", "aggregator", "judge")
+PROTOCOLS = ("debate", "vote", "contested", "dissenters", "conformist", "sparse", "aggregator", "judge")
 """Names of the protocols that ship."""
-COMPARING = ("contested", "dissenters")
+COMPARING = ("contested", "dissenters", "conformist")
 """Protocols that compare answers while a debate goes on."""
 Quote = Literal["full", "answers", "summary"]
 
@@ -170,8 +183,8 @@ class DebateConfig(Section):
 
     protocol: Annotated[str, AfterValidator(Part("protocol", PROTOCOLS))] = "debate"
     """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
-    later rounds have no effect. `contested`, `dissenters`, `sparse`, `aggregator`, `judge`: see docs/protocols.md. Or a
-    class of your own, such as `my_file.py:MyProtocol`."""
+    later rounds have no effect. `contested`, `dissenters`, `conformist`, `sparse`, `aggregator`, `judge`: see
+    docs/protocols.md. Or a class of your own, such as `my_file.py:MyProtocol`."""
     num_agents: Positive = 3
     """N: number of generators, and of critics."""
     num_rounds: Positive = 2
@@ -340,6 +353,9 @@ class CurateConfig(Section):
     examples_per_question: Positive = 1
     """Maximum number of first answers to one question that a generator learns from; more than one needs
     `debate.num_samples`."""
+    choose: Annotated[Literal["first", "distinct"], NEWER] = "first"
+    """Which of several agreeing first answers to a question a generator learns from: those drawn `first`, or those most
+    `distinct` from what the other agents answered, by the words and pairs of words that they share."""
     weight_by: Literal["none", "margin", "gain"] = "none"
     """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
     those of the runner-up. Certain labels are learned twice or more, close ones seldom. `gain` does so for generators,

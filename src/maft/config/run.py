@@ -217,6 +217,11 @@ class RunConfig(Section):
                     "debate.wrong_majorities shows critics wrong majorities on purpose: it needs critics "
                     "(debate.num_rounds of 2 or more) and labels that do not come from them (vote.label_from=first)."
                 )
+        if curate.choose == "distinct" and debate.num_samples == 1:
+            raise ValueError(
+                "curate.choose = distinct chooses among several first answers of an agent. Set debate.num_samples to 2 "
+                "or more, or curate.choose=first."
+            )
         if self.train.online_questions and curate.questions == "shards":
             raise ValueError(
                 "curate.questions = shards gives each agent its questions for good, and the turns of "
@@ -228,12 +233,12 @@ class RunConfig(Section):
                 f"{debate.protocol} with debate.quote = {debate.quote} needs it before. Choose another protocol or "
                 "quote, or task.equality = embedding."
             )
-        unread = debate.protocol == "sparse" or debate.max_others < debate.num_agents - 1
+        unread = debate.protocol in ("sparse", "conformist") or debate.max_others < debate.num_agents - 1
         if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):
             raise ValueError(
                 "curate.weight_by = gain credits an answer with those who read it: every agent must read every debated "
                 "answer. Set debate.num_samples=1, debate.max_others to at least debate.num_agents - 1, and another "
-                "debate.protocol than sparse."
+                "debate.protocol than sparse or conformist."
             )
         return self
 

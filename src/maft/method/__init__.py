@@ -14,8 +14,8 @@ __all__ = ["PROTOCOLS", "Play", "Protocol", "Rules", "bases", "judge_model", "le
 PROTOCOLS: Mapping[str, type[Protocol]] = {
     protocol.name: protocol
     for protocol in (
-        *(debate.SynchronousDebate, debate.FirstAnswers, debate.Contested, debate.Dissenters, debate.Sparse),
-        *(debate.Aggregator, debate.Judge),
+        *(debate.SynchronousDebate, debate.FirstAnswers, debate.Contested, debate.Dissenters, debate.Conformist),
+        *(debate.Sparse, debate.Aggregator, debate.Judge),
     )
 }
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from maft.config import CurateConfig, Training
-from maft.method.curate import CurateCounts, Curated, example_of, mix, unfit, weigh
+from maft.method.curate import CurateCounts, Curated, choose, example_of, mix, unfit, weigh
 from maft.records import Debate, Example, Message, Reply, Turn, Vote
 
 Shape = Literal["judged", "pairs", "advantages"]
@@ -44,7 +44,9 @@ def generator_contrasts(
         if shape == "advantages":
             made = _with_advantages(debate, name, asked, turns, vote.agreeing(debate))
         else:
-            made = _examples(debate, name, asked, (), (agreeing[:most], dissenting[:most]), shape)
+            made = _examples(
+                debate, name, asked, (), (choose(agreeing, debate, agent, settings), dissenting[:most]), shape
+            )
         found += made
         if not made and reasons:
             counts["unpaired" if agreeing + dissenting else str(reasons[0])] += 1

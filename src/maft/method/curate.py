@@ -5,7 +5,7 @@ Every response that is not used is counted, by reason. Gold answers are not amon
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 from maft import seeds
@@ -89,12 +89,32 @@ def generator_examples(
             if reason is None:
                 agreeing.setdefault(turn.call.reply.text, turn.call.reply)
         asked = debate.dialogue(agent, num_rounds=1)[:-1]
-        for reply in list(agreeing.values())[: settings.examples_per_question]:
+        for reply in choose(list(agreeing.values()), debate, agent, settings):
             answer = Message(role="assistant", content=reply.text)
             found.append(example_of(debate, f"generator_{agent}", "first", (*asked, answer), (reply,)))
     examples = weigh(found, debates, votes, settings, run_seed)
     counts["first"] = len(examples)
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
+
+
+def choose(replies: Sequence[Reply], debate: Debate, agent: int, settings: CurateConfig) -> list[Reply]:
+    """Return those of an agent's agreeing first answers that it learns from, by `curate.choose`."""
+    others = [_parts(turn.call.reply.text) for turn in debate.first_answers() if turn.agent != agent]
+    ordered = list(replies)
+    if settings.choose == "distinct" and others:
+
+        def shared(reply: Reply) -> float:
+            own = _parts(reply.text)
+            return max(len(own & other) / (len(own | other) or 1) for other in others)
+
+        ordered.sort(key=shared)
+    return ordered[: settings.examples_per_question]
+
+
+def _parts(text: str) -> set[tuple[str, ...]]:
+    """Return the words of a text, and its pairs of words."""
+    words = text.split()
+    return {(word,) for word in words} | set(pairwise(words))
 
 
 def critic_examples(

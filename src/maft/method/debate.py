@@ -4,6 +4,7 @@ debate       the paper's: everyone reads everyone, M rounds
 vote         the first round only
 contested    a debate that ends as soon as all agree
 dissenters   only agents outside the largest class of answers speak again
+conformist   the same, and they read those in the largest class only
 sparse       each critic reads its two neighbours in a ring
 aggregator   in the last round one critic reads all answers with their counts, and has the last word
 judge        in the last round one critic picks one of the answers
@@ -173,6 +174,21 @@ class Dissenters(SynchronousDebate):
     def ballots(self, debate: Debate, which: str) -> tuple[Turn, ...]:
         """Return the last answer of each agent, from whichever round it is, where the last round votes."""
         return debate.latest if which == "last" else super().ballots(debate, which)
+
+
+class Conformist(Dissenters):
+    """A debate in which agents outside the largest class of answers speak again, and read only those in it.
+
+    Where several classes are the largest, everyone reads everyone.
+    """
+
+    name = "conformist"
+
+    def readers(self, before: Sequence[Turn], problem: Problem, rules: Rules, number: int) -> Readers:
+        """Return the agents outside the largest class, each with those in it."""
+        dissent = super().readers(before, problem, rules, number)
+        majority = [own.agent for own in before if own.agent not in dissent]
+        return {n: majority or read for n, read in dissent.items()}
 
 
 class Sparse(SynchronousDebate):

@@ -58,12 +58,13 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     society = societies.untrained(folder.config)
     evaluate(folder, 0, society, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):
+        train_questions = tasks.train_set(split.train, folder.config.task, iteration)
         if num_questions := folder.config.train.online_questions:
             with trainer.open() as session:
                 turn = partial(learn, sampler=sampler, trainer=session, progress=progress)
-                society = online.in_turns(turn, folder, iteration, society, split.train, num_questions)
+                society = online.in_turns(turn, folder, iteration, society, train_questions, num_questions)
         else:
-            society = learn(folder, iteration, society, split.train, sampler, trainer, progress)
+            society = learn(folder, iteration, society, train_questions, sampler, trainer, progress)
         evaluate(folder, iteration, society, split.eval, sampler, progress)
         check_collapse(folder, iteration, progress, keep_going=keep_going)
     sampler.release()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import config as config_
-from maft import engines, files, models, seeds
+from maft import engines, files, models, seeds, tasks
 from maft.config import HOSTED, ClusterConfig, RunConfig
 from maft.config.prompts import Prompts
 from maft.errors import UserError
@@ -116,7 +116,8 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     config = folder.config
     manifest.write(folder)
     split = pipeline.questions(folder)
-    batch = split.train[: config.engine.batch_size]
+    train = tasks.train_set(split.train, config.task, 1)
+    batch = train[: config.engine.batch_size]
     plan = "debate, finetune up to %d agents of each role, debate again"
     log.info(f"Calibrating with %d questions: {plan}.", len(batch), MAX_AGENTS)
     society = societies.untrained(config)
@@ -131,7 +132,7 @@ def _measure(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Pr
     rate = _tokens(debates) / playing if playing > 0 else 0.0
     sampler.release()
 
-    jobs = _jobs(folder, society, examples, len(split.train) / len(batch))
+    jobs = _jobs(folder, society, examples, len(train) / len(batch))
     training = _Watch()
     with progress.stage("calibration: finetune", len(jobs), "agent") as bar:
 

@@ -212,7 +212,7 @@ def _questions(config: RunConfig, *, read: bool) -> tuple[int, int]:
     task = config.task
     if read:
         split = prepare(tasks.make(task))
-        return len(split.train), len(split.eval)
+        return len(split.train) // task.train_sets, len(split.eval)
     if task.num_train is None or task.num_eval is None:
         raise UserError("with --question-tokens the questions are not read: set task.num_train and task.num_eval.")
     return task.num_train, task.num_eval

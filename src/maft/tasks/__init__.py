@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from maft.config import TaskConfig
 from maft.extensions import find
 from maft.tasks.arithmetic import Arithmetic
-from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare
+from maft.tasks.base import Grade, Split, Task, check_disjoint, prepare, train_set
 from maft.tasks.classification import Classification
 from maft.tasks.code import Code
 from maft.tasks.dataset import Dataset
@@ -37,4 +37,4 @@ def make(settings: TaskConfig) -> Task:
     return kind(settings)
 
 
-__all__ = ["TASKS", "Grade", "Split", "Task", "check_disjoint", "make", "prepare"]
+__all__ = ["TASKS", "Grade", "Split", "Task", "check_disjoint", "make", "prepare", "train_set"]

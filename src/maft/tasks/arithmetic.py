@@ -16,7 +16,7 @@ from maft.answers import extract_number
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.records import Problem
-from maft.tasks.base import Split, Task, num_made, split_by_key
+from maft.tasks.base import Split, Task, num_further, num_made, split_by_key
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 
@@ -48,7 +48,10 @@ class Arithmetic(Task):
         settings = self.settings
         if settings.low > settings.high:
             raise ConfigError(f"task.low = {settings.low} is above task.high = {settings.high}.")
-        return split_by_key(_pairs(settings) if settings.shape is None else _drawn(settings), settings)
+        if settings.shape is None:
+            return split_by_key(_pairs(settings), settings)
+        drawn, size = _drawn(settings), num_made(settings)
+        return split_by_key(drawn[:size], settings)._replace(further=drawn[size:])
 
 
 def _pairs(settings: TaskConfig) -> list[Problem]:
@@ -82,7 +85,7 @@ def _drawn(settings: TaskConfig) -> list[Problem]:
     tree = _parsed(shape)
     letters = sorted(set(re.findall("[a-z]", shape)))
     rng = seeds.rng(settings.split_seed, "arithmetic", shape)
-    wanted, made = num_made(settings), dict[str, Problem]()
+    wanted, made = num_made(settings) + num_further(settings), dict[str, Problem]()
     for _ in range(100 * wanted):  # in a small range the last new ones are long in coming
         numbers = {letter: rng.randint(settings.low, settings.high) for letter in letters}
         value = _value(tree, numbers)

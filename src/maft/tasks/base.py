@@ -28,6 +28,8 @@ class Split(NamedTuple):
 
     train: Sequence[Problem]
     eval: Sequence[Problem]
+    further: Sequence[Problem] = ()
+    """Further training sets, see `task.train_sets`."""
     duplicates: int = 0
     """Questions left out because they were there already."""
 
@@ -148,6 +150,22 @@ def num_made(settings: TaskConfig) -> int:
     return settings.size or 1_000
 
 
+def num_further(settings: TaskConfig) -> int:
+    """Return how many questions the training sets after the first have."""
+    return (settings.train_sets - 1) * (settings.num_train or 0)
+
+
+def train_set(problems: Sequence[Problem], settings: TaskConfig, iteration: int) -> Sequence[Problem]:
+    """Return the training questions of an iteration (from 1), of all sets one after the other.
+
+    >>> train_set("aabbcc", TaskConfig(name="reasoning_gym:x", num_train=2, train_sets=3), 5)
+    'bb'
+    """
+    size = len(problems) // settings.train_sets
+    start = (iteration - 1) % settings.train_sets * size
+    return problems[start : start + size]
+
+
 def distinct(problems: Sequence[Problem]) -> list[Problem]:
     """Keep each question once, by normalised text, and tell how many that leaves out."""
     kept: dict[str, Problem] = {}
@@ -173,6 +191,12 @@ def prepare(task: Task) -> Split:
     settings, split = task.settings, task.questions()
     train = _cut(split.train, settings.num_train, "train", settings)
     held_out = _cut(split.eval, settings.num_eval, "eval", settings)
+    if len(split.further) < num_further(settings):
+        raise DataError(
+            f"task.train_sets = {settings.train_sets} needs {num_further(settings)} further questions, and only "
+            f"{len(split.further)} others could be made. Ask for fewer."
+        )
+    train += split.further[: num_further(settings)]
     for side, problems in (("training", train), ("held-out", held_out)):
         if not problems:
             raise DataError(f"task {settings.name} has no {side} questions. Check the files and numbers under task.")

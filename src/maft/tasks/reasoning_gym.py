@@ -17,7 +17,7 @@ from maft.answers.equality import Classes, numbered
 from maft.config import prompts
 from maft.errors import ConfigError, MissingExtra
 from maft.records import Problem
-from maft.tasks.base import Split, Task, distinct, log, num_made, split_by_key
+from maft.tasks.base import Split, Task, distinct, log, num_further, num_made, split_by_key
 from maft.tasks.gym_process import Gym
 
 MAX_CHARS = 4_000
@@ -94,9 +94,12 @@ class ReasoningGym(Task):
 
     def questions(self) -> Split:
         """Make the questions and divide them by seed."""
-        problems = self._gym.questions()
+        problems, size = self._gym.questions(), num_made(self.settings)
         kept = distinct(problems)
-        return split_by_key(kept, self.settings)._replace(duplicates=len(problems) - len(kept))
+        first = [problem for problem in kept if int(problem.id) < size]
+        further = [problem for problem in kept if int(problem.id) >= size]
+        duplicates = size - len(first)
+        return split_by_key(first, self.settings)._replace(further=further, duplicates=duplicates)
 
     @cached_property
     def equality(self) -> Equality:
@@ -114,7 +117,7 @@ class ReasoningGym(Task):
     @cached_property
     def _gym(self) -> Gym:
         check(self.dataset, self.settings.options)
-        numbers = {"size": num_made(self.settings), "seed": self.settings.split_seed}
+        numbers = {"size": num_made(self.settings) + num_further(self.settings), "seed": self.settings.split_seed}
         return shared_gym(self.dataset, json.dumps(self.settings.options | numbers))
 
 
