@@ -28,10 +28,10 @@ class Split(NamedTuple):
 
     train: Sequence[Problem]
     eval: Sequence[Problem]
-    further: Sequence[Problem] = ()
-    """Further training sets, see `task.train_sets`."""
     duplicates: int = 0
     """Questions left out because they were there already."""
+    further: Sequence[Problem] = ()
+    """Further training sets, see `task.train_sets`."""
 
 
 class Task(ABC):
