@@ -48,10 +48,12 @@ class Arithmetic(Task):
         settings = self.settings
         if settings.low > settings.high:
             raise ConfigError(f"task.low = {settings.low} is above task.high = {settings.high}.")
-        if settings.shape is None:
-            return split_by_key(_pairs(settings), settings)
-        drawn, size = _drawn(settings), num_made(settings)
-        return split_by_key(drawn[:size], settings)._replace(further=drawn[size:])
+        problems = _pairs(settings) if settings.shape is None else _drawn(settings)[: num_made(settings)]
+        return split_by_key(problems, settings)
+
+    def further_questions(self) -> list[Problem]:
+        """Return what is drawn after the first set and the held-out questions."""
+        return _drawn(self.settings)[num_made(self.settings) :]
 
 
 def _pairs(settings: TaskConfig) -> list[Problem]:

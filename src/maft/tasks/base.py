@@ -30,8 +30,6 @@ class Split(NamedTuple):
     eval: Sequence[Problem]
     duplicates: int = 0
     """Questions left out because they were there already."""
-    further: Sequence[Problem] = ()
-    """Further training sets, see `task.train_sets`."""
 
 
 class Task(ABC):
@@ -69,6 +67,10 @@ class Task(ABC):
         Raises:
             DataError: the questions cannot be read.
         """
+
+    def further_questions(self) -> Sequence[Problem]:
+        """Return the training questions of the sets after the first, see `task.train_sets`."""
+        return ()
 
     def extract(self, text: str) -> str | None:
         """Read the answer out of a reply; None where there is none."""
@@ -191,12 +193,14 @@ def prepare(task: Task) -> Split:
     settings, split = task.settings, task.questions()
     train = _cut(split.train, settings.num_train, "train", settings)
     held_out = _cut(split.eval, settings.num_eval, "eval", settings)
-    if len(split.further) < num_further(settings):
-        raise DataError(
-            f"task.train_sets = {settings.train_sets} needs {num_further(settings)} further questions, and only "
-            f"{len(split.further)} others could be made. Ask for fewer."
-        )
-    train += split.further[: num_further(settings)]
+    if wanted := num_further(settings):
+        further = task.further_questions()
+        if len(further) < wanted:
+            raise DataError(
+                f"task.train_sets = {settings.train_sets} needs {wanted} further questions, and only {len(further)} "
+                "others could be made. Ask for fewer."
+            )
+        train += further[:wanted]
     for side, problems in (("training", train), ("held-out", held_out)):
         if not problems:
             raise DataError(f"task {settings.name} has no {side} questions. Check the files and numbers under task.")

@@ -94,12 +94,13 @@ class ReasoningGym(Task):
 
     def questions(self) -> Split:
         """Make the questions and divide them by seed."""
-        problems, size = self._gym.questions(), num_made(self.settings)
+        problems = self._gym.questions()[: num_made(self.settings)]
         kept = distinct(problems)
-        first = [problem for problem in kept if int(problem.id) < size]
-        further = [problem for problem in kept if int(problem.id) >= size]
-        duplicates = size - len(first)
-        return split_by_key(first, self.settings)._replace(further=further, duplicates=duplicates)
+        return split_by_key(kept, self.settings)._replace(duplicates=len(problems) - len(kept))
+
+    def further_questions(self) -> list[Problem]:
+        """Return the questions after those of the first set and the held-out ones, without any of these."""
+        return [p for p in distinct(self._gym.questions()) if int(p.id) >= num_made(self.settings)]
 
     @cached_property
     def equality(self) -> Equality:
