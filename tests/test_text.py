@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import Quiet, problem
 from helpers import debate as make_debate
 from helpers import run as carried_out
 from hypothesis import given, settings
@@ -17,13 +18,17 @@ import maft
 from maft import Scripted, config, files
 from maft.answers import objects
 from maft.answers.labels import read_label
-from maft.answers.meaning import Embedded, Judgement, complete_linkage
+from maft.answers.meaning import Embedded, Judgement, complete_linkage, fitting_similarity
 from maft.answers.objects import Json
 from maft.config import TaskConfig, VoteConfig
-from maft.errors import ConfigError, DataError, StageFailed
+from maft.errors import ConfigError, DataError, StageFailed, UserError
+from maft.evaluation.overlap import overlaps
 from maft.method.vote import vote
 from maft.models import embedding
+from maft.pipeline import judging
+from maft.planning import difficulty
 from maft.records import Request
+from maft.report.transcript import Told, render
 from maft.seeds import rng
 from maft.tasks import make, prepare
 
@@ -252,3 +257,70 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
         _run(tmp_path / "b", lambda first, second: "Perhaps.")
     with pytest.raises(ConfigError, match="debate.protocol = contested"):
         _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")
+
+
+def test_a_similarity_is_set_from_answers_without_known_ones() -> None:
+    near, far = ["aaab", "aaaab", "aab"], ["cccd", "ccccd"]
+    found = fitting_similarity(Embedded(_letters, 0.5), [[*near, *far], ["dddd", "d"]])
+    assert found is not None
+    assert Embedded(_letters, found).classes([*near, *far]) == (0, 0, 0, 1, 1)
+    assert fitting_similarity(Embedded(_letters, 0.5), [["a"], ["b"]]) is None
+
+
+def test_calibration_writes_the_similarity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maft.tasks.base.encoder", lambda name: _letters)
+    rows = [{"question": f"Describe picture {n}.", "answer": None} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = {"name": "text", "equality": "embedding", "train_file": str(tmp_path / "rows.jsonl"), "gold_field": None}
+    whole = config.parse({"task": task, "runs_dir": str(tmp_path)})
+    sampler = Scripted(lambda request: rng("says", request.seed).choice(["aaab", "aab", "cccd", "ccd"]))
+    measured = list(difficulty.measure(whole, {}, 4, 6, tmp_path / "home", sampler))
+    chosen = difficulty.best(measured)
+    assert chosen is not None and 0.1 < chosen.settings["similarity"] < 0.95
+    assert difficulty.ready(whole, chosen)["task"]["similarity"] == chosen.settings["similarity"]
+    assert "no question has a known answer" in difficulty.recommendation(measured)
+
+
+def test_a_judge_prefers_in_both_orders(tmp_path: Path) -> None:
+    run, _ = _run(tmp_path, lambda first, second: "no")
+
+    def prefers(request: Request) -> str:
+        text = request.messages[-1].content
+        first, second = text.split("First answer: ")[1].split("\n\nWhich")[0].split("\n\nSecond answer: ")
+        return "The first." if len(first) > len(second) else "The second." if len(first) < len(second) else "equal"
+
+    made = judging.prefer(run.folder, 1, Scripted(prefers), Quiet())
+    before, after = (
+        {score.problem_id: score.answers[0] for score in run.scores(name, number)}
+        for name, number in (("debate", 0), ("maft", 1))
+    )
+    longer = sum(len(str(after[name])) > len(str(before[name])) for name in after)
+    shorter = sum(len(str(after[name])) < len(str(before[name])) for name in after)
+    assert (made.wins, made.losses, made.ties, made.n) == (longer, shorter, len(after) - longer - shorter, len(after))
+    assert made.rate == (made.wins + made.ties / 2) / made.n and made.ci_low < made.rate < made.ci_high
+    assert judging.prefer(run.folder, 1, Scripted([]), Quiet()) == made
+    with pytest.raises(UserError, match="iteration 2"):
+        judging.prefer(run.folder, 2, Scripted([]), Quiet())
+
+
+def test_known_answers_are_compared_by_tokens_and_characters(tmp_path: Path) -> None:
+    run, _ = _run(tmp_path, lambda first, second: "no")
+    made = {(one.iteration, one.method): one for one in overlaps(run.folder)}
+    answers = [answer for score in run.scores("base", 0) for answer in score.answers]
+    one = made[0, "base"]
+    assert one.exact == pytest.approx(sum(answer == "large dog" for answer in answers) / len(answers))
+    assert one.f1 == pytest.approx(
+        sum({"large dog": 1.0, "big dog": 0.5}.get(str(a), 0.0) for a in answers) / len(answers)
+    )
+    assert one.chrf is not None and 0 < one.chrf < 1
+
+
+def test_transcripts_fold_long_answers_and_show_differences() -> None:
+    label = json.dumps({"city": "Rome", "number": 41, "note": "left at the door on Monday"})
+    other = label.replace("41", "14")
+    told = Told("eval", problem(gold=label), make_debate([label, label, other]), None, (), lambda p, a: a == label)
+    told = told._replace(vote=vote(told.debate, VoteConfig(), 0, Json()))
+    text = render(told)
+    assert "[-41,-] {+14,+}" in text
+    folded = render(told._replace(debate=make_debate(["word " * 100] * 3), vote=None))
+    assert "(499 characters)" in folded

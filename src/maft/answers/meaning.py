@@ -97,6 +97,25 @@ class Embedded(Equality):
         return result
 
 
+def fitting_similarity(embedded: Embedded, questions: Iterable[Iterable[str]]) -> float | None:
+    """Return the similarity that best parts answers to the same question; None for want of pairs.
+
+    The cosines of all pairs of different answers to a question are divided into a low and a high group by Otsu's
+    threshold, whose groups differ most. Where all answers mean the same, it parts them nevertheless.
+    """
+    import numpy as np
+
+    matrices = [embedded.cosines(sorted(set(map(folded, answers)))) for answers in questions]
+    pairs = [matrix[i][j] for matrix in matrices for i, j in combinations(range(len(matrix)), 2)]
+    if len(pairs) < 2:
+        return None
+    ordered = np.sort(np.array(pairs))
+    counts, sums = np.arange(1, len(ordered)), np.cumsum(ordered)
+    low, high = sums[:-1] / counts, (sums[-1] - sums[:-1]) / (len(ordered) - counts)
+    cut = int(np.argmax(counts * (len(ordered) - counts) * (high - low) ** 2))
+    return round(max(0.0, float(ordered[cut] + ordered[cut + 1]) / 2), 3)
+
+
 class Judgement(Record):
     """What a judge said of two answers to a question, asked in both orders."""
 

@@ -37,6 +37,7 @@ VERBS = {
     "report": "Print the results of a run and write its page.",
     "calibrate": "Find settings of a task that are neither too easy nor too hard for a model.",
     "replay": "Tell from the debates of a run what other protocols and votes would have answered.",
+    "judge": "Ask a judge model whether the finetuned agents' answers are better than the untrained ones.",
     "diversity": "Measure how different the agents of a run still are.",
     "chat": "Talk to the agents of a run in the terminal.",
     "serve": "Serve the agents of a run by an OpenAI-compatible API, with a page to ask them.",

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from maft import engines, seeds, tasks
+from maft import engines, files, seeds, tasks
 from maft.answers import thinking
+from maft.answers.equality import folded
 from maft.answers.labels import read_label
 from maft.answers.meaning import Judged, Judgement, judgements
 from maft.config import RunConfig, prompts
-from maft.errors import StageFailed
-from maft.method import judge_model
-from maft.records import AgentRef, Debate, Message, Problem, Reply, Request
+from maft.errors import StageFailed, UserError
+from maft.evaluation.metrics import wilson
+from maft.evaluation.votes import held_out, problems
+from maft.records import AgentRef, Debate, Message, Problem, Record, Reply, Request
 from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
 from maft.samplers.base import Sampler
@@ -90,13 +92,7 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
     template = prompts.build(tasks.make(config.task).prompts, config.prompts).same
     asked = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
     replies = ask([_request(one, template, config) for one in asked])
-    said = [read_label(thinking.strip(reply.text).rest, ("yes", "no")) for reply in replies]
-    if not any(said) and len(said) >= ENOUGH:
-        failed = next((reply.error for reply in replies if reply.error), None)
-        raise StageFailed(
-            f"the judge {config.task.judge} said neither yes nor no in {len(said)} replies, such as "
-            f"{failed or replies[0].text[:80]!r}. Name another task.judge, or change prompts.same."
-        )
+    said = _read(replies, ("yes", "no"), config, "same")
     made = [
         Judgement(
             judge=config.task.judge,
@@ -112,6 +108,89 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
     return made
 
 
+class Preference(Record):
+    """How often a judge finds the debate's answers after an iteration better than the untrained one's."""
+
+    iteration: int
+    judge: str
+    n: int
+    """Held-out questions to which both have an answer."""
+    wins: int
+    """Better in both orders."""
+    losses: int
+    """Worse in both orders."""
+    ties: int
+    """Equal answers, orders that disagree, and replies without a verdict."""
+    unread: int
+    """Replies that said neither first, second nor equal, of two for each question with different answers."""
+    rate: float
+    """Wins and half of the ties, as a share of n."""
+    ci_low: float
+    ci_high: float
+    """Wilson's 95 % interval."""
+
+
+def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progress) -> Preference:
+    """Ask the judge about each held-out question, in both orders; what is in the run folder is not asked again.
+
+    Raises:
+        UserError: the iteration, or the untrained society, is not evaluated.
+        StageFailed: no reply of ten or more has a verdict.
+    """
+    if iteration == 0 or not (folder.evaluated(0) and folder.evaluated(iteration)):
+        raise UserError(f"iteration {iteration} of {folder.path} is not evaluated, or is the untrained one.")
+    path = folder.preference(iteration)
+    if path.exists():
+        return Preference.model_validate(files.read_json(path))
+    before, after = held_out(folder, 0).votes, held_out(folder, iteration).votes
+    both = [(name, str(vote.label), str(before[name].label)) for name, vote in after.items() if vote.label is not None]
+    both = [(name, ours, theirs) for name, ours, theirs in both if before[name].label is not None]
+    if not both:
+        raise UserError(f"no held-out question of {folder.path} has an answer before and after iteration {iteration}.")
+    asked = problems(folder, "eval")
+    pairs = [Pair(asked[name].question, a, b) for name, a, b in both if folded(a) != folded(b)]
+    orders = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
+    template = prompts.build(tasks.make(folder.config.task).prompts, folder.config.prompts).better
+    with progress.stage("judge", len(orders), "call") as bar:
+        requests = [_request(order, template, folder.config) for order in orders]
+        replies = judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
+    said = _read(replies, ("first", "second", "equal"), folder.config, "better")
+    counts = Counter(zip(said[::2], said[1::2], strict=True))
+    wins, losses, n = counts["first", "second"], counts["second", "first"], len(both)
+    rate = (wins + (n - wins - losses) / 2) / n
+    low, high = wilson(rate, n)
+    made = Preference(
+        iteration=iteration,
+        judge=folder.config.task.judge,
+        n=n,
+        wins=wins,
+        losses=losses,
+        ties=n - wins - losses,
+        unread=said.count(None),
+        rate=rate,
+        ci_low=low,
+        ci_high=high,
+    )
+    files.write_json(path, made.model_dump())
+    return made
+
+
+def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, prompt: str) -> list[str | None]:
+    """Return the verdict in each reply; None where there is none.
+
+    Raises:
+        StageFailed: no reply of ten or more has one.
+    """
+    said = [read_label(thinking.strip(reply.text).rest, words) for reply in replies]
+    if not any(said) and len(said) >= ENOUGH:
+        failed = next((reply.error for reply in replies if reply.error), None)
+        raise StageFailed(
+            f"the judge {config.task.judge} said neither {' nor '.join(words)} in {len(said)} replies, such as "
+            f"{failed or replies[0].text[:80]!r}. Name another task.judge, or change prompts.{prompt}."
+        )
+    return said
+
+
 def judge_sampler(config: RunConfig, sampler: Sampler) -> Sampler:
     """Return what asks the judge: the run's own engine, or a hosted service beside it."""
     if not config.task.judge.startswith(HOSTED):
@@ -123,7 +202,8 @@ def judge_sampler(config: RunConfig, sampler: Sampler) -> Sampler:
 
 def _request(pair: Pair, template: str, config: RunConfig) -> Request:
     text = prompts.fill(template, question=pair.question, first=pair.a, second=pair.b)
-    model = judge_model(config) or config.task.judge.removeprefix(HOSTED)
+    name = config.task.judge
+    model = config.model if name == "base" else name.removeprefix(HOSTED)
     return Request(
         agent=AgentRef(role="summarizer", index=1, model=model),
         messages=(Message(role="user", content=text),),

@@ -6,13 +6,14 @@ Every setting gets first answers only, k to each of some training questions. The
 answer is right for 20 to 60 % of the questions, and something for critics to find where pass@k is far above vote@k.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from maft import config as config_
 from maft import tasks
+from maft.answers.meaning import Embedded, fitting_similarity
 from maft.config import RunConfig, SocietyConfig, TaskConfig, VoteConfig, reading
 from maft.errors import ConfigError, DataError
 from maft.evaluation.paired import Difference
@@ -130,7 +131,19 @@ def measure(
         rules = pipeline.debate_rules(RunFolder(home, alone), 0, societies.untrained(alone), "train")
         batch, path = alone.engine.batch_size, home / f"{config_.digest(alone)}.jsonl"
         debates = rollouts.collect(problems, rules, cached, path, batch_size=batch, on_reply=on_reply)
-        yield _difficulty(chosen, list(debates), problems, alone)
+        found = {} if "similarity" in chosen else _similarity(alone, debates)
+        alone = alone.model_copy(update={"task": alone.task.model_copy(update=found)})
+        yield _difficulty(chosen | found, list(debates), problems, alone)
+
+
+def _similarity(config: RunConfig, debates: Iterable[Debate]) -> dict[str, float]:
+    """Return the setting `similarity` as these answers have it, if sentence embeddings compare them."""
+    equality = tasks.make(config.task).equality
+    if not isinstance(equality, Embedded):
+        return {}
+    answers = [[turn.answer for turn in debate.all_turns if turn.answer is not None] for debate in debates]
+    found = fitting_similarity(equality, answers)
+    return {} if found is None else {"similarity": found}
 
 
 def best(measured: Sequence[Difficulty]) -> Difficulty | None:
@@ -140,7 +153,9 @@ def best(measured: Sequence[Difficulty]) -> Difficulty | None:
     middle = (EASIEST + HARDEST) / 2
     if fitting:
         return max(fitting, key=lambda one: one.room.mean if one.room else 0.0)
-    return min(known, key=lambda one: abs(one.single.mean - middle) if one.single else 1.0, default=None)
+    if not known:
+        return next((one for one in measured if "similarity" in one.settings), None)
+    return min(known, key=lambda one: abs(one.single.mean - middle) if one.single else 1.0)
 
 
 def table(measured: Sequence[Difficulty]) -> str:
@@ -168,6 +183,8 @@ def _row(one: Difficulty) -> list[str]:
 def recommendation(measured: Sequence[Difficulty]) -> str:
     """Say which setting is best, and why."""
     chosen = best(measured)
+    if chosen is not None and chosen.single is None:
+        return f"similarity = {chosen.settings['similarity']}; accuracy is not known: {chosen.error}."
     if chosen is None or chosen.single is None or chosen.room is None:
         return "No setting could be measured."
     named = ", ".join(f"{name} = {value}" for name, value in chosen.settings.items()) or "this task"

@@ -11,6 +11,7 @@ from maft.diversity import measure as diversity
 from maft.diversity.measures import collapsed
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.metrics import MethodResult
+from maft.evaluation.overlap import overlaps
 from maft.evaluation.replay import Replayed, verdict
 from maft.report import charts, data, debates, page, replays
 from maft.report.charts import Chart
@@ -111,6 +112,7 @@ def _content(folder: RunFolder) -> dict[str, Any]:
         "flows": data.flows(evaluations),
         "flow_words": FLOW,
         "measured": measured,
+        "overlaps": overlaps(folder),
         "collapsed": collapsed(measured),
         "costs": costs,
         "spent": spent,

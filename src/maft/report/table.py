@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from maft.comparison import ARMS, Result
 from maft.diversity.measures import Diversity, collapsed
-from maft.evaluation import retention
+from maft.evaluation import overlap, retention
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.paired import Difference
@@ -36,6 +36,7 @@ def table(folder: RunFolder) -> str:
         *notes(shown),
         *(pseudo_labels(quality) for quality, _ in labels(folder)),
         *warnings(of_run(folder)),
+        *map(overlap.sentence, overlap.overlaps(folder)),
         *(retention.sentence(one) for one in retention.retention([folder])),
         *([text] if (text := stand_ins(folder.config)) else []),
         *([f"This run is not finished. Next: {missing}."] if missing else []),

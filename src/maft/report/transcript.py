@@ -31,6 +31,10 @@ How = Literal["title", "quiet", "right", "wrong", "kept", "dropped"]
 Paint = Callable[[str, How], str]
 
 WIDTH = 100
+LONGEST = 120
+"""Characters of an answer in a line; a longer one is cut there, for its reply is shown anyway."""
+MOST_WORDS = 400
+"""Words of two answers that are compared."""
 
 KEPT = {
     "first": "its first answer is the label",
@@ -203,6 +207,35 @@ def line(text: str) -> str:
     return safe(" ".join(text.split()))
 
 
+def short(answer: str) -> str:
+    r"""Return an answer as one safe line of at most 120 characters.
+
+    >>> short("7\n8"), short("x" * 130)[-20:]
+    ('7 8', 'xx… (130 characters)')
+    """
+    text = line(answer)
+    return text if len(text) <= LONGEST else f"{text[:100]}… ({len(text)} characters)"
+
+
+def difference(answer: str, label: str | None) -> str | None:
+    """Return what an answer has in place of the label's words; None where the two have too little in common.
+
+    >>> difference('{"city": "Rome", "number": 14}', '{"city": "Rome", "number": 41}')
+    '{"city": "Rome", "number": [-41}-] {+14}+}'
+    """
+    theirs, ours = (label or "").split()[:MOST_WORDS], answer.split()[:MOST_WORDS]
+    matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
+    if min(len(theirs), len(ours)) < 3 or matcher.ratio() < 0.5:
+        return None
+    parts = []
+    for what, i, j, m, n in matcher.get_opcodes():
+        if what == "equal":
+            parts += theirs[i:j]
+        else:
+            parts += [f"[-{' '.join(theirs[i:j])}-]"] * (j > i) + [f"{{+{' '.join(ours[m:n])}+}}"] * (n > m)
+    return line(" ".join(parts))
+
+
 def plain(text: str, how: How) -> str:
     """Paint nothing."""
     return text
@@ -216,8 +249,10 @@ def render(told: Told, paint: Paint = plain) -> str:
         lines = [f"{indent}{row}".rstrip() for row in rows]
         return "\n".join(paint(text, how) if how else text for text in lines)
 
-    template = files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
-    functions = {"title_of_round": title_of_round, "why_dropped": why_dropped}
+    template = files.template(
+        "report", "transcript.txt.j2", safe_text=safe, line=line, short=short, paint=paint, wrapped=wrapped
+    )
+    functions = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
     return str(template.render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
 
 

@@ -17,7 +17,8 @@
       iter_01/votes.jsonl         one Vote a line
       iter_01/examples/           generator_0.jsonl ... critic_2.jsonl, summary.json
       iter_01/agents/             generator_0/ ... critic_2/: PEFT adapters
-      iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json; diversity.json
+      iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json; also
+                                  diversity.json, preference.json
       iter_01/collapse.json       why the run stopped after this iteration, see maft.evaluation.guard
       iter_01/online/             with train.online_questions: the turns of the iteration, as iterations of their own
       iter_01/readings.jsonl      replies read by every agent, for likelihood and KL
@@ -199,6 +200,8 @@ class RunFolder:
     collapse = _FileOf("iter_{:02d}/collapse.json")
     """The iteration ruined an agent: the society before it stays the newest."""
     diversity = _FileOf("iter_{:02d}/eval/diversity.json")
+    preference = _FileOf("iter_{:02d}/eval/preference.json")
+    """After `maft judge`."""
 
     examples = _NamedFileOf("iter_{:02d}/examples/{}.jsonl")
     agent = _NamedFileOf("iter_{:02d}/agents/{}")

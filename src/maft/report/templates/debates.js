@@ -29,7 +29,9 @@
   const text = (number) => (number < 0 ? null : texts[number]);
   const mark = (right) =>
     right < 0 ? null : make("span", { class: right ? "is-right" : "is-wrong" }, right ? " ✓ right" : " ✗ wrong");
-  const answer = (number) => text(number) ?? make("span", { class: "soft" }, "no readable answer");
+  const folded = (words) => (words.length > 120 ? make("span", { title: words }, `${words.slice(0, 118)} …`) : words);
+  const answer = (number) =>
+    text(number) === null ? make("span", { class: "soft" }, "no readable answer") : folded(text(number));
   const quiet = (...children) => make("p", { class: "soft" }, ...children);
   const current = () => sets.find((one) => one.key === state.set);
 
@@ -198,14 +200,15 @@
   }
 
   function outcome([counts, abstained, label, right, drawn, dropped]) {
-    const said = counts.map(([given, votes]) => `${text(given)} × ${votes}`);
-    if (abstained) said.push(`no readable answer × ${abstained}`);
+    const said = counts.flatMap(([given, votes], n) => [n ? ", " : "", folded(text(given)), ` × ${votes}`]);
+    if (abstained) said.push(`${said.length ? ", " : ""}no readable answer × ${abstained}`);
     return make(
       "p",
       { class: "vote" },
       make("strong", {}, "Vote: "),
-      `${said.join(", ") || "none"}. ${current().training ? "Pseudo-label" : "Answer"}: `,
-      label < 0 ? "none" : make("strong", {}, text(label)),
+      ...(said.length ? said : ["none"]),
+      `. ${current().training ? "Pseudo-label" : "Answer"}: `,
+      label < 0 ? "none" : make("strong", {}, folded(text(label))),
       mark(right),
       drawn ? ", drawn among equals" : "",
       dropped < 0 ? "." : make("strong", {}, `. Nobody learns from this debate: ${text(dropped)}.`),
