@@ -61,7 +61,7 @@ class HttpError(Exception):
 
 
 class Hub:
-    """The hub; a context manager. `me` may write to what is below its own name."""
+    """The hub; a context manager. `me` may write to what is below its own name. Data sets are `datasets/me/name`."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -150,12 +150,13 @@ class Hub:
             return {"errors": [], "warnings": []}, {}
         if path == "/api/repos/create":
             return self.create(token, json.loads(body)), {}
-        if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if re.fullmatch(r"/(datasets/)?[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
             return self.batch(json.loads(body)), {}
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self.resolve(self.repo(found[1], token), found[2], found[3])
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(\w+)(?:/(.+))?)?", path):
-            name, what, rest = found.groups()
+        if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(\w+)(?:/(.+))?)?", path):
+            kind, name, what, rest = found.groups()
+            name = _name(kind.removesuffix("s"), name)
             repo = self.repo(name, token)
             if what in ("branch", "preupload", "commit"):
                 self.may_write(token, name)
@@ -191,11 +192,11 @@ class Hub:
     def may_write(self, token: str, name: str) -> None:
         if not token:
             raise HttpError(401, "Invalid username or password.")
-        if token != WRITER or not name.startswith("me/"):
+        if token != WRITER or not name.removeprefix("datasets/").startswith("me/"):
             raise HttpError(403, "you have no write permission here")
 
     def create(self, token: str, asked: dict[str, Any]) -> dict[str, str]:
-        name = f"{asked['organization']}/{asked['name']}"
+        name = _name(asked.get("type", "model"), f"{asked['organization']}/{asked['name']}")
         self.may_write(token, name)
         if name in self.repos:
             raise HttpError(409, "You already created this model repo", name=name)
@@ -207,7 +208,7 @@ class Hub:
             oid = files[path].oid if path in files else None
             return {
                 "path": path,
-                "uploadMode": "lfs" if path.endswith(".safetensors") else "regular",
+                "uploadMode": "lfs" if path.endswith((".safetensors", ".parquet")) else "regular",
                 "shouldIgnore": False,
                 "oid": oid,
             }
@@ -245,6 +246,10 @@ class Hub:
         if file is None:
             raise HttpError(404, "Entry not found", "EntryNotFound")
         return file.data, {"X-Repo-Commit": repo.sha(branch), "ETag": f'"{file.oid}"'}
+
+
+def _name(kind: str, name: str) -> str:
+    return f"datasets/{name}" if kind == "dataset" else name
 
 
 def _body(http: Any) -> bytes:

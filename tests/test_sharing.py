@@ -161,7 +161,7 @@ def test_a_dry_run_shows_files_and_card_and_asks_nobody(society, hub, call, monk
     assert code == 0 and not hub.asked
     size = (society.agent(2, "critic_0") / "adapter_model.safetensors").stat().st_size
     assert re.search(rf"^ +{size:,}  critic_0/adapter_model.safetensors$", out, re.M)
-    assert "Repository: me/sums, branch two, private" in out and "base_model:" in out
+    assert "Repository: me/sums, a model, branch two, private" in out and "base_model:" in out
     assert out.endswith("Nothing was sent.\n")
 
 

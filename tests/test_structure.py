@@ -120,6 +120,7 @@ def test_engines_are_imported_only_in_the_files_that_are_engines(module):
         "tasks",
         "diversity",
         "library",
+        "sharing",
     ):
         assert not imports_of(MODULES[module]) & ENGINES
     assert module in LATE or not at_module_level(MODULES[module]) & HEAVY

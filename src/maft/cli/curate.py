@@ -3,23 +3,13 @@
 import click
 
 from maft.cli import stage
-from maft.method.formats import FORMATS, Format
 
 
-@click.command(
-    epilog="Examples:\n\n  maft curate runs/arithmetic_cpu\n\n  maft curate my.yaml --format openai --format sharegpt"
-)
+@click.command(epilog="Example: maft curate runs/arithmetic_cpu")
 @stage.arguments
-@click.option(
-    "--format",
-    "formats",
-    multiple=True,
-    type=click.Choice(FORMATS),
-    help="Write the sets in this format too, beside ours, in a folder of its name.",
-)
-def curate(asked: stage.Asked, formats: tuple[Format, ...]) -> None:
+def curate(asked: stage.Asked) -> None:
     """Vote on the debates of one iteration and write each agent's own examples."""
-    from maft.pipeline import exchange, rollouts
+    from maft.pipeline import rollouts
     from maft.pipeline import run as pipeline
 
     with asked.opened() as (folder, _):
@@ -27,8 +17,6 @@ def curate(asked: stage.Asked, formats: tuple[Format, ...]) -> None:
         debates = rollouts.finished(folder.debates(number), pipeline.questions(folder).train)
         votes = pipeline.vote(folder, number, debates)
         counts = pipeline.make_examples(folder, number, debates, votes)
-        for format in formats:
-            exchange.export(folder, number, counts, format)
         used = sum(vote.dropped is None for vote in votes.values())
         home = folder.examples_summary(number).parent
         lines = [f"Iteration {number}: {used} of {len(votes)} questions have a label to train on."]

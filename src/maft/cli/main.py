@@ -44,7 +44,8 @@ VERBS = {
     "verify": "Compare the finished files of a run with their checksums.",
     "show": "Print one debate as a transcript.",
     "merge": "Write a finetuned agent as a whole model.",
-    "push": "Send finetuned agents to the Hugging Face hub, with model cards.",
+    "export": "Write a run in the formats of other programs: training sets, preferences, logs.",
+    "push": "Send finetuned agents, or debates as a data set, to the Hugging Face hub.",
     "validate": "Grade the known answers of a task with its own grader.",
 }
 

@@ -1,7 +1,8 @@
-"""`maft push`: finetuned agents to the Hugging Face hub."""
+"""`maft push`: finetuned agents or debates to the Hugging Face hub."""
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,12 +12,14 @@ from maft.cli import stage
 @click.command(
     epilog="Examples:\n\n  maft push runs/arithmetic_cpu me/sums-society --dry-run\n\n"
     "  maft push runs/arithmetic_cpu me/sums-critic --agent critic_2 --merged --private\n\n"
-    "  maft push runs/mine me/mine --base-model HuggingFaceTB/SmolLM2-360M-Instruct --branch iteration-1 --iteration 1"
+    "  maft push runs/mine me/mine --base-model HuggingFaceTB/SmolLM2-360M-Instruct --branch first --iteration 1\n\n"
+    "  maft push runs/arithmetic_cpu me/sums-debates --debates --license apache-2.0"
 )
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("repo_id")
 @click.option("--agent", metavar="NAME", default="all", show_default=True, help="Such as critic_2, or all.")
 @click.option("--iteration", type=int, help="Which iteration (default: the newest finished one).")
+@click.option("--debates", is_flag=True, help="Send the debates of all iterations, as a data set, instead of agents.")
 @click.option("--merged", is_flag=True, help="Send whole models, with the adapters merged into their base.")
 @click.option("--private", is_flag=True, help="Make the repository private.")
 @click.option("--branch", help="Branch to send to (default: main); it is made if it does not exist.")
@@ -30,6 +33,7 @@ def push(
     *,
     agent: str,
     iteration: int | None,
+    debates: bool,
     merged: bool,
     private: bool,
     branch: str | None,
@@ -44,28 +48,37 @@ def push(
     All agents of an iteration lie in a folder each, below a card of their society; with --agent NAME, one lies at the
     root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
     sent. Files of the same name are replaced, others stay.
+
+    With --debates, REPO_ID is a data set of questions, debates and preferences in Parquet, with a card that tells how
+    many labels are right. Known answers are not sent.
     """
     from maft import files
     from maft.runs.folder import RunFolder
-    from maft.sharing import agents, layout
+    from maft.sharing import agents, dataset, layout
     from maft.sharing import push as push_
 
     stage.log_to_stderr(quiet=quiet)
-    repo = layout.Repo(repo_id, private, branch, license, base_model, merged)
+    if debates and (merged or base_model or agent != "all"):
+        raise click.UsageError("--debates sends no agents: leave out --agent, --merged and --base-model.")
+    repo = layout.Repo(repo_id, private, branch, license, base_model, merged, "dataset" if debates else "model")
     push_.check(repo, login=not dry_run)
     folder = RunFolder.existing(run)
-    chosen = agents.choose(folder, agent, iteration)
-    names = ", ".join(one.name for one in chosen)
-    message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {names}"
     with files.scratch("push") as root:
-        layout.lay_out(folder, chosen, repo, root, one=agent != "all")
+        if debates:
+            summary: dict[str, Any] = {"rows": dataset.lay_out(folder, repo, root, iteration)}
+            message = f"Debates of {folder.config.name}"
+        else:
+            chosen = agents.choose(folder, agent, iteration)
+            layout.lay_out(folder, chosen, repo, root, one=agent != "all")
+            summary = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen]}
+            message = f"Iteration {chosen[0].iteration} of {folder.config.name}: {', '.join(summary['agents'])}"
         if dry_run:
-            click.echo(push_.plan(root, repo, message))
+            planned = push_.planned(root, repo, message)
+            stage.say(push_.plan(planned), planned, as_json=as_json)
             return
         if quiet or not sys.stderr.isatty():
             from huggingface_hub.utils import disable_progress_bars
 
             disable_progress_bars()
-        url = push_.upload(root, repo, message)
-        summary = {"iteration": chosen[0].iteration, "agents": [one.name for one in chosen], "url": str(url)}
-        stage.say(f"{message}: {url}", summary, as_json=as_json)
+        url = str(push_.upload(root, repo, message))
+        stage.say(f"{message}: {url}", summary | {"url": url}, as_json=as_json)

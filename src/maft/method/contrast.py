@@ -97,6 +97,24 @@ def critic_contrasts(
     return _curated(weigh([*mixed, *unwanted], debates, votes, settings, run_seed), counts)
 
 
+def of_society(debate: Debate, vote: Vote, shape: Literal["judged", "pairs"]) -> list[Example]:
+    """Return what anybody could learn from a debate: its first answers against each other, and each critic's answers.
+
+    First answers are judged, or paired with those of other agents to the same prompt; critics are as in
+    `critic_contrasts`.
+    """
+    if vote.dropped is not None:
+        return []
+    asked = debate.dialogue(0, num_rounds=1)[:-1]
+    alike = [turn for turn in debate.first_answers() if turn.call.prompt == asked[-1].content]
+    sides, _ = _sides(alike, vote.agreeing(debate))
+    made = _examples(debate, "generators", asked, (), sides, shape)
+    everybody, votes = CurateConfig(short_side="use_all"), {debate.problem_id: vote}
+    for agent in sorted({turn.agent for turn in debate.turns if turn.round > 1}):
+        made += critic_contrasts([debate], votes, agent, everybody, 0, shape).examples
+    return made
+
+
 def class_weights(examples: Sequence[Example], settings: Training) -> tuple[Example, ...]:
     """Give each judged example the weight of its class.
 

@@ -55,7 +55,7 @@ def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: b
         )
     if format == "sharegpt":
         return json.dumps([_sharegpt(example) for example in examples], indent=2, ensure_ascii=False) + "\n"
-    rows = [_pair(example) if pairs else _row(example) for example in examples]
+    rows = [_pair(example) if pairs else trl_row(example) for example in examples]
     if format == "openai" and last_only and not pairs:
         for row in rows:
             for message in row["messages"][:-1]:
@@ -65,7 +65,7 @@ def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: b
 
 
 def _pair(example: Example) -> dict[str, Any]:
-    row = _row(example)
+    row = trl_row(example)
     return {
         "input": {"messages": row["prompt"]},
         "preferred_output": row["chosen"],
@@ -73,7 +73,8 @@ def _pair(example: Example) -> dict[str, Any]:
     }
 
 
-def _row(example: Example) -> dict[str, Any]:
+def trl_row(example: Example) -> dict[str, Any]:
+    """Return an example as TRL's trainers read it: a pair, a judged response, or a dialogue."""
     messages = [message.model_dump() for message in example.messages]
     if example.rejected is not None:
         rejected = [messages[-1] | {"content": example.rejected}]

@@ -1,13 +1,10 @@
-"""Run folders and other programs' files: debates of the released code in, training sets out."""
+"""Debates of the paper's released code, as the beginning of a run."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from maft import files, tasks
 from maft.errors import DataError
 from maft.method import formats, protocol_of
-from maft.method.formats import Format
-from maft.records import Example
 from maft.runs import societies
 from maft.runs.folder import RunFolder
 from maft.tasks import check_disjoint, prepare
@@ -33,12 +30,3 @@ def adopt(folder: RunFolder, released: Path) -> None:
     files.write_records(folder.debates(1), found.debates)
     files.write_records(folder.problems("train"), found.problems)
     files.write_records(folder.problems("eval"), held_out)
-
-
-def export(folder: RunFolder, iteration: int, agents: Iterable[str], format: Format) -> None:
-    """Write the examples of an iteration in another program's format, in a folder of that name."""
-    last_only = folder.config.train.loss_turns == "last"
-    for agent in agents:
-        native = folder.examples(iteration, agent)
-        text = formats.write_dialogues(files.read_records(native, Example), format, last_only=last_only)
-        files.write_text(native.parent / format / f"{agent}{formats.SUFFIX[format]}", text)

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from maft import __version__, files, models
 from maft.errors import DataError
@@ -27,7 +27,7 @@ VOCABULARY = ("tokenizer.json", "vocab.json")
 
 
 class Repo(NamedTuple):
-    """A repository for agents, with what its owner declares."""
+    """A repository for agents or debates, with what its owner declares."""
 
     id: str
     """`USER/NAME` or `ORG/NAME`."""
@@ -39,6 +39,7 @@ class Repo(NamedTuple):
     """The hub's name of a base that is a local folder here."""
     merged: bool = False
     """Whether agents are sent as whole models."""
+    kind: Literal["model", "dataset"] = "model"
 
 
 def lay_out(run: RunFolder, agents: Sequence[Agent], repo: Repo, root: Path, *, one: bool) -> None:

@@ -1,6 +1,6 @@
 """Uploads to the Hugging Face hub, with its refusals explained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from maft import __version__
 from maft.errors import MissingExtra, UserError
+from maft.sharing.dataset import VIEWS
 from maft.sharing.layout import Repo
 
 WEIGHTS = (
@@ -47,19 +48,34 @@ def check(repo: Repo, *, login: bool) -> None:
         )
 
 
-def plan(root: Path, repo: Repo, message: str) -> str:
-    """Say what would be sent where: the files with their sizes, and the card."""
-    sizes = {path: path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()}
-    who = "private" if repo.private else "public, unless an organisation has it otherwise"
+def planned(root: Path, repo: Repo, message: str) -> dict[str, Any]:
+    """Return what would be sent where: the files with their sizes, and the card."""
+    return {
+        "message": message,
+        "repository": repo.id,
+        "kind": repo.kind,
+        "branch": repo.branch or "main",
+        "private": repo.private,
+        "files": {
+            path.relative_to(root).as_posix(): path.stat().st_size for path in sorted(root.rglob("*")) if path.is_file()
+        },
+        "card": (root / "README.md").read_text(encoding="utf-8"),
+    }
+
+
+def plan(planned: Mapping[str, Any]) -> str:
+    """Put what would be sent into lines."""
+    sizes = planned["files"]
+    who = "private" if planned["private"] else "public, unless an organisation has it otherwise"
     return "\n".join(
         [
-            message,
-            f"Repository: {repo.id}, branch {repo.branch or 'main'}, {who}",
+            planned["message"],
+            f"Repository: {planned['repository']}, a {planned['kind']}, branch {planned['branch']}, {who}",
             f"Files: {len(sizes)}, {sum(sizes.values()):,} bytes",
-            *(f"{size:>13,}  {path.relative_to(root).as_posix()}" for path, size in sizes.items()),
+            *(f"{size:>13,}  {path}" for path, size in sizes.items()),
             "README.md:",
             "",
-            (root / "README.md").read_text(encoding="utf-8"),
+            planned["card"],
             "Nothing was sent.",
         ]
     )
@@ -75,16 +91,22 @@ def upload(root: Path, repo: Repo, message: str) -> str:
 
     api = HfApi(library_name="maft", library_version=__version__)
     places = [path.parent.relative_to(root) for path in root.rglob("training.json")]
+    replaced = [(place / name).as_posix() for place in places for name in WEIGHTS]
     with _explained(repo):
-        url = api.create_repo(repo.id, private=repo.private or None, exist_ok=True)
-        if repo.private and not api.model_info(repo.id).private:
+        url = api.create_repo(repo.id, private=repo.private or None, exist_ok=True, repo_type=repo.kind)
+        if repo.private and not api.repo_info(repo.id, repo_type=repo.kind).private:
             raise UserError(
                 f"{repo.id} is there already, and it is public: --private holds for a new repository only. Make it "
                 "private on the hub, leave --private out, or choose another REPO_ID."
             )
         if repo.branch is not None:
-            api.create_branch(repo.id, branch=repo.branch, exist_ok=True)
-        _refuse_to_replace(api.list_repo_files(repo.id, revision=repo.branch), places, repo)
+            api.create_branch(repo.id, branch=repo.branch, exist_ok=True, repo_type=repo.kind)
+        present = api.list_repo_files(repo.id, revision=repo.branch, repo_type=repo.kind)
+        if repo.kind == "dataset":
+            _refuse_to_replace_data(present, repo)
+            replaced = [f"{view}/*.parquet" for view in VIEWS]
+        else:
+            _refuse_to_replace(present, places, repo)
         if any(root.rglob("config.json")) and (repo.branch is not None or Path() not in places):
             _refuse_beside_an_adapter(api.list_repo_files(repo.id), repo)
         api.upload_folder(
@@ -92,7 +114,8 @@ def upload(root: Path, repo: Repo, message: str) -> str:
             folder_path=root,
             revision=repo.branch,
             commit_message=message,
-            delete_patterns=[(place / name).as_posix() for place in places for name in WEIGHTS],
+            repo_type=repo.kind,
+            delete_patterns=replaced,
         )
     return str(url) if repo.branch is None else f"{url}/tree/{repo.branch}"
 
@@ -105,6 +128,12 @@ def _refuse_to_replace(present: Sequence[str], places: Sequence[Path], repo: Rep
             raise UserError(
                 f"{repo.id} has a model that maft did not send: {weights[0]}. Choose another REPO_ID or --branch."
             )
+
+
+def _refuse_to_replace_data(present: Sequence[str], repo: Repo) -> None:
+    """Refuse to write into a data set that maft did not send."""
+    if "README.md" in present and not any(name.startswith("debates/") for name in present):
+        raise UserError(f"{repo.id} has a data set that maft did not send. Choose another REPO_ID or --branch.")
 
 
 def _refuse_beside_an_adapter(present: Sequence[str], repo: Repo) -> None:
