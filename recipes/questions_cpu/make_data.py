@@ -34,7 +34,7 @@ def rows(kinds: list[tuple[str, dict[str, str]]], count: int, rng: random.Random
         question = rng.choice(list(questions))
         name, other = rng.sample(NAMES, 2)
         parts = {"name": name, "other": other, "place": rng.choice(PLACES), "thing": rng.choice(THINGS)}
-        text = f"{sentence} {question} Answer in one to three words.".format(**parts)
+        text = f"Fill in the blank. {sentence} {question} The answer is ___.".format(**parts)
         made[text] = {"question": text, "answer": questions[question].format(**parts)}
     return list(made.values())
 
