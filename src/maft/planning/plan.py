@@ -124,7 +124,10 @@ def make(
         seconds=_seconds(config, run, calibration) if calibration else {},
         usd=_usd(config, run),
         measured=calibration.questions if calibration else 0,
-        assumptions=tuple(_assumptions(config, calibration, reply_tokens, question_tokens)),
+        assumptions=(
+            *_assumptions(config, calibration, reply_tokens, question_tokens),
+            *_of_judge(config, num_train, num_eval),
+        ),
         **(_sizes(config, shape, run, chosen, num_gpus) if shape else {}),
     )
 
@@ -142,6 +145,7 @@ def at_most(config: RunConfig) -> str:
         f"{num_eval} debates; {run.calls:,} calls, at most {run.generated_tokens:,.0f} generated tokens; "
         f"{run.jobs} finetunings."
     )
+    text = " ".join([text, *_of_judge(config, num_train, num_eval)])
     if not hosted:
         return text
     text += (
@@ -243,6 +247,25 @@ def _usd(config: RunConfig, run: Forecast) -> float | None:
         return None
     tokens = (run.prompt_tokens, run.generated_tokens, run.training_tokens)
     return sum(count * (price or 0.0) for count, price in zip(tokens, prices, strict=True)) / MILLION
+
+
+def _of_judge(config: RunConfig, num_train: int, num_eval: int) -> Iterator[str]:
+    """Say how many calls of a judge come on top of those of the debates."""
+    if config.task.equality != "judge":
+        return
+    settings, protocol = config.debate, protocol_of(config.debate)
+    more = (settings.num_samples, settings.num_eval_samples or settings.num_samples)
+    train, held_out = (
+        sum(
+            kind.times
+            for kind in protocol.kinds(settings.model_copy(update={"num_samples": n}), Prompts())
+            if kind.kind == "answer"
+        )
+        for n in more
+    )
+    calls = config.num_iterations * num_train * train * (train - 1)
+    calls += (config.num_iterations + 1) * num_eval * (held_out + 1) * held_out
+    yield f"The judge's calls come on top and are in no other number: at most {calls:,}, if no two answers are alike."
 
 
 def _assumptions(
