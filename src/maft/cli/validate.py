@@ -109,7 +109,9 @@ def _failed(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", s
     """
     failed = []
     for problem in known:
-        answer = problem.gold or ""
+        answer = task.reference(problem)
+        if answer is None:
+            continue  # it is known how to grade an answer, and no right one
         forms = {"bare": answer, "in a reply": task.extract(task.show(answer))}
         if (stated := task.extract(f"The answer is {answer}.")) is not None and _is_short(answer):
             forms["stated"] = stated

@@ -55,7 +55,7 @@ def measures(held: HeldOut) -> dict[str, Measures]:
                     same = sum(number is not None and other == number for other in others)
                     values[agent]["disagreement"][debate.problem_id] = 1 - same / len(others)
                 if role == "generator" or turn.round > 1:
-                    values[agent]["unparsed"][debate.problem_id] = float(turn.answer is None)
+                    values[agent]["unparsed"][debate.problem_id] = float(number is None)
                     values[agent]["cut"][debate.problem_id] = float(turn.cut)
                     if turn.answer is not None:
                         answers[agent][debate.problem_id] = turn.answer

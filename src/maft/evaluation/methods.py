@@ -103,8 +103,8 @@ def agreeing_most(held: HeldOut, num_agents: int) -> int:
 
 def _single(debate: Debate, method: str, how: Scoring, agent: int | None = None) -> Score:
     """One answer of one generator: the mean over all first answers, or those of one agent, at the cost of one."""
-    turns = debate.first_answers(agent)
-    answers = tuple(turn.answer for turn in turns) or (None,)
+    turns, classes = debate.first_answers(agent), how.held.votes[debate.problem_id].classes(debate)
+    answers = tuple(None if classes[turn.answer] is None else turn.answer for turn in turns) or (None,)
     calls = [turn.call for turn in turns]
     return _score(debate, method, how, answers, calls, "failed" if not turns else None, 1 / max(1, len(turns)))
 

@@ -92,13 +92,13 @@ def learn(
 def questions(folder: RunFolder) -> Split:
     """Return the questions of the run, writing them into the folder at the first start."""
     train_file, eval_file = folder.problems("train"), folder.problems("eval")
-    duplicates = None
+    duplicates, task = None, tasks.make(folder.config.task)
     if not eval_file.exists():
-        split = prepare(tasks.make(folder.config.task))
+        split = prepare(task)
         duplicates = split.duplicates
         files.write_records(train_file, split.train)
         files.write_records(eval_file, split.eval)
-    manifest.add_questions(folder, duplicates)
+    manifest.add_questions(folder, duplicates, task.begin())
     return Split(files.read_records(train_file, Problem), files.read_records(eval_file, Problem))
 
 

@@ -6,11 +6,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from maft import __version__, extensions, files, models
@@ -92,14 +93,20 @@ def _output(command: Sequence[str]) -> str:
         return ""
 
 
-def add_questions(folder: RunFolder, duplicates: int | None = None) -> None:
+def add_questions(
+    folder: RunFolder, duplicates: int | None = None, of_task: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Add the number, ids and content hash of the training and held-out questions.
 
-    `duplicates` is the number of repeated questions that were left out; None keeps the manifest's number.
+    Args:
+        folder: of the run.
+        duplicates: the number of repeated questions that were left out; None keeps the manifest's number.
+        of_task: what the task adds to this start, see `Task.begin`.
     """
     path = folder.manifest
     content = files.read_json(path)
     content["questions"] = {side: _describe(folder.problems(side)) for side in ("train", "eval")}
+    content["starts"][-1].update(of_task)
     if duplicates is not None:
         content["duplicates_left_out"] = duplicates
     files.write_json(path, content)

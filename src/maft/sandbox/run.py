@@ -194,8 +194,8 @@ class _Forker:
             try:
                 yield ours
             finally:
-                self._control.settimeout(limits.wall_seconds + GRACE_SECONDS)
                 with suppress(OSError):
+                    self._control.settimeout(limits.wall_seconds + GRACE_SECONDS)
                     self._control.send(b"end")
                 if not self._receive():
                     log.warning("A process that runs programs did not answer and was ended.")

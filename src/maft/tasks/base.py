@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from maft import seeds
 from maft.answers import EQUALITIES, Equality, extract_answer
@@ -59,6 +59,14 @@ class Task(ABC):
             return Embedded(encoder(self.settings.encoder), self.settings.similarity)
         kind: type[Equality] = EQUALITIES.get(name) or find("equality", name, Equality)
         return kind()
+
+    def begin(self) -> Mapping[str, Any]:
+        """Make sure that answers can be compared on this machine; return what the manifest says of it.
+
+        Raises:
+            ConfigError: they cannot, or not safely.
+        """
+        return {}
 
     @abstractmethod
     def questions(self) -> Split:

@@ -18,8 +18,9 @@ from maft.answers import Equality, thinking
 from maft.config import prompts
 from maft.errors import DataError
 from maft.records import CodeQuestion, Problem
+from maft.sandbox import levels
 from maft.tasks import signatures
-from maft.tasks.base import Split
+from maft.tasks.base import Split, log
 from maft.tasks.behaviour import Behaviour, Tests, judge
 from maft.tasks.rows import Row
 from maft.tasks.table import Table, has, made
@@ -79,8 +80,15 @@ class Code(Table):
         """Return the solution of a question, without the tests."""
         return known(problem.gold or "")[0] or None
 
+    def begin(self) -> Mapping[str, Any]:
+        """Find the level of protection at which programs run here."""
+        level = levels.check(allow_weak=self.settings.sandbox.allow_weak)
+        log.info("%s", level.sentence)
+        return {"sandbox": level.record}
+
     def questions(self) -> Split:
         """Read the rows, and make sure that their solutions pass their gold tests."""
+        levels.check(allow_weak=self.settings.sandbox.allow_weak)
         split = super().questions()
         self._check_solutions([*split.train, *split.eval])
         return split
