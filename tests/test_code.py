@@ -255,3 +255,35 @@ def test_the_weakest_level_is_refused_unless_it_is_allowed(monkeypatch):
     with pytest.raises(ConfigError, match=r"seccomp: libseccomp is missing.*sandbox.allow_weak=true"):
         levels.check(allow_weak=False)
     assert levels.check(allow_weak=True).name == LIMITS
+
+
+def test_transcript_and_page_name_programs_by_how_they_behave(tmp_path):
+    from maft.report import transcript
+    from maft.report.debates import _debate, _Texts
+    from maft.samplers import Scripted
+
+    evil = "```python\ndef double(n):\n    return 2 * n  # </script><b>\n```"
+    replies = ["```python\ndef double(n):\n    return n + n\n```", evil, "```python\ndef double(n):\n    return n\n```"]
+    rows = [DOUBLE | {"question": f"Return twice the number, version {n}."} for n in range(2)]
+    task(tmp_path, *rows)
+    config = settings(
+        tmp_path, task={"name": "code", "train_file": tmp_path / "rows.jsonl", "num_train": 1, "num_eval": 1}
+    )
+    folder = run(config, Scripted(lambda request: replies[request.agent.index]))
+    (vote,) = files.read_records(folder.votes(1), Vote)
+    told = transcript.load(folder, vote.problem_id, 1)
+    names = transcript.labels(told.debate, told.vote)
+    assert [names[turn.answer] for turn in told.debate.round(1)] == ["program A", "program A", "program B"]
+    text = transcript.render(told)
+    assert "program A x 2, program B x 1" in text and "Pseudo-label: program A" in text
+    assert "    return n + n" in text and "assert double(2) == 4" in text
+    page = folder.page.read_text() if folder.page.exists() else ""
+    assert "</script><b>" not in page
+    shown = _debate(
+        type("Shown", (), {"debate": told.debate, "vote": told.vote, "first": vote.label, "fates": ()}),
+        told.problem,
+        0,
+        told.grade,
+        _Texts(),
+    )
+    assert shown[3][1] == 0

@@ -206,7 +206,7 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
     return {
         "kinds": list(KINDS.items()),
         "questions": [
-            [transcript.line(p.id), texts.add(_cut(p.question)), texts.add(_answer(p.gold))] for p in problems.values()
+            [transcript.line(p.id), texts.add(_cut(p.question)), texts.add(_gold(p))] for p in problems.values()
         ],
         "sets": [
             {
@@ -224,12 +224,15 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
 def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Texts) -> list[Any]:
     debate, vote, latest = shown.debate, shown.vote, shown.debate.latest
     fates = {fate.agent: fate for fate in shown.fates}
-    passed = set(kinds(shown, problem, grade))
+    passed, named = set(kinds(shown, problem, grade)), transcript.labels(debate, vote)
+
+    def brief(answer: str | None) -> str | None:
+        return None if answer is None else named.get(answer) or _answer(answer)
 
     def graded(answer: str | None) -> tuple[int, int]:
         """Return the number of an answer's text, and whether it is right: -1 if that is not known."""
         right = grade(problem, answer)
-        return texts.add(_answer(answer)), -1 if right is None else int(right)
+        return texts.add(brief(answer)), -1 if right is None else int(right)
 
     def reply(call: Call) -> tuple[int, int]:
         """Return the number of a reply's text, and how many characters are left out: -1 if the model was stopped."""
@@ -258,20 +261,27 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
         ],
         vote
         and [
-            [[texts.add(_answer(answer)), votes] for answer, votes in vote.counts],
+            [[texts.add(brief(answer)), votes] for answer, votes in vote.counts],
             vote.abstained,
             *graded(vote.label),
             int(vote.tied and vote.label is not None),
             texts.add(None if vote.dropped is None else transcript.why_dropped(vote)),
         ],
         [*graded(shown.first)],
-        [texts.add(_answer(turn.answer)) for turn in debate.samples],
+        [texts.add(brief(turn.answer)) for turn in debate.samples],
         texts.add(None if debate.error is None else transcript.line(debate.error[:500])),
     ]
 
 
 def _cut(text: str) -> str:
     return transcript.safe(text[:MAX_CHARACTERS])
+
+
+def _gold(problem: Problem) -> str | None:
+    """Return the known answer; of a question for a program all of it, as a block of code."""
+    if problem.code is None or problem.gold is None:
+        return _answer(problem.gold)
+    return f"```python\n{_cut(problem.gold)}\n```"
 
 
 def _answer(answer: str | None) -> str | None:

@@ -6,8 +6,10 @@ Gold answers are shown here and in the report; nothing that trains imports this 
 import difflib
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from string import ascii_uppercase
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -236,6 +238,29 @@ def difference(answer: str, label: str | None) -> str | None:
     return line(" ".join(parts))
 
 
+def labels(debate: Debate, vote: Vote | None) -> dict[str, str]:
+    """Return the names of the programs of a debate, such as `program A`, by class; equal letters behave alike.
+
+    Answers that are no programs have no name.
+    """
+    if debate.code is None or vote is None or vote.partition is None:
+        return {}
+    classes = vote.classes(debate)
+    counted = [classes[answer] for answer, _ in vote.counts]
+    order = list(dict.fromkeys([*counted, *classes.values()]))
+    letters = dict(zip((number for number in order if number is not None), _letters(), strict=False))
+    return {
+        answer: "a program without an answer" if number is None else f"program {letters[number]}"
+        for answer, number in classes.items()
+        if answer is not None
+    }
+
+
+def _letters() -> Iterator[str]:
+    """Yield A to Z, then A1, B1 and so on."""
+    return (f"{letter}{number or ''}" for number in count() for letter in ascii_uppercase)
+
+
 def plain(text: str, how: How) -> str:
     """Paint nothing."""
     return text
@@ -249,10 +274,14 @@ def render(told: Told, paint: Paint = plain) -> str:
         lines = [f"{indent}{row}".rstrip() for row in rows]
         return "\n".join(paint(text, how) if how else text for text in lines)
 
-    template = files.template(
-        "report", "transcript.txt.j2", safe_text=safe, line=line, short=short, paint=paint, wrapped=wrapped
-    )
+    names = labels(told.debate, told.vote)
+
+    def shown(answer: str) -> str:
+        return names.get(answer) or short(answer)
+
+    template = files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
     functions = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
+    functions |= {"shown": shown, "names": names}
     return str(template.render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
 
 

@@ -96,6 +96,12 @@ class Judge:
 
     def failure(self, program: str, name: str, tests: Tests) -> str | None:
         """Return why a program does not pass tests; None if it does."""
+        key = _digest(program, name, *tests)
+        if key not in self._known:
+            self._known[key] = self._failure(program, name, tests)
+        return self._known[key]
+
+    def _failure(self, program: str, name: str, tests: Tests) -> str | None:
         more = {"setup": tests.setup, "tests": tests.checks}
         with self._programs.program(program, name) as running, self._examiners.program("", name, **more) as examiner:
             if running.loaded != {"ok": True}:

@@ -155,9 +155,11 @@
 
   function transcript([question, , rounds, vote, , samples, error]) {
     const [id, asked, gold] = questions[question];
-    const known = gold < 0 ? "The gold answer is not known." : `The gold answer is ${text(gold)}; training never sees it.`;
+    const isCode = gold >= 0 && text(gold).startsWith("```");
+    const known = gold < 0 ? "The gold answer is not known." : isCode ? "Training never sees the solution and its tests:" : `The gold answer is ${text(gold)}; training never sees it.`;
     const whole = make("div", { class: "transcript" }, quiet(`${id}. ${known}`));
-    if (text(asked).length > 120) whole.append(make("div", { class: "said" }, ...lit(text(asked))));
+    if (isCode) whole.append(make("div", { class: "said" }, ...formatted(text(gold))));
+    if (text(asked).length > 120) whole.append(make("div", { class: "said" }, ...formatted(text(asked))));
     for (const [title, turns] of rounds) {
       whole.append(make("h3", {}, text(title)), make("div", { class: "turns" }, ...turns.map(turn)));
     }
@@ -183,8 +185,34 @@
 
   function reply(said, note) {
     const end = note < 0 ? " [stopped at the token limit]" : note ? ` [… ${number(note)} more characters not shown]` : "";
-    return make("div", { class: "said" }, ...lit(text(said) || "[empty]"), make("span", { class: "soft" }, end));
+    return make("div", { class: "said" }, ...formatted(text(said) || "[empty]"), make("span", { class: "soft" }, end));
   }
+
+  // Blocks between ``` are code: in another type, with keywords and texts in colours, and folded where they are long.
+  function formatted(words) {
+    const parts = [];
+    let from = 0;
+    for (const block of words.matchAll(/^[ \t]*```[^\n]*\n([\s\S]*?)(?:^[ \t]*```[ \t]*$\n?|(?![\s\S]))/gm)) {
+      parts.push(...lit(words.slice(from, block.index)), code(block[1]));
+      from = block.index + block[0].length;
+    }
+    return [...parts, ...lit(words.slice(from))];
+  }
+
+  function code(words) {
+    const inside = make("code", {});
+    let from = 0;
+    for (const token of words.matchAll(TOKENS)) {
+      inside.append(...lit(words.slice(from, token.index)), make("span", { class: token[1] ? "literal" : "keyword" }, ...lit(token[0])));
+      from = token.index + token[0].length;
+    }
+    inside.append(...lit(words.slice(from)));
+    const block = make("pre", { class: "code" }, inside);
+    const lines = words.trim().split("\n").length;
+    return lines > 16 ? make("details", {}, make("summary", { class: "soft" }, `${lines} lines of code`), block) : block;
+  }
+
+  const TOKENS = /(#[^\n]*|"[^"\n]*"|'[^'\n]*')|\b(?:and|as|assert|async|await|break|class|continue|def|del|elif|else|except|False|finally|for|from|global|if|import|in|is|lambda|None|nonlocal|not|or|pass|raise|return|True|try|while|with|yield)\b/g;
 
   function lit(words) {
     const wanted = state.search.trim().toLowerCase();
