@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 from string import ascii_uppercase
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -280,7 +280,7 @@ def render(told: Told, paint: Paint = plain) -> str:
         return names.get(answer) or short(answer)
 
     template = files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
-    functions = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
+    functions: dict[str, Any] = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
     functions |= {"shown": shown, "names": names}
     return str(template.render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
 
