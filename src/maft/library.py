@@ -93,7 +93,9 @@ def parsed(settings: Settings, *overrides: str) -> RunConfig:
     """
     if isinstance(settings, RunConfig):
         if overrides:
-            raise UserError("overrides go with a file or a dictionary of settings; change a RunConfig by model_copy.")
+            raise UserError(
+                "overrides need a config file or a dictionary of settings. To change a RunConfig, use its model_copy."
+            )
         return settings
     if isinstance(settings, Mapping):
         return config_.parse(dict(settings), overrides)
@@ -213,7 +215,7 @@ class Run:
 
     def _records(self, path: Path, kind: type[R]) -> Records[R]:
         if not path.exists():
-            raise UserError(f"{path} does not exist: the run has not come that far, or has no such iteration.")
+            raise UserError(f"{path} does not exist: the run has not reached this iteration, or has no such one.")
         return Records(files.Records(path, kind), kind)
 
 
@@ -236,7 +238,8 @@ class LoadedSociety:
         check_voting(run.config)
         if iteration and not societies.finished(run.folder, iteration):
             raise UserError(
-                f"the agents of iteration {iteration} are not finetuned; the newest are {status.newest(run.folder)}'s."
+                f"the agents of iteration {iteration} are not finetuned; the newest finetuned iteration is "
+                f"{status.newest(run.folder)}."
             )
         self._run, self._iteration, self._sampler = run, iteration, sampler
 

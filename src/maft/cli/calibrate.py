@@ -14,11 +14,23 @@ from maft.cli import stage
 )
 @click.argument("task", metavar="TASK|CONFIG")
 @stage.overrides
-@click.option("--knob", "knobs", multiple=True, metavar="NAME=A,B,...", help="Values of a setting of the task to try.")
 @click.option(
-    "--questions", default=40, show_default=True, type=click.IntRange(min=2), help="Questions of each setting."
+    "--knob",
+    "knobs",
+    multiple=True,
+    metavar="NAME=A,B,...",
+    help="A setting of the task and the values to try; repeatable.",
 )
-@click.option("--answers", default=12, show_default=True, type=click.IntRange(min=2), help="First answers to each.")
+@click.option(
+    "--questions",
+    default=40,
+    show_default=True,
+    type=click.IntRange(min=2),
+    help="Number of questions for each combination.",
+)
+@click.option(
+    "--answers", default=12, show_default=True, type=click.IntRange(min=2), help="Number of answers to each question."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write the config of the best setting.")
 @stage.prints
 def calibrate(
@@ -32,15 +44,16 @@ def calibrate(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Find how hard a task is for the model over some of its settings, recommend one, and write a config for it.
+    """Measure how hard a task is for the model under several settings of the task, recommend one, and write its config.
 
     TASK is the name of a task (replies are then up to 128 tokens long); CONFIG is a YAML file. Knobs are settings under
-    `task`, or options of a reasoning-gym data set or a task of your own; all combinations are tried. Replies are kept:
-    the same command resumes. This measures accuracy; `maft plan --calibrate` measures speed.
+    `task`, or options of a reasoning-gym data set or of your own task; all combinations are tried. Replies are kept:
+    the same command resumes. To measure speed instead of accuracy, use `maft plan --calibrate`.
     """
     import yaml
 
     from maft import engines, files
+    from maft.errors import DataError
     from maft.planning import difficulty
     from maft.runs.progress import Progress
 
@@ -54,6 +67,8 @@ def calibrate(
     with Progress(quiet=quiet).stage("calibrate", total, "call") as bar, engines.opened(settings) as sampler:
         on_reply = lambda _: bar.advance()  # noqa: E731
         measured = list(difficulty.measure(settings, tried, questions, answers, home, sampler, on_reply))
+    if all(one.error is not None for one in measured):
+        raise DataError(f"no setting could be measured: {measured[0].error}")
     lines = [difficulty.table(measured), difficulty.recommendation(measured)]
     if (chosen := difficulty.best(measured)) is not None:
         path = out or home / "config.yaml"

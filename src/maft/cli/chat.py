@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 HELP = """/debate          the whole society debates and votes (as at the start)
 /vote [K]        a vote over K first answers
 /agent NAME      one agent alone, such as generator_0 or base
-/new             forget what was said
-/save FILE       write the talk, with its debates, as JSONL; no other file is overwritten
+/new             start a new conversation
+/save FILE       write the conversation, with its debates, as JSONL; no other file is overwritten
 /help            show this
 /quit            leave (or Ctrl-D)
 Everything else is a question. Ctrl-C stops an answer."""
@@ -31,12 +31,14 @@ Everything else is a question. Ctrl-C stops an answer."""
 @click.command(epilog="Examples:\n\n  maft chat runs/arithmetic_cpu\n\n  maft chat runs/arithmetic_cpu --seed 0")
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @stage.overrides
-@click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
-@click.option("--seed", type=int, help="Seed of the first question, the next number for the next (default: any).")
+@click.option(
+    "--iteration", type=click.IntRange(min=0), help="Iteration whose agents answer (default: the newest; 0: untrained)."
+)
+@click.option("--seed", type=int, help="Seed of the first question, then counted up (default: random).")
 def chat(folder: Path, overrides: tuple[str, ...], *, iteration: int | None, seed: int | None) -> None:
-    """Talk to the agents of the run in folder RUN: who says what, the vote, and follow-up questions.
+    """Ask the agents of the run in folder RUN: shows each reply and the vote, and takes follow-up questions.
 
-    An override, such as engine.sampler=transformers, holds for this talk.
+    KEY.SUB=VALUE, such as engine.sampler=transformers, applies to this chat only.
     """
     from rich.console import Console
 

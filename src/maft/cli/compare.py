@@ -20,7 +20,7 @@ from maft.cli import stage
     "--methods",
     multiple=True,
     metavar="A B ...",
-    help="Methods to run (default: those of the paper); see `maft list methods`.",
+    help="Methods to run (default: those of the paper); `maft list methods` has all.",
 )
 @click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="Seeds to run (default: that of the config).")
 @click.option(
@@ -28,7 +28,7 @@ from maft.cli import stage
     metavar="METHOD",
     default="maft",
     show_default=True,
-    help="The method that the others are compared with; it sets their number of examples and tokens.",
+    help="Method that the others are compared with; it sets their number of examples and the token budget.",
 )
 @click.option(
     "--preregister",
@@ -37,7 +37,9 @@ from maft.cli import stage
     type=click.Path(path_type=Path),
     help="Register the predictions in FILE (YAML) before there are results; the report shows them with the outcome.",
 )
-@click.option("--dry-run", is_flag=True, help="Check model and files, print what would be carried out, and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check model and files, print the settings, the plan and the methods, and stop."
+)
 @stage.prints
 def compare(
     config: Path,
@@ -51,10 +53,10 @@ def compare(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run several methods with the config of a run, and print one table; an interrupted comparison is resumed.
+    """Run several methods with one config, and print one table; an interrupted comparison is resumed.
 
-    The untrained model gives the rows base, majority and debate. Work that methods share is computed once. With enough
-    debate.num_eval_samples, a plain vote over as many tokens as a debate takes is compared too (majority@budget).
+    Rows base, majority@N and debate are of the untrained model. Work that methods share is computed once. With enough
+    debate.num_eval_samples, the table has a vote at the token budget of a debate, too (majority@budget).
     """
     from maft import comparison, engines, files, report
     from maft.comparison import preregister
@@ -68,7 +70,7 @@ def compare(
             preregister.check(compared, predictions)
         stage.describe(settings, as_json=as_json)
         click.echo(f"Methods: {', '.join(compared.methods)}. Seeds: {', '.join(map(str, compared.seeds))}.", err=True)
-        click.echo("The plan is of maft with one seed; the others take as much or less.", err=True)
+        click.echo("The plan above is for one seed of maft; other methods take about as much or less.", err=True)
         return
     compared = comparison.begin(*asked)
     if predictions is not None:

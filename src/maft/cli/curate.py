@@ -8,7 +8,7 @@ from maft.cli import stage
 @click.command(epilog="Example: maft curate runs/arithmetic_cpu")
 @stage.arguments
 def curate(asked: stage.Asked) -> None:
-    """Vote on the debates of one iteration and write each agent's own examples."""
+    """Vote on the debates of one iteration and write each agent's training examples."""
     from maft.pipeline import rollouts
     from maft.pipeline import run as pipeline
 

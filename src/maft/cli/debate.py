@@ -16,19 +16,19 @@ from maft.cli import stage
 )
 @stage.arguments
 @click.option(
-    "--generators", multiple=True, metavar="A B ...", help="Weights of each generator; see society.generators."
+    "--generators", multiple=True, metavar="A B ...", help="Model or adapter of each generator; see society.generators."
 )
-@click.option("--critics", multiple=True, metavar="A B ...", help="Weights of each critic.")
+@click.option("--critics", multiple=True, metavar="A B ...", help="Model or adapter of each critic.")
 @click.option(
     "--released",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Take questions and debates from a JSON of the paper's released code; hold none.",
+    help="Import questions and debates from a JSON file of the paper's released code, instead of debating.",
 )
 def debate(asked: stage.Asked, *, generators: tuple[str, ...], critics: tuple[str, ...], released: Path | None) -> None:
     """Run the debates of one iteration, or resume them.
 
-    CONFIG is a YAML file, a config.json or a run folder. N is the number of --generators, where these are given.
+    CONFIG is a YAML file, a config.json or a run folder. With --generators, their number sets debate.num_agents.
     """
     from maft import engines, tasks
     from maft.pipeline import exchange

@@ -20,19 +20,19 @@ from maft.cli import stage
     type=click.Choice(["answers", "debates"]),
     default="answers",
     show_default=True,
-    help="Teach answers that agree with the vote, or whole debates that are written before the answer.",
+    help="What the model learns: answers that agree with the vote, or whole debates followed by the answer.",
 )
 @stage.prints
 def distil(
     run: Path, overrides: tuple[str, ...], *, lesson: Literal["answers", "debates"], as_json: bool, quiet: bool
 ) -> None:
-    """Teach the society of the finished run in folder RUN to one model, and compare it at equal tokens.
+    """Distil the society of the finished run in folder RUN into one model, and compare the two at equal tokens.
 
     After each iteration, the society debates the training questions, and the base model is finetuned on replies that
-    agree with its votes. The folder RUN_distilled is a comparison of the society, the member that agrees most with its
-    votes, one model finetuned on votes over its own answers (majority_ft), and the student. The student's folder is an
-    ordinary run of one agent, which `maft merge`, `maft push`, `maft serve` and `maft chat` take. Settings under
-    engine, vllm, openai and train can be changed. The same command resumes.
+    agree with its votes. The folder RUN_distilled is a comparison of the society, its member that agrees most with its
+    votes, one model finetuned on votes over its own answers (majority_ft), and the distilled model (student). The
+    student's folder is an ordinary run with one agent: `maft merge`, `maft push`, `maft serve` and `maft chat` accept
+    it. Settings under engine, vllm, openai and train can be changed. The same command resumes.
     """
     from maft import comparison, engines, files, report
     from maft.comparison import ARMS

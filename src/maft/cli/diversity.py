@@ -16,14 +16,14 @@ from maft.cli import stage
     default=30,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Held-out questions whose replies every agent reads, for likelihood and KL; 0 measures neither.",
+    help="Number of held-out questions for likelihood and KL, which need the model; 0 leaves both out.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; fewer are faster on a busy machine.")
 @stage.prints
 def diversity(folder: Path, *, questions: int, threads: int | None, as_json: bool, quiet: bool) -> None:
     """Measure the diversity of every society of the run in folder RUN, from iteration 0 on.
 
-    What was read is kept: more --questions read only the new ones. docs/diversity.md defines the measures.
+    Results are kept: a larger --questions computes only what is new. docs/diversity.md defines the measures.
     """
     from maft import report
     from maft.diversity import measure as diversity_

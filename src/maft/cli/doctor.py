@@ -9,7 +9,11 @@ from maft.cli import stage
 
 @click.command(epilog="Examples:\n\n  maft doctor\n\n  maft doctor --json")
 @click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where runs will be."
+    "--runs-dir",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder for run folders, whose disk is checked.",
 )
 @stage.prints_json
 def doctor(runs_dir: Path, *, as_json: bool) -> None:

@@ -8,9 +8,9 @@ from maft.cli import stage
 @click.command(epilog="Examples:\n\n  maft eval runs/arithmetic_cpu\n\n  maft eval my.yaml --iteration 0")
 @stage.arguments
 def eval(asked: stage.Asked) -> None:
-    """Let the agents of an iteration debate the held-out questions, and print all results so far.
+    """Evaluate the agents of an iteration on the held-out questions, and print all results so far.
 
-    Iteration 0 is the untrained society. Without --iteration it is the newest one that is finetuned.
+    Iteration 0 is the untrained society. The default is the newest finetuned one.
     """
     from maft import engines, report
     from maft.errors import UserError

@@ -8,7 +8,7 @@ from maft.cli import stage
 @click.command(epilog="Examples:\n\n  maft finetune runs/arithmetic_cpu\n\n  maft finetune my.yaml --dry-run")
 @stage.arguments
 def finetune(asked: stage.Asked) -> None:
-    """Finetune every agent on its own examples; agents that are finetuned already are skipped."""
+    """Finetune every agent on its own examples; agents that are already finetuned are skipped."""
     from maft import engines
     from maft.errors import UserError
     from maft.pipeline import run as pipeline

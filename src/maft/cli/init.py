@@ -25,14 +25,14 @@ NUM_TRAIN, NUM_EVAL = 300, 200
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="The config to write (default: in this folder, called after the questions, the task or the run).",
+    help="The config to write (default: named after the file, task or run, in the current folder).",
 )
 @stage.prints
 def init(source: str, overrides: tuple[str, ...], *, out: Path | None, as_json: bool, quiet: bool) -> None:
-    """Write a config with a comment above each setting, for a file of questions, a task, or a run to be copied.
+    """Write a config with a comment above each setting, for a file of questions, a task, or as a copy of a run.
 
-    Of a file of questions (.jsonl, .json, .csv, .tsv, .parquet) the columns and known answers are looked at, and a task
-    is chosen that fits them. No model is loaded, and a config that exists is not replaced.
+    From a file of questions (.jsonl, .json, .csv, .tsv, .parquet) maft infers the columns, the kind of answers and a
+    task that fits them. No model is loaded, and an existing config is never replaced.
     """
     from maft import config, files
     from maft.config.written import written

@@ -14,10 +14,10 @@ KINDS = ("tasks", "methods", "models", "protocols", "engines")
 @click.argument("kind", metavar="|".join(KINDS), type=click.Choice(KINDS))
 @stage.prints_json
 def list(kind: str, *, as_json: bool) -> None:
-    """List what maft has of a kind, a line each, entry points of installed packages included.
+    """List the available names of a kind, one per line, including entry points of installed packages.
 
-    Tasks go into task.name, protocols into debate.protocol, engines into engine.sampler and engine.trainer, models into
-    model, and methods into `maft compare --methods`.
+    They are values for task.name, debate.protocol, engine.sampler and engine.trainer, model, and `maft compare
+    --methods`.
     """
     rows = dict(_ROWS[kind]())
     width = max(map(len, rows)) + 2

@@ -12,15 +12,17 @@ from maft.cli import stage
     "  maft merge runs/arithmetic_cpu --agent all --iteration 1 --output models"
 )
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The folder to make.")
-@click.option("--agent", metavar="NAME", help="Such as critic_2; or all, into FOLDER/critic_2 and so on.")
-@click.option("--iteration", type=int, help="Which iteration (default: the newest finished one).")
+@click.option("--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.option(
+    "--agent", metavar="NAME", help="Agent, such as critic_2; all: every agent, in FOLDER/critic_2 and so on."
+)
+@click.option("--iteration", type=int, help="Iteration (default: the newest finished one).")
 @stage.prints
 def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, as_json: bool, quiet: bool) -> None:
-    """Write an agent of the run in folder RUN as a whole model, with its adapter merged into the base.
+    """Merge the adapter of an agent of the run in folder RUN into its base, and write an ordinary model folder.
 
-    The model has the base's dtype and tokenizer, and a model card. transformers and maft (model=FOLDER) load it as any
-    other. An agent whose weights were all finetuned is copied.
+    The model has the base's dtype and tokenizer, and a model card; transformers and maft (model=FOLDER) load it. An
+    agent from full finetuning is copied.
     """
     from maft.runs.folder import RunFolder
     from maft.sharing import agents, merge

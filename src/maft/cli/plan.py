@@ -16,22 +16,22 @@ from maft.cli import stage
 @stage.overrides
 @click.option("--gpu", help="Estimate hours on GPUs of this kind, such as H100-80GB.")
 @click.option("--num-gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
-@click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run, and keep them.")
-@click.option("--question-tokens", type=float, help="Mean length of a question, instead of reading the questions.")
-@click.option("--reply-tokens", type=float, help="Mean length of a reply, instead of a measured one.")
+@click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run.")
+@click.option("--question-tokens", type=float, help="Mean tokens of a question, instead of reading the questions.")
+@click.option("--reply-tokens", type=float, help="Mean tokens of a reply, instead of a measured value.")
 @click.option(
     "--params",
     "given_parameters",
     type=float,
-    help="Number of parameters of a model that is not on this machine, such as 70e9.",
+    help="Number of parameters, such as 70e9.",
 )
-@click.option("--layers", type=int, help="Its layers.")
-@click.option("--hidden", type=int, help="Its hidden size.")
-@click.option("--heads", type=int, help="Its attention heads.")
-@click.option("--kv-heads", type=int, help="Its key-value heads.")
+@click.option("--layers", type=int, help="Number of layers.")
+@click.option("--hidden", type=int, help="Hidden size.")
+@click.option("--heads", type=int, help="Number of attention heads.")
+@click.option("--kv-heads", type=int, help="Number of key-value heads.")
 @click.option("--head-dim", type=int, help="Width of a head.")
-@click.option("--intermediate", type=int, help="Width of its MLP.")
-@click.option("--vocab", type=int, help="Size of its vocabulary.")
+@click.option("--intermediate", type=int, help="Width of the MLP.")
+@click.option("--vocab", type=int, help="Vocabulary size.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def plan(
     config: Path,
@@ -45,10 +45,10 @@ def plan(
     as_json: bool,
     **numbers: float | None,
 ) -> None:
-    """Estimate what a run of CONFIG takes: calls, tokens, compute, memory, disk, time.
+    """Estimate what a run of CONFIG takes: calls, tokens, compute, memory, disk and time.
 
-    Nothing is loaded or run without --calibrate. A calibration is kept, and used for runs with the same settings and
-    other numbers of questions and iterations.
+    Without --calibrate no model is loaded. A calibration is kept and reused for the same settings with any number of
+    questions and iterations. The options from --params to --vocab describe a model that is not on this machine.
     """
     from maft import planning
     from maft.models import shapes

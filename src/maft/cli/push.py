@@ -17,14 +17,16 @@ from maft.cli import stage
 )
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("repo_id")
-@click.option("--agent", metavar="NAME", default="all", show_default=True, help="Such as critic_2, or all.")
-@click.option("--iteration", type=int, help="Which iteration (default: the newest finished one).")
-@click.option("--debates", is_flag=True, help="Send the debates of all iterations, as a data set, instead of agents.")
-@click.option("--merged", is_flag=True, help="Send whole models, with the adapters merged into their base.")
+@click.option("--agent", metavar="NAME", default="all", show_default=True, help="Agent, such as critic_2, or all.")
+@click.option("--iteration", type=int, help="Iteration (default: the newest finished one).")
+@click.option("--debates", is_flag=True, help="Upload the debates of all iterations, as a data set, instead of agents.")
+@click.option("--merged", is_flag=True, help="Send models with the adapters merged into their base.")
 @click.option("--private", is_flag=True, help="Make the repository private.")
-@click.option("--branch", help="Branch to send to (default: main); it is made if it does not exist.")
+@click.option("--branch", help="Branch to upload to (default: main); created if missing.")
 @click.option("--license", metavar="ID", help="The license to declare, such as apache-2.0.")
-@click.option("--base-model", metavar="ORG/NAME", help="The hub's name of a base that is a local folder here.")
+@click.option(
+    "--base-model", metavar="ORG/NAME", help="Hub name of the base model, where the run has it as a local folder."
+)
 @click.option("--dry-run", is_flag=True, help="Print the files and the card, and send nothing.")
 @stage.prints
 def push(
@@ -43,14 +45,14 @@ def push(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Send finetuned agents of the run in folder RUN to the repository REPO_ID of the Hugging Face hub.
+    """Upload finetuned agents of the run in folder RUN to the repository REPO_ID of the Hugging Face hub.
 
-    All agents of an iteration lie in a folder each, below a card of their society; with --agent NAME, one lies at the
-    root. Every card tells base, role, iteration, data, settings and numbers. Questions, debates and examples are not
-    sent. Files of the same name are replaced, others stay.
+    Each agent gets a folder, below a model card of the society; with --agent NAME, that agent is at the root. Cards
+    have base, role, iteration, data, settings and results. Questions, debates and examples are not sent. Files of the
+    same name are replaced, others stay.
 
-    With --debates, REPO_ID is a data set of questions, debates and preferences in Parquet, with a card that tells how
-    many labels are right. Known answers are not sent.
+    With --debates, REPO_ID is a data set of questions, debates and preferences in Parquet; its card says how many
+    labels are right. Known answers are not sent.
     """
     from maft import files
     from maft.runs.folder import RunFolder

@@ -10,10 +10,10 @@ import click
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def replay(folder: Path, *, as_json: bool) -> None:
-    """Tell from the debates of the run in folder RUN what critics could gain, and what other rules would have answered.
+    """Compute from the debates of the run in folder RUN what critics could gain, and what other rules would answer.
 
-    Nothing is generated. A question is closed for critics where a vote over the first answers is nearly as often right
-    as one of these answers is: see docs/howto/replay.md.
+    No model is asked. A task is closed for critics where a vote over k first answers is right nearly as often as any of
+    these answers is (pass@k): see docs/howto/replay.md.
     """
     from maft import report
     from maft.evaluation.replay import replay as replay_

@@ -22,12 +22,12 @@ import click
     type=click.Path(path_type=Path),
     help="Also write tables as CSV and JSON, and pictures as PNG and SVG, into FOLDER.",
 )
-@click.option("--against", metavar="METHOD", help="Of a comparison: the row that all others are compared with.")
+@click.option("--against", metavar="METHOD", help="For a comparison: the row that all others are compared with.")
 def report(folders: tuple[Path, ...], *, as_json: bool, target: Path | None, against: str | None) -> None:
-    """Print the results of the run in folder RUN and write its page, report.html; an unfinished run will do.
+    """Print the results of the run in folder RUN and write report.html; the run may be unfinished.
 
-    RUN may be the folder of a comparison, too. Several runs, such as of several seeds, are shown side by side, with
-    means and intervals, and no page.
+    RUN may also be the folder of a comparison. Several runs, such as several seeds, are printed side by side with means
+    and intervals; no page is written.
     """
     from maft import report as report_
     from maft.runs.folder import RunFolder

@@ -15,14 +15,18 @@ from maft.cli import stage
 @click.argument("config", type=click.Path(path_type=Path))
 @stage.overrides
 @click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
-@click.option("--keep-going", is_flag=True, help="Go on past an iteration that ruined agents (see `guard`).")
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Continue after an iteration that ruined agents (see `guard` in docs/training.md).",
+)
 @stage.prints
 def run(
     config: Path, overrides: tuple[str, ...], *, dry_run: bool, keep_going: bool, as_json: bool, quiet: bool
 ) -> None:
-    """Run all iterations of the config CONFIG; an interrupted run is resumed.
+    """Run all iterations of CONFIG; an interrupted run is resumed.
 
-    CONFIG is a YAML file, or the config.json of a run folder. KEY.SUB=VALUE sets single settings on top of it.
+    CONFIG is a YAML file, a config.json or a run folder. KEY.SUB=VALUE changes single settings.
     """
     from maft import config as config_
     from maft import library, report

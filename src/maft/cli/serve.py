@@ -15,15 +15,33 @@ from maft.cli import stage
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @stage.overrides
-@click.option("--iteration", type=click.IntRange(min=0), help="Whose agents (default: the newest; 0: untrained).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; others need a key.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
+@click.option(
+    "--iteration", type=click.IntRange(min=0), help="Iteration whose agents answer (default: the newest; 0: untrained)."
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; any but the default needs a key."
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: any free one.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable with the key that clients must send.")
-@click.option("--keep", metavar="FOLDER", type=click.Path(path_type=Path), help="Keep every debate, as a run folder.")
-@click.option("--at-once", type=click.IntRange(min=1), default=64, show_default=True, help="Dialogues at a time.")
-@click.option("--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Dialogues that may wait.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Seconds of a request.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Limit of one reply.")
+@click.option(
+    "--keep", metavar="FOLDER", type=click.Path(path_type=Path), help="Store every debate in this run folder."
+)
+@click.option(
+    "--at-once",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Maximum number of dialogues answered at a time.",
+)
+@click.option(
+    "--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Maximum number of waiting dialogues."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=600, show_default=True, help="Maximum seconds of a request."
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), default=4096, show_default=True, help="Maximum tokens of a reply."
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings.")
 def serve(
     folder: Path,
@@ -40,10 +58,10 @@ def serve(
     max_tokens: int,
     quiet: bool,
 ) -> None:
-    """Serve the agents of the run in folder RUN, and a page to ask them, until Ctrl-C or SIGTERM.
+    """Serve the agents of the run in folder RUN, and a web page, until Ctrl-C or SIGTERM.
 
-    Models are called debate, vote, vote@12 (a vote over 12 first answers), base, generator_0, critic_0 and so on. An
-    override, such as engine.sampler=transformers, holds for this server; of engine, vllm, openai and sampling.
+    Model names are debate, vote, vote@12 (a vote over 12 first answers), base, generator_0, critic_0 and so on.
+    KEY.SUB=VALUE, such as engine.sampler=transformers, changes settings of engine, vllm, openai and sampling.
     """
     from maft import engines
     from maft.errors import MissingExtra, UserError

@@ -15,13 +15,13 @@ import click
 )
 @click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("problem")
-@click.option("--iteration", type=int, help="Which iteration (default: the newest with the question).")
+@click.option("--iteration", type=int, help="Iteration (default: the newest with this question).")
 @click.option("--json", "as_json", is_flag=True, help="Print the debate and its vote as JSON.")
 @click.option("--stage", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions.")
 def show(
     folder: Path, problem: str, *, iteration: int | None, as_json: bool, stage: Literal["train", "eval"] | None
 ) -> None:
-    """Print the debate of the question with id PROBLEM in the run folder RUN, with who was kept and why."""
+    """Print the debate on the question with id PROBLEM of the run in folder RUN, and who learns from it and why."""
     from maft.report import transcript
     from maft.runs.folder import RunFolder
 

@@ -80,7 +80,9 @@ prints_json = click.option("--json", "as_json", is_flag=True, help="Print result
 
 def prints(command: F) -> F:
     """Give a verb the options of all that work and print results."""
-    return prints_json(click.option("--quiet", is_flag=True, help="Show neither progress nor messages.")(command))
+    return prints_json(
+        click.option("--quiet", is_flag=True, help="Print results only: no progress, no messages.")(command)
+    )
 
 
 class Asked(NamedTuple):
@@ -123,10 +125,12 @@ def arguments(function: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--dry-run",
             is_flag=True,
-            help="Check model and files, print the settings, the plan and what is missing, and stop.",
+            help="Check model and files, print the settings, the plan and the next step, and stop.",
         ),
         click.option(
-            "--iteration", type=click.IntRange(min=0), help="Which iteration (default: the first unfinished one)."
+            "--iteration",
+            type=click.IntRange(min=0),
+            help="Iteration to work on (default: the first unfinished one; for eval, the newest finetuned one).",
         ),
         overrides,
         click.argument("config", type=click.Path(path_type=Path)),
@@ -238,13 +242,15 @@ def iteration(folder: "RunFolder", asked: int | None) -> int:
     from maft.runs import societies, status
 
     if folder.config.train.online_questions:
-        raise UserError("train.online_questions divides iterations into turns, which only `maft run` takes.")
+        raise UserError(
+            "single stages do not support train.online_questions (turns within an iteration). Use `maft run`."
+        )
     number = status.current(folder) if asked is None else asked
     if not 1 <= number <= folder.config.num_iterations:
         raise UserError(f"--iteration must be 1 to num_iterations = {folder.config.num_iterations}, got {number}.")
     if number > 1 and not societies.finished(folder, number - 1):
         raise UserError(
-            f"iteration {number} starts from the agents of iteration {number - 1}, and these are not finetuned yet. "
+            f"iteration {number} starts from the agents of iteration {number - 1}, which are not finetuned yet. "
             "Run `maft finetune` first; --dry-run shows what is missing."
         )
     return number

@@ -28,12 +28,12 @@ NUM_SHOWN = 10
 @stage.overrides
 @stage.prints
 def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: bool) -> None:
-    """Grade every known answer with the task's own grader, without a model, and show three prompts.
+    """Check questions and grader of a task or config without a model, and show three prompts.
 
-    TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are divided as a run
-    would divide them, and graded beyond the numbers that it would take. Each known answer is graded bare, boxed and
-    stated ("The answer is ..."), and must be right; the known answer of another question must be wrong. Exit code 1:
-    one of these is not so, or known answers are worked solutions.
+    TASK is the name of a task; CONFIG is a YAML file, a config.json or a run folder. The questions are split as in a
+    run; all questions are graded, not only those that a run would use. Each known answer is graded bare, boxed and
+    stated ("The answer is ..."), and must be right; the known answer of another question must be wrong. Exit code 1
+    means that a check failed, or that known answers are worked solutions.
     """
     from maft import tasks
     from maft.answers import gold
@@ -65,13 +65,13 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
     say(f"  and holds out         {len(split.eval):>8,}")
     if known:
         right = len(known) - len(failed)
-        say(f"Known answers that pass their own grader: {right / len(known)} ({right:,} of {len(known):,})")
+        say(f"Known answers that are graded as right: {right:,} of {len(known):,}")
     for problem, form, answer in failed[:NUM_SHOWN]:
         say(f"  {problem.id}: the known answer is {problem.gold!r}, {form} read as {answer!r}")
     for problem, wrong in accepted[:NUM_SHOWN]:
         say(f"  {problem.id}: {wrong!r}, the answer of another question, is graded as right as {problem.gold!r}")
     for problem in worked[:NUM_SHOWN]:
-        say(f"  {problem.id}: the known answer is rather a worked solution: {problem.gold!r:.200}")
+        say(f"  {problem.id}: the known answer looks like a worked solution: {problem.gold!r:.200}")
     texts = prompts.build(asked.prompts, settings.prompts)
     for problem in split.train[:3]:
         say(f"\n---- prompt of question {problem.id} ".ljust(80, "-"))
@@ -79,7 +79,7 @@ def validate(task: str, overrides: tuple[str, ...], *, as_json: bool, quiet: boo
             say(f"[system] {texts.system}\n")
         say(prompts.fill(texts.solve, question=problem.question))
     faults = {
-        "known answers do not pass their own grader": len(failed),
+        "known answers are graded as wrong": len(failed),
         "wrong answers are graded as right": len(accepted),
         "known answers are worked solutions: put the answer alone, boxed, or after ####": len(worked),
     }

@@ -11,7 +11,7 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the changed files as JSON.")
 def verify(run: Path, *, as_json: bool) -> None:
-    """Compare the finished files of the run in folder RUN with their checksums; exit code 1 if any differs."""
+    """Check the files of the run in folder RUN against their checksums; exit code 1 if any differs."""
     from maft.runs import seals
     from maft.runs.folder import RunFolder
 

@@ -74,16 +74,29 @@ def _room_for_debates(config: RunConfig) -> dict[str, Any]:
 
 
 _ARMS = (
-    Arm("maft", "this method", _set()),
+    Arm("maft", "the paper's method", _set()),
     Arm("single_agent_ft", "one model, finetuned on debates", _set(**_ONE_MODEL), "single", "one"),
     Arm("single_agent_ft_all", "the same, on as many examples as all agents", _set(**_ONE_MODEL), "single", "all"),
-    Arm("majority_ft", "one model, finetuned on the vote over its answers", _set(**_NO_DEBATE), "single", "one"),
+    Arm(
+        "majority_ft",
+        "one model, finetuned on answers that agree with its own majority vote",
+        _set(**_NO_DEBATE),
+        "single",
+        "one",
+    ),
     Arm("majority_ft_all", "the same, on as many examples as all agents", _set(**_NO_DEBATE), "single", "all"),
-    Arm("star", "one model, finetuned on right answers (needs gold)", _set(**_STAR), "single", "one", "gold"),
-    Arm("star_label_free", "the same, with the vote for gold", _set(**_STAR), "single", "one", "vote"),
+    Arm(
+        "star",
+        "one model, finetuned on its right answers (needs known answers)",
+        _set(**_STAR),
+        "single",
+        "one",
+        "gold",
+    ),
+    Arm("star_label_free", "the same, with the vote in place of known answers", _set(**_STAR), "single", "one", "vote"),
     Arm(
         "distil",
-        "the base model, finetuned on what the finetuned society agrees on",
+        "base model, finetuned on replies that agree with the finetuned society's votes",
         _set(**_STUDENT),
         "single",
         "one",
@@ -91,13 +104,13 @@ _ARMS = (
     ),
     Arm(
         "distil_debates",
-        "the same, to write a whole debate before its answer",
+        "the same, but trained to write a whole debate before its answer",
         _room_for_debates,
         "single",
         "one",
         teaches="debates",
     ),
-    Arm("maft_wo_summary", "others' answers are quoted in full", _set(debate__summarizer="none")),
+    Arm("maft_wo_summary", "critics read the others' full replies, no summaries", _set(debate__summarizer="none")),
     Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
     Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(debate__num_rounds=1), "single"),
     Arm("cooperative", "critics are asked to agree", _prompts(prompts.cooperative)),
@@ -111,23 +124,23 @@ _ARMS = (
     Arm("label_all", "labels from all rounds", _set(vote__label_from="all")),
     Arm(
         "label_samples",
-        "labels from three first answers per agent",
+        "labels from a vote over three first answers per agent",
         _set(vote__label_from="first", debate__num_samples=3),
     ),
     Arm(
         "maft_wo_debate_samples",
-        "the same without debate",
+        "the same, without debates",
         _set(vote__label_from="first", debate__num_samples=3, debate__num_rounds=1),
         "single",
     ),
     Arm(
         "majority_ft_samples",
-        "majority_ft with such labels",
+        "majority_ft with labels from three answers per agent",
         _set(vote__label_from="first", debate__num_samples=3, **_NO_DEBATE),
         "single",
         "one",
     ),
-    Arm("contested", "only questions are debated on which agents differ", _set(debate__protocol="contested")),
+    Arm("contested", "only questions on which agents differ are debated", _set(debate__protocol="contested")),
     Arm(
         "contested_answers",
         "the same, and critics see answers with counts only",
@@ -142,18 +155,23 @@ _ARMS = (
     Arm("vote_over_all", "all rounds vote", _set(vote__over="all")),
     Arm(
         "vote_by_likelihood",
-        "ballots weigh as likely as their replies",
+        "votes are weighted by the likelihood of the replies",
         _set(vote__weight="likelihood", debate__keep_tokens=True),
     ),
-    Arm("random_labels", "control: a label is any answer that was given", _set(vote__label="random")),
-    Arm("least_frequent", "control: the label has the fewest votes", _set(vote__label="least_frequent")),
-    Arm("unfiltered", "control: own responses, whatever they answer", _set(curate__keep="all", **_SFT), budget="one"),
-    Arm("format_only", "control: own responses that can be read", _set(curate__keep="readable", **_SFT), budget="one"),
+    Arm("random_labels", "control: the label is drawn among the answers given", _set(vote__label="random")),
+    Arm("least_frequent", "control: the label is the answer with the fewest votes", _set(vote__label="least_frequent")),
+    Arm("unfiltered", "control: agents learn from all own responses", _set(curate__keep="all", **_SFT), budget="one"),
+    Arm(
+        "format_only",
+        "control: agents learn from all own responses with a readable answer",
+        _set(curate__keep="readable", **_SFT),
+        budget="one",
+    ),
     Arm("weighted", "examples weighted by the margin of their vote", _set(train__objective="weighted")),
     Arm("kto", "dissenting answers are made less likely", _set(train__objective="kto")),
     Arm(
         "kto_dpo",
-        "the same; critics learn from pairs",
+        "the same for generators; critics learn from pairs (DPO)",
         _set(train__generator__objective="kto", train__critic__objective="dpo"),
     ),
     Arm(
@@ -170,7 +188,7 @@ _ARMS = (
     Arm("shards", "each agent learns from a part of the questions", _set(curate__questions="shards")),
     Arm(
         "large_vote_contested",
-        "a vote of four answers an agent teaches contested debates, half of them with a wrong majority",
+        "labels from a vote over four answers per agent; contested debates, half from a wrong majority",
         _set(
             vote__label_from="first",
             debate__num_samples=4,
@@ -184,8 +202,10 @@ _ARMS = (
         "training debates at temperature 1, then 0.7, then 0.4",
         _set(sampling__train_temperature=[1.0, 0.7, 0.4]),
     ),
-    Arm("weight_by_margin", "certain labels are learned more often", _set(curate__weight_by="margin")),
-    Arm("weight_by_gain", "first answers that win over others are learned more often", _set(curate__weight_by="gain")),
+    Arm("weight_by_margin", "examples are repeated by the margin of their vote", _set(curate__weight_by="margin")),
+    Arm(
+        "weight_by_gain", "first answers are repeated by how many agents they win over", _set(curate__weight_by="gain")
+    ),
     Arm(
         "two_examples",
         "up to two of three first answers per question",

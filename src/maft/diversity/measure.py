@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from maft import files
 from maft.diversity.likelihood import LikelihoodReader, Reading
 from maft.diversity.measures import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
+from maft.errors import DataError
 from maft.evaluation.votes import held_out
 from maft.models.embedding import embedder
 from maft.records import AgentRef, Debate
@@ -19,7 +21,12 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     """Measure every evaluated society that was not measured before, and return all measurements.
 
     Every agent reads the replies to `num_read` questions, for likelihood and KL; 0 leaves these out.
+
+    Raises:
+        DataError: an agent has no weights, and likelihood and KL are asked for.
     """
+    if num_read:
+        _check_weights(folder)
     name, embed = embedder()
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
@@ -42,6 +49,17 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
                 result = _read(folder, result, debates[:num_read], reader, progress)
             files.write_json(folder.diversity(iteration), result.model_dump())
     return measured(folder)
+
+
+def _check_weights(folder: RunFolder) -> None:
+    """Make sure, before a model is loaded, that finetuned agents have adapters; the null trainer writes none."""
+    for iteration in filter(folder.evaluated, range(1, folder.config.num_iterations + 1)):
+        for agent in societies.after(folder, iteration).agents:
+            if agent.adapter and not (Path(agent.adapter) / "adapter_config.json").exists():
+                raise DataError(
+                    f"{agent.adapter} holds no weights (engine.trainer = {folder.config.engine.trainer}), and "
+                    "likelihood and KL need them. Give --questions 0 for the other measures."
+                )
 
 
 def measured(folder: RunFolder) -> list[Diversity]:

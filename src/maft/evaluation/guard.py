@@ -15,8 +15,8 @@ from maft.evaluation.metrics import wilson
 
 STANDARD_ERRORS = 3.0
 NAMES = {
-    "unparsed": "replies without an answer that can be read",
-    "cut": "replies that run to the limit of tokens",
+    "unparsed": "replies without a readable answer",
+    "cut": "replies that reach the token limit",
     "same_answer": "questions with the same answer",
     "disagreement": "other agents' first answers that differ from the agent's own",
 }

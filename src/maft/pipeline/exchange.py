@@ -17,7 +17,9 @@ def adopt(folder: RunFolder, released: Path) -> None:
         DataError: the run has questions already, or the file is not what it should be.
     """
     if folder.problems("eval").exists():
-        raise DataError(f"{folder.path} has its questions already. Choose another name=... to begin with {released}.")
+        raise DataError(
+            f"{folder.path} already has questions. Choose another name=... for a run that starts from {released}."
+        )
     config, task = folder.config, tasks.make(folder.config.task)
     text = files.read_text(released)
     society = societies.untrained(config)

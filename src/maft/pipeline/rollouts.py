@@ -97,7 +97,7 @@ def collect(
         raise StageFailed(
             f"{len(failed)} of {len(order)} debates failed, more than engine.max_failures = {max_failures:.0%} of "
             f"{len(problems)} allows. The first: {failed[0].problem_id}: {failed[0].error}. All are in {path}; the "
-            "same command holds them again."
+            "same command repeats them."
         )
     places = {problem_id: place for place, problem_id in enumerate(order)}
     in_order = [places[problem.id] for problem in problems]

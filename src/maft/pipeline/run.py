@@ -239,7 +239,7 @@ def check_collapse(folder: RunFolder, iteration: int, progress: Progress, *, kee
     files.write_json(folder.collapse(iteration), [one._asdict() for one in collapsed])
     raise StageFailed(
         f"{guard.sentence(collapsed, iteration)} The society of iteration {iteration - 1} stays the newest. Try a "
-        "lower train.learning_rate or fewer epochs under another name=..., or go on all the same with --keep-going."
+        "lower train.learning_rate or fewer epochs under another name=..., or continue with --keep-going."
     )
 
 

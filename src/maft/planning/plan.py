@@ -136,7 +136,7 @@ def at_most(config: RunConfig) -> str:
     """Return the largest work of a run as text: calls, tokens, finetunings, and money for hosted models."""
     num_train, num_eval = config.task.num_train, config.task.num_eval
     if num_train is None or num_eval is None:
-        return "Plan: set task.num_train and task.num_eval to have calls and tokens counted beforehand."
+        return "Plan: set task.num_train and task.num_eval for an estimate of calls and tokens."
     hosted = _is_hosted(config)
     texts = assumed_texts(config, None if hosted else 0.0, maximal=True)
     run = forecast(config, num_train, num_eval, texts, [maximal_behaviour(config)])

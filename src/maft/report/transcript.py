@@ -98,7 +98,7 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
     where = "any iteration" if iteration is None else f"iteration {iteration}"
     raise DataError(
         f"the {_KINDS[asked[0]]} question {problem_id!r} has not been debated in {where}. The run has iterations "
-        f"{1 if asked[0] == 'train' else 0} to {folder.config.num_iterations}; it may not have come that far."
+        f"{1 if asked[0] == 'train' else 0} to {folder.config.num_iterations}; it may not have reached this one yet."
     )
 
 

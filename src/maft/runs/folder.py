@@ -127,7 +127,9 @@ class RunFolder:
         except filelock.Timeout:
             raise DataError(f"{path} is in use by another process. Wait for it, or choose another name=...") from None
         except OSError as error:
-            raise DataError(f"{path}/.lock cannot be locked: {error.strerror}. Remove it if it is no file.") from None
+            raise DataError(
+                f"{path}/.lock cannot be locked: {error.strerror}. Remove it if it is not a file."
+            ) from None
         try:
             files.remove_leftovers(path.rglob(".*.tmp"))
             copy = mirrored(config, path) if mirrored else nullcontext(lambda: None)
@@ -161,6 +163,8 @@ class RunFolder:
         Raises:
             DataError: there is no run in it.
         """
+        if (path / "compare.json").is_file():
+            raise DataError(f"{path} is a comparison. Give one of its runs, {path}/seed_N/METHOD.")
         if not (path / "config.json").is_file():
             raise DataError(
                 f"{path} is not a run folder: it has no config.json. Give the folder that `maft run` printed."
