@@ -1,4 +1,4 @@
-"""Writes the parts of the docs that are read off the code; `--check` says whether they are current.
+"""Writes the pages of the docs that are generated from the code; `--check` says whether they are current.
 
 python docs/generate.py [--check]
 """
@@ -40,10 +40,10 @@ WRITTEN = {
 
 
 RULES = (
-    "A file or folder that a config names is looked for beside the config file, then in the current folder; maft",
-    "says where it was found. A path on the command line is relative to the current folder. `section.key=value` on the",
-    "command line changes that one key: without a section of its own, `sampling.eval` is as `sampling.train`. A key",
-    "that is given twice is refused; `true` and `false` are no numbers; dates, times, `on` and `no` are text.",
+    "Relative paths in a config are looked up next to the config file, then in the current folder; maft says which one",
+    "it uses. Paths on the command line are relative to the current folder. `section.key=value` on the command line",
+    "changes that key only; where `sampling.eval` is not set, it follows `sampling.train`. A key given twice is",
+    "refused. Dates, times, `on` and `no` are read as text; `true` and `false` are not numbers.",
 )
 
 

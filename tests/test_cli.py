@@ -181,7 +181,7 @@ def test_a_stage_that_fails_is_exit_code_1(home, call, monkeypatch):
     monkeypatch.setattr(engines, "make_sampler", lambda _: broken)
     code, out, err = call("run", "sums.yaml")
     assert (code, out) == (1, "")
-    assert "4 of 4 debates failed" in err and "out of memory" in err and "same command holds them again" in err
+    assert "4 of 4 debates failed" in err and "out of memory" in err and "same command repeats them" in err
     assert "Traceback" not in err
 
 
@@ -327,6 +327,18 @@ def test_report_prints_the_rows_other_programs_read(finished_run, call):
 def test_a_folder_that_is_no_run_is_a_mistake(home, call, verb):
     code, out, err = call(verb, str(home), *(["7*8"] if verb == "show" else []))
     assert (code, out) == (2, "") and "Traceback" not in err
+
+
+def test_a_comparison_is_no_run(home, call):
+    (home / "compared").mkdir()
+    (home / "compared/compare.json").write_text("{}")
+    code, out, err = call("replay", "compared")
+    assert (code, out) == (2, "") and "compared/seed_N/METHOD" in err
+
+
+def test_diversity_needs_weights_before_a_model_is_loaded(finished_run, call):
+    code, out, err = call("diversity", str(finished_run.path))
+    assert (code, out) == (2, "") and "holds no weights" in err and "--questions 0" in err
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])

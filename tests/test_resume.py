@@ -322,7 +322,7 @@ def test_debates_that_fail_at_every_start_leave_the_file_of_an_unbroken_run(tmp_
 
 def test_too_many_failures_stop_the_run_before_the_vote(tmp_path):
     config = settings(tmp_path)
-    with pytest.raises(StageFailed, match="the same command holds them again"):
+    with pytest.raises(StageFailed, match="the same command repeats them"):
         run(config, Scripted(lambda _: Reply(text="", finish_reason="error", error="out of memory")))
     assert not (config.runs_dir / config.name / "iter_00/eval/summary.json").exists()
     assert run_files(run(config).path).keys() == run_files(run(settings(tmp_path, name="straight")).path).keys()

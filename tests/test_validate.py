@@ -20,7 +20,7 @@ def jsonl(path: Path, *rows: object) -> str:
 def test_a_task_by_name_with_overrides(home, call):
     code, out, err = call("validate", "arithmetic", "task.low=1", "task.negative=false", "task.num_train=100")
     assert (code, err) == (0, "")
-    assert "Known answers that pass their own grader: 1.0 (207 of 207)" in out
+    assert "Known answers that are graded as right: 207 of 207" in out
     assert "a run trains on            100" in out and "and holds out              107" in out
     assert out.count("---- prompt of question") == 3 and out.count("Give the final answer as \\boxed{answer}.") == 3
 
@@ -33,15 +33,15 @@ def test_a_config_with_prompts_of_its_own(home, call):
 
 def test_shapes_of_sums(home, call):
     code, out, _ = call("validate", "arithmetic", "task.shape=a+b*c+d-e*f", "task.high=29", "task.size=200")
-    assert code == 0 and "1.0 (200 of 200)" in out
+    assert code == 0 and "graded as right: 200 of 200" in out
 
 
 def test_an_answer_that_its_grader_cannot_read_fails_with_exit_code_1(home, call):
     rows = [{"question": f"Q{n}", "answer": answer} for n, answer in enumerate(["1", "a } b {", "3"])]
     code, out, err = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
     assert code == 1
-    assert "0.6666666666666666 (2 of 3)" in out and "the known answer is 'a } b {', in a reply read as" in out
-    assert err.endswith("maft: 1 of 3 known answers do not pass their own grader.\n")
+    assert "graded as right: 2 of 3" in out and "the known answer is 'a } b {', in a reply read as" in out
+    assert err.endswith("maft: 1 of 3 known answers are graded as wrong.\n")
 
 
 def test_worked_solutions_are_read_as_replies_are(home, call):
@@ -49,7 +49,7 @@ def test_worked_solutions_are_read_as_replies_are(home, call):
         {"question": f"Add {n} and 1.", "answer": f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}"} for n in range(9)
     ]
     code, out, _ = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
-    assert code == 0 and "1.0 (9 of 9)" in out
+    assert code == 0 and "graded as right: 9 of 9" in out
     questions = tasks.make(
         config.parse({"task": {"name": "dataset", "train_file": str(home / "q.jsonl")}}).task
     ).questions()
@@ -60,7 +60,7 @@ def test_worked_solutions_without_an_answer_at_their_end_are_named(home, call):
     solution = "First we add the two numbers of the question, then we take one away, so that {} are left."
     rows = [{"question": f"Q{n}", "answer": solution.format(n)} for n in range(4)]
     code, out, err = call("validate", "dataset", f"task.train_file={jsonl(home / 'q.jsonl', *rows)}")
-    assert code == 1 and out.count("is rather a worked solution") == 4
+    assert code == 1 and out.count("looks like a worked solution") == 4
     assert "4 of 4 known answers are worked solutions" in err
 
 
@@ -83,7 +83,7 @@ def test_duplicates_and_unknown_answers_are_counted(home):
     out, err = done.stdout, done.stderr
     assert done.returncode == 0
     assert "questions                    7" in out and "duplicates left out          2" in out
-    assert "without known answer         3" in out and "1.0 (4 of 4)" in out
+    assert "without known answer         3" in out and "graded as right: 4 of 4" in out
     assert err.count("2 of 9 questions occur more than once") == 1
 
 
@@ -99,9 +99,9 @@ def test_what_is_asked_wrongly_has_exit_code_2(home, call):
 def test_gsm8k_and_math_500_pass_from_the_command_line(home, call):
     files = [f"task.train_file={DATA / 'gsm8k/train.jsonl'}", f"task.eval_file={DATA / 'gsm8k/test.jsonl'}"]
     code, out, _ = call("validate", "gsm8k", *files)
-    assert code == 0 and "1.0 (8,792 of 8,792)" in out
+    assert code == 0 and "graded as right: 8,792 of 8,792" in out
     code, out, _ = call("validate", "math", f"task.train_file={DATA / 'math500.jsonl'}")
-    assert code == 0 and "1.0 (500 of 500)" in out
+    assert code == 0 and "graded as right: 500 of 500" in out
 
 
 @needs_data
@@ -114,7 +114,7 @@ def test_the_recipes_validate_on_local_files(home, call, task):
     else:
         files = [f"task.train_file={DATA / 'math500.jsonl'}", "task.num_train=100", "task.num_eval=100"]
     code, out, err = call("validate", "config.yaml", *files)
-    assert code == 0 and "Known answers that pass their own grader: 1.0" in out, err
+    assert code == 0 and "Known answers that are graded as right:" in out, err
 
 
 def test_counts_as_json_and_a_model_that_does_not_exist(home, call):

@@ -96,14 +96,16 @@ class Problem(Record):
 
 
 class SamplingParams(Record):
-    """How a reply is drawn; the meaning is the same in every engine."""
+    """How a reply is sampled; the meaning is the same in every engine."""
 
     temperature: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] = 1.0
     """0 is greedy decoding."""
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] = 1.0
+    """Nucleus sampling: draw among the likeliest tokens with this total probability; 1 is no limit."""
     top_k: Annotated[int, Field(strict=True, ge=0)] = 0
-    """Draw among the k likeliest tokens only; 0 is no limit."""
+    """Draw among the k likeliest tokens only; 0: no limit."""
     max_new_tokens: Annotated[int, Field(strict=True, ge=1)] = 512
+    """Maximum length of a reply in tokens; a longer one is cut there."""
 
 
 class AgentRef(Record):

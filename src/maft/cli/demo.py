@@ -11,7 +11,7 @@ from maft.cli import run, stage
 @stage.prints
 @click.pass_context
 def demo(ctx: click.Context, *, as_json: bool, quiet: bool) -> None:
-    """Run recipes/demo/config.yaml: random guesses in place of a model, no training, and a report."""
+    """Run recipes/demo/config.yaml with random guesses in place of a model, without training, and write a report."""
     ctx.invoke(
         run.run,
         config=Path("recipes/demo/config.yaml"),

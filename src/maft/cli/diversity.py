@@ -35,5 +35,7 @@ def diversity(folder: Path, *, questions: int, threads: int | None, as_json: boo
     if threads is not None:
         engine = run.config.engine.model_copy(update={"num_threads": threads})
         run.config = run.config.model_copy(update={"engine": engine})
+    if questions:
+        diversity_.check_weights(run)
     measured = diversity_.measure(run, questions, Progress(quiet=quiet))
     stage.say(report.diversity_table(measured), [one.model_dump() for one in measured], as_json=as_json)

@@ -67,25 +67,27 @@ class EngineConfig(Section):
     """What samples and what trains."""
 
     sampler: Annotated[str, AfterValidator(Part("sampler", SAMPLERS))] = "auto"
-    """`auto` is vllm on CUDA and openvino on a CPU, each where it is installed, and transformers elsewhere; `openai` is
-    a hosted service or a server."""
+    """`auto`: vllm on CUDA and openvino on a CPU, where they are installed, otherwise transformers; `openai`: a hosted
+    service or a server; `scripted`: random guesses, for tests."""
     trainer: TrainerName = "sft"
-    """`sft`: TRL and PEFT; `openai`, `together`, `fireworks`, `tinker`: hosted services; `null`: nothing is trained."""
+    """`sft`: here, with PEFT, for every `train.objective`; `openai`, `together`, `fireworks`, `tinker`: hosted
+    services; `null`: nothing is trained, for tests."""
     batch_size: Annotated[Positive, FREE] = 128
-    """Questions debated at a time; a new one begins when a debate ends. More keep an engine busier, and take memory."""
+    """Maximum number of debates in progress; a new one begins when one ends. A larger number keeps an engine busier,
+    but takes memory."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of weights and computation. Hardware without bfloat16, such as a CPU with AVX2 only, computes in
     float32 in any case; so does openvino on a single core."""
     cache_gb: Annotated[Positive, FREE] = 2
-    """openvino, and vllm on a CPU: memory for the key-value cache."""
+    """openvino, and vllm on a CPU: GB of memory for the KV cache."""
     num_threads: Annotated[Positive | None, FREE] = None
     """CPU threads, for sampling and for finetuning; null: one per core."""
     num_train_processes: Annotated[Positive, FREE] = 1
     """Processes that finetune an agent together, each on its own GPU where there are GPUs. They share the examples of
     each `train.batch_size`, so their number changes results by rounding only."""
     train_sharding: Annotated[Literal["none", "fsdp", "deepspeed"], FREE] = "none"
-    """What several processes divide besides the examples: `none` (each holds all weights), or weights, gradients and
-    optimiser states, by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
+    """How `num_train_processes` share a model: `none` (each holds all weights), or weights, gradients and optimiser
+    states are sharded by FSDP2 (`fsdp`) or ZeRO-3 (`deepspeed`)."""
     max_sequences: Annotated[Positive | None, FREE] = None
     """Maximum number of replies generated at the same time; null: 256 for openvino and vllm; for
     transformers 64, and on CUDA as many as fit, up to 1,024, where all agents share a batch."""
@@ -94,20 +96,20 @@ class EngineConfig(Section):
     trust_remote_code: Annotated[bool, FREE] = False
     """Run Python code that comes with a model; the manifest records it."""
     date: datetime.date | None = None
-    """The date, such as 2026-01-31, that a chat template which writes one is given; null is today's."""
+    """Date for chat templates that write one, such as 2026-01-31; null: today's."""
 
 
 class VllmConfig(Section):
     """vLLM in maft's own process: `engine.sampler: vllm`. For a vLLM server elsewhere, see `openai.load_adapters`."""
 
     tensor_parallel_size: Annotated[Positive, FREE] = 1
-    """GPUs that a model is spread over."""
+    """Number of GPUs over which each model is split."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), FREE] = 0.9
     """Share of each GPU's memory for weights, adapters and key-value cache."""
     max_model_len: Positive | None = None
     """Maximum length of a dialogue in tokens, reply included; null: the model's own, which takes the most memory."""
     max_loras: Annotated[Positive | None, FREE] = None
-    """Adapters in GPU memory at the same time; null: all of the society. With fewer, agents wait for each other."""
+    """Maximum number of adapters in GPU memory; null: all of the society. With fewer, agents wait for each other."""
 
 
 def _address(url: str) -> str:
@@ -130,23 +132,23 @@ class OpenAiConfig(Section):
     base_url: Annotated[str, AfterValidator(_address)] | None = None
     """Such as `http://localhost:8080/v1`; null: OpenAI's service, or that of `engine.trainer`, such as Together."""
     api_key_env: Annotated[str, AfterValidator(_name_of_variable), FREE] = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; maft writes the key into no file. With `engine.trainer:
+    """Name of the environment variable that holds the key, which maft never writes to a file. With `engine.trainer:
     together` it is TOGETHER_API_KEY by default, and so on."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
     folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
     concurrency: Annotated[Positive, FREE] = 16
-    """Maximum number of requests at the same time; fewer while the service answers that there are too many."""
+    """Maximum number of concurrent requests; fewer while the service answers that there are too many."""
     timeout: Annotated[float, Field(gt=0), FREE] = 120.0
     """Seconds after which a request without an answer is retried."""
     max_retries: Annotated[int, Field(ge=0), FREE] = 8
     """Maximum number of retries of a request."""
     omit: Annotated[tuple[Literal["seed", "temperature", "top_p", "top_k", "logprobs"], ...], FREE] = ()
-    """Parameters that are not sent. A parameter that the service refuses is left out by itself, with a warning, where
-    that changes nothing: `seed`, or one at its default."""
+    """Parameters that are not sent. A refused parameter is omitted automatically, with a warning, where that changes
+    nothing: `seed`, or one at its default."""
     rename: Annotated[dict[str, str], FREE] = {}  # noqa: RUF012  # pydantic copies it
-    """Names that the service has for parameters, such as `max_tokens: max_completion_tokens` (this one is found out by
-    itself)."""
+    """Other names of the service for parameters, such as `max_tokens: max_completion_tokens` (which is also
+    detected)."""
     learning_rate_multiplier: Annotated[float, Field(gt=0)] = 1.0
     """Learning rate multiplier of OpenAI's finetuning jobs; their number of epochs is `train.num_epochs`. Other
     services take the settings of `train`."""
@@ -163,7 +165,7 @@ class OpenAiConfig(Section):
     training_price: Annotated[Price | None, FREE] = None
     """US dollars per million tokens trained on, in every epoch."""
     spending_limit: Annotated[Price | None, FREE] = None
-    """Maximum US dollars of a run: it stops before a request or job that could pass it. Needs the prices; null: no
+    """Maximum US dollars of a run: it stops before a request or job that could exceed it. Needs the prices; null: no
     limit."""
 
     @model_validator(mode="after")
@@ -211,5 +213,5 @@ class ClusterConfig(Section):
     memory_gb_per_worker: Annotated[float, Field(gt=0)] | None = None
     """Main memory that Ray reserves for each worker, which limits the workers of a node; null reserves none."""
     storage: str | None = None
-    """URL of the run folders, of a kind that fsspec knows, such as `s3://bucket/runs`; `runs_dir` is then a local copy.
-    Null: all nodes see `runs_dir` at the same path."""
+    """URL of the run folders, of a kind that fsspec supports, such as `s3://bucket/runs`; `runs_dir` is then a local
+    copy. Null: all nodes see `runs_dir` at the same path."""

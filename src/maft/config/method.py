@@ -33,11 +33,11 @@ class SandboxConfig(Section):
     """How programs of models are run, see docs/howto/code.md."""
 
     allow_weak: Annotated[bool, FREE] = False
-    """Run programs even where only their time, memory and processes can be limited."""
+    """Run programs even where files and network cannot be blocked, only time, memory and number of processes."""
     call_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """Maximum CPU time of one call; a program has four times as much for all inputs."""
+    """Maximum CPU seconds of one call; a program has four times as much for all its inputs."""
     memory_mb: Annotated[int, Field(ge=64)] = 512
-    """Maximum memory of a program."""
+    """Maximum memory of a program, in MB."""
 
 
 class _TaskName(Part):
@@ -87,10 +87,10 @@ class TaskConfig(Section):
     high: int = 9
     """arithmetic: largest number."""
     negative: bool = True
-    """arithmetic: keep results below zero."""
+    """arithmetic: also ask questions with negative results."""
     shape: str | None = None
-    """arithmetic: the form of a sum, with a letter for each number to draw, such as `a+b*c+d-e*f`; null: all sums of
-    two numbers."""
+    """arithmetic: the form of the expressions, with a letter for each random number, such as `a+b*c+d-e*f`; null: all
+    expressions of two numbers."""
     size: Positive | None = None
     """arithmetic with a shape, reasoning_gym: number of questions to generate; null: num_train + num_eval, or 1000."""
     train_sets: Annotated[Positive, NEWER] = 1
@@ -133,7 +133,7 @@ class TaskConfig(Section):
     threshold: Share = 1.0
     """reasoning_gym: minimum score of a right answer."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
-    """reasoning_gym: settings of the data set, by its own names; a task of your own: its settings."""
+    """reasoning_gym: settings of the data set, by its own names; your own task: its settings."""
 
     _sandbox: SandboxConfig = PrivateAttr(SandboxConfig())
 
@@ -182,32 +182,34 @@ class DebateConfig(Section):
     """Settings of the debates: agents, rounds, and what is shown to whom."""
 
     protocol: Annotated[str, AfterValidator(Part("protocol", PROTOCOLS))] = "debate"
-    """`debate`: M rounds, the paper's. `vote`: first answers only, nobody is shown another's answer; the settings of
-    later rounds have no effect. `contested`, `dissenters`, `conformist`, `sparse`, `aggregator`, `judge`: see
-    docs/protocols.md. Or a class of your own, such as `my_file.py:MyProtocol`."""
+    """`debate`: M rounds, as in the paper. `vote`: first answers only (settings of later rounds have no effect).
+    `contested`, `dissenters`, `conformist`, `sparse`, `aggregator`, `judge`: see docs/protocols.md. Or your own class,
+    such as `my_file.py:MyProtocol`."""
     num_agents: Positive = 3
-    """N: number of generators, and of critics."""
+    """N: number of generators, and also of critics."""
     num_rounds: Positive = 2
     """M: number of rounds, one of generators and M - 1 of critics."""
     summarizer: Annotated[str, PLACE] = "base"
     """Who summarises the other agents' answers: `base` (the untrained model), `self` (the critic), `none` (nobody), or
     the name or folder of another model."""
     quote: Annotated[Quote | None, NEWER] = None
-    """What critics are shown of other agents: their replies in `full`, their `answers` with counts and without
-    reasoning, or a `summary`; null: a summary, or full replies where `summarizer` is `none`."""
+    """What critics are shown of other agents: `full` replies, only the `answers` with counts, or a `summary`; null:
+    a summary, or full replies where `summarizer` is `none`."""
     max_others: Positive = 5
     """Maximum number of other agents' replies that are shown or summarised."""
     num_samples: Positive = 1
-    """First answers of each generator: the first is debated, the others only vote, if `vote` counts them."""
+    """Number of first answers of each generator. The first one is debated; the others only vote, where
+    `vote.label_from` or `vote.over` counts them."""
     num_eval_samples: Positive | None = None
-    """First answers of each generator on held-out questions, so that a plain vote can take as many tokens as a debate;
-    null: `num_samples`."""
+    """Number of first answers of each generator on held-out questions, for a vote with as many tokens as a debate
+    (`majority@budget`); null: `num_samples`."""
     wrong_majorities: Annotated[Share | None, NEWER] = None
-    """Share of the training debates that begin with a wrong majority, by the vote over all first answers; in the others
-    the majority is made right. Chosen among each generator's first answers, so it needs `num_samples` above 1; null:
-    what is drawn first is debated."""
+    """Share of the training debates that start from a wrong majority, judged by the vote over all first answers; the
+    others start from a right one. Answers are chosen among each generator's first answers, so it needs `num_samples`
+    above 1. Null: each generator's first answer is debated."""
     show_thinking: bool = False
-    """Show other agents and the summariser what a thinking model writes before its answer; the record keeps it always.
+    """Show other agents and the summariser the thinking before an answer, too; it is always kept in the record.
+
     """
     keep_tokens: bool = False
     """Keep each reply's sampled token ids and their log-probabilities in the files, where the engine returns them.
@@ -253,8 +255,8 @@ class SamplingConfig(Section):
     """Sampling parameters for each stage and role."""
 
     train_temperature: Annotated[PerIteration[Temperature] | None, NEWER] = None
-    """Temperature of generators and critics in training debates, instead of that in `train`. A list has an entry for
-    each iteration; its last entry holds for all further ones."""
+    """Temperature of generators and critics in training debates, instead of that in `train`. May be a list with one
+    entry per iteration; the last entry holds for all later ones."""
 
     train: RoleSampling = RoleSampling()
     """Debates on the training questions."""
@@ -279,23 +281,23 @@ class VoteConfig(Section):
     """How votes are counted: for pseudo-labels, and for the answers of debates."""
 
     label_from: PerIteration[Ballots] = "last"
-    """Which answers vote for the label: of the `last` round (the paper), the `first` (with all samples), or `all`. A
-    list has an entry for each iteration; its last entry holds for all further ones."""
+    """Which answers vote for the label: of the `last` round (the paper), the `first` (with all samples), or `all`. May
+    be a list with one entry per iteration; the last entry holds for all later ones."""
     label: Annotated[Literal["majority", "random", "least_frequent"], NEWER] = "majority"
-    """Which answer is the label: the `majority`'s; or, as controls, a `random` one of the different answers that were
-    given, or the `least_frequent` one. Questions are dropped as for the majority's."""
+    """Which answer is the label: that of the `majority`; or, as controls, a `random` one of the distinct answers given,
+    or the `least_frequent` one. Questions are dropped as with `majority`."""
     over: Ballots = "last"
-    """Which answers vote for the answer of a debate on a held-out question."""
+    """Which answers vote for the final answer on a held-out question."""
     min_agreement: Literal["majority", "plurality"] | Share = "majority"
-    """Minimum share of votes of a label that is trained on: `majority` (more than half), `plurality` (any share, as the
-    paper writes), or a number."""
+    """Minimum share of votes of the label, otherwise the question is not trained on: `majority` (more than half),
+    `plurality` (any share, as in the paper), or a number."""
     ties: Literal["random", "abstain"] = "random"
-    """If several answers have the most votes: `random` draws one by seed (the paper), `abstain` gives no label."""
+    """If several answers have the most votes: `random` draws one (the paper), `abstain` gives no label."""
     weight: Annotated[Literal["none", "likelihood"], NEWER] = "none"
-    """How much a ballot counts: `none`, all the same; `likelihood`, as likely as the model found its own reply (the
-    geometric mean of its tokens' probabilities), which needs `debate.keep_tokens`."""
+    """Weight of a ballot: `none`, all equal; `likelihood`, the likelihood of the reply under its own model (geometric
+    mean of its tokens' probabilities), which needs `debate.keep_tokens`."""
     count_cut: bool = True
-    """Whether a reply that ended at the limit of tokens votes, if an answer can be read; false has it abstain."""
+    """Whether a reply that was cut at the token limit votes, if an answer can be read."""
 
 
 class GuardConfig(Section):
@@ -305,15 +307,15 @@ class GuardConfig(Section):
     """
 
     enabled: bool = True
-    """Whether the run stops; `maft run --keep-going` goes on once."""
+    """Whether a run stops after an iteration that ruined agents; `maft run --keep-going` continues once."""
     unparsed: Share = 0.3
-    """Limit to the rise of the share of an agent's replies without an answer that can be read."""
+    """Maximum rise of the share of an agent's replies without a readable answer."""
     cut: Share = 0.5
-    """Limit to the rise of the share of its replies that run to the limit of tokens."""
+    """Maximum rise of the share of its replies that are cut at the token limit."""
     same_answer: Share = 0.5
-    """Limit to the rise of the share of questions to which it gives its most frequent answer."""
+    """Maximum rise of the share of questions to which it gives its most frequent answer."""
     disagreement: Share = 0.2
-    """Limit to the rise of the share of other agents' first answers that differ from its own."""
+    """Maximum rise of the share of other agents' first answers that differ from its own."""
 
 
 def _read_task(entry: object) -> object:
@@ -344,12 +346,12 @@ class CurateConfig(Section):
 
     keep: Annotated[Literal["agreeing", "readable", "all"], NEWER] = "agreeing"
     """Which of its own responses an agent learns from: those `agreeing` with the label; or, as controls without labels,
-    those with a `readable` answer, or `all`. Replies that ended at the limit of tokens are never learned."""
+    those with a `readable` answer, or `all`. Replies cut at the token limit are never learned."""
     critic_mix: Share = 0.5
     """w: share of a critic's examples that correct a wrong first answer (D-); the rest keep a right one (D+)."""
     short_side: Literal["cut", "repeat", "use_all"] = "cut"
-    """When D- or D+ is too short for w: `cut` the longer side, `repeat` the shorter one, or `use_all` there is without
-    regard to w. An empty side never empties the set."""
+    """When there are too few D- or D+ for w: `cut` the other side, `repeat` examples of the short one, or `use_all`
+    examples and ignore w. If one side is empty, all of the other is used."""
     examples_per_question: Positive = 1
     """Maximum number of first answers to one question that a generator learns from; more than one needs
     `debate.num_samples`."""
@@ -357,13 +359,12 @@ class CurateConfig(Section):
     """Which of several agreeing first answers to a question a generator learns from: those drawn `first`, or those most
     `distinct` from what the other agents answered, by the words and pairs of words that they share."""
     weight_by: Literal["none", "margin", "gain"] = "none"
-    """`margin` draws as many examples as there are, each as often as its label won by: the votes of the label minus
-    those of the runner-up. Certain labels are learned twice or more, close ones seldom. `gain` does so for generators,
-    by how many other agents came to the label after reading the first answer; last answers of critics weigh the same.
-    """
+    """`margin` resamples the examples (same number) in proportion to the margin of the vote: the votes of the label
+    minus those of the runner-up. `gain` does so for generators, by how many other agents moved to the label after
+    reading the first answer; critics' examples keep equal weights."""
     questions: Annotated[Literal["all", "bootstrap", "shards"], NEWER] = "all"
     """Which questions an agent learns from: `all`; `bootstrap`, as many as there are, drawn with replacement for each
-    agent and iteration; `shards`, a part of its own, the same in every iteration, about 1/N of them."""
+    agent and iteration; `shards`, its own part of about 1/N, the same in every iteration."""
     max_examples: PerIteration[Positive] | None = None
-    """Maximum number of examples of one agent in an iteration, drawn by seed; null: no limit. A list has an entry for
-    each iteration; its last entry holds for all further ones."""
+    """Maximum number of examples of one agent in an iteration, drawn at random; null: no limit. May be a list with one
+    entry per iteration; the last entry holds for all later ones."""

@@ -49,9 +49,9 @@ class RunConfig(Section):
     name: Annotated[Name, FREE] = "run"
     """The run folder is `<runs_dir>/<name>`."""
     runs_dir: Annotated[Path, FREE] = Path("runs")
-    """Where run folders are made."""
+    """Folder in which run folders are created."""
     seed: int = 0
-    """Seed of everything but the split of the questions."""
+    """Seed of everything except the questions and their split (`task.split_seed`)."""
     model: Annotated[str, PLACE] = "smollm2-135m-instruct"
     """The base model: a Hugging Face folder, a hub name, or the packaged `smollm2-135m-instruct`."""
     num_iterations: Annotated[Positive, FREE] = 1

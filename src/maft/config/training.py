@@ -13,8 +13,11 @@ class LoraConfig(Section):
     """The shape of the adapters."""
 
     rank: Positive = 16
+    """Rank of the adapters."""
     alpha: Positive = 32
+    """Updates are scaled by alpha / rank."""
     dropout: Share = 0.0
+    """Dropout of the adapters' input; above 0, TRL trains."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Names of the layers to adapt, or `all-linear`."""
 
@@ -33,23 +36,24 @@ class _Training(Section):
     """Settings that all agents share."""
 
     method: Literal["lora", "qlora", "full"] = "lora"
-    """`lora` trains adapters; `qlora` the same on a base in 4 bits, on CUDA only; `full` trains and keeps all weights.
+    """`lora` trains adapters; `qlora` the same on a base quantised to 4 bits (CUDA only); `full` trains all weights.
     """
     max_length: Positive = 2048
     """Maximum length of an example in tokens; longer ones are dropped and counted, never cut, since the answer is at
     the end."""
     packing: bool = False
-    """Pack examples into rows of up to `max_length` tokens; they do not see each other, and `batch_size` counts rows.
-    Saves padding where TRL trains; without it, adapters are trained in one process without padding."""
+    """Let TRL pack examples into rows of up to `max_length` tokens, which do not attend to each other; `batch_size`
+    then counts rows. maft's own loop, the default for adapters in one process, has no padding anyway."""
     gradient_checkpointing: Annotated[bool | None, FREE] = None
-    """Compute activations twice instead of keeping them: less memory, about a third more time. Null: on GPUs where
-    memory is short; where TRL trains, on all GPUs."""
+    """Recompute activations instead of keeping them: less memory, about a third more time. Null: on GPUs where memory
+    is short; where TRL trains, on all GPUs."""
     loss_turns: Literal["last", "all"] = "last"
-    """Assistant turns that carry loss; the first turn of a corrected dialogue is a wrong answer."""
+    """Assistant turns of a critic's dialogue that carry loss: the `last`, or `all` (the released code), which includes
+    wrong first answers."""
     critics: bool = True
     """Finetune the critics; if false, they stay untrained (the paper's ablation without critics)."""
     start_from: Literal["previous", "base"] = "previous"
-    """Initial weights of an iteration: the agent's own after the previous iteration, or those of the base model."""
+    """Initial weights of an iteration: the agent's own after the `previous` iteration, or those of the `base` model."""
     lora: LoraConfig = LoraConfig()
     """Shape of the adapters of `lora` and `qlora`."""
 
@@ -96,38 +100,40 @@ class TrainConfig(_Training):
     """How agents are finetuned. Settings of the optimiser may be lists, with an entry for each iteration."""
 
     num_epochs: PerIteration[Positive] = 2
-    """Passes over the examples. This and the settings below, up to `undesirable_weight`, may be lists: an entry for
-    each iteration; the last one holds for all further ones."""
+    """Passes over the examples. This and the settings below, up to `undesirable_weight`, may be lists with one entry
+    per iteration; the last entry holds for all later ones."""
     learning_rate: PerIteration[Rate] = 3e-4
-    """The highest learning rate. Full finetuning needs a smaller one, such as 1e-5."""
+    """Peak learning rate. Full finetuning needs a smaller one, such as 1e-5."""
     lr_schedule: PerIteration[Schedule] = "cosine"
     """`constant`, `linear` or `cosine`."""
     warmup_ratio: PerIteration[Share] = 0.03
     """Share of the steps during which the learning rate rises."""
     batch_size: PerIteration[Positive] = 16
-    """Examples in one forward and backward pass, over all of `engine.num_train_processes`."""
+    """Examples in one forward and backward pass, over all `engine.num_train_processes` together."""
     gradient_accumulation: PerIteration[Positive] = 1
     """Batches per optimiser step: 8 batches of one example equal one batch of 8, in less memory."""
     weight_decay: PerIteration[NotNegative] = 0.0
+    """Weight decay of AdamW."""
     max_grad_norm: PerIteration[Rate] = 1.0
+    """Gradients are clipped to this norm."""
     objective: PerIteration[Objective] = "sft"
-    """What is minimised: `sft` (maximum likelihood of responses that agree with the label), `weighted` (the same, each
-    response by the margin of its vote), `kto` (agreeing responses likelier, dissenting ones less likely), `dpo` (pairs
-    of an agreeing and a dissenting response to one prompt), `grpo` (generators only: first answers to one question,
-    those that agree likelier than the others), or a class of your own (docs/extending.md)."""
+    """The loss: `sft` (maximum likelihood of responses that agree with the label), `weighted` (the same, each response
+    weighted by the margin of its vote), `kto` (agreeing responses desirable, dissenting ones undesirable), `dpo` (pairs
+    of an agreeing and a dissenting response to one prompt), `grpo` (generators only: reward 1 for agreeing first
+    answers), or your own class (docs/extending.md)."""
     beta: PerIteration[Rate] = 0.1
-    """kto, dpo: how strongly an agent is held to the weights that it starts the iteration with."""
+    """kto, dpo: how strongly an agent is kept near the weights that it starts the iteration with."""
     desirable_weight: PerIteration[Weight] = None
-    """kto: factor of the loss of agreeing responses; null: half of all examples by the number of these, so that both
-    classes weigh the same."""
+    """kto: weight of agreeing responses; null: half of all examples divided by the number of these, so that both
+    classes have the same total weight."""
     undesirable_weight: PerIteration[Weight] = None
-    """kto: the same of dissenting responses."""
+    """kto: weight of dissenting responses; null: as for `desirable_weight`."""
     online_questions: Annotated[Positive | None, NEWER] = None
-    """Divide an iteration into turns of this many questions, each debated by the agents that learned from the turns
-    before it; null: all questions at once."""
+    """Update the agents after every this many questions within an iteration, so that later questions are debated by the
+    updated agents; null: once per iteration."""
     together: Annotated[Literal["auto"] | bool, FREE] = "auto"
-    """Train all agents of a base model in the same steps, each on its own examples: results are equal but for rounding.
-    `auto` does so on GPUs; on a CPU, agents are trained side by side in processes of their own."""
+    """Train all agents of a base model in the same steps, each on its own examples; results are equal up to rounding.
+    `auto` does so on GPUs; on a CPU, agents are trained in parallel processes."""
     generator: RoleTraining = RoleTraining()
     critic: RoleTraining = RoleTraining()
 

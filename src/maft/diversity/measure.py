@@ -21,12 +21,7 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     """Measure every evaluated society that was not measured before, and return all measurements.
 
     Every agent reads the replies to `num_read` questions, for likelihood and KL; 0 leaves these out.
-
-    Raises:
-        DataError: an agent has no weights, and likelihood and KL are asked for.
     """
-    if num_read:
-        _check_weights(folder)
     name, embed = embedder()
     reader = LikelihoodReader(folder.config.engine)
     for iteration in range(folder.config.num_iterations + 1):
@@ -51,8 +46,12 @@ def measure(folder: RunFolder, num_read: int, progress: Progress) -> list[Divers
     return measured(folder)
 
 
-def _check_weights(folder: RunFolder) -> None:
-    """Make sure, before a model is loaded, that finetuned agents have adapters; the null trainer writes none."""
+def check_weights(folder: RunFolder) -> None:
+    """Make sure, before a model is loaded, that finetuned agents have adapters; the null trainer writes none.
+
+    Raises:
+        DataError: one has none.
+    """
     for iteration in filter(folder.evaluated, range(1, folder.config.num_iterations + 1)):
         for agent in societies.after(folder, iteration).agents:
             if agent.adapter and not (Path(agent.adapter) / "adapter_config.json").exists():
