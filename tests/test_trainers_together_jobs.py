@@ -149,6 +149,14 @@ def test_the_service_that_finetunes_is_the_one_that_is_sampled():
             config_.parse(tree, [refused])
 
 
+def test_a_missing_key_is_said_before_anything_is_asked(tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TOGETHER_API_KEY", raising=False)
+    Path("hosted.yaml").write_text(CONFIG.format(url="http://127.0.0.1:9/v1"))
+    code, _, err = call("run", "hosted.yaml", "--quiet")
+    assert code == 2 and "the environment variable TOGETHER_API_KEY is not set" in err and "Traceback" not in err
+
+
 CONFIG = """
 model: meta/small
 task: {{name: arithmetic, high: 6, num_train: 30, num_eval: 10}}

@@ -170,7 +170,7 @@ def make_trainer(config: RunConfig) -> Trainer:
 
     Raises:
         MissingExtra: the trainer's packages are not installed.
-        ConfigError: this machine lacks the GPUs that are asked for.
+        ConfigError: this machine lacks the GPUs that are asked for, or the key of the service.
     """
     if config.cluster.ray is not None and config.engine.trainer not in HOSTED:
         from maft.cluster.trainer import RayTrainer
@@ -193,8 +193,11 @@ def make_trainer(config: RunConfig) -> Trainer:
 def _hosted(config: RunConfig) -> Trainer:
     name, settings = config.engine.trainer, config.openai
     _require(f"engine.trainer={name}", *NEEDS[name])
+    from maft.hosted.service import checked_key
     from maft.hosted.trainer import HostedTrainer
 
+    if name != "openai":  # whose key is asked for with the first request, unless a server needs none
+        checked_key(settings)
     if name == "tinker":
         from maft.hosted.tinker import TinkerTrainer
 
