@@ -25,6 +25,13 @@ QUESTIONS = {
     "labels": [{"text": f"message {i}", "label": ["spam", "ham"][i % 2]} for i in range(12)],
     "choices": [{"question": f"Which of {i}?", "choices": ["a", "b"], "answer": i % 2} for i in range(12)],
     "short": [{"question": f"Whose town is {i}?", "answer": f"the town of {'abcdefghijkl'[i]}na"} for i in range(12)],
+    "objects": [{"input": f"The town {i}", "output": {"town": "x", "size": i}} for i in range(12)],
+    "long": [
+        {"question": f"Why {i}?", "answer": f"{'For many reasons, all of them good, and ' * 3}{i}"} for i in range(12)
+    ],
+    "programs": [
+        {"prompt": f'def add_{i}(a: int) -> int:\n    """Add {i}."""\n', "entry_point": f"add_{i}"} for i in range(12)
+    ],
     "none": [{"prompt": [{"role": "user", "content": f"Name {i} towns"}]} for i in range(12)],
     "mixed": [{"query": f"How many are {i}?", "target": i if i % 3 else None} for i in range(12)],
 }
@@ -45,7 +52,8 @@ def test_a_config_for_a_file_of_questions_can_be_run_as_it_is(here, call, name):
     written = config.load(here / f"{name}.yaml")
     assert written.task.train_file == Path(f"{name}.jsonl") and written.name == name
     assert json.loads(out)["rows"] == 12 and Path(json.loads(out)["config"]) == Path(f"{name}.yaml")
-    assert call("validate", f"{name}.yaml", "--json")[0] == 0
+    if name != "long":  # comparing by meaning loads an encoder
+        assert call("validate", f"{name}.yaml", "--json")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -53,9 +61,12 @@ def test_a_config_for_a_file_of_questions_can_be_run_as_it_is(here, call, name):
     [
         ("numbers", "numbers and formulas", {"question_field": "problem", "gold_field": "solution"}),
         ("formulas", "numbers and formulas", {"question_field": "question", "gold_field": "answer"}),
-        ("labels", "2 labels", {"question_field": "text", "gold_field": "label"}),
+        ("labels", "2 labels", {"name": "classification", "question_field": "text", "labels": ["ham", "spam"]}),
+        ("objects", "JSON objects", {"name": "extraction", "fields": {"town": "text", "size": "number"}}),
+        ("programs", "programs", {"name": "code"}),
+        ("long", "long texts", {"name": "text", "equality": "embedding"}),
         ("choices", "choices", {"name": "mmlu"}),
-        ("short", "short texts", {"question_field": "question", "gold_field": "answer"}),
+        ("short", "short texts", {"name": "text", "question_field": "question"}),
         ("none", "unknown", {"question_field": "prompt.0.content", "gold_field": None}),
     ],
 )

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from maft.answers import canonical, extract_stated, gold
 from maft.answers.structure import is_maths
-from maft.config import TASK_SETTINGS
 from maft.errors import DataError
 from maft.tasks import rows as rows_
 from maft.tasks.rows import Row
@@ -32,7 +31,7 @@ ANSWERS = (
 )
 """Columns that hold the known answer."""
 CHOICES = ("choices", "options", "A")
-TESTS = ("tests", "test", "test_list", "test_cases", "entry_point")
+CODE = ("entry_point", "test_list", "public_tests", "canonical_solution")
 MAX_LABELS = 20
 SHARE = 0.9
 """Share of the known answers that must be of a kind."""
@@ -76,8 +75,8 @@ def look(file: Path) -> Looked:
     looked = Looked(len(rows), columns, "", len(known), {"name": "dataset", **base})
     if set(columns) & set(CHOICES) and "question" in columns:
         return looked._replace(kind="choices", task={"name": "mmlu"})
-    if set(columns) & set(TESTS) and "code" in TASK_SETTINGS:
-        return looked._replace(kind="programs with tests", task={"name": "code"})
+    if set(columns) & set(CODE):
+        return looked._replace(kind="programs", task={"name": "code"})
     if not known:
         why = "There is no known answer, so that accuracy will not be known: give some to a part of the questions."
         return looked._replace(kind="unknown", notes=(why,))
@@ -87,26 +86,32 @@ def look(file: Path) -> Looked:
 def _by_answers(looked: Looked, known: Sequence[str]) -> Looked:
     """Choose by what the known answers are."""
     read = [gold.read(text, extract_stated) for text in known]
-    labels = {text.strip().casefold() for text in known}
-    task = dict(looked.task)
+    labels = {text.strip().casefold(): text.strip() for text in reversed(known)}
     if _mostly(re.search(r"\d|\\", text) and is_maths(canonical(text)) for text in read):
         return looked._replace(kind="numbers and formulas")
-    if _mostly(_is_object(text) for text in known):
-        return looked._replace(kind="JSON objects", task=_instead(task, "extraction", "exact"))
-    if len(labels) <= min(MAX_LABELS, max(2, len(known) // 3)) and not any(map(gold.is_worked, known)):
-        return looked._replace(kind=f"{len(labels)} labels", task=_instead(task, "labels", "text"))
-    task = _instead(task, "text", "text")
+    objects = [value for text in known if isinstance(value := _json(text), dict)]
+    if _mostly(len(objects) * [True] + (len(known) - len(objects)) * [False]):
+        task = {**looked.task, "name": "extraction", "fields": _fields(objects)}
+        return looked._replace(kind="JSON objects", task=task)
+    if 2 <= len(labels) <= min(MAX_LABELS, max(2, len(known) // 3)) and not any(map(gold.is_worked, known)):
+        task = {**looked.task, "name": "classification", "labels": sorted(labels.values())}
+        return looked._replace(kind=f"{len(labels)} labels", task=task)
     if _mostly(not gold.is_worked(text) for text in read):
-        return looked._replace(kind="short texts", task=task)
-    why = "Known answers are long texts. A vote needs answers that can be equal: give them alone, boxed, or after ####."
+        return looked._replace(kind="short texts", task={**looked.task, "name": "text"})
+    why = "Known answers are long texts, which are compared by meaning: see docs/howto/text.md, or give answers alone."
+    task = {**looked.task, "name": "text", "equality": "embedding"}
     return looked._replace(kind="long texts", task=task, notes=(why,))
 
 
-def _instead(task: Mapping[str, Any], name: str, equality: str) -> dict[str, Any]:
-    """Return the task of this name where there is one; else a data set with this equality."""
-    if name not in TASK_SETTINGS:
-        return {**task, "equality": equality}
-    return {"name": name, **{key: task[key] for key in task if key in TASK_SETTINGS[name]}}
+def _fields(objects: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the fields that all objects have, with the type of each."""
+    kinds = {str: "text", bool: "boolean", int: "number", float: "number", list: "list"}
+    fields = {}
+    for name in objects[0]:
+        if all(name in one for one in objects):
+            types = {kinds.get(type(one[name]), "any") for one in objects if one[name] is not None}
+            fields[name] = types.pop() if len(types) == 1 else "any"
+    return fields
 
 
 def _column(rows: Sequence[Row], names: Iterable[str], what: str) -> str | None:
@@ -125,17 +130,20 @@ def _longest_text(rows: Sequence[Row]) -> str | None:
 
 
 def _known(row: Row, name: str) -> str | None:
+    value = row.fields.get(name)
+    if isinstance(value, dict):
+        return json.dumps(value)
     try:
         return known_answer(row, name, "")
     except DataError:  # an empty text, or a list
         return None
 
 
-def _is_object(text: str) -> bool:
+def _json(text: str) -> Any:
     try:
-        return isinstance(json.loads(text), dict | list)
+        return json.loads(text)
     except ValueError:
-        return False
+        return None
 
 
 def _mostly(truths: Iterable[object]) -> bool:
