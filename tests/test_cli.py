@@ -18,6 +18,7 @@ from maft import config as config_
 from maft import engines, files
 from maft.cli import main
 from maft.cli.main import VERBS
+from maft.cli.main import maft as maft_command
 from maft.errors import install_line
 from maft.pipeline import run as pipeline
 
@@ -164,6 +165,12 @@ def test_results_are_printed_as_json_by_every_verb_that_prints_some(home, call, 
     whole = result("run", "sums.yaml")
     assert whole["run"] == "runs/sums" and whole["spent_usd"] is None and len(whole["results"]) == 6
     assert [one["iteration"] for one in result("diversity", "runs/sums", "--questions", "0")] == [0, 1]
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("chat", "serve", "schema")])
+def test_every_verb_that_prints_results_takes_json(verb):
+    command = maft_command.get_command(None, verb)
+    assert any("--json" in option.opts for option in command.params)
 
 
 def test_a_mistake_can_be_mended_under_the_same_name(home, call, no_page):

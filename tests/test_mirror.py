@@ -1,10 +1,15 @@
 """A run folder kept at a URL: torn, moved and rewritten, it is always a run that can go on."""
 
+import json
+import re
 import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import run, run_files, settings
+from helpers import ENVIRONMENT, ROOT, run, run_files, settings
 
 from maft import files
 from maft.cluster.mirror import REPLIES, Mirror, mirrored
@@ -216,3 +221,30 @@ def test_a_folder_that_was_stored_in_part_is_not_there(tmp_path, url, monkeypatc
 def test_a_url_that_cannot_be_used_is_a_clean_error(tmp_path, url, message):
     with pytest.raises(ConfigError, match=message):
         run(settings(tmp_path, cluster={"storage": url}), Scripted(guess), NullTrainer())
+
+
+def test_the_script_for_jobs_continues_on_a_new_machine_what_another_left(tmp_path):
+    script = ROOT / "recipes/hf_jobs/run.py"
+    head = re.search(r"# /// script\n(.*?)# ///\n", script.read_text(), re.S)
+    wanted = tomllib.loads(re.sub(r"^# ?", "", head[1], flags=re.M))
+    assert wanted["requires-python"] == ">=3.11" and wanted["dependencies"][0].startswith("maft[hf,")
+    store, config = tmp_path / "store", tmp_path / "mine.yaml"
+    store.mkdir()
+    config.write_text((ROOT / "recipes/demo/config.yaml").read_text())
+
+    def job(machine: str, url: str, *overrides: str) -> Path:
+        home = tmp_path / machine
+        home.mkdir()
+        words = [sys.executable, str(script), f"file://{store}", url, *overrides]
+        done = subprocess.run(words, cwd=home, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return home / "runs/mine"
+
+    first = job("a", f"file://{config}", "name=mine", "num_iterations=1")
+    second = job("b", f"file://{config}", "name=mine", "num_iterations=2")
+    names = {path.relative_to(first) for path in (first / "iter_01").rglob("*") if path.is_file()}
+    assert names and all((second / name).read_bytes() == (first / name).read_bytes() for name in names)
+    assert (second / "iter_02/eval/summary.json").exists()
+    events = [json.loads(line) for line in (second / "events.jsonl").read_text().splitlines()]
+    assert {event["iteration"] for event in events if event["event"] == "trained"} == {1, 2}
+    assert len([event for event in events if event["event"] == "evaluated"]) == 3

@@ -23,7 +23,7 @@ from maft.records import AgentRef
 WHOLE = ".whole"
 PART = ".part"
 ATTEMPT = ".attempt"
-APPEAR_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "memory"}
+APPEAR_WHOLE = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "hf", "memory"}
 """Protocols of stores whose objects appear only when they are written to the end."""
 
 
