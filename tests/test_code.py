@@ -1,17 +1,19 @@
 """Task `code`: rows of programs, the vote over behaviours, and the whole loop with programs from a script."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import run, settings
+from helpers import ENVIRONMENT, ROOT, run, settings
 
 from maft import files, seeds, tasks
 from maft.config import SandboxConfig, TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.records import CodeQuestion, GradedVote, Problem, Vote
 from maft.sandbox import levels
-from maft.sandbox.limits import LIMITS
+from maft.sandbox.limits import LEVELS, LIMITS
 from maft.tasks import signatures
 from maft.tasks.behaviour import Behaviour
 from maft.tasks.code import Code
@@ -287,3 +289,33 @@ def test_transcript_and_page_name_programs_by_how_they_behave(tmp_path):
         _Texts(),
     )
     assert shown[3][1] == 0
+
+
+@pytest.mark.slow
+def test_the_recipe_runs_with_the_real_model(tmp_path):
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-c",
+                "from maft.cli import main; main()",
+                "run",
+                str(ROOT / "recipes/code_cpu/config.yaml"),
+            ),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=6", "task.num_eval=4"),
+            *("debate.num_agents=2", "vote.min_agreement=plurality", "train.num_epochs=1", "guard.enabled=false"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env=ENVIRONMENT,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run"
+    (start,) = json.loads((folder / "manifest.json").read_text())["starts"]
+    assert start["sandbox"]["level"] in LEVELS and start["sandbox"]["level"] in done.stderr
+    votes = [json.loads(line) for line in (folder / "iter_01/votes.jsonl").read_text().splitlines()]
+    assert len(votes) == 6 and any(vote["label"] for vote in votes)
+    results = json.loads((folder / "iter_01/results.json").read_text())
+    assert all(0 <= result["accuracy"] <= 1 for result in results)
+    assert "assert" in (folder / "report.html").read_text()
