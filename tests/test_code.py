@@ -102,7 +102,6 @@ def test_columns_can_be_named(tmp_path):
     [
         ({"signature": "def double(n: int"}, r"line 1: the signature 'def double\(n: int' cannot be parsed"),
         ({"signature": "def double(*n)"}, "parameters must be named one by one"),
-        ({"signature": "def double(n)", "solution": None}, r"parameter n of def double\(n\) has no type"),
         ({"signature": "def double(n: Graph)"}, "no values can be drawn of type Graph"),
         ({"signature": None, "solution": None}, "there is no signature"),
         ({"question": None}, "line 1 has no question; it has 'question', 'signature'"),
@@ -115,6 +114,14 @@ def test_rows_that_cannot_be_used_are_one_clear_line(tmp_path, changes, message)
     with pytest.raises(DataError, match=message) as error:
         read(tmp_path, DOUBLE | changes)
     assert "\n" not in str(error.value)
+
+
+def test_parameters_without_types_are_drawn_like_what_the_question_shows_or_counted(tmp_path, caplog):
+    shown = DOUBLE | {"signature": "def double(n)", "question": "Twice a text: double('ab') is 'abab'."}
+    assert read(tmp_path, shown).code.inputs[0] == "('ab',)"
+    bare = [DOUBLE | {"signature": "def double(n)", "question": f"Twice, {n}."} for n in range(3)]
+    task(tmp_path, *bare).questions()
+    assert "3 signatures have parameters without types" in caplog.text and "line 1" in caplog.text
 
 
 def test_gold_tests_that_fail_on_the_solution_are_refused_at_start(tmp_path):

@@ -69,13 +69,14 @@ def check_gold(problems: Sequence[Problem]) -> None:
 
 def _gold(folder: RunFolder, problems: Sequence[Problem]) -> _Labels:
     check_gold(problems)
-    by_id, grade = {problem.id: problem for problem in problems}, tasks.make(folder.config.task).grade
+    by_id, task = {problem.id: problem for problem in problems}, tasks.make(folder.config.task)
 
     def right(debate: Debate) -> Collection[str | None]:
         answers = {turn.answer for turn in debate.first_answers()}
-        return {answer for answer in answers if grade(by_id[debate.problem_id], answer)}
+        return {answer for answer in answers if task.grade(by_id[debate.problem_id], answer)}
 
-    return _Labels({problem.id: problem.gold for problem in problems if problem.gold is not None}, right)
+    known = {problem.id: task.reference(problem) for problem in problems}
+    return _Labels({name: answer for name, answer in known.items() if answer is not None}, right)
 
 
 def _votes(folder: RunFolder, iteration: int, debates: Sequence[Debate]) -> _Labels:

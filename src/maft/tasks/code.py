@@ -15,7 +15,7 @@ from typing import Any
 
 from maft import seeds
 from maft.answers import Equality, thinking
-from maft.config import prompts
+from maft.config import TaskConfig, prompts
 from maft.errors import DataError
 from maft.records import CodeQuestion, Problem
 from maft.sandbox import levels
@@ -51,6 +51,10 @@ class Code(Table):
     """Functions to write, from files or data sets."""
 
     prompts: Mapping[str, str] = prompts.asking("function, complete, in one block of Python code (```python)")
+
+    def __init__(self, settings: TaskConfig) -> None:
+        super().__init__(settings)
+        self._untyped: list[str] = []
 
     def extract(self, text: str) -> str | None:
         """Take the last block of code that has a function, or the text from where it looks like a program."""
@@ -89,7 +93,14 @@ class Code(Table):
     def questions(self) -> Split:
         """Read the rows, and make sure that their solutions pass their gold tests."""
         levels.check(allow_weak=self.settings.sandbox.allow_weak)
+        self._untyped.clear()
         split = super().questions()
+        if self._untyped:
+            log.warning(
+                "%d signatures have parameters without types, and nothing shows how they are called, such as %s: their "
+                "programs are compared on numbers, texts and lists. Better give types, inputs or public tests.",
+                *(len(self._untyped), self._untyped[0]),
+            )
         self._check_solutions([*split.train, *split.eval])
         return split
 
@@ -102,6 +113,10 @@ class Code(Table):
             signature = self._signature(row, asked, solution, [*shown, *tests])
             given = [_arguments(value) for value in self._list(row, "inputs")]
             given += [call for test in shown for call in signatures.calls(test, signature.name)]
+            if not given and any(annotation is None for _, annotation in signature.parameters):
+                given = signatures.examples(asked, signature.name)
+                given = [arguments for arguments in given if len(arguments) >= len(signature.parameters)]
+                self._untyped += [] if given else [row.where]
             rng = seeds.rng(self.settings.split_seed, "inputs", asked)
             inputs = signatures.inputs(signature, given, self.settings.num_inputs, rng)
         except ValueError as error:

@@ -6,6 +6,7 @@ Text from data sets is walked as a tree, never evaluated.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
@@ -114,6 +115,20 @@ def calls(tests: str, name: str) -> list[tuple[Any, ...]]:
     return arguments
 
 
+def examples(text: str, name: str) -> list[tuple[Any, ...]]:
+    """Return the arguments of calls that a text shows, such as a docstring, where they are literals.
+
+    >>> examples("For example add([1, 2], ')') returns 3, add(x) nothing.", "add")
+    [([1, 2], ')')]
+    """
+    starts = [match.start() for match in re.finditer(rf"\b{re.escape(name)}\(", text)]
+    shown = []
+    for start in starts[:20]:
+        ends = [match.end() for match in re.finditer(r"\)", text[start : start + 300])][:20]
+        shown += next((found for end in ends if (found := calls(text[start : start + end], name))), [])
+    return shown
+
+
 WORDS = ("", "a", "abc", "Hello World", "racecar", "aAbB12", "the cat sat", "xyzzy", "()[]", "one two three", "ZZ top")
 SMALL = (0, 1, 2, 3, -1, 4, 5, 7, 10, -2, 12, 17, 100)
 
@@ -141,7 +156,11 @@ _NAMED: dict[str, Draw] = {
     "complex": lambda rng: complex(_int(rng), _int(rng)),
     "None": lambda rng: None,
 }
-_ANYTHING: tuple[Draw, ...] = (_int, _str, _float)
+_ANYTHING: tuple[Draw, ...] = (
+    *(_int, _str, _float),
+    lambda rng: [_int(rng) for _ in range(rng.randint(0, 6))],
+    lambda rng: [_str(rng) for _ in range(rng.randint(0, 4))],
+)
 _LISTS = ("list", "List", "Sequence", "Iterable", "Collection")
 
 
@@ -216,21 +235,21 @@ def inputs(
 ) -> tuple[tuple[Any, ...], ...]:
     """Return lists of arguments: the known ones, then others drawn from the types, or like the known ones.
 
+    A parameter without a type of which no arguments are known gets values of several types, see `_ANYTHING`.
+
     Raises:
-        ValueError: a parameter has no type, and no arguments are known; or its type is unknown.
+        ValueError: a type is unknown, or known arguments are too few.
     """
     if known and any(len(arguments) < len(signature.parameters) for arguments in known):
         raise ValueError(f"{signature.text} takes {len(signature.parameters)} arguments, got {min(known, key=len)}")
     draws = []
-    for place, (name, annotation) in enumerate(signature.parameters):
+    for place, (_, annotation) in enumerate(signature.parameters):
         if annotation is not None:
             draws.append(drawn(annotation))
         elif known:
             draws.append(_either([like(arguments[place]) for arguments in known]))
         else:
-            raise ValueError(
-                f"parameter {name} of {signature.text} has no type, and there are no inputs or public tests"
-            )
+            draws.append(_either(_ANYTHING))
     chosen = {repr(arguments): arguments for arguments in known}
     for _ in range(50 * number):
         if len(chosen) >= number:
