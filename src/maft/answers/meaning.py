@@ -124,7 +124,7 @@ class Judgement(Record):
     """Digest of its text."""
     a: str
     b: str
-    """After `a` in code-point order."""
+    """The answers without regard to case and spacing, in code-point order."""
     same: bool | None
     """None: the two orders have different verdicts, or one reply has none."""
     unread: int = 0
@@ -164,7 +164,7 @@ class Judgements:
 
     def find(self, judge: str, question: str, a: str, b: str) -> Judgement | None:
         """Return what a judge said of a pair, in either order; None if it was not asked."""
-        return self._known.get((judge, question, *sorted((a, b))))
+        return self._known.get((judge, question, *sorted((folded(a), folded(b)))))
 
     def _remember(self, judgements: Iterable[Judgement]) -> None:
         self._known.update({(one.judge, one.question, one.a, one.b): one for one in judgements})

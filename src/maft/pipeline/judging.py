@@ -97,8 +97,8 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
         Judgement(
             judge=config.task.judge,
             question=Judged.digest(pair.question),
-            a=pair.a,
-            b=pair.b,
+            a=min(map(folded, pair[1:])),
+            b=max(map(folded, pair[1:])),
             same=first == "yes" if first == second and first is not None else None,
             unread=(first is None) + (second is None),
         )
