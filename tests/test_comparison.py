@@ -260,6 +260,19 @@ def test_another_method_may_set_examples_and_tokens(tmp_path):
     assert "minus maft_wo_debate_majority@budget" in report.comparison_table(list(rows.values()))
 
 
+def test_without_further_samples_a_reference_without_debate_is_compared_by_its_vote(tmp_path):
+    made = comparison.begin(settings(tmp_path), ["majority_ft"], [0], "maft_wo_debate")
+    assert made.against == "maft_wo_debate_majority@3"
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    rows = {row.method: row for row in comparison.results(made)}
+    assert rows["majority_ft_majority@3"].difference is not None
+
+
+def test_what_one_model_cannot_have_is_said_as_it_is(tmp_path):
+    with pytest.raises(ConfigError, match="curate.questions = shards gives each agent questions of its own"):
+        comparison.chosen(settings(tmp_path, "curate.questions=shards"), ["majority_ft"], [0])
+
+
 def test_a_reference_is_a_method_with_examples_of_its_own_and_stays(tmp_path):
     config = settings(tmp_path)
     with pytest.raises(ConfigError, match=r"--reference star: this method .* Choose one of: maft, maft_wo_summary, "):

@@ -437,6 +437,8 @@ def test_how_the_work_is_spread_is_not_a_runs_identity(override):
             "take apart",
         ),
         (["vote.label=random", "curate.weight_by=margin"], "has no margin"),
+        (["train.objective=weighted", "curate.keep=all"], "train.objective = weighted weighs responses by the vote"),
+        (["curate.weight_by=gain", "curate.keep=readable"], "curate.weight_by = gain weighs responses by the vote"),
         (["debate.num_samples=4", "debate.wrong_majorities=0.5"], "needs critics"),
         (["debate.num_samples=2", "curate.weight_by=gain"], "every agent must read"),
         (["train.online_questions=5", "curate.questions=shards"], "for good"),
@@ -445,3 +447,9 @@ def test_how_the_work_is_spread_is_not_a_runs_identity(override):
 def test_settings_that_change_what_others_mean_are_refused(tmp_path, overrides, said):
     with pytest.raises(ConfigError, match=said):
         settings(tmp_path, *overrides)
+
+
+def test_a_wrong_name_is_said_once(tmp_path):
+    with pytest.raises(ConfigError) as refused:
+        settings(tmp_path, "train.objective=kot")
+    assert "Did you mean kto?" in str(refused.value) and "must be" not in str(refused.value)

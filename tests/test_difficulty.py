@@ -75,6 +75,20 @@ def test_a_setting_with_too_few_questions_says_so_and_the_others_go_on(tmp_path)
     assert found[0].error in difficulty.table(found)
 
 
+def test_a_combination_that_the_data_set_refuses_is_a_row(tmp_path):
+    pytest.importorskip("reasoning_gym")
+    knobs = difficulty.read_knobs(["min_numbers=2..3", "max_numbers=2..3"])
+    task = {"name": "reasoning_gym:countdown"}
+    found, _ = measured(tmp_path, knobs, lambda _: "<answer>1 + 1</answer>", 2, 2, task=task)
+    assert [one.error is None for one in found] == [True, True, False, True]
+    assert found[2].settings == {"min_numbers": 3, "max_numbers": 2} and found[2].error.startswith("refused: ")
+    with pytest.raises(ConfigError, match="refuses the settings"):
+        measured(tmp_path, {"min_numbers": [9]}, sums, 2, 2, task=task)
+    for text in ("high=4..2", "high=1..900"):
+        with pytest.raises(ConfigError, match="a range has 1 to 100 values"):
+            difficulty.read_knobs([text])
+
+
 def result(single: float, room: float, **chosen) -> Difficulty:
     share = Share(mean=single, low=0, high=1)
     gap = Difference(mean=room, low=0, high=1, p_value=1, n=9, num_seeds=1)
@@ -122,5 +136,7 @@ def test_on_the_command_line(home, call):
     code, out, _ = call(*asked, "--json")
     rows = json.loads(out)
     assert code == 0 and [row["settings"]["high"] for row in rows] == [4, 9, 19]
+    (best,) = [row for row in rows if row["best"]]
+    assert config_.load(home / best["config"]).task.high == best["settings"]["high"]
     code, _, err = call("calibrate", "sums.yaml", "--knob", "high", "--quiet")
     assert code == 2 and "--knob must look like name=a,b" in err

@@ -63,9 +63,24 @@ def test_some_agents_may_learn_while_others_keep_their_weights(tmp_path):
     assert "generator_1 had no examples" in report.table(folder)
 
 
+def test_learning_without_labels_is_no_lack_of_labels(tmp_path):
+    folder = run(
+        settings(tmp_path, "curate.keep=readable", "vote.min_agreement=1"), Scripted(lambda r: f"\\boxed{{{r.seed}}}")
+    )
+    assert of_run(folder)[0].used == 0 and not of_run(folder)[0].without_examples and warnings(of_run(folder)) == []
+
+
 def test_a_good_run_is_not_warned_of(tmp_path):
     good = Learned(
-        iteration=1, questions=10, used=9, dropped={"low_agreement": 1}, replies=90, cut=3, without_examples=()
+        part="iteration 1",
+        labels=True,
+        iteration=1,
+        questions=10,
+        used=9,
+        dropped={"low_agreement": 1},
+        replies=90,
+        cut=3,
+        without_examples=(),
     )
     assert warnings([good]) == []
     old = good.model_copy(update={"cut": None})

@@ -8,9 +8,10 @@ from helpers import run, run_files, settings
 from maft import files
 from maft.config import TrainConfig
 from maft.errors import StageFailed
-from maft.pipeline import online
+from maft.pipeline import online, tracking
 from maft.records import Debate, Example, Problem, Vote
-from maft.runs import societies
+from maft.runs import seals, societies
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
@@ -100,6 +101,29 @@ def test_what_the_turns_made_is_the_iterations(turns):
     assert societies.finished(folder, 2) and folder.evaluated(2)
     debated = [event for event in folder.events() if event["event"] == "debated" and event["stage"] == "train"]
     assert {(event["iteration"], event["turn"]) for event in debated} == {(i, t) for i in (1, 2) for t in (1, 2, 3)}
+
+
+def test_turns_are_sealed_named_in_messages_and_measured_as_one_iteration(turns):
+    folder, _, _ = turns
+    seals.seal(folder)
+    assert seals.damage(folder) == []
+    with (folder.path / "iter_02/online/iter_03/votes.jsonl").open("a") as file:
+        file.write(" ")
+    assert [damaged.file for damaged in seals.damage(folder)] == ["iter_02/online/iter_03/votes.jsonl"]
+    inner = RunFolder(folder.path, folder.config)
+    inner.turns_of = 2
+    assert (folder.part(3), inner.part(3)) == ("iteration 3", "iteration 2, turn 3")
+    reader = tracking.Reader(folder)
+    curated = [e for e in folder.events() if e["event"] == "curated" and reader.take(e) and reader.measured(e)]
+    assert [(event["iteration"], event.get("turn")) for event in curated] == [(1, None), (2, None)]
+
+
+def test_steps_of_turns_stand_end_to_end(turns):
+    reader, points = tracking.Reader(turns[0]), []
+    for iteration, turn, step in ((1, 1, 1), (1, 1, 2), (1, 2, 1), (1, 2, 1), (1, 2, 2), (2, 1, 1)):
+        event = {"event": "step", "iteration": iteration, "turn": turn, "agent": "critic_0", "step": step, "loss": 1.0}
+        points += [measured.step for measured in (reader.measured(event) if reader.take(event) else [])]
+    assert points == [1, 2, 3, 4, 5]
 
 
 def test_turns_draw_other_replies_in_each_iteration(turns):

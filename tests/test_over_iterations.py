@@ -28,6 +28,11 @@ def test_held_out_questions_are_voted_on_as_the_next_labels_will_be():
     assert [(vote.iteration, vote.label) for vote in found] == [(0, "1"), (1, "2")]
 
 
+def test_held_out_questions_have_the_labels_of_a_control():
+    few = votes(debate(["1", "1", "2"], ["1", "1", "2"]), label="least_frequent")
+    assert [vote.label for vote in few] == ["2"]
+
+
 def test_a_line_has_the_quality_of_the_votes():
     found = line(
         debate(["2"] * 4, problem_id="all"),

@@ -54,6 +54,12 @@ def test_qlora_without_bitsandbytes_names_the_extra(gpus):
         engines.make_trainer(settings("train.method=qlora"))
 
 
+@pytest.mark.parametrize("other", ["train.packing=true", "train.method=full", "engine.num_train_processes=2"])
+def test_turns_need_a_loop_that_continues_optimisers(gpus, other):
+    with pytest.raises(ConfigError, match="train.online_questions continues each agent's optimiser"):
+        engines.make_trainer(settings("train.online_questions=4", other))
+
+
 @pytest.mark.parametrize("sharding", ["fsdp", "deepspeed"])
 def test_a_model_can_be_divided_among_gpus_only(gpus, sharding):
     with pytest.raises(ConfigError, match=r"this machine has no CUDA GPU\. Use engine\.train_sharding=none"):

@@ -59,7 +59,7 @@ def units(number: int) -> list[Unit]:
 
 
 def test_a_mismatched_row_is_a_prompt_with_the_response_to_the_question_before():
-    rows = [unit.mismatched for unit in objectives.mismatch(units(3))]
+    rows = [unit.mismatched for unit in objectives.mismatch(units(3), 2048)]
     assert [row.input_ids for row in rows] == [[10, 20, 32, 42], [11, 21, 30, 40], [12, 22, 31, 41]]
     assert all(row.labels == [IGNORED, IGNORED, *row.input_ids[2:]] for row in rows)
 
@@ -67,8 +67,13 @@ def test_a_mismatched_row_is_a_prompt_with_the_response_to_the_question_before()
 def test_a_mismatched_response_is_of_another_question():
     a, b, c = units(3)
     same = b._replace(example=b.example.model_copy(update={"problem_id": a.example.problem_id}))
-    rows = [unit.mismatched for unit in objectives.mismatch([a, same, c])]
+    rows = [unit.mismatched for unit in objectives.mismatch([a, same, c], 2048)]
     assert [row.input_ids[2:] for row in rows] == [[32, 42], [32, 42], [31, 41]]
+
+
+def test_a_mismatched_row_is_no_longer_than_an_example_may_be():
+    rows = [unit.mismatched for unit in objectives.mismatch(units(3), 3)]
+    assert [row.input_ids for row in rows] == [[10, 20, 32], [11, 21, 30], [12, 22, 31]]
 
 
 @pytest.mark.parametrize(("name", "match"), [("kto", "without `wanted`"), ("dpo", "without `rejected`")])

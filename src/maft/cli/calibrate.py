@@ -19,7 +19,7 @@ from maft.cli import stage
     "knobs",
     multiple=True,
     metavar="NAME=A,B,...",
-    help="A setting of the task and the values to try; repeatable.",
+    help="A setting of the task and the values to try, such as 2,5 or 2..5; repeatable.",
 )
 @click.option(
     "--questions",
@@ -74,4 +74,5 @@ def calibrate(
         path = out or home / "config.yaml"
         files.write_text(path, yaml.safe_dump(difficulty.ready(settings, chosen), sort_keys=False))
         lines.append(f"Config: {path}")
-    stage.say(lines, [one.model_dump(mode="json") for one in measured], as_json=as_json)
+    rows = [one.model_dump(mode="json") | {"best": one is chosen} for one in measured]
+    stage.say(lines, [row | ({"config": str(path)} if row["best"] else {}) for row in rows], as_json=as_json)

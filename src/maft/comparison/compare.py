@@ -9,7 +9,7 @@ runs/<name>/
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,7 +50,11 @@ class Comparison(NamedTuple):
     @property
     def against(self) -> str:
         """The row that the others are compared with: the reference's answers at the tokens that it sets."""
-        return self.reference if ARMS[self.reference].row == "debate" else f"{self.reference}_majority@budget"
+        if ARMS[self.reference].row == "debate":
+            return self.reference
+        debate = config_.over(self.config, ARMS[self.reference].settings(self.config), self.reference).debate
+        many = (debate.num_eval_samples or debate.num_samples) > 1
+        return f"{self.reference}_majority@{'budget' if many else debate.num_agents}"
 
     @property
     def teaches(self) -> bool:
@@ -142,7 +146,7 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
             f"Leave it out, or name methods without a budget of examples: not {', '.join(methods[1:])}."
         )
     for name in methods:
-        _with(config, ARMS[name].settings(config), name)
+        config_.over(config, ARMS[name].settings(config), f"method {name}")
     path = config.runs_dir / config.name
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
@@ -171,10 +175,11 @@ def _refuse_one_for_several(config: RunConfig, methods: Sequence[str]) -> None:
         return
     try:
         config_.parse(config.model_dump(mode="json"), ["society.one_model=true"])
-    except ConfigError:
+    except ConfigError as error:
+        why = str(error).splitlines()[-1].strip()
         raise ConfigError(
-            f"method {of_one[0]} is one model in the place of all agents, and society names several. Choose methods "
-            f"that keep agents apart, with --methods: {', '.join(apart)}."
+            f"method {of_one[0]} is one model in the place of all agents, which these settings do not allow: {why} "
+            f"Or choose methods that keep agents apart, with --methods: {', '.join(apart)}."
         ) from None
 
 
@@ -199,19 +204,7 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
     settings |= arm.settings(comparison.config)
     if arm.budget:
         settings["curate.max_examples"] = _examples_of_reference(comparison, seed, arm.budget)
-    return _with(comparison.config, settings, arm.name)
-
-
-def _with(config: RunConfig, settings: Mapping[str, Any], method: str) -> RunConfig:
-    """Return a config with dotted keys and values on top."""
-    tree = config.model_dump(mode="json")
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        node = tree
-        for section in sections:
-            node = node[section]
-        node[last] = value
-    return config_.parse(tree, source=f"method {method}")
+    return config_.over(comparison.config, settings, f"method {arm.name}")
 
 
 def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> list[int]:

@@ -31,7 +31,7 @@ from maft.config.method import (
 from maft.config.run import RunConfig, check_loop
 from maft.config.society import AgentConfig, AgentSampling, SocietyConfig
 from maft.config.training import LoraConfig, RoleTraining, TrainConfig, Training
-from maft.config.tree import changed, differences, digest, load, parse, resolved, short_digest
+from maft.config.tree import changed, differences, digest, load, over, parse, resolved, short_digest
 from maft.config.words import known_keys, parts
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "known_keys",
     "load",
     "of_iteration",
+    "over",
     "parse",
     "parts",
     "resolved",

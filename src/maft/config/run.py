@@ -205,6 +205,14 @@ class RunConfig(Section):
                 "train.objective = grpo compares all answers to a question, which curate.weight_by and "
                 "curate.max_examples would take apart. Leave these two out."
             )
+        if curate.keep != "agreeing" and ("weighted" in objectives or curate.weight_by != "none"):
+            named = (
+                f"curate.weight_by = {curate.weight_by}" if curate.weight_by != "none" else "train.objective = weighted"
+            )
+            raise ValueError(
+                f"{named} weighs responses by the vote for their label, and curate.keep = {curate.keep} learns others, "
+                "too. Set curate.keep=agreeing, or train.objective=sft and curate.weight_by=none."
+            )
         if self.vote.label != "majority" and (curate.weight_by == "margin" or "weighted" in objectives):
             raise ValueError(
                 f"vote.label = {self.vote.label} has no margin to weigh by. Set curate.weight_by=none and "

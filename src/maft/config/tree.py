@@ -4,7 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), *, source: str = 
             place = ".".join(map(str, wrong["loc"]))
             given = any(f"{place}.".startswith(f"{key}.") or key.startswith(f"{place}.") for key in keys)
             lines.setdefault("command line" if given else source, {})[explain(tree, wrong)] = None
-        told = (f"{origin}:\n" + "\n".join(f"  {line}" for line in of) for origin, of in lines.items())
+        told = (f"{origin}:\n" + "\n".join(f"  {line}" for line in _telling(of)) for origin, of in lines.items())
         raise ConfigError("\n".join(told)) from None
 
 
@@ -99,6 +100,12 @@ def changed(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     for override in overrides:
         _override(copy, override)
     return copy
+
+
+def _telling(lines: Iterable[str]) -> list[str]:
+    """Leave out what a key must be in general where another line says what is wrong with its value."""
+    kept = list(lines)
+    return [line for line in kept if not any(one.startswith(f"{line.split(' must be ')[0]}: ") for one in kept)]
 
 
 def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], prefix: str = "") -> None:
@@ -123,6 +130,19 @@ def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], p
             tree[name] = whole(value, prefix + name)
         elif field is not None and isinstance(value, dict) and (inner := section_of(field.annotation)):
             _look_beside(folder, value, inner, f"{prefix}{name}.")
+
+
+def over(config: RunConfig, settings: Mapping[str, Any], source: str) -> RunConfig:
+    """Return a config with dotted keys and values on top; `source` is named where they are refused.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        reduce(dict.__getitem__, sections, tree)[last] = value
+    return parse(tree, source=source)
 
 
 def resolved(config: RunConfig) -> str:

@@ -18,6 +18,10 @@ class Learned(Record):
     """The training questions, replies and examples of one iteration."""
 
     iteration: int
+    part: str
+    """What the iteration is called in messages, such as `iteration 2, turn 3`."""
+    labels: bool
+    """Whether responses are learned for their label (`curate.keep: agreeing`)."""
     questions: int
     used: int
     """Questions with a label to train on."""
@@ -52,6 +56,8 @@ def learned(folder: RunFolder, iteration: int) -> Learned | None:
     counted = [event["cut"] for event in debated if "cut" in event]
     return Learned(
         iteration=iteration,
+        part=folder.part(iteration),
+        labels=folder.config.curate.keep == "agreeing",
         questions=len(votes),
         used=len(votes) - len(reasons),
         dropped={reason: reasons.count(reason) for reason in sorted(set(reasons))},
@@ -86,8 +92,8 @@ def warnings(iterations: Sequence[Learned]) -> list[str]:
 
 def _warnings(of: Learned) -> list[str]:
     lines = []
-    place = f"Iteration {of.iteration}:"
-    if of.used < FEW_USED * of.questions:
+    place = f"{of.part.capitalize()}:"
+    if of.labels and of.used < FEW_USED * of.questions:
         reason = max(of.dropped, key=lambda name: of.dropped[name])
         lines.append(
             f"{place} {'nothing was learned, and all agents stay as they were: ' if not of.used else ''}"
@@ -98,7 +104,7 @@ def _warnings(of: Learned) -> list[str]:
             f"{place} {of.cut} of {of.replies} replies were cut at the length limit, and a cut reply seldom has an "
             "answer. Allow more tokens (sampling.train.*.max_new_tokens)."
         )
-    if of.without_examples and of.used:
+    if of.without_examples and (of.used or not of.labels):
         lines.append(
             f"{place} {', '.join(of.without_examples)} had no examples and keep{'s' * (len(of.without_examples) == 1)} "
             "the weights of before."

@@ -85,8 +85,8 @@ class Replayed(Record):
 
     @property
     def closed(self) -> bool:
-        """Say whether even a perfect critic would gain less than `ROOM`."""
-        return self.room.mean < ROOM
+        """Say whether even a perfect critic would gain less than `ROOM`, by the whole interval."""
+        return self.room.high < ROOM
 
 
 class _Question(NamedTuple):
@@ -171,7 +171,7 @@ def verdict(one: Replayed) -> str:
     """Say in a sentence whether critics have anything to find."""
     k, room = one.first_answers, one.room
     points = f"pass@{k} is {100 * room.mean:.1f} points ({100 * room.low:.1f} to {100 * room.high:.1f}) above vote@{k}"
-    end = "closed for critics" if one.closed else "open for critics"
+    end = f"{'closed' if one.closed else 'open' if room.low >= ROOM else 'unclear'} for critics"
     few = "" if k >= 12 else f"; with {k} first answers this says little of a larger vote (debate.num_eval_samples)"
     return f"{end}: {points}{few}."
 
@@ -224,6 +224,7 @@ def _answers(debate: Debate, vote: GradedVote, config: RunConfig) -> Iterator[tu
 
     first, last = debate.round(1), protocol.ballots(debate, "last")
     known = all(turn.call.reply.likelihood is not None for turn in debate.all_turns if turn.answer is not None)
+    known &= any(turn.call.reply.likelihood is not None for turn in debate.all_turns)
     for answered in (first, debate.first_answers())[: 2 if debate.samples else 1]:
         yield f"vote of {len(answered)}", (right(answered), cost(answered))
         if known:
@@ -234,7 +235,7 @@ def _answers(debate: Debate, vote: GradedVote, config: RunConfig) -> Iterator[tu
     yield config.debate.protocol, played
     if known:
         yield f"{config.debate.protocol} by likelihood", (right(last, likely), cost(debate.turns))
-    yield "all rounds vote", (right(debate.turns), cost(debate.turns))
+    yield "all rounds vote", (right(debate.all_turns), cost(debate.all_turns))
     if config.debate.protocol == "debate" and config.debate.num_rounds == 2:
         numbers = classes[: len(first)]
         yield "contested", (right(first), cost(first)) if unanimous(numbers) else played

@@ -78,16 +78,12 @@ def held_out_votes(
     held: HeldOut, settings: VoteConfig, run_seed: int, choose: voting.Choose = voting.ballots
 ) -> list[Vote]:
     """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
-    return [
-        voting.elect(
-            debate,
-            held.votes[debate.problem_id].partition or (),
-            choose(debate, of_iteration(settings.label_from, debate.iteration + 1)),
-            settings,
-            run_seed,
-        )
-        for debate in held.debates
-    ]
+    votes = []
+    for debate, vote in held.pairs():
+        turns = choose(debate, of_iteration(settings.label_from, debate.iteration + 1))
+        elected = voting.elect(debate, vote.partition or (), turns, settings, run_seed)
+        votes.append(voting.relabelled(elected, debate, settings.label, run_seed))
+    return votes
 
 
 def label_line(kind: str, of: Sequence[Vote], problems: Mapping[str, Problem], grade: Grade) -> Line:

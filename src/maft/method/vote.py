@@ -105,9 +105,7 @@ def vote(
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
     turns = choose(debate, counted)
     elected = _named(elect(debate, partition(debate, equality), turns, settings, run_seed), debate, turns, equality)
-    if over is not None or elected.label is None or settings.label == "majority":
-        return elected
-    return _relabelled(elected, debate, settings.label, run_seed)
+    return elected if over is not None else relabelled(elected, debate, settings.label, run_seed)
 
 
 def _named(elected: Vote, debate: Debate, turns: Sequence[Turn], equality: Equality) -> Vote:
@@ -126,8 +124,10 @@ def _named(elected: Vote, debate: Debate, turns: Sequence[Turn], equality: Equal
     )
 
 
-def _relabelled(elected: Vote, debate: Debate, label: str, run_seed: int) -> Vote:
-    """Return a vote with a `random` or the `least_frequent` one of its answers for a label, by seed among equals."""
+def relabelled(elected: Vote, debate: Debate, label: str, run_seed: int) -> Vote:
+    """Return a vote with the label that `vote.label` says: its winner, or another answer, by seed among equals."""
+    if label == "majority" or elected.label is None:
+        return elected
     fewest = min(votes for _, votes in elected.counts)
     answers = sorted(answer for answer, votes in elected.counts if label == "random" or votes == fewest)
     drawn = seeds.rng(run_seed, "label", debate.iteration, debate.problem_id).choice(answers)

@@ -6,6 +6,7 @@ allow-list, and names and shapes of the tensors must be just those that PEFT exp
 
 import hashlib
 import json
+import logging
 import math
 import re
 import warnings
@@ -19,6 +20,8 @@ from maft.errors import DataError
 from maft.models.names import is_hub_name, revision
 from maft.models.packaged import cache_dir
 from maft.records import AgentRef
+
+log = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -227,7 +230,10 @@ def _refuse_other_layers(folder: Path, model: str, shapes: Shapes, *, trust: boo
         with torch.device("meta"):
             loaded = AutoConfig.from_pretrained(model, trust_remote_code=trust, local_files_only=True)
             base = AutoModelForCausalLM.from_config(loaded, trust_remote_code=trust)
-    except Exception:  # no PEFT, a model of another kind: whoever loads the model says what is wrong
+    except ImportError:  # whoever loads the model says what is missing
+        return
+    except Exception as error:  # a model of another kind, or one that is not here
+        log.warning("The layers of adapter %s are not compared with those of %s: %s", folder, model, error)
         return
     try:
         config = LoraConfig.from_pretrained(str(folder))

@@ -75,6 +75,7 @@ def _inner(folder: RunFolder, iteration: int, society: Society, num_turns: int) 
         "curate": _of(config.curate, iteration),
     }
     inner = RunFolder(folder.iteration(iteration) / "online", config.model_copy(update=changes))
+    inner.turns_of = iteration
     inner.path.mkdir(parents=True, exist_ok=True)
 
     def tell(event: Event) -> None:
@@ -113,6 +114,8 @@ def _gather(inner: RunFolder, folder: RunFolder, iteration: int, turns: Sequence
                 if (output / "training.json").exists():
                     _describe(output, folder.config, name, iteration, [inner.agent(turn, name) for turn in turns])
     files.write_json(folder.examples_summary(iteration), counts)
+    folder.log("voted", iteration=iteration)
+    folder.log("curated", iteration=iteration)
 
 
 def _describe(output: Path, config: RunConfig, name: str, iteration: int, turns: Sequence[Path]) -> None:

@@ -115,8 +115,8 @@ def debate(
     if folder.votes(iteration).exists():
         return Records(path, Debate)
     rules = debate_rules(folder, iteration, society, "train")
-    held = collect(folder, rules, problems, path, sampler, progress, f"iteration {iteration}: debate")
-    judging.judge(folder, held, sampler, progress, f"iteration {iteration}: judge")
+    held = collect(folder, rules, problems, path, sampler, progress, f"{folder.part(iteration)}: debate")
+    judging.judge(folder, held, sampler, progress, f"{folder.part(iteration)}: judge")
     return held
 
 
@@ -170,7 +170,7 @@ def train(
     work = {
         agent: num_examples[agent] * societies.num_epochs(folder.config, iteration, agent) for agent in num_examples
     }
-    with progress.stage(f"iteration {iteration}: finetune", sum(work.values()), "example") as bar:
+    with progress.stage(f"{folder.part(iteration)}: finetune", sum(work.values()), "example") as bar:
         bar.skip(sum(work[agent] for agent in work if agent not in missing))
         report = _training_reporter(folder, iteration, work, bar)
         return finetune.finetune(folder, iteration, society, num_examples, trainer, report)

@@ -163,7 +163,8 @@ class Reader:
         """Read numbers that events only point to from `folder`."""
         self._folder = folder
         self._taken: set[tuple[Any, ...]] = set()
-        self._steps: dict[str, Counter[int]] = defaultdict(Counter)
+        self._steps: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+        """Steps of each agent by iteration and turn; 0 where an iteration has no turns."""
         self._batches: Counter[str] = Counter()
 
     def take(self, event: Event) -> bool:
@@ -172,11 +173,12 @@ class Reader:
         if what in ("debated", "trained"):
             self._batches[stage_of(event)] += 1
             return True
-        key = (what, iteration, agent, event.get("step"))
+        place = (iteration, event.get("turn") or 0)
+        key = (what, place, agent, event.get("step"))
         is_new = key not in self._taken
         self._taken.add(key)
         if what == "step":
-            self._steps[agent][iteration] = max(self._steps[agent][iteration], event["step"])
+            self._steps[agent][place] = max(self._steps[agent][place], event["step"])
         return is_new
 
     def measured(self, event: Event) -> list[Measured]:
@@ -186,6 +188,8 @@ class Reader:
             return self._speed(event)
         if what == "step":
             return self._training(event)
+        if event.get("turn") is not None:  # what turns made is measured when their iteration is done
+            return []
         iteration = event.get("iteration", 0)
         lines = metrics.of_society(self._folder, iteration) if what == "evaluated" else []
         values: dict[str, float] = {}
@@ -198,8 +202,8 @@ class Reader:
         return [Measured("iteration", iteration, values)] if values else []
 
     def _training(self, event: Event) -> list[Measured]:
-        agent, iteration = event["agent"], event["iteration"]
-        before = sum(steps for number, steps in self._steps[agent].items() if number < iteration)
+        agent, place = event["agent"], (event["iteration"], event.get("turn") or 0)
+        before = sum(steps for earlier, steps in self._steps[agent].items() if earlier < place)
         values = {f"{name}/{agent}": event[name] for name in ("loss", "learning_rate") if event.get(name) is not None}
         return [Measured(f"step/{agent}", before + event["step"], values)]
 
@@ -228,7 +232,7 @@ def named(line: Line) -> dict[str, float]:
 
 def _unlogged(folder: RunFolder) -> Iterator[Event]:
     """Yield the events of what is done but not logged, by a kill in between or by an older maft."""
-    logged = {(event["event"], event.get("iteration")) for event in folder.events()}
+    logged = {(event["event"], event.get("iteration")) for event in folder.events() if event.get("turn") is None}
     stages = {"voted": folder.votes, "curated": folder.examples_summary, "evaluated": folder.results}
     for number in range(folder.config.num_iterations + 1):
         for event, file in stages.items():

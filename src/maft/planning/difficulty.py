@@ -6,6 +6,7 @@ Every setting gets first answers only, k to each of some training questions. The
 answer is right for 20 to 60 % of the questions, and something for critics to find where pass@k is far above vote@k.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,7 +16,7 @@ from maft import config as config_
 from maft import tasks
 from maft.answers.meaning import Embedded, fitting_similarity
 from maft.config import RunConfig, SocietyConfig, TaskConfig, VoteConfig, reading
-from maft.errors import ConfigError, DataError
+from maft.errors import ConfigError, DataError, StageFailed
 from maft.evaluation.paired import Difference
 from maft.evaluation.replay import Replayed, Share, of_debates
 from maft.evaluation.votes import decide
@@ -29,6 +30,8 @@ from maft.samplers.cached import CachedSampler
 
 EASIEST, HARDEST = 0.6, 0.2
 """Accuracy of a single answer between which a task is neither too easy nor too hard to learn from votes."""
+MOST_VALUES = 100
+"""Maximum number of values in a range of a knob."""
 KNOBS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {"arithmetic": {"high": (4, 9, 19)}}
 """Settings that are tried where none are named, by task."""
 
@@ -67,8 +70,8 @@ class Difficulty(Record):
 def read_knobs(texts: Sequence[str]) -> Knobs:
     """Read knobs as the command line has them.
 
-    >>> read_knobs(["high=5,9", "operators=+-,*"])
-    {'high': [5, 9], 'operators': ['+-', '*']}
+    >>> read_knobs(["high=5,9", "operators=+-,*", "max_numbers=2..4"])
+    {'high': [5, 9], 'operators': ['+-', '*'], 'max_numbers': [2, 3, 4]}
 
     Raises:
         ConfigError: not of the form name=a,b,...
@@ -77,8 +80,12 @@ def read_knobs(texts: Sequence[str]) -> Knobs:
     for text in texts:
         name, equals, values = text.partition("=")
         if not equals or not name.isidentifier() or not all(values.split(",")):
-            raise ConfigError(f"--knob must look like name=a,b,..., got {text!r}.")
-        knobs[name] = [_value(value) for value in values.split(",")]
+            raise ConfigError(f"--knob must look like name=a,b,... or name=1..4, got {text!r}.")
+        bounds = re.fullmatch(r"(-?\d{1,9})\.\.(-?\d{1,9})", values)
+        numbers = range(int(bounds[1]), int(bounds[2]) + 1) if bounds else ()
+        if len(numbers) > MOST_VALUES or (bounds and not numbers):
+            raise ConfigError(f"--knob {text}: a range has 1 to {MOST_VALUES} values, the smaller bound first.")
+        knobs[name] = list(numbers) or [_value(value) for value in values.split(",")]
     return knobs
 
 
@@ -119,21 +126,30 @@ def measure(
         home: folder that keeps replies, so that nothing is asked twice.
         sampler: answers.
         on_reply: is told of every reply.
+
+    Raises:
+        ConfigError, StageFailed: the task refuses every combination; where it refuses some, these have an `error`.
     """
+    works = False
+    refused: ConfigError | StageFailed | None = None
     cached = CachedSampler(sampler, home / "replies.sqlite", keep_tokens=False)
     for chosen, cell in cells(config, knobs):
         alone = _alone(cell, questions, answers)
         try:
             problems = tasks.prepare(tasks.make(alone.task)).train
-        except DataError as error:
-            yield Difficulty(settings=chosen, error=str(error))
+        except (ConfigError, DataError, StageFailed) as error:
+            refused = refused or (None if isinstance(error, DataError) else error)
+            yield Difficulty(settings=chosen, error=f"refused: {error}")
             continue
+        works = True
         rules = pipeline.debate_rules(RunFolder(home, alone), 0, societies.untrained(alone), "train")
         batch, path = alone.engine.batch_size, home / f"{config_.digest(alone)}.jsonl"
         debates = rollouts.collect(problems, rules, cached, path, batch_size=batch, on_reply=on_reply)
         found = {} if "similarity" in chosen else _similarity(alone, debates)
         alone = alone.model_copy(update={"task": alone.task.model_copy(update=found)})
         yield _difficulty(chosen | found, list(debates), problems, alone)
+    if refused and not works:
+        raise refused
 
 
 def _similarity(config: RunConfig, debates: Iterable[Debate]) -> dict[str, float]:
@@ -221,10 +237,8 @@ def ready(config: RunConfig, chosen: Difficulty) -> dict[str, Any]:
 
 
 def _with(config: RunConfig, chosen: Mapping[str, Any]) -> RunConfig:
-    tree = config.model_dump(mode="json")
-    for name, value in chosen.items():
-        (tree["task"] if name in TaskConfig.model_fields else tree["task"]["options"])[name] = value
-    return config_.parse(tree, source="--knob")
+    places = {name: "task." if name in TaskConfig.model_fields else "task.options." for name in chosen}
+    return config_.over(config, {places[name] + name: value for name, value in chosen.items()}, "--knob")
 
 
 def _alone(config: RunConfig, questions: int, answers: int) -> RunConfig:

@@ -83,7 +83,9 @@ def replay_table(replayed: Sequence[Replayed]) -> str:
             f"  {verdict(one)}",
             "",
         ]  # fmt: skip
-    return "\n".join(lines).rstrip() or "No question with a known answer has been debated yet."
+    return "\n".join(lines).rstrip() or (
+        "No question with a known answer has been debated yet, or all debates failed: `maft show` prints their errors."
+    )
 
 
 def _row(name: str, right: Share, gain: Difference | None = None, tokens: float | None = None) -> str:

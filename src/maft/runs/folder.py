@@ -96,6 +96,8 @@ class RunFolder:
         self.config = config
         self.listeners: list[Callable[[Event], None]] = []
         """Called with every event that is logged."""
+        self.turns_of: int | None = None
+        """The iteration whose turns are this folder's iterations."""
 
     @classmethod
     @contextmanager
@@ -214,6 +216,10 @@ class RunFolder:
     def problems(self, side: str) -> Path:
         """Return the file of the `train` or `eval` questions."""
         return self.path / "problems" / f"{side}.jsonl"
+
+    def part(self, number: int) -> str:
+        """Return what an iteration is called in messages: one of the run, or a turn of one."""
+        return f"iteration {number}" if self.turns_of is None else f"iteration {self.turns_of}, turn {number}"
 
     @property
     def others(self) -> "tuple[RunFolder, ...]":

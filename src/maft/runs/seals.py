@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maft import files
+from maft.config import EvalConfig
 from maft.errors import DataError
 from maft.records import Record
 from maft.runs.folder import RunFolder
@@ -131,6 +132,11 @@ def _finished(folder: RunFolder) -> Iterator[Path]:
     for other in folder.others:
         yield from _finished(other)
     for number in range(folder.config.num_iterations + 1):
+        if (turns := folder.iteration(number) / "online").is_dir():
+            config = folder.config.model_copy(
+                update={"num_iterations": len(list(turns.glob("iter_*"))), "eval": EvalConfig()}
+            )
+            yield from _finished(RunFolder(turns, config))
         if folder.votes(number).exists():
             yield from (folder.debates(number), folder.votes(number))
         if folder.examples_summary(number).exists():

@@ -48,6 +48,8 @@ class OpenVino(LocalSampler):
         super().__init__(settings, ledger)
         self._pipelines: dict[object, Any] = {}
         """By adapter; the last one was used last."""
+        self._wide: set[object] = set()
+        """Adapters whose pipelines are in float32 whatever the settings say."""
 
     def load(self, model: str, chat: Chat) -> None:
         """Find or export the IR; a pipeline is built at an agent's first call."""
@@ -138,15 +140,16 @@ class OpenVino(LocalSampler):
         key = fingerprint(adapter) if adapter else None
         pipeline = self._pipelines.pop(key, None)
         if pipeline is None:
-            each = self._bytes(self.settings.dtype)
+            new = self._bytes(self._dtype(key))
             if not self._pipelines:
                 self._room = memory.free_ram() - RESERVE
             # Caches fill up later: what is free now says too little.
             while self._pipelines and (
-                (len(self._pipelines) + 1) * each > self._room or memory.free_ram() < each + RESERVE
+                new + sum(self._bytes(self._dtype(loaded)) for loaded in self._pipelines) > self._room
+                or memory.free_ram() < new + RESERVE
             ):
                 self._pipelines.pop(next(iter(self._pipelines)))
-            pipeline = self._build(adapter)
+            pipeline = self._build(adapter, key)
         self._pipelines[key] = pipeline
         return key, pipeline
 
@@ -155,7 +158,12 @@ class OpenVino(LocalSampler):
         weights = sum(file.stat().st_size for file in self._folder.glob("*.bin"))
         return self.settings.cache_gb * 2**30 + weights * WIDER[dtype]
 
-    def _build(self, adapter: Path | None) -> Any:
+    def _dtype(self, key: object) -> str:
+        """Return the number format of a pipeline, see `_build`."""
+        # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
+        return "float32" if key in self._wide or self._num_threads == 1 else self.settings.dtype
+
+    def _build(self, adapter: Path | None, key: object) -> Any:
         """Load a pipeline: in float32 for an adapter that fusing into weights in 16 bits would round away.
 
         Raises:
@@ -164,8 +172,7 @@ class OpenVino(LocalSampler):
         import openvino_genai as genai
 
         trust, ids = self.settings.trust_remote_code, self._probe
-        # one thread that computes in bfloat16 ends the process with SIGFPE where the CPU has AMX (OpenVINO 2026.4.1)
-        dtype = self.settings.dtype if self._num_threads > 1 else "float32"
+        dtype = self._dtype(key)
         if adapter is None:
             pipeline = self._load(dtype)
             self._of_base(dtype, pipeline)
@@ -183,6 +190,7 @@ class OpenVino(LocalSampler):
             if dtype == "float32" or memory.free_ram() < self._bytes("float32"):
                 raise
         pipeline = self._probed(adapter, expected, "float32", fused)
+        self._wide.add(key)
         log.warning("Adapter %s is too small for weights in bfloat16: its agent speaks in float32.", adapter)
         return pipeline
 

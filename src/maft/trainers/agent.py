@@ -61,7 +61,7 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Learner:
     units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
     kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]
     if objective.mismatched:
-        kept = objectives.mismatch(kept)
+        kept = objectives.mismatch(kept, training.max_length)
     return Learner(job, training, objective, kept, len(units), started)
 
 

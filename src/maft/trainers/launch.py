@@ -39,6 +39,11 @@ def check(config: RunConfig) -> None:
             f"train.objective = {max(chosen - {'sft'})} needs train.method=lora or qlora, train.packing=false and "
             "engine.num_train_processes=1."
         )
+    if config.train.online_questions and (method == "full" or config.train.packing or engine.num_train_processes > 1):
+        raise ConfigError(
+            "train.online_questions continues each agent's optimiser from turn to turn, which TRL's trainer does not. "
+            "Set train.method=lora or qlora, train.packing=false and engine.num_train_processes=1."
+        )
     if method != "qlora" and engine.num_train_processes == 1:
         return
     import torch

@@ -213,16 +213,18 @@ def make(name: str, settings: Training | None = None) -> Objective:
     return objective
 
 
-def mismatch(units: Sequence[Unit]) -> list[Unit]:
+def mismatch(units: Sequence[Unit], max_length: int) -> list[Unit]:
     """Give each unit a mismatched row: its first row's prompt, with the response to the question before it.
 
     The question before the first one is the last one. Where all examples have one question, the response is of it.
+    Where the two together are longer than `max_length`, the end of the response is left out; it only sets a level.
     """
     result = []
     for place, unit in enumerate(units):
         others = [units[place - back] for back in range(1, len(units) + 1)]
         other = next((o for o in others if o.example.problem_id != unit.example.problem_id), others[0])
         (prompt, _), (_, response) = _parted(unit.rows[0]), _parted(other.rows[0])
+        response = response[: max(1, max_length - len(prompt))]
         labels = [IGNORED] * len(prompt) + response
         result.append(unit._replace(mismatched=DialogueTokens(prompt + response, labels)))
     return result

@@ -197,6 +197,11 @@ class Work:
         from maft.trainers import trl_fit
 
         job = learner.job
+        if job.keep_optimizer:
+            raise DataError(
+                f"model {base.name} cannot be trained in maft's own loop, and TRL does not continue optimisers from "
+                "turn to turn. Leave out train.online_questions, or choose another model."
+            )
         if learner.training.objective != "sft":
             raise DataError(
                 f"model {base.name} cannot be trained in maft's own loop, and TRL is used for "

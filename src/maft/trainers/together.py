@@ -9,7 +9,7 @@ anything is trained, packed rows are compared with single ones that go through t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -207,7 +207,8 @@ class PackedModel:
 
     def _backward(self, places: Sequence[Place], sizes: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(sizes)
-        for part in self._parts(places):
+        units = [adapter.learner.units for adapter in self.stack.adapters]
+        for part in self._parts({(number, place): units[number][place].num_tokens for number, place in places}):
             if not self._measured:
                 torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated() if not self._measured else 0
@@ -257,7 +258,7 @@ class PackedModel:
     ) -> dict[int, torch.Tensor]:
         """Return, by example, the log-probabilities of the tokens with loss in one agent's rows."""
         results = {}
-        for part in self._parts([(number, place) for place in places]):
+        for part in self._parts({(number, place): sum(len(row.ids) for row in rows[place]) for place in places}):
             with torch.no_grad():
                 logprobs, _, ends = self._score(
                     [(number, row) for _, n in part for row in rows[n]], base_only=base_only
@@ -288,14 +289,16 @@ class PackedModel:
             hook.remove()
         return TokenLogprobs.apply(logits, layout.targets), layout.rows, ends
 
-    def _parts(self, places: Sequence[Place]) -> list[list[Place]]:
-        """Group examples into parts of about equal size that memory has room for, with rows of like length together."""
-        adapters = self.stack.adapters
-        sizes = {place: adapters[place[0]].learner.units[place[1]].num_tokens for place in places}
+    def _parts(self, sizes: Mapping[Place, int]) -> list[list[Place]]:
+        """Group examples into parts of about equal size that memory has room for, with rows of like length together.
+
+        Args:
+            sizes: tokens of each example.
+        """
         num_parts = -(-sum(sizes.values()) // self._tokens)
         limit, filled = sum(sizes.values()) / num_parts, 0.0
         parts: list[list[Place]] = [[]]
-        for place in sorted(places, key=lambda place: (sizes[place], place)):
+        for place in sorted(sizes, key=lambda place: (sizes[place], place)):
             if parts[-1] and filled + sizes[place] / 2 > limit:
                 parts.append([])
                 filled = 0.0
