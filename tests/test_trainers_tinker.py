@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from openai_stand_in import KEY
-from test_trainers_openai import job, sums
+from test_trainers_openai import job, killed, sums
 from tinker_stand_in import TinkerStandIn
 
 from maft import config as config_
@@ -71,6 +71,15 @@ def test_a_training_that_failed_goes_on_from_the_last_kept_step(service, tmp_pat
     assert service.made[1]["optimizer"] is True and len(service.kept[model_of(tmp_path, "generator_0")]) == 9
     per_step = files.read_json(tmp_path / "spending.json")["usd"] / 11
     assert per_step == pytest.approx(steps[0].tokens / 5 * PRICES["training_price"] / 1e6, rel=0.2)
+
+
+def test_a_kill_after_the_last_step_pays_for_none_again(service, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("maft.hosted.tinker.keep", killed)
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    train(service, tmp_path, job(tmp_path, "generator_0"))
+    model = model_of(tmp_path, "generator_0")
+    assert service.steps == 9 and model.replace("/sampler_weights/", "/weights/") in service.kept
 
 
 def test_the_order_of_examples_is_that_of_the_seed(service, tmp_path):

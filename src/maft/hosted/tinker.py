@@ -80,6 +80,7 @@ class TinkerTrainer(Trainer):
                 f"the key in {self.settings.api_key_env} does not begin with tml-, as those of Tinker do; the client "
                 "sends no other. For a server at home any such text will do."
             )
+        logging.getLogger("tinker").setLevel(logging.ERROR)  # else it warns of every answer that is not ready yet
         lock, stop = threading.Lock(), threading.Event()
 
         def report(progress: TrainProgress) -> None:
@@ -143,6 +144,8 @@ class _Run:
                 note = Reached(marker=marker, state=state, step=step, tokens=tokens)
                 files.write_text(note_of(job.output), note.to_json() + "\n")
         if step == len(steps):
+            if reached is not None and reached.step == step:  # kept by an earlier client, whose paths differ
+                state = self._saved(client, f"{marker}-{step}")
             name = state.rpartition("/")[2]  # the same as of the state, so that the next iteration finds it
             path = self._call(lambda: client.save_weights_for_sampler(name)).path
             keep(job, {"model": path, "base_model": job.base_model, "state": state}, tokens)
