@@ -1,4 +1,4 @@
-"""The whole algorithm, flat, in one file: read it first. No resumption, no settings, no files but the adapters.
+"""The whole algorithm in one file: read it first. No resuming, no settings, no files except the adapters.
 
     python recipes/minimal_loop.py            # about ten minutes on two CPU cores
     python recipes/minimal_loop.py --fake     # one second, without a model

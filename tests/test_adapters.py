@@ -219,7 +219,7 @@ def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
         caplog.clear()
         probe.check(Path("a"), probed(drawn(1, effect)), probed(drawn(1, effect), 0.04))
         assert len(caplog.records) == num_warnings
-    assert "changes so little" in caplog.text
+    assert "too small beside rounding" in caplog.text
     probe.check(Path("a"), probed(drawn(1, 0.005)), probed(drawn(1, 0.005), 0.0002))
     assert len(caplog.records) == 1
 

@@ -257,7 +257,7 @@ def test_paths_in_a_file_are_beside_it_or_else_in_the_current_folder(tmp_path, m
     assert made.task.train_file == home / "q.jsonl" and made.task.eval_file == Path("held.jsonl")
     assert made.model == str(home / "model") and made.debate.summarizer == "base"
     assert [getattr(entry, "model", entry) for entry in made.society.generators] == [made.model, made.model, "org/name"]
-    assert "task.train_file is ../home/q.jsonl, beside the config file." in caplog.messages
+    assert "task.train_file: using ../home/q.jsonl, next to the config file." in caplog.messages
     assert load(Path("../home/c.yaml"), ["task.train_file=q.jsonl"]).task.train_file == Path("q.jsonl")
     monkeypatch.chdir(home)
     assert load(Path("c.yaml")).task.train_file == Path("q.jsonl")
@@ -434,14 +434,14 @@ def test_how_the_work_is_spread_is_not_a_runs_identity(override):
     [
         (
             ["train.objective=grpo", "train.critics=false", "debate.num_samples=4", "curate.max_examples=4"],
-            "take apart",
+            "does not work with",
         ),
         (["vote.label=random", "curate.weight_by=margin"], "has no margin"),
         (["train.objective=weighted", "curate.keep=all"], "train.objective = weighted weighs responses by the vote"),
         (["curate.weight_by=gain", "curate.keep=readable"], "curate.weight_by = gain weighs responses by the vote"),
         (["debate.num_samples=4", "debate.wrong_majorities=0.5"], "needs critics"),
         (["debate.num_samples=2", "curate.weight_by=gain"], "every agent must read"),
-        (["train.online_questions=5", "curate.questions=shards"], "for good"),
+        (["train.online_questions=5", "curate.questions=shards"], "fixed questions"),
     ],
 )
 def test_settings_that_change_what_others_mean_are_refused(tmp_path, overrides, said):

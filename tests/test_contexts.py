@@ -117,7 +117,7 @@ def test_a_bootstrap_draws_as_many_questions_with_replacement_for_each_agent(pla
 
 
 def test_one_model_has_no_questions_of_its_own(tmp_path):
-    with pytest.raises(ConfigError, match=r"society\.one_model is one agent"):
+    with pytest.raises(ConfigError, match=r"society\.one_model has only one agent"):
         settings(tmp_path, "society.one_model=true", "curate.questions=shards")
 
 

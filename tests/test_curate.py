@@ -279,7 +279,7 @@ def test_answers_that_win_over_others_are_learned_more_often():
 
 def test_a_gain_needs_a_next_round(tmp_path):
     for alone in ("debate.num_rounds=1", "debate.protocol=vote"):
-        with pytest.raises(ConfigError, match=r"curate\.weight_by = gain looks at the round after"):
+        with pytest.raises(ConfigError, match=r"curate\.weight_by = gain needs a round after"):
             settings(tmp_path, "curate.weight_by=gain", alone)
     folder = run(
         settings(tmp_path, "curate.weight_by=gain", "debate.summarizer=none", "task.num_train=20", "task.high=5")

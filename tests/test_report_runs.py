@@ -62,4 +62,4 @@ def test_runs_over_different_questions_are_compared_on_those_that_all_have(seeds
     assert f"only the {len(shared)} of {every} that all have count" in out
     apart = run(settings(tmp_path, "name=apart", "task.low=10", "task.high=14"), Scripted(sums))
     code, _, err = call("report", str(seeds[0].path), str(apart.path))
-    assert code == 2 and "share no held-out question" in err
+    assert code == 2 and "no held-out question in common" in err

@@ -179,7 +179,7 @@ def test_an_adapter_of_small_effect_that_the_mixture_ignores_is_found(model, tmp
     engine = sampler("cpu", monkeypatch)
     requests = mixed(model, [small], count=4)
     replies = engine.sample(requests)
-    assert engine._fused is None and "0.00 of that strength" in caplog.text
+    assert engine._fused is None and "0.00 times that" in caplog.text
     assert ids(replies) == ids(plain().sample(requests))
 
 

@@ -18,7 +18,7 @@ def test_the_message_has_the_figures():
         memory.check("m", parts, 16 * GB, "the GPU", "Take another.")
     assert str(refusal.value) == (
         "model m does not fit into the GPU: 17.2 GB are needed (14.2 GB of weights, 3.0 GB of key-value cache), "
-        "16.0 GB are there. Take another."
+        "16.0 GB are available. Take another."
     )
 
 

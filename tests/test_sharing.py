@@ -356,7 +356,7 @@ def test_a_path_in_a_file_that_would_be_sent_is_refused(tmp_path, hub, call):
     [
         (("--agent", "critic_9"), "must be one of generator_0, generator_1, critic_0, critic_1 or all; got critic_9"),
         (("--agent", "critic_0", "--iteration", "3"), "--iteration must be 1 to num_iterations = 2, got 3"),
-        ((), "Say which one with --agent NAME, or --agent all"),
+        ((), "Choose one with --agent NAME, or --agent all"),
     ],
 )
 def test_an_agent_that_is_not_there_is_refused_with_those_that_are(society, call, tmp_path, arguments, said):

@@ -67,9 +67,9 @@ def test_a_dry_run_makes_nothing_and_says_what_is_owed(home, call, verb):
         (["debate", "sums.yaml", "--iteration", "2"], "--iteration must be 1 to num_iterations = 1, got 2."),
         (
             ["debate", "sums.yaml", "--generators", "a", "b", "debate.num_agents=3"],
-            "names 2 agents, debate.num_agents is 3",
+            "has 2 entries, but debate.num_agents is 3",
         ),
-        (["debate", "sums.yaml", "--generators", "a", "--critics", "b", "c"], "society.critics names 2 agents"),
+        (["debate", "sums.yaml", "--generators", "a", "--critics", "b", "c"], "society.critics has 2 entries"),
         (["debate", "sums.yaml", "--generators"], "requires an argument"),
         (["debate", "sums.yaml", "--released", "none.json"], "none.json: No such file"),
         (["export", "runs/sums", "--to", "xml", "--output", "x"], "'xml' is not one of"),

@@ -237,6 +237,6 @@ def test_a_damaged_event_is_left_out_with_a_warning(finished_run, caplog):
     finished_run.events_file.write_bytes(before + b'{"torn\n[1]\n\xff\n')
     try:
         assert len(finished_run.events()) == before.count(b"\n")
-        assert caplog.text.count("is damaged and left out") == 3
+        assert caplog.text.count("is damaged and ignored") == 3
     finally:
         finished_run.events_file.write_bytes(before)

@@ -310,5 +310,5 @@ def test_a_shape_makes_as_many_as_are_asked_for():
     "shape", ["", "a+", "a/b", "a**b", "3+4", "A+B", "a b", "ab+c", "a.b", "f(a)", "-a", "a+b" * 100, "1e5+a"]
 )
 def test_what_is_not_a_sum_is_refused(shape):
-    with pytest.raises(ConfigError, match=r"is not a sum\. Write one letter for each number"):
+    with pytest.raises(ConfigError, match=r"is not a valid form\. Write one letter for each number"):
         sums(shape=shape)

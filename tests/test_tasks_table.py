@@ -483,8 +483,8 @@ def test_what_is_left_out_or_found_out_is_said(tmp_path, caplog):
     (tmp_path / "q.csv").write_text("question;answer\nA;1\n;\n;\nB;2\n")
     with caplog.at_level(logging.INFO, logger="maft"):
         assert len(golds(tmp_path / "q.csv")) == 2
-    assert [m for m in caplog.messages if "columns are separated by ';'" in m]
-    assert [m for m in caplog.messages if "2 empty rows are left out" in m]
+    assert [m for m in caplog.messages if "column separator is ';'" in m]
+    assert [m for m in caplog.messages if "2 empty rows are skipped" in m]
 
 
 def test_several_lists_in_one_file_are_refused_by_name(tmp_path):

@@ -207,7 +207,7 @@ def test_a_tracker_that_fails_is_one_warning_and_the_run_goes_on(tmp_path, fake,
         folder = tracked(settings(tmp_path, "tracking.to=[wandb, trackio]"))
     assert status.complete(folder)
     (warning,) = caplog.messages
-    assert warning.startswith("Tracking: wandb failed, and the run goes on without it: OSError: no route to host.")
+    assert warning.startswith("Tracking: wandb failed; the run continues without it: OSError: no route to host.")
     assert "accuracy/maft" in healthy.curves
 
 

@@ -57,8 +57,8 @@ class Part:
         article = "an" if self.kind[0] in "aeo" else "a"
         plural = GROUPS[self.kind].removeprefix("maft.")
         raise ValueError(
-            f"{name!r} is not {article} {self.kind}.{hint} The {plural} are: {', '.join(self.builtin)}; a class of "
-            "your own is named as my_file.py:Name or package.module:Name."
+            f"{name!r} is not {article} {self.kind}.{hint} The {plural} are: {', '.join(self.builtin)}; your "
+            "own class is named as my_file.py:Name or package.module:Name."
         )
 
     def is_outside(self, name: object) -> bool:

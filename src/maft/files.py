@@ -167,7 +167,7 @@ class Records(Iterable[R]):
             first = errors.errors()[0]
             if first["type"] == NEWER_SCHEMA:
                 raise DataError(
-                    f"{self.path}, line {number}, was written by a newer maft: {first['msg']}. Install that one."
+                    f"{self.path}, line {number}, was written by a newer maft: {first['msg']}. Install that version."
                 ) from None
             where = ".".join(map(str, first["loc"]))
             raise DataError(

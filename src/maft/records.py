@@ -109,7 +109,7 @@ class SamplingParams(Record):
 
 
 class AgentRef(Record):
-    """Which weights speak: a base model and, once finetuned, an adapter on it."""
+    """The weights of an agent: a base model and, once finetuned, an adapter on it."""
 
     role: Role
     index: int
@@ -125,12 +125,12 @@ class AgentRef(Record):
 
 
 class Society(Record):
-    """The agents of one debate: N generators, N critics and whoever summarises."""
+    """The agents of one debate: N generators, N critics and the summariser."""
 
     generators: tuple[AgentRef, ...]
     critics: tuple[AgentRef, ...]
     summarizer: AgentRef | None
-    """None when critics summarise for themselves, or nobody does."""
+    """None where critics write the summaries, or there are none."""
 
     @property
     def agents(self) -> tuple[AgentRef, ...]:
@@ -148,7 +148,7 @@ class Request(Record):
 
 
 class Reply(Record):
-    """What came back. A failed call is a reply with an `error`, so that its siblings live on."""
+    """The answer to a request. A failed call is a reply with an `error`, so that other calls go on."""
 
     text: str
     finish_reason: Literal["stop", "length", "error"]
@@ -199,7 +199,7 @@ class Turn(Record):
 
 
 class Debate(Record):
-    """One question, argued by N agents for M rounds."""
+    """One question, debated by N agents for M rounds."""
 
     schema_version: SchemaVersion = SCHEMA_VERSION
     iteration: int

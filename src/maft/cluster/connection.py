@@ -69,7 +69,7 @@ def connect(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         message = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"cluster.ray = {address}: {where} cannot be joined: {message} Ray and Python must be of the same versions "
+            f"cluster.ray = {address}: {where} cannot be joined: {message} Ray and Python must have the same versions "
             "on all nodes."
         ) from None
 
@@ -84,8 +84,8 @@ def _reachable(address: str) -> str:
         target = str(services.canonicalize_bootstrap_address(address))
     except ConnectionError:
         raise ConfigError(
-            "cluster.ray = auto: this machine is part of no Ray cluster. Start one with `ray start --head`, join one "
-            "with `ray start --address=HOST:6379`, or set cluster.ray=local to use this machine alone."
+            "cluster.ray = auto: this machine is not part of a Ray cluster. Start one with `ray start --head`, join "
+            "one with `ray start --address=HOST:6379`, or set cluster.ray=local to use this machine alone."
         ) from None
     except (ValueError, OSError) as error:
         raise ConfigError(f"cluster.ray = {address} is no address: {error}. {_ALLOWED}") from None

@@ -200,7 +200,7 @@ class _Round:
             self.pool.recruit(min(self.pool.size(), len(self.left)))
         if now - self.heard > SECONDS_TO_COMPLAIN and all(worker.task is None for worker in self.pool.workers):
             self.heard = now
-            log.warning("Waiting for room in the cluster: a worker needs %s.", self.pool.needs)
+            log.warning("Waiting for free resources in the cluster: a worker needs %s.", self.pool.needs)
 
     def ask_for_more(self) -> None:
         """Queue further tasks for idle workers."""

@@ -91,7 +91,7 @@ def default_methods(config: RunConfig) -> tuple[str, ...]:
     """Return the methods of the paper, without those that need known answers where training questions have none."""
     if all(problem.gold is not None for problem in tasks.prepare(tasks.make(config.task)).train):
         return PAPER
-    log.info("star is left out, since it learns from known answers and some training questions have none.")
+    log.info("Method star is left out: it needs known answers, and some training questions have none.")
     return tuple(name for name in PAPER if ARMS[name].star != "gold")
 
 
@@ -136,14 +136,14 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     if ARMS[reference].budget:
         free = ", ".join(name for name, arm in ARMS.items() if not arm.budget)
         raise ConfigError(
-            f"--reference {reference}: this method is given as many examples as the reference, and cannot be it. "
-            f"Choose one of: {free}."
+            f"--reference {reference}: this method gets as many examples as the reference, so it cannot be the "
+            f"reference. Choose one of: {free}."
         )
     _refuse_one_for_several(config, methods)
     if config.train.online_questions and any(ARMS[name].budget for name in methods):
         raise ConfigError(
-            "train.online_questions divides iterations into turns, for which numbers of examples are not made equal. "
-            f"Leave it out, or name methods without a budget of examples: not {', '.join(methods[1:])}."
+            "methods with an equal number of examples do not support train.online_questions. "
+            f"Leave it out, or leave out these methods: {', '.join(methods[1:])}."
         )
     for name in methods:
         config_.over(config, ARMS[name].settings(config), f"method {name}")
@@ -178,8 +178,8 @@ def _refuse_one_for_several(config: RunConfig, methods: Sequence[str]) -> None:
     except ConfigError as error:
         why = str(error).splitlines()[-1].strip()
         raise ConfigError(
-            f"method {of_one[0]} is one model in the place of all agents, which these settings do not allow: {why} "
-            f"Or choose methods that keep agents apart, with --methods: {', '.join(apart)}."
+            f"method {of_one[0]} uses one model for all agents, which these settings do not allow: {why} "
+            f"Or choose methods with separate agents, with --methods: {', '.join(apart)}."
         ) from None
 
 

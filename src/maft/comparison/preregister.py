@@ -159,7 +159,7 @@ def _read(path: Path) -> _Declared:
         first = errors.errors()[0]
         raise ConfigError(
             f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}. It must have predictions, a list of row, "
-            "direction (more, less or same) and as wanted against, points, why; and may have primary, note, discordant."
+            "direction (more, less or same) and optionally against, points, why; also primary, note, discordant."
         ) from None
     except ValueError as error:
         raise ConfigError(f"{path} {error}.") from None

@@ -154,8 +154,8 @@ class TaskConfig(Section):
     def _sets_can_be_made(self) -> Self:
         if self.train_sets > 1 and (self.num_train is None or (self.name == "arithmetic" and self.shape is None)):
             raise ValueError(
-                "task.train_sets makes further sets of task.num_train questions, of arithmetic only with a task.shape: "
-                "there is no end of such sums. Set both, or leave out task.train_sets."
+                "task.train_sets generates further sets of task.num_train questions, for arithmetic only with a "
+                "task.shape, which gives enough questions. Set both, or leave out task.train_sets."
             )
         return self
 
@@ -224,7 +224,7 @@ class DebateConfig(Section):
     def _can_be_held(self) -> Self:
         if self.quote == "summary" and self.summarizer == "none":
             raise ValueError(
-                "debate.quote = summary needs somebody who summarises, and debate.summarizer is none. Set it to base, "
+                "debate.quote = summary needs a summariser, but debate.summarizer is none. Set that to base, "
                 "self or a model; or debate.quote to full or answers."
             )
         if self.wrong_majorities is not None and self.num_samples == 1:
@@ -234,8 +234,8 @@ class DebateConfig(Section):
             )
         if self.protocol == "sparse" and self.num_agents < 4:
             raise ValueError(
-                f"debate.protocol = sparse has each critic read its two neighbours, who are all others among "
-                f"{self.num_agents} agents. Set debate.num_agents to 4 or more, or debate.protocol to debate."
+                f"debate.protocol = sparse shows each critic its two neighbours, which needs at least 4 agents, got "
+                f"{self.num_agents}. Set debate.num_agents to 4 or more, or debate.protocol to debate."
             )
         return self
 

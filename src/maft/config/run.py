@@ -112,7 +112,7 @@ class RunConfig(Section):
         for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
             if given and len(given) != self.debate.num_agents:
                 raise ValueError(
-                    f"society.{role} names {len(given)} agents, debate.num_agents is {self.debate.num_agents}. "
+                    f"society.{role} has {len(given)} entries, but debate.num_agents is {self.debate.num_agents}. "
                     "Name one for each agent, or none."
                 )
         alike = {
@@ -127,8 +127,8 @@ class RunConfig(Section):
     def _one_model_learns_from_all(self) -> Self:
         if self.society.one_model and self.curate.questions != "all":
             raise ValueError(
-                f"curate.questions = {self.curate.questions} gives each agent questions of its own, and "
-                "society.one_model is one agent. Set curate.questions to all."
+                f"curate.questions = {self.curate.questions} gives each agent its own questions, but "
+                "society.one_model has only one agent. Set curate.questions to all."
             )
         return self
 
@@ -136,7 +136,7 @@ class RunConfig(Section):
     def _gains_have_a_next_round(self) -> Self:
         if self.curate.weight_by == "gain" and (self.debate.num_rounds == 1 or self.debate.protocol == "vote"):
             raise ValueError(
-                "curate.weight_by = gain looks at the round after the first answers, and there is none. Set "
+                "curate.weight_by = gain needs a round after the first answers, and there is none. Set "
                 "debate.num_rounds to 2 or more and a protocol with critics, or curate.weight_by to none or margin."
             )
         return self
@@ -191,8 +191,8 @@ class RunConfig(Section):
             why = without_contrast(self, role, iteration)
             if why and EXAMPLES.get(objective, "agreeing") != "agreeing":
                 raise ValueError(
-                    f"train.objective = {objective} ({role}, iteration {iteration}) learns from dissenting responses "
-                    f"beside agreeing ones, and {why}. Or set train.{role}.objective=sft."
+                    f"train.objective = {objective} ({role}, iteration {iteration}) needs dissenting as well as "
+                    f"agreeing responses to a question, but {why}. Or set train.{role}.objective=sft."
                 )
         return self
 
@@ -202,8 +202,8 @@ class RunConfig(Section):
         debate, curate, objectives = self.debate, self.curate, set(self.train.objectives(self.num_iterations).values())
         if "grpo" in objectives and (curate.weight_by != "none" or curate.max_examples is not None):
             raise ValueError(
-                "train.objective = grpo compares all answers to a question, which curate.weight_by and "
-                "curate.max_examples would take apart. Leave these two out."
+                "train.objective = grpo compares all answers to a question, so it does not work with curate.weight_by "
+                "and curate.max_examples. Leave these two out."
             )
         if curate.keep != "agreeing" and ("weighted" in objectives or curate.weight_by != "none"):
             named = (
@@ -232,8 +232,8 @@ class RunConfig(Section):
             )
         if self.train.online_questions and curate.questions == "shards":
             raise ValueError(
-                "curate.questions = shards gives each agent its questions for good, and the turns of "
-                "train.online_questions divide them anew. Leave one of them out."
+                "curate.questions = shards gives each agent fixed questions, which does not work with the turns of "
+                "train.online_questions. Leave one of them out."
             )
         if self.task.equality == "judge" and (debate.protocol in COMPARING or debate.quote == "answers"):
             raise ValueError(
@@ -284,7 +284,7 @@ def check_loop(config: RunConfig) -> None:
         return
     if (engine.sampler == "openai") != (engine.trainer in HOSTED):
         raise ConfigError(
-            f"engine.sampler = {engine.sampler} cannot sample from what engine.trainer = {engine.trainer} finetunes. "
+            f"engine.sampler = {engine.sampler} cannot sample agents that engine.trainer = {engine.trainer} finetunes. "
             f"Set engine.sampler=openai with a service as the trainer ({', '.join(HOSTED)}), or another engine with "
             "sft, or openai.load_adapters for a vLLM server, or do single stages with `maft debate`, `maft finetune` "
             "and `maft eval`."

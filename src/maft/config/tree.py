@@ -121,7 +121,7 @@ def _look_beside(folder: Path, tree: dict[str, Any], section: type[BaseModel], p
         beside = folder / Path(value).expanduser()
         if not beside.exists() or beside.resolve() == Path(value).expanduser().resolve():
             return value
-        log.info("%s is %s, beside the config file.", key, beside)
+        log.info("%s: using %s, next to the config file.", key, beside)
         return str(beside.resolve())
 
     for name, value in tree.items():

@@ -86,7 +86,7 @@ class Parameters:
             return True
         if own in ("seed", "logprobs") or (own in _DEFAULTS and body[name] == _DEFAULTS[own]):
             self._omit.add(own)
-            log.warning("The service refuses %s, which is left out from now on: %s", name, words)
+            log.warning("The service refuses %s, which is no longer sent: %s", name, words)
             return True
         where = self.settings.base_url or "the service"
         raise ConfigError(

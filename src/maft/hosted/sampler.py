@@ -171,7 +171,7 @@ class OpenAi(Streaming):
             self._warned_of_usage = True
             log.warning(
                 "The service does not count tokens (no usage in %d of %d replies): they are estimated, and each reply "
-                "is booked at the highest price that it could have.",
+                "is counted at its maximum price.",
                 *(counts["uncounted"], counts["replies"]),
             )
         if counts["reasoning"]:

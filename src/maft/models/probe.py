@@ -146,15 +146,15 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
     right = strength <= 1 + allowed and most >= 1 - allowed and off <= effect / 2 + 3 * noise + 0.01
     if not right:  # NaN is refused
         raise DataError(
-            f"adapter {adapter} does not work here as it does in PEFT: it changes the log-likelihoods of a test text "
-            f"by {effect:.3f}, and here it has {strength:.2f} of that strength and is {off:.3f} off. It was trained on "
-            "another base model, or this engine cannot apply it: use engine.sampler=transformers, or merge it into "
+            f"adapter {adapter} does not work here as it does in PEFT: in PEFT it changes the log-likelihoods of a "
+            f"test text by {effect:.3f}, here by {strength:.2f} times that, with an error of {off:.3f}. It was trained "
+            "on another base model, or this engine cannot apply it: use engine.sampler=transformers, or merge it into "
             "its base."
         )
     if error > 0.5 / (SURE + 3) or most - strength > TOLERANCE:  # half of it might be taken for right
         log.warning(
-            "Adapter %s changes so little (%.4f, where rounding changes %.4f) that it could not be told from half of "
-            "it. engine.dtype=float32 rounds less.",
+            "The effect of adapter %s (%.4f) is too small beside rounding (%.4f) to check that it is applied fully. It "
+            "is used. engine.dtype=float32 rounds less.",
             *(adapter, effect, noise),
         )
 
@@ -188,9 +188,11 @@ def expected(adapter: Path, model: str, name: str, num_tokens: int, *, trust: bo
     if not file.is_file():
         shape = shapes.of_model(model)
         if shape is not None and shape.weight_bytes("float32") > memory.free_ram():
-            log.warning("Adapter %s is used without comparing it with PEFT, for which there is no memory.", adapter)
+            log.warning(
+                "Adapter %s is used without a comparison with PEFT, since there is not enough memory for it.", adapter
+            )
             return None
-        log.info("Comparing adapter %s with PEFT, once.", adapter)
+        log.info("Comparing adapter %s with PEFT; this is done once.", adapter)
         command = [sys.executable, "-P", "-m", "maft.models.probe", model, str(adapter), str(int(trust))]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

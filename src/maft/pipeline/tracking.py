@@ -149,7 +149,7 @@ class _Follower:
         except Exception as error:  # whatever a foreign library raises, the run is worth more than its picture
             self._working.remove(name)
             log.warning(
-                "Tracking: %s failed, and the run goes on without it: %s: %s. The next start tells it what it missed.",
+                "Tracking: %s failed; the run continues without it: %s: %s. The next start sends what is missing.",
                 *(name, type(error).__name__, error),
             )
             return False

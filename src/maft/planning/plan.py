@@ -175,7 +175,7 @@ def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) ->
     lacking = [name for name in ("layers", "hidden", "heads") if name not in given]
     if lacking:
         raise UserError(
-            f"a model is described by --layers, --hidden and --heads at least; missing: {', '.join(lacking)}."
+            f"the shape of a model needs at least --layers, --hidden and --heads; missing: {', '.join(lacking)}."
         )
     hidden, heads = given["hidden"], given["heads"]
     usual = {"kv_heads": heads, "head_dim": hidden // heads, "intermediate": 4 * hidden, "vocab": 128_000}
@@ -195,8 +195,8 @@ def _sizes(config: RunConfig, shape: Shape, run: Forecast, gpu: hardware.Gpu | N
         raise UserError(
             f"{config.model} does not fit on {num_gpus} x {gpu.name}: sampling needs {one / costs.GIGA:,.1f} GB, "
             f"{method} finetuning {train / costs.GIGA:,.1f} GB, and {num_gpus} have "
-            f"{num_gpus * gpu.memory_gb * hardware.USABLE_MEMORY:,.1f} GB to use. Take more of them (1, 2, 4, "
-            "...), larger ones, a smaller train.batch_size, or another method."
+            f"{num_gpus * gpu.memory_gb * hardware.USABLE_MEMORY:,.1f} GB to use. Use more GPUs (1, 2, 4, "
+            "...), larger ones, a smaller train.batch_size, or another train.method."
         )
     return {
         "parameters": shape.parameters,

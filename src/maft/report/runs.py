@@ -41,7 +41,7 @@ def shared_questions(folders: Sequence[RunFolder]) -> tuple[frozenset[str], int]
     shared = set.intersection(*sides) if sides else set()
     if sides and not shared:
         raise UserError(
-            "these runs share no held-out question, so that they cannot be compared. Report each by itself."
+            "these runs have no held-out question in common, so they cannot be compared. Report each one separately."
         )
     return frozenset(id for id, _ in shared), len(set().union(*sides))
 

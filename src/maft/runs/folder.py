@@ -5,12 +5,12 @@
       manifest.json               versions, commit, hardware, argv, seeds, hashes of the questions
       problems/{train,eval}.jsonl the questions of this run
       checksums.jsonl             of every finished file, see maft.runs.seals
-      events.jsonl                what happened when (it differs between runs, as manifest and report do)
+      events.jsonl                log of events with times
       verdicts.jsonl              pairs of answers whose comparison took algebra
       judgements.jsonl            pairs of answers that a judge compared, with task.equality: judge
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
-      replies.sqlite              replies of the stage that is under way, or all of a hosted service, by what was asked
+      replies.sqlite              replies of the running stage by request; with a hosted service, of all stages
       tracking.json, tensorboard/, wandb/   with tracking.to: how much each tracker was sent, and its files
       iter_00/eval/               the untrained society on held-out questions
       iter_01/debates.jsonl       one Debate a line
@@ -19,15 +19,15 @@
       iter_01/agents/             generator_0/ ... critic_2/: PEFT adapters
       iter_01/eval/               debates.jsonl, votes.jsonl, <method>.jsonl, summary.json; also
                                   diversity.json, preference.json
-      iter_01/collapse.json       why the run stopped after this iteration, see maft.evaluation.guard
+      iter_01/collapse.json       why a run stopped after this iteration, see maft.evaluation.guard
       iter_01/online/             with train.online_questions: the turns of the iteration, as iterations of their own
       iter_01/readings.jsonl      replies read by every agent, for likelihood and KL
       iter_01/hints.jsonl         with STaR: answers that were given after a hint
       also/<task>/                with eval.also: questions of another task, and evaluations as of a run of its own
 
-A file is done when it exists; only debates.jsonl and events.jsonl grow line by line. A line that a kill tore is removed
-on resumption, and its work is done again. A run has begun once its questions are written: until then, such as after a
-mistake in the task's settings, the folder takes other settings.
+A file is complete when it exists; only debates.jsonl and events.jsonl grow line by line. An incomplete line after a
+kill is removed when the run is resumed, and its work is repeated. Settings of a run are fixed once its questions are
+written; until then, such as after a mistake in the task's settings, the folder accepts other settings.
 """
 
 import json
@@ -263,7 +263,7 @@ class RunFolder:
             if isinstance(event, dict) and "event" in event:
                 events.append(event)
             else:
-                log.warning("%s, line %d, is damaged and left out: %r", path, number, line[:80])
+                log.warning("%s, line %d, is damaged and ignored: %r", path, number, line[:80])
         return events
 
 

@@ -67,8 +67,8 @@ def check(folder: RunFolder) -> None:
         more = f"\n  and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         raise DataError(
             f"{folder.path} has finished files that were changed after they were written:\n{listed}{more}\n"
-            "Restore them. Files of an iteration can also be removed with all that follows from them (its votes, "
-            "examples, agents, scores, and later iterations): they are made again. `maft verify` lists all."
+            "Restore them. Or remove them together with all that was made from them (votes, examples, agents, scores, "
+            "later iterations), to have them made again. `maft verify` lists them all."
         )
     present = [known for known in _seals(folder).values() if (folder.path / known.file).exists()]
     if len(present) < len(_seals(folder)):
@@ -106,7 +106,7 @@ def _put_aside(folder: RunFolder, damaged_file: Damage) -> bool:
     agent = folder.path / iteration / kind / rest[0]
     if agent.exists():
         agent.rename(agent.with_name(f".{agent.name}.damaged-{time.time_ns()}"))
-        log.warning("%s: %s. The agent is put aside, and finetuned again.", damaged_file.file, damaged_file.what)
+        log.warning("%s: %s. The agent is moved away and finetuned again.", damaged_file.file, damaged_file.what)
     return True
 
 

@@ -191,7 +191,9 @@ class OpenVino(LocalSampler):
                 raise
         pipeline = self._probed(adapter, expected, "float32", fused)
         self._wide.add(key)
-        log.warning("Adapter %s is too small for weights in bfloat16: its agent speaks in float32.", adapter)
+        log.warning(
+            "The effect of adapter %s is too small for bfloat16 weights: its agent is sampled in float32.", adapter
+        )
         return pipeline
 
     def _probed(self, adapter: Path, expected: probe.Probe, dtype: str, fused: Any) -> Any:
@@ -263,7 +265,7 @@ def exported(model: str, *, trust: bool = False) -> Path:
     """
     folder = models.cache_dir() / "openvino" / models.content_name(model)
     if not (folder / "openvino_model.xml").is_file():
-        log.info("Exporting %s to OpenVINO, once; it is kept in %s.", model, folder)
+        log.info("Exporting %s to OpenVINO; this is done once and kept in %s.", model, folder)
         files.make_whole(folder, lambda scratch: _export(model, scratch, trust=trust))
     return folder
 

@@ -143,7 +143,7 @@ class Transformers(LocalSampler):
                 self._slots = None
                 self._max_slots = self._fewer(min(count, self._max_slots))
             except _Unlike as error:
-                log.warning("%s Plain transformers is used, which is slower.", error)
+                log.warning("%s Using plain transformers instead, which is slower.", error)
                 self._fused = self._slots = None
                 return
 

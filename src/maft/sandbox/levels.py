@@ -65,9 +65,9 @@ def check(*, allow_weak: bool) -> Level:
     level = strongest()
     if level.name == LIMITS and not allow_weak:
         raise ConfigError(
-            "programs that a model wrote would run with limits on time and memory only, for stronger protection is not "
-            f"to be had here ({_listed(level.stronger)}). Run maft on Linux with libseccomp, where user namespaces or "
-            "Landlock are allowed, or take the risk with sandbox.allow_weak=true."
+            "programs written by a model would run with limits on time and memory only, since stronger protection is "
+            f"not available here ({_listed(level.stronger)}). Run maft on Linux with libseccomp, where user namespaces "
+            "or Landlock are allowed, or take the risk with sandbox.allow_weak=true."
         )
     return level
 

@@ -198,7 +198,7 @@ class _Forker:
                     self._control.settimeout(limits.wall_seconds + GRACE_SECONDS)
                     self._control.send(b"end")
                 if not self._receive():
-                    log.warning("A process that runs programs did not answer and was ended.")
+                    log.warning("A sandbox process did not answer and was stopped.")
                     self.close()
 
     def close(self) -> None:

@@ -367,7 +367,7 @@ class Engine:
                 self.state = "ready"
                 return
             except Exception as why:
-                log.error("The engine cannot be used: %s", why)
+                log.error("The engine does not work: %s", why)
                 with self._news:
                     lost, self._waiting = [*self._active, *self._waiting], deque()
                     works, self._work = self._work, deque()

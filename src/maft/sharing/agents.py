@@ -42,7 +42,7 @@ def choose(run: RunFolder, name: str | None, iteration: int | None) -> list[Agen
     if name is None and len(names) > 1:
         raise UserError(
             f"{run.path} has {len(names)} finetuned agents: {', '.join(names)}. "
-            "Say which one with --agent NAME, or --agent all."
+            "Choose one with --agent NAME, or --agent all."
         )
     if name not in (None, "all", *names):
         raise UserError(f"--agent must be one of {', '.join(names)} or all; got {name}.")

@@ -44,7 +44,7 @@ def check(repo: Repo, *, login: bool) -> None:
             raise UserError(f"{what} must be USER/NAME or ORGANISATION/NAME, got {name}.")
     if login and get_token() is None:
         raise UserError(
-            "nobody is logged in to the hub. Run `hf auth login`, or set HF_TOKEN to a token that may write."
+            "not logged in to the hub. Run `hf auth login`, or set HF_TOKEN to a token with write permission."
         )
 
 
@@ -96,7 +96,7 @@ def upload(root: Path, repo: Repo, message: str) -> str:
         url = api.create_repo(repo.id, private=repo.private or None, exist_ok=True, repo_type=repo.kind)
         if repo.private and not api.repo_info(repo.id, repo_type=repo.kind).private:
             raise UserError(
-                f"{repo.id} is there already, and it is public: --private holds for a new repository only. Make it "
+                f"{repo.id} exists and is public; --private works for a new repository only. Make it "
                 "private on the hub, leave --private out, or choose another REPO_ID."
             )
         if repo.branch is not None:

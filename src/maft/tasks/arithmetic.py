@@ -113,8 +113,8 @@ def _parsed(shape: str) -> ast.expr:
     except (SyntaxError, KeyError, TypeError):
         pass
     raise ConfigError(
-        f"task.shape = {shape!r} is not a sum. Write one letter for each number and + - * ( ) between them, without "
-        "spaces, such as a+b*c+d-e*f."
+        f"task.shape = {shape!r} is not a valid form. Write one letter for each number and + - * ( ) between them, "
+        "without spaces, such as a+b*c+d-e*f."
     )
 
 

@@ -215,8 +215,8 @@ def prepare(task: Task) -> Split:
         twice = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
         if twice:
             raise DataError(
-                f"{len(twice)} ids stand for several {side} questions each, such as {', '.join(twice[:3])}. "
-                "Give each question an id of its own, or none."
+                f"{len(twice)} ids are used by several {side} questions, such as {', '.join(twice[:3])}. "
+                "Give each question a unique id, or none."
             )
     check_disjoint(train, held_out)
     _check_gold(held_out)
@@ -245,7 +245,7 @@ def check_disjoint(train: Sequence[Problem], held_out: Sequence[Problem]) -> Non
         named = "; ".join(f"{p.id} ({texts[normalised(p.question)]}): {p.question[:60]!r}" for p in shared[:3])
         raise DataError(
             f"{len(shared)} of {len(held_out)} held-out questions are training questions too, such as {named}. "
-            "Accuracy on them would mean nothing: take them out of one of the two sets."
+            "Accuracy on them would mean nothing. Remove them from one of the two sets."
         )
 
 

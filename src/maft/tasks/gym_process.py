@@ -66,8 +66,8 @@ class Gym:
         said = self._ask([int(problem.id), problem.question, problem.gold, answer], SECONDS)
         if said == "changed":
             raise DataError(
-                f"reasoning-gym makes another question {problem.id} than the one in this run. Install the version that "
-                "the run was begun with, or begin a new run."
+                f"reasoning-gym generates a different question {problem.id} than this run has. Install the version "
+                "that the run was started with, or start a new run."
             )
         return float(said or 0)
 
@@ -88,7 +88,7 @@ class Gym:
                     return None
                 except Died:
                     continue
-        log.warning("The process that asks reasoning_gym:%s ended %d times at one question.", self._name, TRIES)
+        log.warning("The process of reasoning_gym:%s died %d times on one question.", self._name, TRIES)
         return None
 
     def _start(self) -> Process:

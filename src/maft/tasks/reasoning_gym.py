@@ -64,7 +64,9 @@ class Scored(Equality):
         if problem is not None and problem.id.isdecimal() and len(scored) > 1:
             places = self._gym.classes(problem, scored)
             if places is None:
-                log.warning("Answers to question %s are compared as texts: scoring them takes too long.", problem.id)
+                log.warning(
+                    "Answers to question %s are compared as text, since scoring them takes too long.", problem.id
+                )
             names |= {text: scored[place] for text, place in zip(scored, places or (), strict=places is not None)}
         return numbered(names[text] for text in texts)
 

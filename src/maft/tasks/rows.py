@@ -206,7 +206,7 @@ def _from_csv(text: str, path: Path, usual: str) -> Iterator[Row]:
     else:
         separator = _separator(text, usual)
     if separator != usual:
-        log.info("%s: columns are separated by %r.", path, separator)
+        log.info("%s: the column separator is %r.", path, separator)
     padded = f"{separator} " in text.partition("\n")[0] and separator != "\t"
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=padded)
@@ -230,7 +230,7 @@ def _from_csv(text: str, path: Path, usual: str) -> Iterator[Row]:
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}, is not CSV: {error}.") from None
     if empty:
-        log.info("%s: %d empty rows are left out.", path, empty)
+        log.info("%s: %d empty rows are skipped.", path, empty)
 
 
 def _separator(text: str, usual: str) -> str:

@@ -56,7 +56,7 @@ class Table(Task):
             )
         if settings.eval_file is not None or (settings.dataset is None and self.source is None):
             raise ConfigError(
-                f"task.train_file is missing: task {settings.name} needs the path of a file with a question a line"
+                f"task.train_file is missing: task {settings.name} needs the path of a file with one question per line"
                 f"{' beside task.eval_file' if settings.eval_file else ', or the name of a data set in task.dataset'}."
             )
         return self._from_dataset()
@@ -80,7 +80,9 @@ class Table(Task):
         apart = [problem for problem in split.train if normalised(problem.question) not in known]
         shared = len(split.train) - len(apart)
         if shared:
-            log.warning("%d training questions of %s are left out: they are held-out questions too.", shared, name)
+            log.warning(
+                "%d training questions of %s are left out, since they are also held-out questions.", shared, name
+            )
         return Split(apart, split.eval, split.duplicates + shared)
 
     def _split(self, train: Sequence[Row], held_out: Sequence[Row] | None) -> Split:
@@ -100,7 +102,7 @@ class Table(Task):
             if question != problem.question and normalised(question) != normalised(problem.question):
                 raise DataError(
                     f"{where} and {row.where} are different questions with the same id {problem.id!r}. Give each "
-                    "question an id of its own, or none."
+                    "question a unique id, or none."
                 )
             problems.append(problem)
         return problems

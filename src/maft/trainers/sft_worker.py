@@ -189,7 +189,9 @@ class Work:
         try:
             loop.train(base, learners, report, done)
         except loop.Unsupported as why:
-            log.warning("Agents of %s are finetuned in another way, which takes longer: %s.", base.name, why)
+            log.warning(
+                "Agents of %s are finetuned by TRL instead of maft's own loop, which takes longer: %s.", base.name, why
+            )
             for learner in list(left.values()):
                 self._train([learner], base, report, in_loop=len(learners) > 1)
 
