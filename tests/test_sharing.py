@@ -189,7 +189,7 @@ def test_private_is_private_or_nothing_is_sent(society, hub, call):
     assert hub.repos["me/secret"].private
     hub.put("me/open", {})
     code, _, err = call("push", str(society.path), "me/open", "--private")
-    assert code == 2 and "it is public" in err and not hub.files("me/open")
+    assert code == 2 and "exists and is public" in err and not hub.files("me/open")
 
 
 def test_a_model_of_somebody_else_is_not_replaced(society, hub, call):

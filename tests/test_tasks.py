@@ -234,7 +234,7 @@ def test_sides_that_share_a_question_are_refused_naming_three():
         Problem(id="x", question="New")
     ]
     with pytest.raises(
-        DataError, match=r"4 of 5 held-out questions .*e0 \(0\): .*e1 \(1\): .*e2 \(2\): .*take them out of one"
+        DataError, match=r"4 of 5 held-out questions .*e0 \(0\): .*e1 \(1\): .*e2 \(2\): .*Remove them from one"
     ) as caught:
         check_disjoint(train, held_out)
     assert "e3" not in str(caught.value)
@@ -285,7 +285,7 @@ def test_further_training_sets_leave_the_first_and_the_held_out_questions_as_the
     asked = [[d.problem_id for d in files.read_records(folder.debates(n), Debate)] for n in (1, 2, 3, 4)]
     assert asked == [[p.id for p in three.train[start : start + 5]] for start in (0, 5, 10, 0)]
     for task in ({"name": "arithmetic", "num_train": 5}, {"name": "arithmetic", "shape": "a+b"}):
-        with pytest.raises(ConfigError, match="task.train_sets makes further sets of task.num_train questions"):
+        with pytest.raises(ConfigError, match="task.train_sets generates further sets of task.num_train questions"):
             config_.parse({"task": task | {"train_sets": 2}})
 
 

@@ -399,7 +399,7 @@ def test_published_splits_that_overlap_lose_the_training_question(tmp_path, hub,
     jsonl(home / "test.jsonl", *ROWS[3:])
     split = prepare(task("gsm8k", dataset=str(home)))
     assert (len(split.train), len(split.eval), split.duplicates) == (3, 3, 1)
-    assert "1 training questions of" in caplog.text and "held-out questions too" in caplog.text
+    assert "1 training questions of" in caplog.text and "also held-out questions" in caplog.text
 
 
 def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub):
