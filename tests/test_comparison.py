@@ -269,7 +269,7 @@ def test_without_further_samples_a_reference_without_debate_is_compared_by_its_v
 
 
 def test_what_one_model_cannot_have_is_said_as_it_is(tmp_path):
-    with pytest.raises(ConfigError, match="curate.questions = shards gives each agent questions of its own"):
+    with pytest.raises(ConfigError, match="curate.questions = shards gives each agent its own questions"):
         comparison.chosen(settings(tmp_path, "curate.questions=shards"), ["majority_ft"], [0])
 
 

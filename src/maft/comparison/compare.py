@@ -143,7 +143,7 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     if config.train.online_questions and any(ARMS[name].budget for name in methods):
         raise ConfigError(
             "methods with an equal number of examples do not support train.online_questions. "
-            f"Leave it out, or leave out these methods: {', '.join(methods[1:])}."
+            f"Leave it out, or leave out these methods: {', '.join(name for name in methods if ARMS[name].budget)}."
         )
     for name in methods:
         config_.over(config, ARMS[name].settings(config), f"method {name}")
