@@ -257,3 +257,19 @@ def test_what_is_no_encoded_value_is_refused():
     for content in (1, [], ["int"], ["int", "zz"], ["int", None], ["dict", 7], ["what", 1], [[], {}], {"a": 1}):
         with pytest.raises(ValueError):
             values.decode(content)
+
+
+def filtered(number: int) -> bool:
+    """Say whether the kernel filters the system calls of a process."""
+    return "Seccomp:\t2" in Path(f"/proc/{number}/status").read_text()
+
+
+@pytest.mark.skipif("seccomp" not in HERE, reason="the kernel filters no system calls here")
+def test_our_own_workers_are_confined_too():
+    from maft.answers import verify
+    from maft.tasks.gym_process import Gym
+
+    assert verify.verifier.same([(r"\sqrt{8}x", r"2x\sqrt{2}")]) == [True]
+    gym = Gym("spell_backward", {"size": 2, "seed": 0})
+    assert len(gym.questions()) == 2
+    assert filtered(verify.verifier.workers[0].process.pid) and filtered(gym._process.process.pid)

@@ -128,8 +128,8 @@ def main() -> None:
     except Exception as error:
         print(json.dumps(f"{type(error).__name__}: {error}"), file=out, flush=True)
         return
-    sys.addaudithook(refuse)
     confine.reader()
+    sys.addaudithook(refuse)
     print(json.dumps("ready"), file=out, flush=True)
     for line in sys.stdin:
         a, b, seconds = json.loads(line)

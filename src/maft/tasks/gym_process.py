@@ -118,8 +118,8 @@ def serve(lines: Iterator[str], out: IO[str]) -> None:
     except (AssertionError, ValueError, TypeError) as error:
         say(" ".join(str(error).split()) or type(error).__name__)
         return
-    sys.addaudithook(forbid)
     confine.reader()
+    sys.addaudithook(forbid)
     entry = cache(data.__getitem__)
     plain = type(data).score_answer is ProceduralDataset.score_answer
     say("ready")
