@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import answers
-from maft.answers.equality import EQUALITIES
+from maft.answers import EQUALITIES
 
 Row = dict[str, Any]
 

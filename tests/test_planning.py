@@ -5,11 +5,14 @@ import json
 import pytest
 from helpers import run, settings
 
+from maft import config as config_
 from maft import engines, planning
 from maft.config import ClusterConfig
 from maft.errors import UserError
 from maft.models import shapes
 from maft.planning import calibration, costs, hardware
+from maft.planning import plan as plan_
+from maft.planning.calibration import Calibration, Speed
 from maft.planning.forecast import Behaviour, Texts, calls, forecast
 from maft.planning.plan import shape_of_options
 from maft.records import Reply
@@ -368,3 +371,17 @@ def test_the_trainer_of_a_config_is_used(tmp_path, cache, monkeypatch):
     monkeypatch.setattr(engines, "make_trainer", lambda config: made.append(config) or NullTrainer())
     calibration.calibrate(settings(tmp_path), Scripted(guess))
     assert len(made) == 1
+
+
+def test_other_tasks_are_planned_and_turns_change_the_engines_more_often():
+    task = {"name": "arithmetic", "num_train": 40, "num_eval": 20}
+    other = {"name": "arithmetic", "low": 10, "high": 19, "num_train": 1, "num_eval": 30}
+    plain, also = (config_.parse({"task": task, "eval": {"also": tasks}}) for tasks in ([], [other]))
+    assert planning.make(also).calls - planning.make(plain).calls == 2 * 3 * 30
+    speed = Speed(start=1, restart=2, sampling=9, changing=1, train_start=5, training={"generator": 9, "critic": 9})
+    measured = Calibration.model_construct(speed=speed)
+    run_ = planning.make(plain).run
+    turns = config_.parse({"task": task}, ["train.online_questions=10"])
+    once, often = (plan_._seconds(config, run_, measured) for config in (plain, turns))
+    assert (once["loading"], often["loading"]) == (1 + 2 + 5, 1 + 4 * 2 + 5)
+    assert often["sampling"] == once["sampling"]

@@ -323,6 +323,12 @@ _LINE_CHOICE = re.compile(r"^[\s*_]{0,9}(?:\(([A-J])\)|([A-J])[.):](?=\s))", re.
 _ANY_CHOICE = re.compile(r"\(([A-J])\)")
 
 
+_NOT_BUT = re.compile(
+    r"\b(?i:not)\s+(?:(?i:option|choice)\s)?(?:\(?[A-J]\)?(?:,\s?|\s(?:or|nor|and)\s)){0,4}\(?[A-J]\)?,?\s(?i:but)\s"
+    r"(?:(?i:rather|instead)\s)?"
+)
+
+
 def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     r"""Return the letter that a reply to a multiple-choice question settles on.
 
@@ -332,7 +338,7 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     >>> extract_choice(r"\boxed{\text{(B)}}"), extract_choice("The answer is **C**."), extract_choice("A cat.")
     ('B', 'C', None)
     """
-    text = unicodedata.normalize("NFKC", thinking.strip(text).rest)
+    text = _NOT_BUT.sub("", unicodedata.normalize("NFKC", thinking.strip(text).rest))  # not A but C
     if whole := _WHOLE_CHOICE.fullmatch(text):
         return _letter(whole, letters)
     for short in (_boxed(text), _tagged(text)):

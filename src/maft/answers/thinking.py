@@ -41,8 +41,8 @@ class Parted(NamedTuple):
 def strip(text: str) -> Parted:
     r"""Part a reply into its thinking and the rest, both without the marks; a reply without marks is all rest.
 
-    Thinking that is not closed goes to the end. What comes before a closing mark without an opening one is thinking:
-    many prompts end with the opening mark.
+    Thinking that is not closed goes to the end, unless its tag, such as `<think>`, is only mentioned within a line.
+    What comes before a closing mark without an opening one is thinking: many prompts end with the opening mark.
 
     >>> strip("<think>Is it 5? No.</think> It is 7.").rest, strip("So 5.</think>7").rest, strip("<think>5").rest
     ('It is 7.', '7', '')
@@ -55,7 +55,10 @@ def strip(text: str) -> Parted:
     thinking: list[str] = []
     rest: list[str] = []
     start = depth = 0
-    for mark in _MARK.finditer(text):
+    marks = list(_MARK.finditer(text))
+    if all(mark["open"] and _is_mentioned(text, mark) for mark in marks):
+        marks = []
+    for mark in marks:
         piece = text[start : mark.start()]
         if mark["open"]:
             (thinking if depth else rest).append(piece)
@@ -70,6 +73,12 @@ def strip(text: str) -> Parted:
         return Parted("", text)
     (thinking if depth else rest).append(text[start:])
     return Parted(_joined(thinking), _joined(rest))
+
+
+def _is_mentioned(text: str, mark: re.Match[str]) -> bool:
+    """Say whether an opening tag stands within a line of prose: "I put it in <thinking> tags."."""
+    before = text[: mark.start()].rpartition("\n")[2]
+    return mark[0][1].isalpha() and bool(before.strip())
 
 
 def is_mark(text: str) -> bool:

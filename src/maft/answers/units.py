@@ -65,7 +65,7 @@ def in_figures(text: str) -> str:
     if date := _DATE.fullmatch(plain):
         month = _MONTHS[(date[2] or date[3])[:3].lower()]
         return "-".join([*filter(None, [date[5]]), month, f"{int(date[1] or date[4]):02}"])
-    if (value := _in_words(plain)) is not None:
+    if (value := _number_in_words(plain)) is not None:
         return str(value)
     plain = _CENTS.sub(lambda m: f"{m[1]}.{m[2]:0>2}", plain)
     if not FONT.search(text) or _SCALED.search(plain):
@@ -73,6 +73,48 @@ def in_figures(text: str) -> str:
             plain = _SCALED.sub(_scaled, plain)
         text = _BELOW.sub(r"-\1", _POWER.sub(lambda m: "^2" if m[1] == "squared" else "^3", plain))
     return _NEGATIVE.sub("-", text, count=1) if _NEGATIVE.match(text) else text
+
+
+_PARTS = pairs("half 2 third 3 quarter 4 fourth 4 fifth 5 sixth 6 seventh 7 eighth 8 ninth 9 tenth 10 hundredth 100")
+_PART = re.compile(rf"(?:(.{{1,60}})[ -])?(?:({'|'.join(_PARTS)})|({'|'.join(_PARTS)})s|halves)", re.IGNORECASE)
+
+
+def _number_in_words(text: str) -> Fraction | None:
+    """Return the number that a text is, if it is one in words.
+
+    >>> [str(_number_in_words(text)) for text in ("minus five", "two thirds", "half", "two and a half", "a dozen")]
+    ['-5', '2/3', '1/2', '5/2', '12']
+    >>> [_number_in_words(text) for text in ("third", "twenty third", "one thirds", "a couple")]
+    [None, None, None, None]
+    """
+    if sign := re.match("(?:minus|negative) ", text, re.IGNORECASE):
+        value = _number_in_words(text[sign.end() :])
+        return None if value is None or value <= 0 else -value
+    if (number := _in_words(text)) is not None:
+        return Fraction(number)
+    whole, mixed, part = text.lower().rpartition(" and ")
+    if mixed and (more := _part_in_words(part)) is not None and more < 1:
+        number = _in_words(whole)
+        return None if number is None else number + more
+    return _part_in_words(text.lower())
+
+
+def _part_in_words(text: str) -> Fraction | None:
+    """Return a fraction in words, or a number of dozens."""
+    if text.endswith("dozen"):
+        count = _count(text.removesuffix("dozen").strip())
+        return None if count is None else Fraction(12 * count)
+    if (match := _PART.fullmatch(text)) is None:
+        return None
+    singular, plural = match[2], match[3] or ("half" if text.endswith("halves") else None)
+    count = 1 if match[1] is None and singular == "half" else _count(match[1] or "")
+    if count is None or (count == 1) != (singular is not None):  # twenty third is a place in a row
+        return None
+    return Fraction(count, int(_PARTS[singular or plural or "half"]))
+
+
+def _count(text: str) -> int | None:
+    return 1 if text in ("a", "an") else _in_words(text)
 
 
 def _in_words(text: str) -> int | None:

@@ -225,10 +225,17 @@ def _questions(config: RunConfig, *, read: bool) -> tuple[int, int]:
 def _seconds(config: RunConfig, run: Forecast, calibration: Calibration) -> dict[str, float]:
     """Return the seconds of a run on the machine that calibrated."""
     speed, size = calibration.speed, config.engine.batch_size
-    changes = sum(math.ceil(stage.debates / size) for stage in run.stages if stage.society)
+    questions = config.train.online_questions
+    trained = max((stage.debates for stage in run.stages if stage.stage == "train"), default=0)
+    turns = math.ceil(trained / questions) if questions else 1
+    changes = sum(
+        max(math.ceil(stage.debates / size), turns if stage.stage == "train" else 1)
+        for stage in run.stages
+        if stage.society
+    )
     tokens = run.prompt_tokens + run.generated_tokens
     return {
-        "loading": speed.start + config.num_iterations * (speed.restart + speed.train_start),
+        "loading": speed.start + config.num_iterations * (turns * speed.restart + speed.train_start),
         "sampling": tokens / speed.sampling if speed.sampling else 0.0,
         "changing_agents": changes * speed.changing,
         "training": sum(
@@ -296,6 +303,8 @@ def _assumptions(
     asked = "given" if question_tokens else "estimated from their characters"
     yield f"Replies are taken to be {replies}, the same in all iterations; questions are {asked}."
     yield f"Of the responses, {LEARNED_SHARE:.0%} are taken to agree with the label and to be learned."
+    if config.train.online_questions:
+        yield "Replies are taken to change from iteration to iteration, not from turn to turn (train.online_questions)."
     shapes = {EXAMPLES.get(name) for name in config.train.objectives(config.num_iterations).values()}
     if "judged" in shapes:
         yield "kto: all responses are taken to be learned; the time of reference and mismatched rows is not counted."
