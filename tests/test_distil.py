@@ -20,6 +20,8 @@ from maft.runs import status
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
+from maft.sharing import sections
+from maft.sharing.sections import Held
 from maft.trainers import NullTrainer
 
 STUDENTS = ("distil", "distil_debates")
@@ -75,6 +77,13 @@ def test_a_student_is_an_ordinary_run_of_one_agent_on_the_base(taught):
         assert status.complete(student) and student.config.society.one_model
         assert student.config.train.start_from == "base"
         assert [path.name for path in student.agent(2, "generator_0").parent.iterdir()] == ["generator_0"]
+
+
+def test_the_card_of_a_student_names_its_teachers(taught):
+    student = taught[2].folder(ARMS["distil_debates"], 0)
+    card = sections.body(Held(student, 2), ["generator_0"], "a/b", "c/d", adapter=True)
+    assert "debated by 3 agents in 2 rounds, which had been finetuned" in card and "write their debates" in card
+    assert "One model learnt" not in card
 
 
 def test_the_student_learns_replies_that_are_the_label_at_most_as_many_as_an_agent(taught):

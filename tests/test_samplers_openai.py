@@ -346,7 +346,7 @@ def test_the_gate_halves_after_a_refusal_and_opens_slowly():
 def llama_server():
     """A real OpenAI-compatible server with a real model: llama.cpp's, with the packaged SmolLM2."""
     xllamacpp = pytest.importorskip("xllamacpp")
-    from maft.models.names import packaged_gguf
+    from maft.models.packaged import packaged_gguf
 
     params = xllamacpp.CommonParams()
     params.model.path = str(packaged_gguf())

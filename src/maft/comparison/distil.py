@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from maft import files, tasks
 from maft.answers import thinking
 from maft.files import Records
-from maft.method import learners
+from maft.method import learners, protocol_of
 from maft.method.curate import CurateCounts, Curated, limit
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Turn, Vote
@@ -37,6 +37,10 @@ def run(
         whole: teach debates, see above.
     """
     split = pipeline.questions(folder)
+    debate = teacher.config.debate
+    rounds = protocol_of(debate).rounds(debate)
+    about = {"name": teacher.path.resolve().name, "num_agents": debate.num_agents, "num_rounds": rounds, "whole": whole}
+    files.write_json(folder.teacher, about)
     base = societies.untrained(folder.config)
     pipeline.evaluate(folder, 0, base, split.eval, sampler, progress)
     for iteration in range(1, folder.config.num_iterations + 1):

