@@ -5,7 +5,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from helpers import debate, held_out, run, run_files, settings
+from helpers import boxed, debate, held_out, run, run_files, settings
 from simulated_society import Simulated
 
 from maft import library, seeds
@@ -176,3 +176,19 @@ def test_on_the_command_line(tmp_path, monkeypatch, call):
     assert "collapsed" in call("run", "sums.yaml", "--dry-run")[2]
     code, _, err = call("run", "sums.yaml", "--keep-going")
     assert code == 0 and "collapsed" in err
+
+
+def test_the_bench_counts_what_is_stopped_and_resumes(tmp_path, monkeypatch):
+    from bench import guard as bench
+
+    def say(request):
+        ruined = request.agent.adapter and "learning_rate" in request.agent.adapter
+        return "hm" if ruined else boxed(request.seed % 3)
+
+    monkeypatch.setattr(bench.engines, "make_trainer", lambda _: NullTrainer())
+    sampler = Scripted(say)
+    settings = {kind: bench.of_kind(kind, 0, tmp_path) for kind in bench.KINDS}
+    assert [kind for kind in bench.KINDS if bench.stopped(settings[kind], sampler)] == ["learning_rate"]
+    assert "unparsed +1.00" in bench.largest_rises(settings["learning_rate"])
+    asked = len(sampler.history)
+    assert bench.stopped(settings["learning_rate"], sampler) and len(sampler.history) == asked

@@ -172,6 +172,11 @@ def make_trainer(config: RunConfig) -> Trainer:
         MissingExtra: the trainer's packages are not installed.
         ConfigError: this machine lacks the GPUs that are asked for, or the key of the service.
     """
+    elsewhere = config.cluster.ray is not None or config.engine.trainer in HOSTED
+    if config.train.online_questions and elsewhere:
+        log.warning(
+            "train.online_questions: the workers of a cluster, and services, begin each turn with a new optimiser."
+        )
     if config.cluster.ray is not None and config.engine.trainer not in HOSTED:
         from maft.cluster.trainer import RayTrainer
 
