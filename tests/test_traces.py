@@ -100,12 +100,15 @@ def test_a_dry_run_sends_nothing_and_prints_json_if_asked(hub, call, finished_ru
     assert "license: unknown" in planned["card"] and not hub.repos
 
 
-def test_tables_are_written_in_batches_of_one_schema(finished_run, tmp_path):
+def test_tables_are_written_in_batches_of_one_schema(tmp_path):
     import pyarrow.parquet as pq
 
-    path = tmp_path / "v" / "a.parquet"
-    total = dataset._write(finished_run, dataset.VIEWS["turns"], "train", None, path, size=7)
-    assert total == pq.read_metadata(path).num_rows and pq.read_metadata(path).num_row_groups > 10
+    table, path = dataset._Table({"name": "string", "right": "bool"}, size=2), tmp_path / "v" / "a.parquet"
+    for number in range(5):
+        table.add([{"name": str(number), "right": None if number < 3 else True}], path)
+    table.close()
+    assert pq.read_metadata(path).num_row_groups == 3 and table.total == 5
+    assert pq.read_table(path)["right"].to_pylist() == [None, None, None, True, True]
 
 
 def contrasts(shape, *rounds):

@@ -81,51 +81,63 @@ def lay_out(run: RunFolder, repo: Repo, root: Path, iteration: int | None = None
         UserError: the run has no debates with votes yet.
         MissingExtra: pyarrow is not installed.
     """
-    counts = {
-        f"{name}/{SPLITS[side]}.parquet": rows
-        for name, view in VIEWS.items()
-        for side in view.sides
-        if (rows := _write(run, view, side, iteration, root / name / f"{SPLITS[side]}.parquet"))
-    }
+    counts: dict[str, int] = {}
+    for side in traces.SIDES:
+        tables = {name: _Table(view.columns) for name, view in VIEWS.items() if side in view.sides}
+        places = {name: f"{name}/{SPLITS[side]}.parquet" for name in tables}
+        try:
+            for trace in traces.of_run(run, side, iteration):  # once for all views, since grading may take long
+                for name, table in tables.items():
+                    table.add(VIEWS[name].rows(trace), root / places[name])
+        finally:
+            for table in tables.values():
+                table.close()
+        counts |= {places[name]: table.total for name, table in tables.items() if table.total}
     if not counts:
         raise UserError(f"{run.path} has no debates with votes yet. Run `maft run` first.")
     (root / "README.md").write_text(_card(run, repo, counts, iteration), encoding="utf-8")
     return counts
 
 
-def _write(run: RunFolder, view: View, side: Side, iteration: int | None, path: Path, size: int = 1000) -> int:
-    """Write a table, `size` debates at a time; nothing if it has no rows."""
-    try:
-        import pyarrow as pa
+class _Table:
+    """A Parquet file that is written some rows at a time, and made at the first of them."""
+
+    def __init__(self, columns: Mapping[str, str], size: int = 5000) -> None:
+        try:
+            import pyarrow as pa
+        except ImportError:
+            raise MissingExtra("maft push --debates", "tasks") from None
+        chat = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+        kinds = {_CHAT: chat, "string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "double": pa.float64()}
+        self.schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+        self.size, self.total = size, 0
+        self._rows: list[Row] = []
+        self._writer: Any = None
+
+    def add(self, rows: Iterable[Row], path: Path) -> None:
+        """Add rows to the file at a path."""
         import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingExtra("maft push --debates", "tasks") from None
-    chat = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    kinds = {_CHAT: chat, "string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "double": pa.float64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in view.columns.items()])
-    total, writer = 0, None
-    try:
-        for rows in _batches((row for trace in traces.of_run(run, side, iteration) for row in view.rows(trace)), size):
-            if writer is None:
-                path.parent.mkdir(exist_ok=True)
-                writer = pq.ParquetWriter(path, schema)
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-            total += len(rows)
-    finally:
-        if writer is not None:
-            writer.close()
-    return total
 
+        added = list(rows)
+        self._rows += added
+        self.total += len(added)
+        if self._rows and self._writer is None:
+            path.parent.mkdir(exist_ok=True)
+            self._writer = pq.ParquetWriter(path, self.schema)
+        if len(self._rows) >= self.size:
+            self._flush()
 
-def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._flush()
+            self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self.schema))
+        self._rows = []
 
 
 def _card(run: RunFolder, repo: Repo, counts: Mapping[str, int], iteration: int | None) -> str:
