@@ -294,7 +294,7 @@ def test_the_scoring_process_starts_no_program_and_writes_no_file(tmp_path):
 def test_questions_of_another_version_are_not_graded():
     task = gym("spell_backward", size=4)
     problem = task.questions().train[0]
-    with pytest.raises(DataError, match="reasoning-gym makes another question .* than the one in this run"):
+    with pytest.raises(DataError, match="reasoning-gym generates a different question .* than this run has"):
         task.correct(problem.model_copy(update={"question": "Another?"}), "x")
 
 

@@ -14,6 +14,8 @@ from maft.errors import install_line
 from maft.models import memory
 from maft.models.packaged import packaged_state
 from maft.runs import manifest
+from maft.sandbox import levels
+from maft.sandbox.run import NotConfined
 
 SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "sve", "bf16")
 """Instruction sets that the engines make use of, by the names of Linux."""
@@ -43,6 +45,7 @@ def look(runs_dir: Path) -> dict[str, Any]:
         "extras": {extra: _versions(extra) for extra in _extras()},
         "sampler": engines.auto() if has_torch else None,
         "trainer": "sft" if trainable else None,
+        "programs": _level(),
         "packaged_model": packaged_state(),
         "disk_free": {str(place): shutil.disk_usage(_existing(place)).free for place in _places(runs_dir)},
     }
@@ -64,6 +67,7 @@ def lines(seen: dict[str, Any]) -> list[str]:
         f"  sampler      {_engine(seen['sampler'])}",
         f"  trainer      {_engine(seen['trainer'])}",
         f"  numbers      {seen['dtype'] or 'unknown: torch is not installed'}",
+        f"  programs     {seen['programs'] or 'cannot be run'}",
         f"  {models.PACKAGED}: {seen['packaged_model']}",
         "",
         "Extras",
@@ -78,6 +82,14 @@ def lines(seen: dict[str, Any]) -> list[str]:
 
 def _engine(name: str | None) -> str:
     return name or f"none but hosted models and the script: {install_line('cpu')}"
+
+
+def _level() -> str | None:
+    """Return the level of protection at which programs of models run; None where they cannot be run."""
+    try:
+        return f"run at level {levels.strongest().name}"
+    except NotConfined:
+        return None
 
 
 def _cores() -> int:

@@ -35,7 +35,7 @@ LEVELS = (NAMESPACES, BUBBLEWRAP, LANDLOCK, SECCOMP, LIMITS)
 UNPROTECTED = {
     NAMESPACES: "faults of the kernel; how long it takes may tell a program what else the machine does",
     BUBBLEWRAP: "faults of the kernel; programs see the same empty folders and cannot write to them",
-    LANDLOCK: "faults of the kernel; reading which files exist, and their sizes; files cannot be written at all",
+    LANDLOCK: "faults of the kernel; finding out which files exist; files cannot be written at all",
     SECCOMP: "reading every file that this user can read, known answers and the environment of other processes too; "
     "files cannot be written at all",
     LIMITS: "a program that looks for a way out: only time, memory and processes are limited, and Python's own "

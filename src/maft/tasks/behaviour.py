@@ -12,8 +12,9 @@ import hashlib
 import json
 import logging
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
@@ -30,7 +31,7 @@ from maft.tasks import signatures
 log = logging.getLogger("maft")
 
 CACHED = 20_000
-"""Behaviours that are remembered."""
+"""Behaviours and results of tests that are remembered."""
 
 
 class Tests(NamedTuple):
@@ -54,6 +55,7 @@ class Judge:
         self._num_workers = min(2, os.cpu_count() or 1)
         self._programs = Sandbox(level.name, limits, self._num_workers)
         self._examiners = Sandbox(level.name, limits, self._num_workers)
+        self._lock = threading.Lock()
         self._known: OrderedDict[str, str | None] = OrderedDict()
 
     def behaviours(self, programs: Sequence[str], question: CodeQuestion) -> list[str | None]:
@@ -61,16 +63,28 @@ class Judge:
 
         That is one which cannot be read, has no such function, returns no value on any input, or fails a public test.
         """
-        keys = {program: _digest(program, question.to_json()) for program in dict.fromkeys(programs)}
-        unknown = [program for program, key in keys.items() if key not in self._known]
-        if unknown:
-            with ThreadPoolExecutor(self._num_workers) as threads:
-                found = list(threads.map(lambda program: self._behaviour(program, question), unknown))
-            self._known.update((keys[program], key) for program, key in zip(unknown, found, strict=True))
-        known = [self._known[keys[program]] for program in programs]
-        while len(self._known) > CACHED:
-            self._known.popitem(last=False)
-        return known
+        with ThreadPoolExecutor(self._num_workers) as threads:
+            distinct = list(dict.fromkeys(programs))
+            known = dict(
+                zip(distinct, threads.map(lambda program: self._recalled(program, question), distinct), strict=True)
+            )
+        return [known[program] for program in programs]
+
+    def _recalled(self, program: str, question: CodeQuestion) -> str | None:
+        return self._remembered(_digest(program, question.to_json()), lambda: self._behaviour(program, question))
+
+    def _remembered(self, key: str, find: Callable[[], str | None]) -> str | None:
+        """Return what was found under a key before, or find it."""
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        found = find()
+        with self._lock:
+            self._known[key] = found
+            if len(self._known) > CACHED:
+                self._known.popitem(last=False)
+        return found
 
     def _behaviour(self, program: str, question: CodeQuestion) -> str | None:
         inputs = [[values.encode(value) for value in signatures.literal(given)] for given in question.inputs]
@@ -96,10 +110,7 @@ class Judge:
 
     def failure(self, program: str, name: str, tests: Tests) -> str | None:
         """Return why a program does not pass tests; None if it does."""
-        key = _digest(program, name, *tests)
-        if key not in self._known:
-            self._known[key] = self._failure(program, name, tests)
-        return self._known[key]
+        return self._remembered(_digest(program, name, *tests), lambda: self._failure(program, name, tests))
 
     def _failure(self, program: str, name: str, tests: Tests) -> str | None:
         more = {"setup": tests.setup, "tests": tests.checks}
