@@ -28,6 +28,7 @@ from maft.models import embedding
 from maft.pipeline import judging
 from maft.planning import difficulty
 from maft.records import Request
+from maft.report.table import table
 from maft.report.transcript import Told, render
 from maft.seeds import rng
 from maft.tasks import make, prepare
@@ -300,6 +301,7 @@ def test_a_judge_prefers_in_both_orders(tmp_path: Path) -> None:
     assert (made.wins, made.losses, made.ties, made.n) == (longer, shorter, len(after) - longer - shorter, len(after))
     assert made.rate == (made.wins + made.ties / 2) / made.n and made.ci_low < made.rate < made.ci_high
     assert judging.prefer(run.folder, 1, Scripted([]), Quiet()) == made
+    assert f"win rate {made.rate:.1%}" in table(run.folder)
     with pytest.raises(UserError, match="iteration 2"):
         judging.prefer(run.folder, 2, Scripted([]), Quiet())
 

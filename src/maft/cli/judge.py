@@ -28,9 +28,4 @@ def judge(folder: Path, *, iteration: int | None, as_json: bool, quiet: bool) ->
     with engines.opened(run.config) as sampler:
         number = status.newest(run) if iteration is None else iteration
         made = judging.prefer(run, number, sampler, Progress(quiet=quiet))
-    line = (
-        f"Iteration {made.iteration} against the untrained society, judged by {made.judge}: {made.wins} better, "
-        f"{made.losses} worse, {made.ties} equal or undecided of {made.n}: win rate {made.rate:.1%} "
-        f"({made.ci_low:.1%} to {made.ci_high:.1%}); {made.unread} replies had no verdict."
-    )
-    stage.say([line], made.model_dump(), as_json=as_json)
+    stage.say(judging.sentence(made), made.model_dump(), as_json=as_json)

@@ -175,6 +175,21 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
     return made
 
 
+def preferences(folder: RunFolder) -> list[Preference]:
+    """Return what judges have said of the iterations of a run so far."""
+    paths = map(folder.preference, range(1, folder.config.num_iterations + 1))
+    return [Preference.model_validate(files.read_json(path)) for path in paths if path.exists()]
+
+
+def sentence(one: Preference) -> str:
+    """Return a preference as a line of text."""
+    return (
+        f"Iteration {one.iteration} against the untrained society, judged by {one.judge}: {one.wins} better, "
+        f"{one.losses} worse, {one.ties} equal or undecided of {one.n}: win rate {one.rate:.1%} "
+        f"({one.ci_low:.1%} to {one.ci_high:.1%}); {one.unread} replies had no verdict."
+    )
+
+
 def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, prompt: str) -> list[str | None]:
     """Return the verdict in each reply; None where there is none.
 

@@ -8,6 +8,7 @@ from maft.evaluation import overlap, retention
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.learned import of_run, warnings
 from maft.evaluation.paired import Difference
+from maft.pipeline import judging
 from maft.report.data import labels, notes, results, stand_ins
 from maft.report.gains import gains
 from maft.report.runs import shared_questions, together
@@ -37,6 +38,7 @@ def table(folder: RunFolder) -> str:
         *(pseudo_labels(quality) for quality, _ in labels(folder)),
         *warnings(of_run(folder)),
         *map(overlap.sentence, overlap.overlaps(folder)),
+        *map(judging.sentence, judging.preferences(folder)),
         *(retention.sentence(one) for one in retention.retention([folder])),
         *([text] if (text := stand_ins(folder.config)) else []),
         *([f"This run is not finished. Next: {missing}."] if missing else []),
