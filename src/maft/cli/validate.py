@@ -115,7 +115,7 @@ def _failed(task: "Task", known: Sequence["Problem"]) -> list[tuple["Problem", s
         forms = {"bare": answer, "in a reply": task.extract(task.show(answer))}
         if (stated := task.extract(f"The answer is {answer}.")) is not None and _is_short(answer):
             forms["stated"] = stated
-        wrong = [(problem, form, read) for form, read in forms.items() if not task.grade(problem, read)]
+        wrong = [(problem, form, read) for form, read in forms.items() if task.grade(problem, read) is False]
         failed += wrong[:1]
     return failed
 
