@@ -27,7 +27,7 @@ from maft.method.vote import vote
 from maft.models import embedding
 from maft.pipeline import judging
 from maft.planning import difficulty
-from maft.records import Request
+from maft.records import Reply, Request
 from maft.report.table import table
 from maft.report.transcript import Told, render
 from maft.seeds import rng
@@ -199,10 +199,10 @@ def test_an_encoder_that_is_not_installed_is_one_line(monkeypatch: pytest.Monkey
         TaskConfig(name="text", similarity=0.5)
 
 
-def _says(judge: Callable[[str, str], str]) -> Callable[[Request], str]:
+def _says(judge: Callable[[str, str], str | Reply]) -> Callable[[Request], str | Reply]:
     """Return a script: agents say a word drawn by seed, the judge what `judge` says of two answers."""
 
-    def say(request: Request) -> str:
+    def say(request: Request) -> str | Reply:
         text = request.messages[-1].content
         if "Second answer:" in text:
             first, second = text.split("First answer: ")[1].split("\n\nDo both")[0].split("\n\nSecond answer: ")
@@ -212,7 +212,7 @@ def _says(judge: Callable[[str, str], str]) -> Callable[[Request], str]:
     return say
 
 
-def _run(tmp_path: Path, judge: Callable[[str, str], str], *overrides: str) -> Any:
+def _run(tmp_path: Path, judge: Callable[[str, str], str | Reply], *overrides: str) -> Any:
     tmp_path.mkdir(exist_ok=True)
     rows = [{"question": f"What is on picture {n}?", "answer": "A large  dog"} for n in range(12)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -257,6 +257,9 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
     assert {one.same for one in kept} == {None} and {one.unread for one in kept} == {0}
     with pytest.raises(StageFailed, match="the judge base said neither yes nor no in [0-9]+ replies, such as 'Perhaps"):
         _run(tmp_path / "b", lambda first, second: "Perhaps.")
+    error = Reply(text="", finish_reason="error", error="the service is away")
+    with pytest.raises(StageFailed, match="calls of the judge base failed.*the service is away.*asks again"):
+        _run(tmp_path / "d", lambda first, second: error)
     with pytest.raises(ConfigError, match="debate.protocol = contested"):
         _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")
 

@@ -87,7 +87,7 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
     """Ask about pairs in both orders, and keep what the judge says. Orders that disagree, and odd replies, abstain.
 
     Raises:
-        StageFailed: no reply of ten or more says yes or no.
+        StageFailed: no reply of ten or more says yes or no, or too many calls failed.
     """
     template = prompts.build(tasks.make(config.task).prompts, config.prompts).same
     asked = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
@@ -194,14 +194,20 @@ def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, p
     """Return the verdict in each reply; None where there is none.
 
     Raises:
-        StageFailed: no reply of ten or more has one.
+        StageFailed: no reply of ten or more has one, or a share of more than `engine.max_failures` of the calls failed.
     """
+    failed = [reply.error for reply in replies if reply.error is not None]
+    if len(failed) > config.engine.max_failures * len(replies):
+        raise StageFailed(
+            f"{len(failed)} of {len(replies)} calls of the judge {config.task.judge} failed, more than "
+            f"engine.max_failures = {config.engine.max_failures:.0%} allows. The first: {failed[0]}. The same command "
+            "asks again."
+        )
     said = [read_label(thinking.strip(reply.text).rest, words) for reply in replies]
     if not any(said) and len(said) >= ENOUGH:
-        failed = next((reply.error for reply in replies if reply.error), None)
         raise StageFailed(
             f"the judge {config.task.judge} said neither {' nor '.join(words)} in {len(said)} replies, such as "
-            f"{failed or replies[0].text[:80]!r}. Name another task.judge, or change prompts.{prompt}."
+            f"{replies[0].text[:80]!r}. Name another task.judge, or change prompts.{prompt}."
         )
     return said
 
