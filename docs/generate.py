@@ -74,7 +74,7 @@ def cli_page() -> str:
     """Return the help text of every verb."""
     parts = ["# Command line", "", "Made by `make docs` from `maft ... --help`.", ""]
     for words in ((), *((verb,) for verb in VERBS)):
-        context = click.Context(maft, info_name="maft")
+        context = click.Context(maft, info_name="maft", **maft.context_settings)
         command: click.Command = maft
         if words:
             found = maft.get_command(context, words[0])

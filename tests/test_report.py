@@ -115,7 +115,7 @@ def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
 UNFINISHED = {
     "evaluation of the untrained": ("iter_00/eval/summary.json", r"untrained society, evaluation \(12 of 12"),
     "debate": ("iter_02/votes.jsonl", r"iteration 2, debate \(24 of 24"),
-    "choice of examples": ("iter_02/examples/summary.json", "iteration 2, choice of examples"),
+    "curation": ("iter_02/examples/summary.json", "iteration 2, curation"),
     "finetuning": ("iter_02/agents/critic_1", r"iteration 2, finetuning \(5 of 6"),
     "evaluation": ("iter_02/eval", r"iteration 2, evaluation \(0 of 12"),
 }
@@ -135,7 +135,7 @@ def test_a_run_that_has_hardly_begun_is_reported(tmp_path):
     with RunFolder.open(settings(tmp_path)) as folder:
         lines = report.table(folder).splitlines()
         assert "Nothing has been evaluated yet." in lines
-        assert lines[-1] == "This run is not finished. Next: the questions."
+        assert lines[-1] == "This run is not finished. Next: preparing the questions."
         assert report.rows(folder) == []
         report.write_metrics(folder)
         assert "How it was made" in report.write_page(folder).read_text(encoding="utf-8")

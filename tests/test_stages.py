@@ -54,7 +54,7 @@ def test_a_dry_run_makes_nothing_and_says_what_is_owed(home, call, verb):
     code, out, err = call(verb, "sums.yaml", "--dry-run", "seed=3")
     assert code == 0 and set(home.rglob("*")) == before
     assert config_.parse(yaml.safe_load(out)).seed == 3
-    assert "Next: the questions." in err
+    assert "Next: preparing the questions." in err
 
 
 @pytest.mark.parametrize(

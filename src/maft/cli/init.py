@@ -69,8 +69,9 @@ def _stem(file: Path, task: str) -> str:
 
 def _found(file: Path, looked: "Looked") -> list[str]:
     columns = ", ".join(looked.columns)
+    kind = f" ({looked.kind})" if looked.known else ""
     return [
-        f"{file}: {looked.rows:,} questions, {looked.known:,} with a known answer ({looked.kind}).",
+        f"{file}: {looked.rows:,} questions, {looked.known:,} with a known answer{kind}.",
         f"Columns: {columns[:200]}",
     ]
 

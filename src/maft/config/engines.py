@@ -11,20 +11,20 @@ from maft.config.base import FREE, Positive, Price, Section, Share
 from maft.extensions import Part
 
 SAMPLERS: Mapping[str, str] = {
-    "auto": "vllm on CUDA and openvino on a CPU, each where it is installed; transformers elsewhere",
-    "vllm": "vLLM: GPUs, continuous batches, one adapter for each request",
+    "auto": "vllm on CUDA and openvino on a CPU, where they are installed; otherwise transformers",
+    "vllm": "vLLM: GPUs, continuous batching, one adapter per request",
     "openvino": "OpenVINO GenAI: CPUs, one agent at a time with its adapter fused into the base",
-    "transformers": "transformers and PEFT: whatever torch runs on, with another adapter in each row of a batch",
-    "openai": "a hosted service, or a server that speaks its API",
+    "transformers": "transformers and PEFT: all hardware of torch; on CUDA, agents mixed in one batch",
+    "openai": "a hosted service, or a server with OpenAI's API",
     "scripted": "random guesses without a model, for demonstrations and tests",
 }
 """Engines that sample, in a few words each."""
 TRAINERS: Mapping[str, str] = {
-    "sft": "TRL and PEFT on this machine: adapters, or all weights",
-    "openai": "finetuning jobs of OpenAI, which closes them on 6 January 2027, or of a server with its API",
+    "sft": "torch, PEFT and TRL on this machine: adapters or all weights, every train.objective",
+    "openai": "finetuning jobs of OpenAI (which ends them on 6 January 2027), or of a server with its API",
     "together": "finetuning jobs of Together",
     "fireworks": "finetuning jobs of Fireworks",
-    "tinker": "steps on the GPUs of Tinker, or of a server with its API",
+    "tinker": "training steps on Tinker's GPUs, or on a server with its API",
     "null": "nothing is trained, for demonstrations and tests",
 }
 """Engines that finetune, in a few words each."""

@@ -39,7 +39,7 @@ Readers = Mapping[int, Sequence[int]]
 
 
 class FirstAnswers(Protocol):
-    """Every generator answers the question alone, and nobody is shown what another said."""
+    """Every generator answers alone, and the first answers vote."""
 
     name = "vote"
 
@@ -58,7 +58,7 @@ class FirstAnswers(Protocol):
 
 
 class SynchronousDebate(FirstAnswers):
-    """The paper's debate: round 1 is the generators', every later round the critics'.
+    """The paper's debate: generators answer in round 1, critics in every later round.
 
     Rounds are synchronous: what is shown in round m was said before it. Its kin change who speaks and who reads whom.
     """
@@ -155,7 +155,7 @@ class Contested(SynchronousDebate):
 
 
 class Dissenters(SynchronousDebate):
-    """A debate in which only agents outside the largest class of answers speak again; the others keep theirs.
+    """A debate in which only agents without the most frequent answer answer again; the others keep theirs.
 
     Where several classes are the largest, everyone speaks.
     """
@@ -177,7 +177,7 @@ class Dissenters(SynchronousDebate):
 
 
 class Conformist(Dissenters):
-    """A debate in which agents outside the largest class of answers speak again, and read only those in it.
+    """As dissenters, but those agents read only replies with the most frequent answer.
 
     Where several classes are the largest, everyone reads everyone.
     """
@@ -207,7 +207,7 @@ class Sparse(SynchronousDebate):
 
 
 class Aggregator(SynchronousDebate):
-    """A debate whose last round is one critic's, drawn for each question: it reads all answers with their counts.
+    """A debate whose last round is one random critic, which reads all answers with their counts.
 
     If its answer cannot be read, the round before votes.
     """
@@ -238,7 +238,7 @@ class Aggregator(SynchronousDebate):
 
 
 class Judge(Aggregator):
-    """A debate whose last round is one critic's, which picks one of the answers; unanimous questions need no judge.
+    """A debate whose last round is one random critic, which picks one of the answers; not asked where all agree.
 
     An answer that nobody gave counts as one that could not be read: the round before votes.
     """

@@ -66,7 +66,7 @@ def lines(seen: dict[str, Any]) -> list[str]:
         "A run uses",
         f"  sampler      {_engine(seen['sampler'])}",
         f"  trainer      {_engine(seen['trainer'])}",
-        f"  numbers      {seen['dtype'] or 'unknown: torch is not installed'}",
+        f"  dtype        {seen['dtype'] or 'unknown: torch is not installed'}",
         f"  programs     {seen['programs'] or 'cannot be run'}",
         f"  {models.PACKAGED}: {seen['packaged_model']}",
         "",

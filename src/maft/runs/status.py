@@ -37,7 +37,7 @@ def current(folder: RunFolder) -> int:
 def next_step(folder: RunFolder) -> str | None:
     """Say what an unfinished run has to do next, or None when it is finished."""
     if not folder.problems("eval").exists():
-        return "the questions"
+        return "preparing the questions"
     for number in range(folder.config.num_iterations + 1):
         if (step := _next_of_iteration(folder, number)) is not None:
             return f"iteration {number}, {step}" if number else f"the untrained society, {step}"
@@ -50,7 +50,7 @@ def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
             num_train = files.num_lines(folder.problems("train")) // folder.config.task.train_sets
             return f"debate ({files.num_lines(folder.debates(number))} of {num_train} questions done)"
         if not folder.examples_summary(number).exists():
-            return "choice of examples"
+            return "curation"
         if missing := societies.missing(folder, number):
             every = learners(folder.config)
             return f"finetuning ({len(every) - len(missing)} of {len(every)} agents done)"
@@ -58,5 +58,5 @@ def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
         num_eval = files.num_lines(folder.problems("eval"))
         return f"evaluation ({files.num_lines(folder.held_out_debates(number))} of {num_eval} questions done)"
     if folder.collapse(number).exists():
-        return "which collapsed: `maft run` says why, and goes on from it with --keep-going"
+        return "which collapsed: `maft run` says why, and continues with --keep-going"
     return None

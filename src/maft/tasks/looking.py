@@ -78,7 +78,7 @@ def look(file: Path) -> Looked:
     if set(columns) & set(CODE):
         return looked._replace(kind="programs", task={"name": "code"})
     if not known:
-        why = "There is no known answer, so that accuracy will not be known: give some to a part of the questions."
+        why = "No known answers, so accuracy cannot be measured. Add known answers to some questions."
         return looked._replace(kind="unknown", notes=(why,))
     return _by_answers(looked, known)
 
