@@ -323,6 +323,6 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
     assert start["sandbox"]["level"] in LEVELS and start["sandbox"]["level"] in done.stderr
     votes = [json.loads(line) for line in (folder / "iter_01/votes.jsonl").read_text().splitlines()]
     assert len(votes) == 6 and any(vote["label"] for vote in votes)
-    results = json.loads((folder / "iter_01/results.json").read_text())
+    results = json.loads((folder / "iter_01/eval/summary.json").read_text())
     assert all(0 <= result["accuracy"] <= 1 for result in results)
     assert "assert" in (folder / "report.html").read_text()

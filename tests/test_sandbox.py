@@ -273,3 +273,11 @@ def test_our_own_workers_are_confined_too():
     gym = Gym("spell_backward", {"size": 2, "seed": 0})
     assert len(gym.questions()) == 2
     assert filtered(verify.verifier.workers[0].process.pid) and filtered(gym._process.process.pid)
+
+
+def test_a_value_that_is_made_to_take_long_is_refused_at_once():
+    deep = ["list", []]
+    for _ in range(200):
+        deep = ["set", [deep]]
+    with pytest.raises(ValueError):
+        values.comparable(deep)

@@ -104,7 +104,6 @@ class Sandbox:
         for _ in range(num_forkers):
             self._free.put(None)
         self._all: list[_Forker] = []
-        self._owner = os.getpid()
         self._lock = threading.Lock()
 
     @contextmanager

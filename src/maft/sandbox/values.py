@@ -96,11 +96,16 @@ _SIMPLE: dict[str, Any] = {
 }
 
 
-def comparable(content: Any) -> Any:
+def comparable(content: Any, depth: int = 0) -> Any:
     """Return an encoded value so that values which Python holds to be equal are the same JSON.
 
     1, 1.0 and True are equal; floats count to nine digits; NaN is equal to itself.
+
+    Raises:
+        ValueError: it is no encoded value, or too deep.
     """
+    if depth > MAX_DEPTH + 1:
+        raise TooMuch
     if isinstance(content, bool):
         return ["number", str(int(content))]
     if not isinstance(content, list):
@@ -112,11 +117,12 @@ def comparable(content: Any) -> Any:
     if kind == "float":
         return ["number", _float(float(inside))]
     if kind in ("list", "tuple", "iterable"):
-        return [kind, [comparable(item) for item in inside]]
+        return [kind, [comparable(item, depth + 1) for item in inside]]
     if kind == "set":
-        return [kind, sorted((comparable(item) for item in inside), key=json.dumps)]
+        return [kind, sorted((comparable(item, depth + 1) for item in inside), key=json.dumps)]
     if kind == "dict":
-        return [kind, sorted(([comparable(key), comparable(item)] for key, item in inside), key=json.dumps)]
+        pairs = ([comparable(key, depth + 1), comparable(item, depth + 1)] for key, item in inside)
+        return [kind, sorted(pairs, key=json.dumps)]
     return content
 
 
