@@ -89,6 +89,13 @@ def test_a_table_without_texts_is_refused_with_its_columns(here, call):
     assert code == 2 and "'a', 'b'" in err and "question" in err
 
 
+def test_a_name_of_a_column_stays_in_the_comment(here, call):
+    row = {"question": "What is 1 + 1?", "answer": 2, "x\nmodel: /tmp/other\ny": 1}
+    Path("odd.jsonl").write_text("".join(json.dumps(row | {"question": f"What is {n} + 1?"}) + "\n" for n in range(6)))
+    assert call("init", "odd.jsonl")[0] == 0
+    assert config.load(Path("odd.yaml")).model == "smollm2-135m-instruct"
+
+
 def test_a_config_is_never_replaced_and_overrides_go_into_it(here, call):
     assert call("init", "arithmetic", "seed=7", "task.high=3")[0] == 0
     tree = yaml.safe_load(Path("arithmetic.yaml").read_text())

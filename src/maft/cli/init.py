@@ -55,10 +55,11 @@ def init(source: str, overrides: tuple[str, ...], *, out: Path | None, as_json: 
     else:
         tree, unset = _of_task(source, out)
     chosen = config.parse(config.changed(tree, overrides), source=str(out))
-    head = [f"# {line}" for line in (_found(path, looked) if looked else [f"For {source}."])]
-    head += [f"# maft validate {out}; maft plan {out}; maft run {out}. `maft schema` lists every setting."]
-    files.write_text(out, "\n".join(head) + "\n\n" + written(config.changed(tree, overrides), unset))
-    lines = [*(_found(path, looked) if looked else []), *(looked.notes if looked else ()), f"Config: {out}"]
+    head = _content(path, looked) if looked else [f"For {source}."]
+    head += [f"maft validate {out}; maft plan {out}; maft run {out}. `maft schema` lists every setting."]
+    comment = "".join(f"# {' '.join(line.split())}\n" for line in head)  # a column's name may hold a line break
+    files.write_text(out, comment + "\n" + written(config.changed(tree, overrides), unset))
+    lines = [*(_content(path, looked) if looked else []), *(looked.notes if looked else ()), f"Config: {out}"]
     summary = {"config": out, "task": chosen.task.model_dump(mode="json", exclude_defaults=True)}
     stage.say([*lines, f"Next: maft validate {out}"], (looked._asdict() if looked else {}) | summary, as_json=as_json)
 
@@ -67,7 +68,7 @@ def _stem(file: Path, task: str) -> str:
     return file.name.partition(".")[0] if file.exists() else task.replace(":", "_")
 
 
-def _found(file: Path, looked: "Looked") -> list[str]:
+def _content(file: Path, looked: "Looked") -> list[str]:
     columns = ", ".join(looked.columns)
     kind = f" ({looked.kind})" if looked.known else ""
     return [

@@ -112,8 +112,8 @@ def _sample(trace: Trace, model: str, known: Mapping[str, str | None]) -> dict[s
     if gold is not None:
         counts = ", ".join(f"{answer}: {count}" for answer, count in vote.counts)
         right = vote.label is not None and trace.right.get(vote.label)
-        told = f"{counts} of {vote.num_ballots} votes"
-        scores["vote"] = {"value": "C" if right else "I", "answer": vote.label, "explanation": told}
+        explanation = f"{counts} of {vote.num_ballots} votes"
+        scores["vote"] = {"value": "C" if right else "I", "answer": vote.label, "explanation": explanation}
     return {
         "id": debate.problem_id,
         "epoch": 1,
