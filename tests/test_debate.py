@@ -150,7 +150,7 @@ def test_braces_and_placeholders_in_questions_and_answers_are_text():
 def test_every_prompt_asks_for_a_box_and_shows_the_question():
     for name, text in Prompts().model_dump(exclude={"system"}).items():
         assert "{question}" in text
-        assert ("\\boxed{" in text) == (name not in ("summarize", "hint"))
+        assert ("\\boxed{" in text) == (name not in ("summarize", "hint", "same", "better"))
 
 
 def test_later_prompts_win_and_the_rest_stay():

@@ -141,7 +141,7 @@ def test_an_unfinished_run_and_settings_of_the_society_are_refused(tmp_path, cal
         comparison.of_run(RunFolder(tmp_path, finished_run.config), ["distil"])
     code, _, err = call("distil", str(finished_run.path), "debate.num_agents=5")
     assert code == 2 and "only engine, vllm, openai and train" in err
-    with pytest.raises(ConfigError, match="cannot be it"):
+    with pytest.raises(ConfigError, match="cannot be the reference"):
         comparison.begin(settings(tmp_path, "name=c"), ["maft"], [0], reference="distil")
 
 

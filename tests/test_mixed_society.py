@@ -196,7 +196,7 @@ def test_one_model_may_answer_in_several_ways_and_not_be_several_models(tmp_path
 
 
 def test_a_comparison_with_one_model_is_refused_before_any_work(tmp_path):
-    with pytest.raises(ConfigError, match="method single_agent_ft is one model .* maft, maft_wo_summary"):
+    with pytest.raises(ConfigError, match="method single_agent_ft uses one model .* maft, maft_wo_summary"):
         comparison.begin(mixed(tmp_path), ("maft", "single_agent_ft"), (0,))
     assert not (tmp_path / "run").exists()
     comparison.begin(mixed(tmp_path), ("maft", "maft_wo_critic"), (0,))

@@ -16,7 +16,19 @@ from maft.evaluation.metrics import summarize
 from maft.method import curate
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
-from maft.records import AgentRef, Debate, Example, GradedVote, Record, Reply, Request, SamplingParams, Turn, Vote
+from maft.records import (
+    AgentRef,
+    CodeQuestion,
+    Debate,
+    Example,
+    GradedVote,
+    Record,
+    Reply,
+    Request,
+    SamplingParams,
+    Turn,
+    Vote,
+)
 from maft.trainers import TrainJob, TrainProgress
 
 NASTY = 'a\nb\r\n\u2028\u2029\x85\x00"\\ü𝒙 \\boxed{½}'
@@ -39,6 +51,7 @@ JOB = TrainJob(
 SAMPLES: list[Record] = [
     user(NASTY),
     problem(NASTY, gold=None),
+    CodeQuestion(name="add", signature="def add(a: int)", inputs=("(1,)",), tests=(NASTY,)),
     SamplingParams(temperature=0.1 + 0.2),
     AgentRef(role="critic", index=2, model=NASTY, adapter=NASTY),
     society(),

@@ -71,7 +71,7 @@ def test_a_base_that_does_not_fit_beside_the_others_has_them_freed(many):
     many.step(QWEN, LLAMA)
     assert many.log[3:] == [f"free {LLAMA}", f"load {QWEN}"]
     many.free = 10 * GB
-    with pytest.raises(DataError, match=r"Llama-3-8B does not fit .* 10\.0 GB are there"):
+    with pytest.raises(DataError, match=r"Llama-3-8B does not fit .* 10\.0 GB are available"):
         many.step(LLAMA)
     many.free = 17 * GB
     many.step(LLAMA)

@@ -364,7 +364,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_figures(machine, monkeypa
     assert "1 GPU of 16 GB, of which vllm.gpu_memory_utilization = 0.9 is used" in str(error.value)
     assert "16.1 GB of weights, 0.5 GB for 6 adapters" in str(error.value)
     assert "1.1 GB of key-value cache for one sequence of 8192 tokens" in str(error.value)
-    assert "14.4 GB are there" in str(error.value) and "vllm.tensor_parallel_size" in str(error.value)
+    assert "14.4 GB are available" in str(error.value) and "vllm.tensor_parallel_size" in str(error.value)
     engine(tensor_parallel_size=2).check_memory(LLAMA, 8192, 16, 16 * GB)
     ours.check_memory("nobody/knows-this", 8192, 16, 1)
     machine.gpu_bytes = 8 * GB

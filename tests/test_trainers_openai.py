@@ -328,7 +328,7 @@ def test_engines_that_cannot_take_turns_are_refused_before_anything_is_paid(
     monkeypatch.chdir(tmp_path)
     Path("hosted.yaml").write_text(CONFIG.format(url=service.url))
     code, _, err = call(verb, "hosted.yaml", f"engine.sampler={engines[0]}", f"engine.trainer={engines[1]}")
-    assert code == 2 and f"engine.sampler = {engines[0]} cannot sample from what" in err
+    assert code == 2 and f"engine.sampler = {engines[0]} cannot sample agents that" in err
     assert not service.headers and not Path("runs").exists()
 
 
