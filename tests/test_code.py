@@ -126,7 +126,9 @@ def test_parameters_without_types_are_drawn_like_what_the_question_shows_or_coun
 
 def test_gold_tests_that_fail_on_the_solution_are_refused_at_start(tmp_path):
     broken = DOUBLE | {"tests": ["assert double(2) == 5"]}
-    with pytest.raises(DataError, match=r"gold tests of 1 of 2 questions fail .*: AssertionError") as error:
+    with pytest.raises(
+        DataError, match=r"gold tests of 1 of 2 questions fail .*: AssertionError at 'assert double\(2\) == 5'"
+    ) as error:
         task(tmp_path, broken, MBPP).questions()
     assert "\n" not in str(error.value)
 

@@ -55,8 +55,8 @@ def serve(channel: int) -> None:
         say(_outcome(lambda: function(*arguments), asked["seconds"]), asked["bytes"])  # noqa: B023
 
 
-def _execute(source: str, space: dict[str, Any]) -> None:
-    exec(compile(source, "program", "exec"), space)  # this is the process for it: see confine.py
+def _execute(source: str, space: dict[str, Any], name: str = "program") -> None:
+    exec(compile(source, name, "exec"), space)  # this is the process for it: see confine.py
 
 
 def _outcome(run: Callable[[], Any], seconds: float) -> dict[str, Any]:
@@ -95,10 +95,20 @@ def _tested(asked: dict[str, Any], lines: Iterator[Any], say: Callable[[object],
     try:
         _execute(asked["setup"], space)
         space[asked["name"]] = candidate  # the setup may hold the head of the function
-        _execute(asked["tests"], space)
+        _execute(asked["tests"], space, "tests")
         check = space.get("check")
         if callable(check):
             check(candidate)
     except BaseException as error:
-        return {"passed": False, "why": f"{type(error).__name__}: {error}"[:300]}
+        return {"passed": False, "why": f"{type(error).__name__}{_place(error, asked['tests'])}"[:300]}
     return {"passed": True}
+
+
+def _place(error: BaseException, tests: str) -> str:
+    """Return the line of the tests at which it was raised."""
+    lines, number, trace = tests.splitlines(), 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "tests":
+            number = trace.tb_lineno
+        trace = trace.tb_next
+    return f" at {lines[number - 1].strip()!r}" if number else f": {error}"

@@ -120,7 +120,7 @@ class Code(Table):
             rng = seeds.rng(self.settings.split_seed, "inputs", asked)
             inputs = signatures.inputs(signature, given, self.settings.num_inputs, rng)
         except ValueError as error:
-            raise DataError(f"{row.where}: {error}. {_REMEDY}") from None
+            raise DataError(f"{row.where}: {error}. See docs/howto/code.md for what a row needs.") from None
         code = CodeQuestion(
             name=signature.name,
             signature=signature.text,

@@ -58,8 +58,8 @@ def _tree(text: str) -> ast.Module:
         try:
             return ast.parse(form)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            reason = error
-    raise ValueError(str(reason) or "it is too deep")
+            reason = getattr(error, "msg", None) or str(error)
+    raise ValueError(reason or "it is too deep")
 
 
 def literal(text: str) -> Any:
