@@ -75,6 +75,7 @@ def test_a_setting_with_too_few_questions_says_so_and_the_others_go_on(tmp_path)
     assert found[0].error in difficulty.table(found)
 
 
+@pytest.mark.slow
 def test_a_combination_that_the_data_set_refuses_is_a_row(tmp_path):
     pytest.importorskip("reasoning_gym")
     knobs = difficulty.read_knobs(["min_numbers=2..3", "max_numbers=2..3"])

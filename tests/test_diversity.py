@@ -26,6 +26,7 @@ def test_disagreement_is_one_minus_consensus():
     assert disagree(debate(["9"] * 3, [None] * 3)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [0.3, 0.6, 0.9])
 @pytest.mark.parametrize("shared", [0.0, 0.5, 1.0])
 def test_societies_of_known_correlation_disagree_as_theory_says(accuracy, shared):

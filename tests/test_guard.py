@@ -71,7 +71,7 @@ def drawn(accuracy, seed, num, ruin=lambda answer, rng: answer):
     return held_out([debate(of, of, problem_id=f"q{n}") for n, of in enumerate(answers)])
 
 
-@pytest.mark.parametrize("num", [10, 40, 100])
+@pytest.mark.parametrize("num", [10, 40, pytest.param(100, marks=pytest.mark.slow)])
 def test_of_twenty_healthy_runs_none_is_stopped(num):
     """They get better, and then worse by chance or a little."""
     for seed in range(20):

@@ -223,6 +223,7 @@ def test_a_url_that_cannot_be_used_is_a_clean_error(tmp_path, url, message):
         run(settings(tmp_path, cluster={"storage": url}), Scripted(guess), NullTrainer())
 
 
+@pytest.mark.slow
 def test_the_script_for_jobs_continues_on_a_new_machine_what_another_left(tmp_path):
     script = ROOT / "recipes/hf_jobs/run.py"
     head = re.search(r"# /// script\n(.*?)# ///\n", script.read_text(), re.S)

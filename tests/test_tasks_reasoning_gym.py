@@ -48,6 +48,7 @@ def test_questions_made_twice_are_kept_once_and_counted():
     assert split.duplicates > 0 and len(split.train) + len(split.eval) + split.duplicates == 60
 
 
+@pytest.mark.slow
 def test_further_training_sets_are_scored_as_the_first():
     made = gym("chain_sum", num_train=4, num_eval=3, train_sets=2)
     plain, split = prepare(gym("chain_sum", num_train=4, num_eval=3)), prepare(made)
