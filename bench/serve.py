@@ -67,7 +67,7 @@ def serve(folder: Path) -> None:
     engine.started.result()
     with http.listening("127.0.0.1", 0) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-        http.run(Server(society, engine, limits=Limits(timeout=600)).app, listener, 20, 576)
+        http.run(Server(society, engine, limits=Limits(timeout=600)).app, listener, 20)
     engine.close()
     told = {"engine": engine.calls, "sampler": getattr(sampler, "replies", engine.calls), "restarts": engine.restarts}
     print(json.dumps(told), flush=True)

@@ -34,7 +34,7 @@ def served(folder: RunFolder, sampler: Sampler, *, at_once: int = 64, queue: int
     engine.started.result()
     app = Server(society, engine, **how).app
     with http.listening("127.0.0.1", 0) as listener:
-        server = http.server(app, 5, at_once + queue)
+        server = http.server(app, 5)
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
         thread.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

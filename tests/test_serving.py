@@ -608,17 +608,12 @@ def test_an_address_of_the_new_protocol_is_known(finished_run):
             assert response.status_code == 400 and "is not served here" in response.json()["error"]["message"]
 
 
-def test_idle_connections_make_room_and_half_open_ones_are_closed(finished_run, monkeypatch):
-    monkeypatch.setattr("maft.serving.http.HEAD_SECONDS", 1.0)
-    with served(finished_run, Scripted(guess), at_once=1, queue=1) as server:  # 66 connections
-        place = ("127.0.0.1", int(server.url.rpartition(":")[2]))
-        idle = [socket.create_connection(place) for _ in range(70)]
-        assert server.ask("vote").choices, "while all others are idle"
-        idle.append(socket.create_connection(place))
-        idle[-1].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
+def test_idle_connections_lock_nobody_out(finished_run):
+    with served(finished_run, Scripted(guess), at_once=1, queue=1) as server:
+        idle = [socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) for _ in range(100)]
+        idle[0].sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
+        assert server.ask("vote").choices
         for connection in idle:
-            connection.settimeout(5)
-            assert connection.recv(1) == b"", "closed, sooner or later"
             connection.close()
 
 

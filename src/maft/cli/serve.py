@@ -97,6 +97,6 @@ def serve(
                 f"Serving iteration {society.iteration} of {folder}: {', '.join(society.models)}, vote@K", err=True
             )
         click.echo(f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
-        http.run(server.app, listener, timeout, at_once + queue)
+        http.run(server.app, listener, timeout)
     if not quiet:
         click.echo(f"Stopped, after {engine.calls} calls.", err=True)
