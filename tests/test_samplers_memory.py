@@ -119,7 +119,7 @@ def test_pipelines_of_several_agents_stay_as_far_as_their_caches_will_fit_when_t
     monkeypatch.setattr(memory, "free_ram", lambda: RESERVE + 2.5 * (2 << 30))  # room for two caches of 2 GB
     engine, built = OpenVino(EngineConfig(cache_gb=2)), []
     engine._folder = tmp_path
-    engine._build = lambda adapter, *_: built.append(adapter and adapter.name) or object()
+    engine._build = lambda adapter, key: built.append(adapter and adapter.name) or object()
     agents = []
     for name in "abc":
         (tmp_path / name).mkdir()
@@ -133,3 +133,5 @@ def test_pipelines_of_several_agents_stay_as_far_as_their_caches_will_fit_when_t
     engine.unload()
     engine._pipeline(a)
     assert built[-1] == "a" and len(built) == 5
+    engine._wide.add("a")
+    assert engine._dtype("a") == "float32" and engine._bytes("float32") == engine._bytes("bfloat16") + 1000
