@@ -215,7 +215,12 @@ def under_load(requests: int, clients: int, home: Path) -> None:
         assert server.stdout is not None
         load = Load(server.stdout.readline().strip(), server.pid)
         started = time.monotonic()
-        asyncio.run(load.run(requests, clients))
+        try:
+            asyncio.run(load.run(requests, clients))
+        except BaseException:
+            server.kill()
+            print((home / "log").read_text()[-5000:], file=sys.stderr)
+            raise
         seconds = time.monotonic() - started
         server.send_signal(signal.SIGTERM)
         told = json.loads(server.stdout.readline())

@@ -412,6 +412,20 @@ def test_an_error_in_a_protocol_ends_its_dialogue_only():
     assert engine.state == "closed" and engine.load == (0, 0)
 
 
+def test_the_engine_goes_on_when_its_only_client_leaves_before_the_first_wave():
+    def good():
+        return "fine"
+        yield
+
+    engine = Engine(Scripted(guess), lambda sampler: None)
+    for _ in range(20):
+        engine.leave(engine.submit(good()))
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert engine.submit(good()).result.result(5) == "fine"
+    engine.close()
+
+
 def test_an_engine_that_loses_requests_is_noticed():
     class Forgetful:
         def answer(self, requests, on_reply): ...

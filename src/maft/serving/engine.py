@@ -287,9 +287,9 @@ class Engine:
 
     def _work_has_come(self) -> bool:
         with self._news:
-            if not (self._waiting or self._active or self._work or self._closing):
+            while not (self._waiting or self._active or self._work or self._closing):
                 self._news.wait_for(lambda: self._waiting or self._work or self._closing)
-                self._news.wait_for(lambda: self._closing, LINGER)
+                self._news.wait_for(lambda: self._closing, LINGER)  # meanwhile the only client may leave
             return bool(self._waiting or self._active or self._work)
 
     def _do_other_work(self) -> None:
