@@ -418,10 +418,11 @@ def test_the_engine_goes_on_when_its_only_client_leaves_before_the_first_wave():
         yield
 
     engine = Engine(Scripted(guess), lambda sampler: None)
-    for _ in range(20):
-        engine.leave(engine.submit(good()))
-        time.sleep(0.001)
-    time.sleep(0.05)
+    for _ in range(5):
+        ticket = engine.submit(good())
+        time.sleep(0.005)  # the engine waits 0.02 s for more to begin with
+        engine.leave(ticket)
+        time.sleep(0.05)
     assert engine.submit(good()).result.result(5) == "fine"
     engine.close()
 
