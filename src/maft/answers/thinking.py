@@ -41,7 +41,7 @@ class Parted(NamedTuple):
 def strip(text: str) -> Parted:
     r"""Part a reply into its thinking and the rest, both without the marks; a reply without marks is all rest.
 
-    Thinking that is not closed goes to the end, unless its tag, such as `<think>`, is only mentioned within a line.
+    Thinking that is not closed goes to the end, unless its tag, such as `<think>`, is only mentioned within a sentence.
     What comes before a closing mark without an opening one is thinking: many prompts end with the opening mark.
 
     >>> strip("<think>Is it 5? No.</think> It is 7.").rest, strip("So 5.</think>7").rest, strip("<think>5").rest
@@ -76,9 +76,9 @@ def strip(text: str) -> Parted:
 
 
 def _is_mentioned(text: str, mark: re.Match[str]) -> bool:
-    """Say whether an opening tag stands within a line of prose: "I put it in <thinking> tags."."""
-    before = text[: mark.start()].rpartition("\n")[2]
-    return mark[0][1].isalpha() and bool(before.strip())
+    """Say whether an opening tag stands within a sentence: "I put it in <thinking> tags."."""
+    before = text[: mark.start()].rpartition("\n")[2].rstrip()
+    return mark[0][1].isalpha() and bool(before) and before[-1] not in ".!?:"
 
 
 def is_mark(text: str) -> bool:
