@@ -161,7 +161,7 @@ def test_a_wrong_mixture_is_found_by_the_probe_and_left_to_plain_transformers(mo
     engine = sampler("cpu", monkeypatch)
     requests = mixed(model, adapters[:2], count=6)
     replies = engine.sample(requests)
-    assert engine._fused is None and "Plain transformers is used" in caplog.text
+    assert engine._fused is None and "Using plain transformers" in caplog.text
     assert ids(replies) == ids(plain().sample(requests))
 
 
