@@ -22,7 +22,9 @@ NUM_TRAIN, NUM_EVAL = 300, 200
 @click.argument("source", metavar="FILE|TASK|RUN")
 @stage.overrides
 @click.option(
+    "--output",
     "--out",
+    "out",
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="The config to write (default: named after the file, task or run, in the current folder).",
