@@ -173,7 +173,7 @@ class TaskConfig(Section):
 
 PROTOCOLS = ("debate", "vote", "contested", "dissenters", "conformist", "sparse", "aggregator", "judge")
 """Names of the protocols that ship."""
-COMPARING = ("contested", "dissenters", "conformist")
+COMPARING = ("contested", "dissenters", "conformist", "aggregator", "judge")
 """Protocols that compare answers while a debate goes on."""
 Quote = Literal["full", "answers", "summary"]
 
