@@ -16,8 +16,8 @@ NUM_TRAIN, NUM_EVAL = 300, 200
 
 
 @click.command(
-    epilog="Examples:\n\n  maft init questions.csv\n\n  maft init gsm8k --out gsm8k.yaml model=my/model\n\n"
-    "  maft init runs/mine --out again.yaml seed=1"
+    epilog="Examples:\n\n  maft init questions.csv\n\n  maft init gsm8k --output gsm8k.yaml model=my/model\n\n"
+    "  maft init runs/mine --output again.yaml seed=1"
 )
 @click.argument("source", metavar="FILE|TASK|RUN")
 @stage.overrides
@@ -46,7 +46,7 @@ def init(source: str, overrides: tuple[str, ...], *, out: Path | None, as_json: 
     is_run = (path / "config.json").is_file()
     out = out or Path(f"{path.resolve().name}_copy.yaml" if is_run else f"{_stem(path, source)}.yaml")
     if out.exists():
-        raise UserError(f"{out} exists. Give another name with --out, or remove it.")
+        raise UserError(f"{out} exists. Give another name with --output, or remove it.")
     looked = None
     unset: dict[str, Any] = {}
     if is_run:
