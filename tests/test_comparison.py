@@ -461,7 +461,7 @@ def test_differences_at_equal_training_tokens_flows_and_room(registered):
     assert flow.net.mean == pytest.approx(flow.corrected - flow.spoiled) and flow.round == 2
     curve = rows[2, "maft_single"].curve
     assert [one.k for one in curve] == [1, 2, 3] and curve[0].vote.mean == pytest.approx(curve[0].passed.mean)
-    assert curve[2].passed.mean >= curve[2].vote.mean and rows[1, "maft_single"].curve == ()
+    assert curve[2].passed.mean >= curve[2].vote.mean - 1e-9 and rows[1, "maft_single"].curve == ()
     base = rows[0, "base"]
     assert [base.accuracy_lenient, base.accuracy_read] == pytest.approx([base.accuracy] * 2), "all can be read"
 

@@ -1,6 +1,7 @@
 """Hosted models through the official client, against a stand-in of the service on loopback, and a real server."""
 
 import asyncio
+import itertools
 import os
 import signal
 import threading
@@ -543,9 +544,16 @@ def test_a_parameter_that_means_something_is_left_out_only_on_request(service, t
 
 
 def test_what_is_under_way_at_ctrl_c_is_waited_for_kept_and_booked(service, tmp_path):
-    service.say = lambda asked: time.sleep(0.5) or "late"
+    started = itertools.count(1)
+
+    def late(asked):
+        if next(started) == 4:
+            threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+        time.sleep(0.5)
+        return "late"
+
+    service.say = late
     ours = engine(service, tmp_path, concurrency=4, spending_limit=100, **PRICES)
-    threading.Timer(0.25, os.kill, [os.getpid(), signal.SIGINT]).start()
     with pytest.raises(KeyboardInterrupt):
         ours.sample([ask(n) for n in range(20)])
     assert len(service.asked) == 4
