@@ -29,6 +29,7 @@ QUESTIONS = {
     "long": [
         {"question": f"Why {i}?", "answer": f"{'For many reasons, all of them good, and ' * 3}{i}"} for i in range(12)
     ],
+    "letters": [{"question": f"What is in message {i}?", "answer": {"a": i, "b": "x"}} for i in range(12)],
     "programs": [
         {"prompt": f'def add_{i}(a: int) -> int:\n    """Add {i}."""\n', "entry_point": f"add_{i}"} for i in range(12)
     ],
@@ -63,6 +64,7 @@ def test_a_config_for_a_file_of_questions_can_be_run_as_it_is(here, call, name):
         ("formulas", "numbers and formulas", {"question_field": "question", "gold_field": "answer"}),
         ("labels", "2 labels", {"name": "classification", "question_field": "text", "labels": ["ham", "spam"]}),
         ("objects", "JSON objects", {"name": "extraction", "fields": {"town": "text", "size": "number"}}),
+        ("letters", "JSON objects", {"name": "extraction", "fields": {"a": "number", "b": "text"}}),
         ("programs", "programs", {"name": "code"}),
         ("long", "long texts", {"name": "text", "equality": "embedding"}),
         ("choices", "choices", {"name": "mmlu"}),

@@ -87,12 +87,12 @@ def _by_answers(looked: Looked, known: Sequence[str]) -> Looked:
     """Choose by what the known answers are."""
     read = [gold.read(text, extract_stated) for text in known]
     labels = {text.strip().casefold(): text.strip() for text in reversed(known)}
-    if _mostly(re.search(r"\d|\\", text) and is_maths(canonical(text)) for text in read):
-        return looked._replace(kind="numbers and formulas")
     objects = [value for text in known if isinstance(value := _json(text), dict)]
     if _mostly(len(objects) * [True] + (len(known) - len(objects)) * [False]):
         task = {**looked.task, "name": "extraction", "fields": _fields(objects)}
         return looked._replace(kind="JSON objects", task=task)
+    if _mostly(re.search(r"\d|\\", text) and is_maths(canonical(text)) for text in read):
+        return looked._replace(kind="numbers and formulas")
     if 2 <= len(labels) <= min(MAX_LABELS, max(2, len(known) // 3)) and not any(map(gold.is_worked, known)):
         task = {**looked.task, "name": "classification", "labels": sorted(labels.values())}
         return looked._replace(kind=f"{len(labels)} labels", task=task)
