@@ -133,6 +133,24 @@ def test_gold_tests_that_fail_on_the_solution_are_refused_at_start(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_program_without_behaviour_is_like_no_other(tmp_path):
+    row = {"question": "Double it.", "signature": "def double(n: int) -> int"}
+    made, problem = task(tmp_path, row), read(tmp_path, row | {"solution": "import no_such\ndef double(n): return n"})
+    assert made.grade(problem, "def double(") is False
+    rows = [row | {"question": f"{n}?", "solution": "import no_such\ndef double(n): return n"} for n in range(4)]
+    with pytest.raises(DataError, match="the solutions of 4 of 4 questions, such as"):
+        task(tmp_path, *rows).questions()
+
+
+def test_tests_in_functions_are_run_and_tests_without_a_call_pass_for_nobody(tmp_path):
+    inside = DOUBLE | {"tests": "def test_double():\n    assert double(2) == 4"}
+    made, problem = task(tmp_path, inside), read(tmp_path, inside)
+    assert made.grade(problem, DOUBLE["solution"]) and made.grade(problem, "def double(n): return n") is False
+    made = task(tmp_path, *(DOUBLE | {"question": f"{n}?", "tests": "import math"} for n in range(2)))
+    with pytest.raises(DataError, match="the tests do not call double"):
+        made.questions()
+
+
 def test_inputs_are_drawn_by_seed_from_the_types(tmp_path):
     draws = [read(tmp_path, DOUBLE, split_seed=seed).code.inputs for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and len(set(draws[0])) == 20

@@ -55,9 +55,9 @@ class Equality(ABC):
         return representative(answers)
 
     def same(self, a: str, b: str, problem: Problem | None = None) -> bool:
-        """Say whether two answers are the same."""
+        """Say whether two answers are the same; one without a class is like no other."""
         first, second = self.classes((a, b), problem)
-        return first == second
+        return first is not None and first == second
 
 
 def representative(answers: Iterable[str]) -> str:

@@ -189,16 +189,24 @@ class Code(Table):
 
     def _check_solutions(self, problems: Sequence[Problem]) -> None:
         """Refuse questions whose own solution is graded as wrong: accuracy on them would mean nothing."""
-        failed = []
+        failed, useless = [], list[str]()
         for problem in problems:
             solution, tests = known(problem.gold or "")
             if solution and tests.checks and problem.code is not None:
                 why = judge(self.settings.sandbox).failure(solution, problem.code.name, tests)
                 failed += [f"{problem.id}: {why}"] if why else []
+            elif solution and not self.equality.same(solution, solution, problem):
+                useless += [problem.id]
         if failed:
             raise DataError(
                 f"the gold tests of {len(failed)} of {len(problems)} questions fail on their own solution, such as "
                 f"{'; '.join(failed[:3])}. Correct the tests or the solution, or take the questions out."
+            )
+        if useless:
+            raise DataError(
+                f"the solutions of {len(useless)} of {len(problems)} questions, such as {', '.join(useless[:3])}, "
+                "cannot be loaded, fail the public tests or return no value on any input, so that no program would be "
+                "right. Correct them, or take the questions out."
             )
 
 
