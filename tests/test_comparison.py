@@ -18,6 +18,7 @@ from maft.evaluation.paired import Difference
 from maft.method import learners
 from maft.records import Debate, Example, Problem
 from maft.runs import seals, status
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.trainers import NullTrainer
 
@@ -433,6 +434,30 @@ def test_predictions_that_are_none_are_refused(tmp_path, text, message):
     made = comparison.begin(settings(tmp_path), ["star"], [0])
     with pytest.raises(ConfigError, match=message):
         preregister.register(made, tmp_path / "p.yaml")
+
+
+def test_a_prediction_on_the_untrained_model_comes_before_its_results(tmp_path):
+    made = comparison.begin(settings(tmp_path), ["star"], [0])
+    with RunFolder.open(made.folder(ARMS["maft"], 0).config) as folder:
+        files.write_json(folder.results(0), [])
+    untrained, finetuned = ("{row: debate, against: base, direction: more}", "{row: star, direction: more}")
+    (tmp_path / "p.yaml").write_text(f"predictions: [{untrained}, {finetuned}]")
+    with pytest.raises(ConfigError, match="maft, seed 0, iteration 0, is evaluated already, and predictions come"):
+        preregister.register(made, tmp_path / "p.yaml")
+    (tmp_path / "p.yaml").write_text(f"predictions: [{finetuned}]")
+    assert preregister.register(made, tmp_path / "p.yaml").predictions[0].row == "star"
+
+
+def test_predictions_of_a_sign_only_are_shown_and_corrected_beside_one_of_no_difference(tmp_path):
+    test, same = "{row: star, direction: more}", "{row: star, direction: same, points: 5}"
+    (tmp_path / "p.yaml").write_text(f"predictions: [{test}, {same}]")
+    made = comparison.begin(settings(tmp_path), ["star"], [0])
+    preregister.register(made, tmp_path / "p.yaml")
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    rows = comparison.results(made)
+    (star,) = [row for row in rows if (row.iteration, row.method) == (1, "star")]
+    assert star.holm == star.predictions[0].holm and star.holm is not None and not star.exploratory
+    assert "Predicted (primary): star more against maft: " in report.comparison_table(rows)
 
 
 def test_other_tasks_are_answered_before_and_after(registered):

@@ -106,13 +106,13 @@ def register(comparison: Comparison, path: Path) -> Registered:
     """Write the predictions of a file into the folder of a comparison, unless they are there already.
 
     Raises:
-        ConfigError: the file is no list of predictions on rows of this comparison; or finetuned agents have been
-            evaluated, and these are not the predictions of before.
+        ConfigError: the file is no list of predictions on rows of this comparison; or agents that one of them is
+            about have been evaluated, and these are not the predictions of before.
     """
     declared, earlier = check(comparison, path), registered(comparison)
     if earlier is not None and all(getattr(earlier, name) == value for name, value in declared):
         return earlier
-    if (known := _first_result(comparison)) is not None:
+    if (known := _first_result(comparison, declared.predictions)) is not None:
         what = "other predictions were registered before it" if earlier else "predictions come before results"
         raise ConfigError(f"{path}: {known} is evaluated already, and {what}. Choose another name=... to test them.")
     n = comparison.config.task.num_eval
@@ -193,9 +193,7 @@ def remarks(comparison: Comparison) -> list[str]:
 
 def possible_rows(comparison: Comparison) -> list[str]:
     """Return the names of all rows that the table can have."""
-    debate, n = comparison.config.debate, comparison.config.debate.num_agents
-    many = (debate.num_eval_samples or debate.num_samples) > 1
-    parts = ["single", f"majority@{n}", *(["majority@budget"] if many else []), "debate"]
+    debate, parts = comparison.config.debate, _parts(comparison)
     names = ["base", *parts[1:]]
     for arm in (ARMS[name] for name in comparison.methods):
         names += [arm.name, *(f"{arm.name}_{part}" for part in parts if part != arm.row)]
@@ -205,11 +203,21 @@ def possible_rows(comparison: Comparison) -> list[str]:
     return [name for name in names if not (alone and name == "debate")]
 
 
-def _first_result(comparison: Comparison) -> str | None:
+def _parts(comparison: Comparison) -> list[str]:
+    """Return how agents can answer: the names of the untrained model's rows, but for `single`, which is `base`."""
+    debate = comparison.config.debate
+    many = (debate.num_eval_samples or debate.num_samples) > 1
+    return ["single", f"majority@{debate.num_agents}", *(["majority@budget"] if many else []), "debate"]
+
+
+def _first_result(comparison: Comparison, predictions: Sequence[Prediction]) -> str | None:
+    """Name the first evaluation that could have told how a prediction comes out; None if there is none."""
+    untrained = {"base", *_parts(comparison)}
+    known_first = any(one.row in untrained and one.against in untrained for one in predictions)
     for seed in comparison.seeds:
         for arm in (ARMS[name] for name in comparison.methods if comparison.begun(ARMS[name], seed)):
             folder = comparison.folder(arm, seed)
-            for number in range(1, comparison.config.num_iterations + 1):
+            for number in range(0 if known_first else 1, comparison.config.num_iterations + 1):
                 if folder.evaluated(number):
                     return f"{arm.name}, seed {seed}, iteration {number},"
     return None

@@ -112,7 +112,8 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     plan = preregister.registered(comparison)
     outcomes = _outcomes(comparison, plan, rows) if plan else []
     if plan:
-        corrected = {one.prediction.row: one.holm for one in outcomes if one.against == against}
+        tests = [one for one in outcomes if one.against == against and one.prediction.direction != "same"]
+        corrected = {one.prediction.row: one.holm for one in tests}
     else:
         family = {
             row.method: row.difference.p_value

@@ -147,7 +147,8 @@ def _evidence(compared: Sequence[Result]) -> Iterator[str]:
     """Yield predictions with their outcomes, what rounds changed, what is format, and what became of other tasks."""
     for row in sorted(compared, key=lambda row: not any(one.primary for one in row.predictions)):
         for one in row.predictions:
-            size = f" by {one.prediction.points:g} points" * (one.prediction.points is not None)
+            points = one.prediction.points
+            size = "" if points is None else f" by {points:g} points"
             yield (
                 f"Predicted{' (primary)' * one.primary}: {row.method} {one.prediction.direction}{size} against "
                 f"{one.against}: {one.verdict}, {_points(one.difference) or 'no difference yet'}"
