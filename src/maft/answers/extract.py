@@ -53,7 +53,9 @@ _BY_OTHERS = re.compile(
 )
 _ABOUT = re.compile(r"(?:helpful|useful|correct|incorrect|right|wrong|clear|unclear|close|off\b.*)", re.IGNORECASE)
 """Said about an answer, unless a reply says nothing else."""
-_NOT_BUT = re.compile(r"not\s+[^,;]{1,40},?\s+but\s+(?:rather\s+)?(.+)", re.IGNORECASE)
+_NOT_BUT = re.compile(
+    r"not\s+[^,;]{1,40},?\s+but\s+(?:rather\s+)?((?!(?:it|this|that|we|i|you|they|there)\b).+)", re.IGNORECASE
+)
 
 
 class _Box(NamedTuple):
@@ -323,7 +325,7 @@ _LINE_CHOICE = re.compile(r"^[\s*_]{0,9}(?:\(([A-J])\)|([A-J])[.):](?=\s))", re.
 _ANY_CHOICE = re.compile(r"\(([A-J])\)")
 
 
-_NOT_BUT = re.compile(
+_NO_CHOICE_BUT = re.compile(
     r"\b(?i:not)\s+(?:(?i:option|choice)\s)?(?:\(?[A-J]\)?(?:,\s?|\s(?:or|nor|and)\s)){0,4}\(?[A-J]\)?,?\s(?i:but)\s"
     r"(?:(?i:rather|instead)\s)?"
 )
@@ -338,7 +340,7 @@ def extract_choice(text: str, letters: str = "ABCDEFGHIJ") -> str | None:
     >>> extract_choice(r"\boxed{\text{(B)}}"), extract_choice("The answer is **C**."), extract_choice("A cat.")
     ('B', 'C', None)
     """
-    text = _NOT_BUT.sub("", unicodedata.normalize("NFKC", thinking.strip(text).rest))  # not A but C
+    text = _NO_CHOICE_BUT.sub("", unicodedata.normalize("NFKC", thinking.strip(text).rest))  # not A but C
     if whole := _WHOLE_CHOICE.fullmatch(text):
         return _letter(whole, letters)
     for short in (_boxed(text), _tagged(text)):
