@@ -48,11 +48,27 @@ LABELS = ("spam", "not spam", "unsure")
         ("It could be spam, or unsure.", None),
         ("<think>spam</think>I cannot say.", None),
         ("unspammed", None),
+        ("This is non-spam.", None),
+        ("I see no spam in it.", None),
+        ("It is not really spam.", None),
         ("", None),
     ],
 )
 def test_a_label_is_read(reply: str, label: str | None) -> None:
     assert read_label(reply, LABELS) == label
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("No, they differ.", "no"),
+        ("Yes, there is no difference.", "yes"),
+        ("They differ, so no.", "no"),
+        ("There is no difference between them.", None),
+    ],
+)
+def test_a_no_before_a_word_is_no_verdict(reply: str, verdict: str | None) -> None:
+    assert read_label(reply, ("yes", "no")) == verdict
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,11 @@ from maft.answers import thinking
 from maft.answers.equality import folded
 from maft.answers.extract import extract_stated
 
-_DENIED = r"\b(?:not|never|neither|nor|than)\s+(?:a\s+|an\s+|the\s+)?|n't\s+(?:be\s+)?(?:a\s+|an\s+|the\s+)?"
+_BETWEEN = r"(?:(?:be|really|quite|very|at\s+all|exactly|a|an|the)\s+){0,3}"
+_DENIED = (
+    rf"\b(?:not|never|neither|nor|than|no|without|hardly|cannot)\s+{_BETWEEN}|n't\s+{_BETWEEN}"
+    r"|\bnon-?\s?|\bfar\s+from\s+"
+)
 
 
 def read_label(text: str, labels: Sequence[str]) -> str | None:
@@ -36,6 +40,8 @@ def read_label(text: str, labels: Sequence[str]) -> str | None:
 def _patterns(labels: tuple[str, ...]) -> tuple[dict[str, str], re.Pattern[str]]:
     """Return the labels by their folded text, and a pattern of one in prose; a letter alone is no mention of one."""
     spelling = {folded(label): label for label in labels}
+    # "There is no difference" does not say no.
+    ends = {"no": r"(?!\s+\w)"}
     words = sorted((label for label in spelling if len(label) > 1), key=len, reverse=True)
-    names = "|".join(r"\s+".join(map(re.escape, word.split())) for word in words) or r"(?!)"
-    return spelling, re.compile(rf"(?:(?<!\w)(?P<label>{names})|(?:{_DENIED})(?:{names}))(?!\w)", re.IGNORECASE)
+    names = "|".join(r"\s+".join(map(re.escape, word.split())) + ends.get(word, "") for word in words) or r"(?!)"
+    return spelling, re.compile(rf"(?:(?<!\w)(?P<label>{names})|(?:{_DENIED})(?:{names}))(?!\w|-free\b)", re.IGNORECASE)

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import NamedTuple
 
 from maft import engines, files, seeds, tasks
-from maft.answers import thinking
 from maft.answers.equality import folded
 from maft.answers.labels import read_label
 from maft.answers.meaning import Judged, Judgement, judgements
@@ -203,7 +202,7 @@ def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, p
             f"engine.max_failures = {config.engine.max_failures:.0%} allows. The first: {failed[0]}. The same command "
             "asks again."
         )
-    said = [read_label(thinking.strip(reply.text).rest, words) for reply in replies]
+    said = [read_label(reply.text, words) for reply in replies]
     if not any(said) and len(said) >= ENOUGH:
         raise StageFailed(
             f"the judge {config.task.judge} said neither {' nor '.join(words)} in {len(said)} replies, such as "
