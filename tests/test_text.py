@@ -142,6 +142,12 @@ def test_hostile_json_is_no_answer_and_takes_no_time(reply: str) -> None:
     assert time.monotonic() - began < 2
 
 
+def test_no_part_of_json_that_is_refused_is_an_answer() -> None:
+    task = make(TaskConfig(name="extraction"))
+    assert task.extract('{"x": NaN, "y": {"n": 1}}') is None
+    assert task.extract('{"x": 1, "x": 2, "y": {"n": 1}} {"n": 2}') == '{"n": 2}'
+
+
 def test_the_last_json_with_all_fields_is_the_answer() -> None:
     task = make(TaskConfig(name="extraction", fields={"city": "text", "n": "number", "ok": "boolean", "more": "list"}))
     whole = {"n": "14", "city": "Rome", "ok": True, "more": [1], "why": "said so"}

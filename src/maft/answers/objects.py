@@ -38,11 +38,19 @@ def values(text: str) -> Iterator[Any]:
         try:
             value, end = _DECODER.raw_decode(text, place)
         except (ValueError, RecursionError):
-            place += 1
+            place = _end_of_refused(text, place)
             continue
         place = end
         if _can_be_kept(value):
             yield value
+
+
+def _end_of_refused(text: str, start: int) -> int:
+    """Return where JSON ends that is not read, such as one with NaN, so that no part of it is; else the next place."""
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return start + 1
 
 
 def parse(text: str) -> Any:
