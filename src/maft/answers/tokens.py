@@ -9,9 +9,11 @@ from collections.abc import Hashable
 
 from maft.answers.equality import ByKey
 
-_BETWEEN = re.compile(
-    r"\s*(?:(?<!\d),|,(?!\d)|;|\n\s*(?:[-*•]|\d{1,2}[.)])?|(?<=\s)(?:and|or|&)(?=\s))\s*", re.IGNORECASE
-)
+_BETWEEN = re.compile(r"\s*(?:[,;]|\n\s*(?:[-*•]|\d{1,2}[.)])?|(?<=\s)(?:and|or|&)(?=\s))\s*", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
+_IN_NUMBER = re.compile(r"(?<=\d)[./:](?=\d)|(?<=\d)[-−–](?=\d)|(?<!\w)[-−](?=\.?\d)")
+_KEPT = {".": "\ue000", "/": "\ue001", ":": "\ue002"}
+"""Signs that are no punctuation in place of those that change a number; a hyphen becomes a minus."""
 _ARTICLES = ("a", "an", "the")
 
 
@@ -42,9 +44,13 @@ def f1(a: str, b: str) -> float:
 class Tokens(ByKey):
     """The same normalised tokens in the same order; in a list with commas, semicolons, "and" or lines, in any order.
 
+    Signs within a number, and a minus before it, count, unlike in SQuAD, where 1.5 is 15.
+
     >>> same = Tokens().same
     >>> same("The Eiffel Tower.", "eiffel tower"), same("red, green and blue", "blue; red; green")
     (True, True)
+    >>> same("1.5", "15"), same("-5", "5"), same("3,4,5", "345"), same("1,234", "1234")
+    (False, False, False, True)
     >>> same("house boat", "boat house"), same("the", "a")
     (False, False)
     """
@@ -53,5 +59,7 @@ class Tokens(ByKey):
 
     def key(self, answer: str) -> Hashable:
         """Return the tokens of each item."""
-        items = [item for part in _BETWEEN.split(answer) if (item := normalised(part))]
+        text = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), answer)
+        text = _IN_NUMBER.sub(lambda match: _KEPT.get(match[0], "−"), text)
+        items = [item for part in _BETWEEN.split(text) if (item := normalised(part))]
         return tuple(sorted(items)) if items else answer.strip().casefold()
