@@ -1,6 +1,7 @@
 """A society taught to one model: what the student learns from, and whom it is compared with."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from helpers import Quiet, boxed, debate, run, settings
 from tiny import slow
 
-from maft import comparison, files
+from maft import comparison, files, seeds
 from maft.answers import Mathematics
 from maft.comparison import distil
 from maft.comparison.arms import ARMS
@@ -143,6 +144,49 @@ def test_an_unfinished_run_and_settings_of_the_society_are_refused(tmp_path, cal
     assert code == 2 and "only engine, vllm, openai and train" in err
     with pytest.raises(ConfigError, match="cannot be the reference"):
         comparison.begin(settings(tmp_path, "name=c"), ["maft"], [0], reference="distil")
+
+
+def test_a_run_with_another_seed_in_the_same_folder_is_no_teacher_of_what_was_taught(tmp_path):
+    comparison.of_run(run(settings(tmp_path)), ["distil"])
+    shutil.rmtree(tmp_path / "run")
+    again = run(settings(tmp_path, "seed=1"))
+    with pytest.raises(ConfigError, match="run_distilled was made from a run with seed 0, and .* has seed 1 now"):
+        comparison.of_run(again, ["distil"])
+
+
+def test_other_settings_of_finetuning_than_those_of_the_society_are_said(tmp_path, caplog):
+    comparison.of_run(run(settings(tmp_path)), ["distil"], ["train.num_epochs=5", "engine.batch_size=2"])
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "train.num_epochs = 2, not 5." in warning and "batch_size" not in warning
+
+
+def test_a_society_that_learns_other_questions_in_each_iteration_teaches_those(tmp_path):
+    task = {"name": "arithmetic", "shape": "a+b*c", "num_train": 8, "num_eval": 4, "train_sets": 2}
+    teacher = run(settings(tmp_path, "num_iterations=2", task=task))
+    compared = comparison.of_run(teacher, ["distil"])
+    comparison.compare(compared, Scripted(guess), NullTrainer(), Quiet())
+    student = compared.folder(ARMS["distil"], 0)
+    assert student.debates(1).read_bytes() == teacher.debates(2).read_bytes()
+    asked = [
+        {d.problem_id for d in files.read_records(path, Debate)} for path in (teacher.debates(1), student.debates(2))
+    ]
+    assert asked[0] == asked[1] and len(asked[0]) == 8
+
+
+def test_the_judge_is_asked_about_the_debates_that_only_the_student_learns_from(tmp_path):
+    rows = [{"question": f"What is on picture {n}?", "answer": "a dog"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def say(request) -> str:
+        if "Second answer:" in request.messages[-1].content:
+            return "yes"
+        return f"dog {seeds.rng('says', request.seed).randrange(1000)}"
+
+    task = {"name": "text", "equality": "judge", "train_file": str(tmp_path / "rows.jsonl")}
+    compared = comparison.of_run(run(settings(tmp_path, task=task), Scripted(say)), ["distil"])
+    comparison.compare(compared, Scripted(say), NullTrainer(), Quiet())
+    votes = files.read_records(compared.folder(ARMS["distil"], 0).votes(1), Vote)
+    assert votes and all(vote.agreement == 1 for vote in votes)
 
 
 def test_a_student_is_an_arm_of_any_comparison(tmp_path):

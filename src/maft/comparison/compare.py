@@ -224,7 +224,7 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
 
     Raises:
         UserError: the run is not finished.
-        ConfigError: as `chosen` does.
+        ConfigError: as `chosen` does, or the folder is of a run with another seed.
     """
     if not status.complete(run):
         raise UserError(f"{run.path} is not finished: {status.next_step(run)}. Finish it with `maft run {run.path}`.")
@@ -236,6 +236,17 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
     debate = config.debate.model_copy(update={"num_eval_samples": enough})
     config = config.model_copy(update={"name": f"{config.name}_distilled", "debate": debate})
     asked = chosen(config, methods, [config.seed])
+    if len(asked.seeds) > 1:  # a run of another seed was in the folder then
+        raise ConfigError(
+            f"{asked.path} was made from a run with seed {asked.seeds[0]}, and {run.path} has seed {config.seed} now. "
+            "Move it away to distil this one."
+        )
+    taught_with = {k: v for k, v in config_.differences(run.config, config).items() if k.startswith("train.")}
+    if taught_with:
+        log.warning(
+            "The society was finetuned with other settings than what is compared with it: %s.",
+            ", ".join(f"{key} = {old}, not {new}" for key, (old, new) in taught_with.items()),
+        )
     link = asked.path / f"seed_{config.seed}" / asked.reference
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():

@@ -14,6 +14,7 @@ from maft.answers import thinking
 from maft.files import Records
 from maft.method import learners, protocol_of
 from maft.method.curate import CurateCounts, Curated, limit
+from maft.pipeline import judging
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Turn, Vote
 from maft.runs import societies
@@ -64,8 +65,10 @@ def _debates(
         shutil.copyfile(teacher.debates(iteration + 1), path)
     society = societies.after(teacher, iteration)
     rules = pipeline.debate_rules(teacher, iteration + 1, society, "train")
-    problems = pipeline.questions(folder).train
-    return pipeline.collect(folder, rules, problems, path, sampler, progress, f"teacher {iteration}: debate")
+    problems = tasks.train_set(pipeline.questions(folder).train, folder.config.task, iteration + 1)
+    held = pipeline.collect(folder, rules, problems, path, sampler, progress, f"teacher {iteration}: debate")
+    judging.judge(folder, held, sampler, progress, f"teacher {iteration}: judge")
+    return held
 
 
 def _votes(folder: RunFolder, teacher: RunFolder, iteration: int, debates: Iterable[Debate]) -> Mapping[str, Vote]:
