@@ -15,7 +15,7 @@ from maft.config import VoteConfig
 from maft.method import contrast
 from maft.method import vote as voting
 from maft.records import Debate, Example, Vote
-from maft.sharing import dataset
+from maft.sharing import dataset, traces
 from maft.sharing.export import TARGETS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -154,6 +154,12 @@ def test_a_log_for_inspect_has_a_sample_for_each_question_with_its_verdict(finis
     assert len(log["samples"]) == 6 and log["version"] == 2 and len(log["samples"][0]["messages"]) == 7
     summary = {row["method"]: row["accuracy"] for row in files.read_json(finished_run.results(2))}
     assert accuracy == pytest.approx(summary["maft"])
+
+
+def test_replies_to_training_questions_are_right_if_what_stands_for_their_class_is(finished_run, monkeypatch):
+    monkeypatch.setattr(Mathematics, "medoid", lambda equality, answers: "no answer to any question")
+    verdicts = [right for trace in traces.of_run(finished_run, "train") for right in trace.right.values()]
+    assert verdicts and not any(verdicts)
 
 
 def test_a_run_without_debates_has_nothing_to_give(tmp_path, call):

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from maft import files, tasks
-from maft.answers.equality import representative
 from maft.config import RunConfig
 from maft.errors import DataError
 from maft.evaluation.methods import HeldOut, names
@@ -72,7 +71,7 @@ def decide(debates: Iterable[Debate], asked: Iterable[Problem], config: RunConfi
 
 
 def graded(
-    vote: Vote, debate: Debate, problem: Problem, grade: Grade, medoid: Callable[[list[str]], str] = representative
+    vote: Vote, debate: Debate, problem: Problem, grade: Grade, medoid: Callable[[list[str]], str]
 ) -> GradedVote:
     """Grade each class of a vote by its representative."""
     members: Mapping[int, list[str]] = defaultdict(list)

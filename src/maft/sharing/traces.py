@@ -44,10 +44,11 @@ def of_run(run: RunFolder, side: Side, iteration: int | None = None) -> Iterator
 
 def _trained(run: RunFolder, number: int) -> Iterator[Trace]:
     debates = Records(run.debates(number), Debate)
-    problems, grade = votes_.problems(run, "train"), tasks.make(run.config.task).grade
+    problems, task = votes_.problems(run, "train"), tasks.make(run.config.task)
     votes = votes_.votes_of(run, number, debates)
     for debate in debates:
-        graded = votes_.graded(votes[debate.problem_id], debate, problems[debate.problem_id], grade)
+        vote, problem = votes[debate.problem_id], problems[debate.problem_id]
+        graded = votes_.graded(vote, debate, problem, task.grade, task.equality.medoid)
         yield Trace(debate, graded, graded.verdicts(debate), number - 1)
 
 
