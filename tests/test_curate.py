@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import debate, run, settings
 
+from maft.answers.meaning import Embedded
 from maft.config import CurateConfig, VoteConfig
 from maft.errors import ConfigError
 from maft.method import curate
@@ -245,6 +246,13 @@ def test_a_reply_that_was_cut_votes_unless_it_is_told_not_to():
     assert voting.vote(held, VoteConfig(), 0).label == "1"
     vote = voting.vote(held, VoteConfig(count_cut=False, min_agreement="plurality"), 0)
     assert (vote.label, vote.counts, vote.abstained, vote.num_ballots) == ("2", (("2", 1),), 2, 3)
+
+
+def test_a_reply_that_was_cut_names_no_class_where_it_does_not_vote():
+    equality = Embedded(lambda texts: [[float(text.count(letter)) for letter in "abcd"] for text in texts], 0.8)
+    held = cut(debate(["aaaab", "aab", "ab"]), (1, 1))
+    assert voting.vote(held, VoteConfig(), 0, equality).label == "aab"
+    assert voting.vote(held, VoteConfig(count_cut=False, min_agreement="plurality"), 0, equality).label == "ab"
 
 
 # Gain

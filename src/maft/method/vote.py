@@ -104,16 +104,22 @@ def vote(
     """
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
     turns = choose(debate, counted)
-    elected = _named(elect(debate, partition(debate, equality), turns, settings, run_seed), debate, turns, equality)
+    elected = elect(debate, partition(debate, equality), turns, settings, run_seed)
+    elected = _named(elected, debate, _answers(turns, settings), equality)
     return elected if over is not None else relabelled(elected, debate, settings.label, run_seed)
 
 
-def _named(elected: Vote, debate: Debate, turns: Sequence[Turn], equality: Equality) -> Vote:
+def _answers(turns: Sequence[Turn], settings: VoteConfig) -> list[str | None]:
+    """Return the answers that are counted; those of replies that were cut may abstain."""
+    return [turn.answer if settings.count_cut or not turn.cut else None for turn in turns]
+
+
+def _named(elected: Vote, debate: Debate, counted: Sequence[str | None], equality: Equality) -> Vote:
     """Return a vote whose classes have the names that the equality gives them, by the answers that were counted."""
     if not elected.counts or type(equality).medoid is Equality.medoid:
         return elected
     class_of = elected.classes(debate)
-    answers = [turn.answer for turn in turns if turn.answer is not None]
+    answers = [answer for answer in counted if answer is not None]
     names = {
         name: equality.medoid(answer for answer in answers if class_of[answer] == class_of[name])
         for name, _ in elected.counts
@@ -173,8 +179,7 @@ def tally_of(debate: Debate, classes: Classes, turns: Sequence[Turn], settings: 
     Raises:
         DataError: ballots are weighted by their likelihood, and that of a reply is not known.
     """
-    answers = [turn.answer if settings.count_cut or not turn.cut else None for turn in turns]
-    answers = answers if debate.error is None else []
+    answers = _answers(turns, settings) if debate.error is None else []
     class_of = _class_of(debate, classes)
     rng = seeds.rng(run_seed, "tie", debate.iteration, debate.problem_id)
     weights = [_likelihood(turn, debate) for turn in turns] if settings.weight == "likelihood" and answers else None
