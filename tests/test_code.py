@@ -182,6 +182,14 @@ def test_programs_that_behave_alike_are_one_answer_and_those_without_values_abst
     ) == (0, 0, 1, 2, None, None, None, None, None, 0, None)
 
 
+def test_objects_are_alike_that_hold_the_same():
+    code = CodeQuestion(name="f", signature="def f(x: int)", inputs=("(1,)", "(2,)"))
+    node = "class Node:\n    def __init__(self, x):\n        self.x = x\n\ndef f(x):\n    return Node(Node({}))"
+    long = "import types\ndef f(x):\n    return types.SimpleNamespace(x=[0] * 400 + [{}])"
+    assert classes(code, node.format("x"), node.format("x + 1"), node.format("1 * x")) == (0, 1, 0)
+    assert classes(code, long.format("x"), long.format("x + 1")) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "is_same"),
     [

@@ -1,7 +1,7 @@
 """Values of a program as JSON, so that another process can compare them without trusting the one that made them.
 
 Plain values (numbers, texts, bytes, lists, tuples, dicts, sets) keep what `==` sees of them; iterators are unrolled; of
-other objects there is the name of the type and a cut representation.
+other objects there is the name of the type and a representation, or their attributes where that says nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 MAX_DEPTH = 60
 MAX_ITEMS = 20_000
 """Values inside a value. More is too large to be compared."""
+_SAYS_NOTHING: Any = object.__repr__
 
 
 class TooMuch(ValueError):
@@ -56,7 +57,10 @@ def encode(value: Any) -> Any:
             return ["dict", sorted(pairs, key=json.dumps)]
         if hasattr(type(value), "__iter__"):
             return ["iterable", [inner(item, depth + 1) for item in value]]
-        return ["object", [type(value).__name__, re.sub("0x[0-9a-f]+", "", repr(value))[:500]]]
+        text = re.sub("0x[0-9a-f]+", "", repr(value))
+        if type(value).__repr__ is _SAYS_NOTHING:  # says nothing of what is in it
+            text += json.dumps(inner(getattr(value, "__dict__", None), depth + 1))
+        return ["object", [type(value).__name__, text]]
 
     return inner(value, 0)
 
