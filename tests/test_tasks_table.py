@@ -316,6 +316,9 @@ def test_questions_without_an_answer_are_for_training(tmp_path):
     assert len(split.eval) == 8 and all(p.gold is not None for p in split.eval)
     small = prepare(task("dataset", train_file=tmp_path / "q.jsonl", num_train=4, num_eval=5))
     assert all(p.gold is None for p in small.train) and all(p.gold is not None for p in small.eval)
+    few = [{"question": f"Q{n}", "answer": None if n % 4 else n} for n in range(20)]
+    most = prepare(task("dataset", train_file=jsonl(tmp_path / "few.jsonl", *few)))
+    assert (len(most.train), len(most.eval)) == (15, 5) and all(p.gold is None for p in most.train)
 
 
 def test_held_out_questions_must_all_have_an_answer_or_none(tmp_path):

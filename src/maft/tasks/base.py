@@ -109,7 +109,7 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
     """Divide one set of questions by seed; those with the same `split_key` stay together.
 
     Training is filled first; the rest can be held out. Without numbers, each side gets half. Where only some questions
-    have a known answer, those without are for training.
+    have a known answer, those without are for training, which then gets all of them unless `num_train` says otherwise.
 
     Raises:
         DataError: there are fewer questions than asked for.
@@ -124,7 +124,7 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
         last = mixed and all(problem.id not in unknown for problem in groups[key])
         return last, seeds.seed(settings.split_seed, "split", key)
 
-    half = len(problems) // 2
+    half = max(len(problems) // 2, len(unknown) if mixed else 0)
     num_train = settings.num_train or (len(problems) - settings.num_eval if settings.num_eval else half)
     num_eval = settings.num_eval or len(problems) - num_train
     if num_train + num_eval > len(problems):
