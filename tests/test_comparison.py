@@ -426,7 +426,12 @@ def test_predictions_cannot_be_changed_after_results(registered):
         ("predictions: [{row: maft, direction: up}]", "direction"),
         ("predictions: [{row: maft, direction: same}]", "same needs points"),
         ("predictions: []", "predictions"),
-        ("primary: star\npredictions: [{row: maft, direction: more}]", "primary = star is not the row of a prediction"),
+        ("predictions: [{row: maft, direction: more}]", "maft would be compared with itself"),
+        (
+            "predictions: [{row: star, direction: more}, {row: maft, against: star, direction: more}]",
+            "the difference between maft and star is predicted twice",
+        ),
+        ("primary: maft\npredictions: [{row: star, direction: more}]", "primary = maft is not the row of a prediction"),
     ],
 )
 def test_predictions_that_are_none_are_refused(tmp_path, text, message):

@@ -80,4 +80,5 @@ def compare(
     rows = comparison.results(compared)
     files.write_text(compared.path / "results.json", comparison.as_json(rows) + "\n")
     ends = [f"Rows: {compared.path / 'results.json'}", f"Report: {report.write_comparison_page(compared, rows)}"]
+    ends = [*preregister.remarks(compared), *ends]
     stage.say([report.comparison_table(rows), *ends], [row.model_dump() for row in rows], as_json=as_json)

@@ -144,6 +144,15 @@ def check(comparison: Comparison, path: Path) -> _Declared:
     for name in (*(p.row for p in declared.predictions), *(p.against for p in declared.predictions if p.against)):
         if name not in rows:
             raise ConfigError(f"{path}: {name} is no row of this comparison. The rows are: {', '.join(rows)}.")
+    tests: set[frozenset[str]] = set()
+    for one in declared.predictions:
+        pair = frozenset((one.row, one.against or comparison.against))
+        if len(pair) == 1:
+            raise ConfigError(f"{path}: {one.row} would be compared with itself. Give it another row as `against`.")
+        if one.direction != "same":
+            if pair in tests:
+                raise ConfigError(f"{path}: the difference between {' and '.join(sorted(pair))} is predicted twice.")
+            tests.add(pair)
     if declared.primary not in (None, *(prediction.row for prediction in declared.predictions)):
         raise ConfigError(f"{path}: primary = {declared.primary} is not the row of a prediction.")
     return declared

@@ -194,9 +194,9 @@ def _checked(job: TrainJob, settings: TrainConfig, provider: Jobs) -> str:
         if example.messages[-1].role != "assistant" or not example.messages[-1].content.strip():
             raise DataError(f"{job.examples}, line {number}: the last message must be a reply that is not empty.")
     text = provider.rows(examples, last_only=settings.loss_turns == "last")
-    if len(text.encode()) > provider.largest_file:
+    if (size := len(text.encode())) > provider.largest_file:
         raise DataError(
-            f"the set of {job.agent} has {len(text):,} bytes; the service takes {provider.largest_file:,} at most."
+            f"the set of {job.agent} has {size:,} bytes; the service takes {provider.largest_file:,} at most."
         )
     return text
 
