@@ -83,6 +83,23 @@ def test_questions_without_an_answer_are_counted_and_only_others_held_out(here, 
     assert out["known"] == 8 and out["task"]["num_eval"] == 4 and out["task"]["gold_field"] == "target"
 
 
+def test_one_question_is_too_few_and_one_known_answer_is_held_out(here, call):
+    rows = [{"question": "What is 1 + 1?", "answer": 2}, {"question": "B?"}, {"question": "C?"}]
+    for name, some in (("one", rows[:1]), ("few", rows)):
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    code, _, err = call("init", "one.jsonl")
+    assert code == 2 and "one.jsonl has one question" in err
+    out = json.loads(call("init", "few.jsonl", "--json")[1])
+    assert (out["task"]["num_train"], out["task"]["num_eval"]) == (2, 1)
+
+
+def test_options_that_no_agent_would_see_are_told(here, call):
+    rows = [{"q": f"Which of {n}?", "options": ["a", "b"], "label": n % 2} for n in range(6)]
+    Path("mc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = call("init", "mc.jsonl")[1]
+    assert "Column options is not shown to agents. If it has options to choose from, rename q to question" in out
+
+
 def test_a_table_without_texts_is_refused_with_its_columns(here, call):
     with open("n.csv", "w", newline="") as file:
         csv.writer(file).writerows([["a", "b"], *([i, i] for i in range(3))])

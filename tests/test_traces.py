@@ -162,6 +162,15 @@ def test_replies_to_training_questions_are_right_if_what_stands_for_their_class_
     assert verdicts and not any(verdicts)
 
 
+@pytest.mark.parametrize(
+    ("to", "what"), [("trl-unpaired", "votes"), ("messages", "examples"), ("inspect", "evaluated")]
+)
+def test_an_iteration_that_the_run_does_not_have_is_named(finished_run, tmp_path, call, to, what):
+    words = ("export", str(finished_run.path), "--to", to, "--output", str(tmp_path / "out"), "--iteration", "9")
+    code, _, err = call(*words)
+    assert code == 2 and what in err and "iteration" in err and "9" in err
+
+
 def test_a_run_without_debates_has_nothing_to_give(tmp_path, call):
     folder = run(settings(tmp_path, "debate.num_rounds=1", "debate.num_agents=1"))
     code, _, err = call("export", str(folder.path), "--to", "trl-preference", "--output", str(tmp_path / "x"))

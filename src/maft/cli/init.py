@@ -81,13 +81,16 @@ def _content(file: Path, looked: "Looked") -> list[str]:
 
 def _of_file(file: Path, looked: "Looked", out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     from maft.config import TaskConfig
+    from maft.errors import DataError
 
+    if looked.rows < 2:
+        raise DataError(f"{file} has one question; a run needs one to train on and one to hold out, at least.")
     place = file.resolve()
     beside = place.relative_to(out.resolve().parent) if place.is_relative_to(out.resolve().parent) else place
     num_train = min(NUM_TRAIN, looked.rows // 2)
     sizes = {"num_train": num_train, "num_eval": min(NUM_EVAL, looked.rows - num_train)}
     if 0 < looked.known < looked.rows:  # those without an answer are for training
-        num_eval = looked.known // 2
+        num_eval = max(1, looked.known // 2)
         sizes = {"num_train": min(NUM_TRAIN, looked.rows - num_eval), "num_eval": min(NUM_EVAL, num_eval)}
     defaults = {name: field.default for name, field in TaskConfig.model_fields.items()}
     fields = {name: value for name, value in looked.task.items() if value != defaults[name]}

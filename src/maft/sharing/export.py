@@ -48,6 +48,8 @@ def export(run: RunFolder, to: To, output: Path, iteration: int | None = None) -
         "trl-unpaired": traces.unpaired_rows,
     }
     lines = [json.dumps(row, ensure_ascii=False) for t in traces.of_run(run, "train", iteration) for row in rows[to](t)]
+    if not lines and iteration is not None and not run.votes(iteration).exists():
+        raise UserError(f"{run.path} has no votes of iteration {iteration}.")
     if not lines:
         raise UserError(f"{run.path} has no replies to one prompt of which some agree with the vote and others do not.")
     files.write_text(output, "\n".join(lines) + "\n")

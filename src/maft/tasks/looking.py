@@ -73,13 +73,20 @@ def look(file: Path) -> Looked:
     known = [text for text in answers if text is not None]
     base = {"question_field": question, "gold_field": answer}
     looked = Looked(len(rows), columns, "", len(known), {"name": "dataset", **base})
-    if set(columns) & set(CHOICES) and "question" in columns:
+    options = next((name for name in CHOICES if name in columns), None)
+    if options and "question" in columns:
         return looked._replace(kind="choices", task={"name": "mmlu"})
+    if options in ("choices", "options"):
+        why = (
+            f"Column {options} is not shown to agents. If it has options to choose from, rename {question} to question "
+            "and the index or letter of the right one to answer; the task is then mmlu."
+        )
+        looked = looked._replace(notes=(why,))
     if set(columns) & set(CODE):
         return looked._replace(kind="programs", task={"name": "code"})
     if not known:
         why = "No known answers, so accuracy cannot be measured. Add known answers to some questions."
-        return looked._replace(kind="unknown", notes=(why,))
+        return looked._replace(kind="unknown", notes=(*looked.notes, why))
     return _by_answers(looked, known)
 
 
@@ -100,7 +107,7 @@ def _by_answers(looked: Looked, known: Sequence[str]) -> Looked:
         return looked._replace(kind="short texts", task={**looked.task, "name": "text"})
     why = "Known answers are long texts, which are compared by meaning: see docs/howto/text.md, or give answers alone."
     task = {**looked.task, "name": "text", "equality": "embedding"}
-    return looked._replace(kind="long texts", task=task, notes=(why,))
+    return looked._replace(kind="long texts", task=task, notes=(*looked.notes, why))
 
 
 def _fields(objects: Sequence[Mapping[str, Any]]) -> dict[str, str]:
