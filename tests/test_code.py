@@ -103,6 +103,8 @@ def test_columns_can_be_named(tmp_path):
         ({"signature": "def double(n: int"}, r"line 1: the signature 'def double\(n: int' cannot be parsed"),
         ({"signature": "def double(*n)"}, "parameters must be named one by one"),
         ({"signature": "def double(n: Graph)"}, "no values can be drawn of type Graph"),
+        ({"signature": "def double(n: dict[list[int], int])"}, "no values can be drawn for def double.*unhashable"),
+        ({"signature": "def double(n: 'list[')"}, "no values can be drawn of type 'list"),
         ({"signature": None, "solution": None}, "there is no signature"),
         ({"question": None}, "line 1 has no question; it has 'question', 'signature'"),
         ({"inputs": [[]]}, "takes 1 arguments"),

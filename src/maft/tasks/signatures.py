@@ -171,7 +171,10 @@ def drawn(annotation: ast.expr) -> Draw:
         ValueError: it is no type that values can be drawn from.
     """
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        return drawn(ast.parse(annotation.value, mode="eval").body)
+        try:
+            return drawn(ast.parse(annotation.value, mode="eval").body)
+        except SyntaxError:
+            raise ValueError(f"no values can be drawn of type {annotation.value!r}") from None
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
         return _either([drawn(annotation.left), drawn(annotation.right)])
     name = ast.unparse(annotation.value if isinstance(annotation, ast.Subscript) else annotation).rpartition(".")[2]
@@ -254,6 +257,9 @@ def inputs(
     for _ in range(50 * number):
         if len(chosen) >= number:
             break
-        arguments = tuple(draw(rng) for draw in draws)
+        try:
+            arguments = tuple(draw(rng) for draw in draws)
+        except TypeError as error:  # a list in a set, or as a key
+            raise ValueError(f"no values can be drawn for {signature.text}: {error}") from None
         chosen.setdefault(repr(arguments), arguments)
     return tuple(chosen.values())
