@@ -13,6 +13,7 @@ from maft import config as config_
 from maft import files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
+from maft.records import Example
 
 pytest.importorskip("tinker")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -57,6 +58,17 @@ def test_every_agent_becomes_weights_of_its_own(service, tmp_path):
         assert sum(sum(weights) for _, weights in examples) == pytest.approx(1), "a mean over all tokens with loss"
     tokens, weights = examples[0]
     assert len(tokens) == len(weights) and 0 < sum(weight > 0 for weight in weights) < len(tokens) / 2
+
+
+def test_weighted_examples_make_a_weighted_mean_as_on_this_machine(service, tmp_path):
+    made = job(tmp_path, "generator_0")
+    examples = files.read_records(made.examples, Example)
+    weighted = [each.model_copy(update={"weight": 0.2 + 0.4 * (n % 2)}) for n, each in enumerate(examples)]
+    files.write_records(made.examples, weighted)
+    train(service, tmp_path, made, how=TrainConfig(objective="weighted", batch_size=12, num_epochs=1))
+    ((_, rows),) = service.kept[model_of(tmp_path, "generator_0")]
+    sums = sorted(sum(weights) for _, weights in rows)
+    assert sum(sums) == pytest.approx(1) and sums[-1] == pytest.approx(3 * sums[0])
 
 
 def test_a_training_that_failed_goes_on_from_the_last_kept_step(service, tmp_path, monkeypatch):

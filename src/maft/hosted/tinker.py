@@ -158,7 +158,7 @@ class _Run:
         """Make one step of the optimiser, and return the mean loss."""
         from tinker import AdamParams
 
-        num = sum(row.tokens.num_completion_tokens for row in rows)
+        whole = sum(row.weight * row.tokens.num_completion_tokens for row in rows)
         cost = self.spending.training_cost(sum(len(row.tokens.input_ids) for row in rows))
         adam = AdamParams(
             learning_rate=rate,
@@ -170,7 +170,7 @@ class _Run:
         )
         self.spending.reserve(cost, f"the next step of {self.job.agent}")
         try:
-            made = client.forward_backward([_datum(row, num) for row in rows], "cross_entropy")
+            made = client.forward_backward([_datum(row, whole) for row in rows], "cross_entropy")
             stepped = client.optim_step(adam)  # sent before the answer to the first, as the service wants it
             output = self._call(lambda: made)
             self._call(lambda: stepped)
@@ -251,12 +251,12 @@ def _result(send: Callable[[], Any], trainer: TinkerTrainer) -> Any:
         ) from None
 
 
-def _datum(row: Row, num_completion_tokens: int) -> Any:
-    """Return an example with weights such that the sum over a step is the mean over its tokens with loss."""
+def _datum(row: Row, whole: float) -> Any:
+    """Return an example with weights whose sum over a step is 1, given their sum: the step's loss is a mean."""
     from tinker import Datum, ModelInput
 
     ids, labels = row.tokens
-    weights = [row.weight / num_completion_tokens if label != IGNORED else 0.0 for label in labels[1:]]
+    weights = [row.weight / whole if label != IGNORED else 0.0 for label in labels[1:]]
     inputs: Any = {"target_tokens": ids[1:], "weights": weights}  # the client makes arrays of them
     return Datum(model_input=ModelInput.from_ints(ids[:-1]), loss_fn_inputs=inputs)
 
