@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fireworks_stand_in import FireworksStandIn
 from openai_stand_in import KEY, Fault
-from test_trainers_openai import job, killed, sums
+from test_trainers_openai import a_killed_run_waits_for_the_same_job, each_job_is_submitted_once, job, sums
 
 from maft import config as config_
 from maft import files
@@ -95,24 +95,11 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_path, fault):
-    for skip in range(2):
-        service.faults += [fault] * (skip + 1)
-        home = tmp_path / str(skip)
-        train(service, home, job_of(home, "generator_0", seed=skip))
-        assert (home / "agents/generator_0/hosted.json").exists() and len(service.jobs) == skip + 1
-        service.faults.clear()
+    each_job_is_submitted_once(service, train, tmp_path, fault, times=2, base_model=MODEL)
 
 
 def test_a_killed_run_waits_for_the_same_job_with_or_without_its_note(service, tmp_path, monkeypatch):
-    made = job_of(tmp_path, "generator_0")
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(HostedTrainer, "_goes_on", killed)
-            with pytest.raises(KeyboardInterrupt):
-                train(service, tmp_path, made)
-        (tmp_path / "agents/.generator_0.job.json").unlink()
-    train(service, tmp_path, made)
-    assert len(service.jobs) == 1
+    a_killed_run_waits_for_the_same_job(service, train, tmp_path, monkeypatch, base_model=MODEL)
 
 
 def test_a_failed_job_is_named_and_submitted_under_another_name(service, tmp_path):

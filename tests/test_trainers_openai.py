@@ -73,6 +73,29 @@ def killed(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def each_job_is_submitted_once(service, train, home: Path, fault, times: int, **change: object) -> None:
+    """Train one agent after one fault, another after two in a row, and so on."""
+    for faults in range(1, times + 1):
+        service.faults += [fault] * faults
+        there = home / str(faults)
+        train(service, there, job(there, "generator_0", seed=faults, **change))
+        assert (there / "agents/generator_0/hosted.json").exists() and len(service.jobs) == faults
+        service.faults.clear()
+
+
+def a_killed_run_waits_for_the_same_job(service, train, home: Path, monkeypatch, **change: object) -> None:
+    """Kill a training twice while its job runs, and take away its note."""
+    made = job(home, "generator_0", **change)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(HostedTrainer, "_goes_on", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(service, home, made)
+        (home / "agents/.generator_0.job.json").unlink()
+    train(service, home, made)
+    assert len(service.jobs) == 1
+
+
 def train(service: StandIn, home: Path, *jobs: TrainJob, **settings: object) -> list[TrainProgress]:
     told: list[TrainProgress] = []
     how = OpenAiConfig(base_url=service.url, poll_seconds=0.001, **settings)
@@ -132,12 +155,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_path, fault, monkeypatch):
     monkeypatch.setattr("maft.hosted.trainer.time.sleep", lambda seconds: None)
-    for skip in range(4):  # faults in a row
-        service.faults += [fault] * (skip + 1)
-        home = tmp_path / str(skip)
-        train(service, home, job(home, "generator_0", seed=skip))
-        assert (home / "agents/generator_0/hosted.json").exists() and len(service.jobs) == skip + 1
-        service.faults.clear()
+    each_job_is_submitted_once(service, train, tmp_path, fault, times=4)
 
 
 @pytest.mark.parametrize(("end", "said"), [("failed", "failed: the set is harmful"), ("cancelled", "was cancelled")])

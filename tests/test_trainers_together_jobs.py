@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from openai_stand_in import KEY, Fault
-from test_trainers_openai import job, killed, sums
+from test_trainers_openai import a_killed_run_waits_for_the_same_job, each_job_is_submitted_once, job, sums
 from together_stand_in import TogetherStandIn
 
 from maft import config as config_
@@ -92,24 +92,11 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_whatever_goes_wrong_on_the_way_no_job_is_submitted_twice(service, tmp_path, fault):
-    for skip in range(3):
-        service.faults += [fault] * (skip + 1)
-        home = tmp_path / str(skip)
-        train(service, home, job(home, "generator_0", seed=skip))
-        assert (home / "agents/generator_0/hosted.json").exists() and len(service.jobs) == skip + 1
-        service.faults.clear()
+    each_job_is_submitted_once(service, train, tmp_path, fault, times=3)
 
 
 def test_a_killed_run_waits_for_the_same_job_with_or_without_its_note(service, tmp_path, monkeypatch):
-    made = job(tmp_path, "generator_0")
-    for _ in range(2):
-        with monkeypatch.context() as patch:
-            patch.setattr(HostedTrainer, "_goes_on", killed)
-            with pytest.raises(KeyboardInterrupt):
-                train(service, tmp_path, made)
-        (tmp_path / "agents/.generator_0.job.json").unlink()
-    train(service, tmp_path, made)
-    assert len(service.jobs) == 1
+    a_killed_run_waits_for_the_same_job(service, train, tmp_path, monkeypatch)
 
 
 def test_the_services_own_estimate_stops_a_job_that_could_pass_the_limit(service, tmp_path):
