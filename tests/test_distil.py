@@ -111,6 +111,14 @@ def test_a_whole_debate_is_one_reply_that_ends_in_the_label(taught):
     assert config.train.max_length > config.sampling.train.generator.max_new_tokens
 
 
+def test_a_student_has_room_for_debates_of_training_where_held_out_replies_are_shorter(tmp_path):
+    stages = {"train": {"critic": {"max_new_tokens": 400}}, "eval": {"generator": {"max_new_tokens": 90}}}
+    config = settings(tmp_path, sampling=stages)
+    longest = max(config.sampling.train.generator.max_new_tokens, 400)
+    room = ARMS["distil_debates"].settings(config)
+    assert room["sampling.eval.generator.max_new_tokens"] == 3 * 2 * longest + 100
+
+
 def test_where_no_first_answer_is_the_label_later_ones_are_learned_as_answers_to_the_question():
     def learned(*rounds):
         spoken = debate(*rounds)

@@ -61,8 +61,8 @@ _SFT = {"train__objective": "sft", "train__generator__objective": None, "train__
 
 def _room_for_debates(config: RunConfig) -> dict[str, Any]:
     """Return the settings of a student that writes a whole debate before its answer."""
-    roles = config.sampling.eval or config.sampling.train
-    longest = max(roles.generator.max_new_tokens, roles.critic.max_new_tokens)
+    given = [of for of in (config.sampling.train, config.sampling.eval) if of]
+    longest = max(role.max_new_tokens for of in given for role in (of.generator, of.critic))
     length = config.debate.num_agents * config.debate.num_rounds * longest + 100
     stages = ["train", *(["eval"] if config.sampling.eval else [])]
     return {
