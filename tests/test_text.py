@@ -301,6 +301,16 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
     error = Reply(text="", finish_reason="error", error="the service is away")
     with pytest.raises(StageFailed, match="calls of the judge base failed.*the service is away.*asks again"):
         _run(tmp_path / "d", lambda first, second: error)
+    answered = lambda first, second: error if {first.lower(), second.lower()} == {"cat", "big dog"} else "yes"  # noqa: E731
+    with pytest.raises(StageFailed, match="the service is away"):
+        _run(tmp_path / "e", answered)
+    (file,) = (tmp_path / "e").rglob("judgements.jsonl")
+    kept = files.read_records(file, Judgement)
+    assert (
+        kept and {one.same for one in kept} == {True} and not any({one.a, one.b} == {"cat", "big dog"} for one in kept)
+    )
+    run, sampler = _run(tmp_path / "e", lambda first, second: "yes")
+    assert any("big dog" in request.messages[-1].content for request in sampler.history)
     with pytest.raises(ConfigError, match="debate.protocol = contested"):
         _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")
 

@@ -86,12 +86,14 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
     """Ask about pairs in both orders, and keep what the judge says. Orders that disagree, and odd replies, abstain.
 
     Raises:
-        StageFailed: no reply of ten or more says yes or no, or too many calls failed.
+        StageFailed: no reply of ten or more says yes or no, or a call failed; the other pairs are kept.
     """
     template = prompts.build(tasks.make(config.task).prompts, config.prompts).same
     asked = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
     replies = ask([_request(one, template, config) for one in asked])
-    said = _read(replies, ("yes", "no"), config, "same")
+    failed = [reply.error is not None for reply in replies]
+    answered = [number for number in range(len(pairs)) if not any(failed[2 * number : 2 * number + 2])]
+    said = _read([replies[place] for n in answered for place in (2 * n, 2 * n + 1)], ("yes", "no"), config, "same")
     made = [
         Judgement(
             judge=config.task.judge,
@@ -101,9 +103,10 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
             same=first == "yes" if first == second and first is not None else None,
             unread=(first is None) + (second is None),
         )
-        for pair, first, second in zip(pairs, said[::2], said[1::2], strict=True)
+        for pair, first, second in zip((pairs[n] for n in answered), said[::2], said[1::2], strict=True)
     ]
     judgements.add(made)
+    _refuse_failed(replies, config, 0)
     return made
 
 
@@ -114,6 +117,10 @@ class Preference(Record):
     judge: str
     n: int
     """Held-out questions to which both have an answer."""
+    only_before: int = 0
+    """Held-out questions that are left out since only the untrained society answered them."""
+    only_after: int = 0
+    """Held-out questions that are left out since only the finetuned society answered them."""
     wins: int
     """Better in both orders."""
     losses: int
@@ -142,8 +149,8 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
     if path.exists():
         return Preference.model_validate(files.read_json(path))
     before, after = held_out(folder, 0).votes, held_out(folder, iteration).votes
-    both = [(name, str(vote.label), str(before[name].label)) for name, vote in after.items() if vote.label is not None]
-    both = [(name, ours, theirs) for name, ours, theirs in both if before[name].label is not None]
+    answers = [(name, vote.label, before[name].label) for name, vote in after.items()]
+    both = [(name, ours, theirs) for name, ours, theirs in answers if ours is not None and theirs is not None]
     if not both:
         raise UserError(f"no held-out question of {folder.path} has an answer before and after iteration {iteration}.")
     asked = problems(folder, "eval")
@@ -153,6 +160,7 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
     with progress.stage("judge", len(orders), "call") as bar:
         requests = [_request(order, template, folder.config) for order in orders]
         replies = judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
+    _refuse_failed(replies, folder.config, folder.config.engine.max_failures)
     said = _read(replies, ("first", "second", "equal"), folder.config, "better")
     counts = Counter(zip(said[::2], said[1::2], strict=True))
     wins, losses, n = counts["first", "second"], counts["second", "first"], len(both)
@@ -162,6 +170,8 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
         iteration=iteration,
         judge=folder.config.task.judge,
         n=n,
+        only_before=sum(ours is None and theirs is not None for _, ours, theirs in answers),
+        only_after=sum(theirs is None and ours is not None for _, ours, theirs in answers),
         wins=wins,
         losses=losses,
         ties=n - wins - losses,
@@ -185,7 +195,8 @@ def sentence(one: Preference) -> str:
     return (
         f"Iteration {one.iteration} against the untrained society, judged by {one.judge}: {one.wins} better, "
         f"{one.losses} worse, {one.ties} equal or undecided of {one.n}: win rate {one.rate:.1%} "
-        f"({one.ci_low:.1%} to {one.ci_high:.1%}); {one.unread} replies had no verdict."
+        f"({one.ci_low:.1%} to {one.ci_high:.1%}); {one.unread} replies had no verdict. Left out: {one.only_before} "
+        f"questions that only the untrained society answered, {one.only_after} that only the finetuned one did."
     )
 
 
@@ -193,15 +204,8 @@ def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, p
     """Return the verdict in each reply; None where there is none.
 
     Raises:
-        StageFailed: no reply of ten or more has one, or a share of more than `engine.max_failures` of the calls failed.
+        StageFailed: no reply of ten or more has one.
     """
-    failed = [reply.error for reply in replies if reply.error is not None]
-    if len(failed) > config.engine.max_failures * len(replies):
-        raise StageFailed(
-            f"{len(failed)} of {len(replies)} calls of the judge {config.task.judge} failed, more than "
-            f"engine.max_failures = {config.engine.max_failures:.0%} allows. The first: {failed[0]}. The same command "
-            "asks again."
-        )
     said = [read_label(reply.text, words) for reply in replies]
     if not any(said) and len(said) >= ENOUGH:
         raise StageFailed(
@@ -209,6 +213,16 @@ def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, p
             f"{replies[0].text[:80]!r}. Name another task.judge, or change prompts.{prompt}."
         )
     return said
+
+
+def _refuse_failed(replies: Sequence[Reply], config: RunConfig, share: float) -> None:
+    """Stop if more than a share of the calls failed: a verdict that is missing must not count as one for good."""
+    failed = [reply.error for reply in replies if reply.error is not None]
+    if len(failed) > share * len(replies):
+        raise StageFailed(
+            f"{len(failed)} of {len(replies)} calls of the judge {config.task.judge} failed, more than {share:.0%}. "
+            f"The first: {failed[0]}. The same command asks again."
+        )
 
 
 def judge_sampler(config: RunConfig, sampler: Sampler) -> Sampler:
