@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from fireworks_stand_in import FireworksStandIn
+from helpers import settings
 from openai_stand_in import KEY, Fault
 from test_trainers_openai import a_killed_run_waits_for_the_same_job, each_job_is_submitted_once, job, sums
 
 from maft import config as config_
-from maft import files
+from maft import engines, files
 from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.hosted.trainer import HostedTrainer
@@ -151,3 +152,11 @@ def test_a_whole_run_goes_through_the_service(service, tmp_path, monkeypatch, ca
     assert code == 0, err
     spoken = Counter(asked["model"] for asked in service.asked)
     assert len(service.jobs) == 4 and len(spoken) == 5 and all(name.endswith(f"#{DEPLOYMENT}") for name in spoken)
+
+
+def test_settings_that_the_service_does_not_take_are_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("FIREWORKS_API_KEY", KEY)
+    config = settings(tmp_path, engine={"sampler": "openai", "trainer": "fireworks"}, model="accounts/a/models/m")
+    engines.make_trainer(config)
+    (said,) = caplog.messages
+    assert "values of fireworks hold" in said and "train.max_length" in said and "train.lora.alpha" in said

@@ -1,7 +1,7 @@
 """The engine and the trainer that a config names: the only file that knows hosted services and clusters."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -210,13 +210,19 @@ def _hosted(config: RunConfig) -> Trainer:
     if name == "together":
         from maft.hosted.jobs_together import TogetherJobs
 
+        _warn_of_settings_not_sent(name, TogetherJobs.not_sent)
         return HostedTrainer(TogetherJobs, settings, config.runs_dir / config.name)
     if name == "fireworks":
         from maft.hosted.jobs_fireworks import FireworksJobs
 
+        _warn_of_settings_not_sent(name, FireworksJobs.not_sent)
         return HostedTrainer(FireworksJobs, settings, config.runs_dir / config.name)
     from maft.hosted.jobs_openai import CLOSING, OpenAiJobs
 
     if settings.base_url is None:
         log.warning(CLOSING)
     return HostedTrainer(OpenAiJobs, settings, config.runs_dir / config.name)
+
+
+def _warn_of_settings_not_sent(name: str, keys: Sequence[str]) -> None:
+    log.warning("The values of %s hold, not those of the config, for %s.", name, ", ".join(f"train.{k}" for k in keys))

@@ -38,6 +38,8 @@ class Jobs(ABC):
     """The service refuses smaller sets."""
     largest_file: ClassVar[int]
     """In bytes; the service refuses larger files."""
+    not_sent: ClassVar[tuple[str, ...]] = ()
+    """Settings of `train` for which the service has values of its own."""
 
     @abstractmethod
     def __init__(self, settings: OpenAiConfig) -> None:

@@ -38,10 +38,19 @@ _STATES = {
 
 
 class FireworksJobs(Jobs):
-    """The settings of `train` hold. A model `NAME#DEPLOYMENT` is loaded into that deployment once it is finetuned."""
+    """The settings of `train` hold but those in `not_sent`. A model `NAME#DEPLOYMENT` is loaded into that deployment once it is finetuned."""
 
     least_examples = 3
     largest_file = 150 * 1000**2
+    not_sent = (
+        "max_length",
+        "packing",
+        "lr_schedule",
+        "max_grad_norm",
+        "lora.alpha",
+        "lora.dropout",
+        "lora.target_modules",
+    )
 
     def __init__(self, settings: OpenAiConfig) -> None:
         """Make the client; see `Jobs`."""

@@ -23,9 +23,10 @@ _RUNNING = ("pending", "queued", "running", "compressing", "uploading", "cancel_
 
 
 class TogetherJobs(Jobs):
-    """The settings of `train` hold; the name of a job is the suffix of its model's name."""
+    """The settings of `train` hold but those in `not_sent`; the name of a job is the suffix of its model's name."""
 
     largest_file = 25 * 1000**3
+    not_sent = ("max_length", "lora.target_modules")
 
     def __init__(self, settings: OpenAiConfig) -> None:
         """Make the client; see `Jobs`."""
