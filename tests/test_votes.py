@@ -86,10 +86,10 @@ def test_the_tasks_equality_decides_who_agrees():
 def test_classes_are_graded_and_the_known_answer_is_not_part_of_the_vote():
     held = debate(["1/2", "2", None], ["0.5", "3", "3"])
     vote = voting.vote(held, VoteConfig(), 0)
-    made = graded(vote, held, problem(gold="0.50"), grade)
+    made = graded(vote, held, problem(gold="0.50"), grade, voting.representative)
     assert made.partition == (0, 1, None, 0, 2, 2) and made.grades == (True, False, False)
     assert made.verdicts(held) == {"1/2": True, "0.5": True, "2": False, "3": False, None: False}
-    unknown = graded(vote, held, problem(gold=None), grade)
+    unknown = graded(vote, held, problem(gold=None), grade, voting.representative)
     assert unknown.grades is None and set(unknown.verdicts(held).values()) == {None}
 
 

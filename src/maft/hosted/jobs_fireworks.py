@@ -38,7 +38,10 @@ _STATES = {
 
 
 class FireworksJobs(Jobs):
-    """The settings of `train` hold but those in `not_sent`. A model `NAME#DEPLOYMENT` is loaded into that deployment once it is finetuned."""
+    """The settings of `train` hold but those in `not_sent`.
+
+    A model `NAME#DEPLOYMENT` is loaded into that deployment once it is finetuned.
+    """
 
     least_examples = 3
     largest_file = 150 * 1000**2
