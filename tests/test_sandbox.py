@@ -229,11 +229,12 @@ def test_programs_end_with_the_process_that_runs_them(tmp_path):
         f"with Sandbox({STRONGEST!r}).program('import time\\ndef f():\\n    time.sleep(60)', 'f') as program:\n"
         "    print('runs', flush=True)\n    program.call([])"
     )
+    earlier = descendants()
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
         assert process.stdout.readline() == "runs\n"
-        started = descendants() - {process.pid}
+        started = descendants() - earlier - {process.pid}
         assert started
         process.kill()
     until = time.monotonic() + 20
