@@ -298,13 +298,43 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
     assert not (config.runs_dir / config.name).exists(), "choosing writes nothing"
     assert comparison.begin(config, ["star"], [0]).methods == ("maft", "star")
     more = comparison.begin(config, ["majority_ft"], [1])
-    assert (more.methods, more.seeds) == (("maft", "star", "majority_ft"), (0, 1))
+    assert (more.methods, more.others, more.seeds) == (("maft", "majority_ft"), ("star",), (0, 1))
+    assert comparison.existing(more.path).methods == ("maft", "majority_ft", "star")
     with pytest.raises(
         ConfigError, match=r"(?s)holds a comparison with other settings:.*debate\.num_rounds: 2 there, 3"
     ):
         comparison.begin(settings(tmp_path, "debate.num_rounds=3"), ["star"], [0])
     with pytest.raises(ConfigError, match="stra is not a method. The methods are: maft, "):
         comparison.begin(config, ["stra"], [0])
+
+
+def test_the_methods_of_a_call_are_shown_and_p_values_stay_corrected_for_all(done):
+    some = done[0]._replace(methods=("maft", "star"), others=tuple({*done[0].methods} - {"maft", "star"}))
+    rows = {(row.iteration, row.method): row for row in comparison.results(some)}
+    assert (2, "star") in rows and (2, "majority_ft") not in rows
+    star = rows[2, "star"]
+    assert star.holm == min(1.0, (len(done[0].methods) - 1) * star.difference.p_value)
+    assert star.difference == found(done)[2, "star"].difference
+
+
+def test_rows_that_a_seed_lacks_are_named(tmp_path, caplog):
+    made = comparison.begin(settings(tmp_path), ["star"], [0, 1])
+    comparison.compare(made._replace(seeds=(0,)), Scripted(sums), NullTrainer(), Quiet())
+    comparison.compare(made._replace(methods=("maft",)), Scripted(sums), NullTrainer(), Quiet())
+    assert {row.method for row in comparison.results(made)} >= {"base", "maft"}
+    (warning,) = [record.getMessage() for record in caplog.records if "Rows left out" in record.getMessage()]
+    assert "star, iteration 1 (seed 1)" in warning and "maft" not in warning
+
+
+def test_a_rival_with_few_examples_is_named(tmp_path):
+    made = comparison.begin(settings(tmp_path, "task.num_train=20"), ["majority_ft"], [0])
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    assert comparison.weak_rivals(made) == []
+    summary = made.folder(ARMS["majority_ft"], 0).examples_summary(1)
+    files.write_json(summary, {"generator_0": {"examples": 1}})
+    (line,) = comparison.weak_rivals(made)
+    assert line.startswith("majority_ft (1) had fewer than half") and "majority_ft_all" in line
+    assert line in report.write_comparison_page(made, comparison.results(made)).read_text()
 
 
 def test_the_table_and_the_json_hold_the_same_rows(done):
@@ -409,7 +439,7 @@ def test_predictions_cannot_be_changed_after_results(registered):
     with pytest.raises(ConfigError, match=r"iteration 1, is evaluated already, and other predictions were registered"):
         preregister.register(made, home / "other.yaml")
     assert preregister.register(made, home / "p.yaml").detectable == pytest.approx(280 * (0.25 / 6) ** 0.5, abs=0.1)
-    path = made.path / preregister.FILE
+    path = made.path / preregister.REGISTERED
     path.write_text(path.read_text().replace("less", "more"))
     assert preregister.remarks(made) == ["preregistered.json was changed after it was registered."]
     path.write_text(path.read_text().replace("more", "less"))

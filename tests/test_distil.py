@@ -9,7 +9,7 @@ import pytest
 from helpers import Quiet, boxed, debate, run, settings
 from tiny import slow
 
-from maft import comparison, files, seeds
+from maft import comparison, files, report, seeds
 from maft.answers import Mathematics
 from maft.comparison import distil
 from maft.comparison.arms import ARMS
@@ -128,6 +128,22 @@ def test_where_no_first_answer_is_the_label_later_ones_are_learned_as_answers_to
     assert learned(["4", "2", "3"], ["4", "5", "5"]) == [boxed("5")]
 
 
+def test_a_debate_that_teaches_nothing_is_counted_by_its_reason(tmp_path):
+    folder = RunFolder(tmp_path, settings(tmp_path, "society.one_model=true", "debate.num_rounds=1"))
+    label = VoteConfig(label_from="all", min_agreement="plurality")
+    (tmp_path / "iter_01").mkdir()
+    middle = debate(["1", "2", "3"], ["9", "9", "9"], ["4", "5", "6"], problem_id="middle")
+    cut = debate(["7", "7", "7"], problem_id="cut")
+    reply = cut.turns[0].call.reply.model_copy(update={"finish_reason": "length"})
+    turns = [t.model_copy(update={"call": t.call.model_copy(update={"reply": reply})}) for t in cut.turns]
+    debates = [middle, cut.model_copy(update={"turns": tuple(turns)})]
+    votes = {d.problem_id: voting.vote(d, label, 0, Mathematics()) for d in debates}
+    votes["cut"] = votes["cut"].model_copy(update={"label": "7", "winner": 0, "dropped": None})
+    distil._make_examples(folder, 1, debates, votes, whole=False)
+    (counts,) = files.read_json(folder.examples_summary(1)).values()
+    assert (counts["examples"], counts["disagrees"], counts["cut"]) == (0, 1, 1)
+
+
 def test_the_table_has_the_society_its_best_member_and_votes_at_equal_tokens(taught):
     rows = {row.method: row for row in comparison.results(taught[2]) if row.iteration == 2}
     assert {"maft", "maft_best_member", "majority_ft", "distil", "distil_majority@budget", "distil_debates"} <= set(
@@ -154,18 +170,25 @@ def test_an_unfinished_run_and_settings_of_the_society_are_refused(tmp_path, cal
         comparison.begin(settings(tmp_path, "name=c"), ["maft"], [0], reference="distil")
 
 
-def test_a_run_with_another_seed_in_the_same_folder_is_no_teacher_of_what_was_taught(tmp_path):
+@pytest.mark.parametrize("change", ["seed=1", "seed=0"])
+def test_another_run_in_the_same_folder_is_no_teacher_of_what_was_taught(tmp_path, change):
     comparison.of_run(run(settings(tmp_path)), ["distil"])
     shutil.rmtree(tmp_path / "run")
-    again = run(settings(tmp_path, "seed=1"))
-    with pytest.raises(ConfigError, match="run_distilled was made from a run with seed 0, and .* has seed 1 now"):
+    again = run(settings(tmp_path, change), Scripted(lambda request: boxed(request.seed % 7)))
+    with pytest.raises(ConfigError, match="run_distilled was made from another run than .* is now"):
         comparison.of_run(again, ["distil"])
 
 
+def test_a_teacher_with_further_iterations_goes_on_teaching(tmp_path):
+    comparison.of_run(run(settings(tmp_path)), ["distil"])
+    assert comparison.of_run(run(settings(tmp_path, "num_iterations=2")), ["distil"]).config.num_iterations == 2
+
+
 def test_other_settings_of_finetuning_than_those_of_the_society_are_said(tmp_path, caplog):
-    comparison.of_run(run(settings(tmp_path)), ["distil"], ["train.num_epochs=5", "engine.batch_size=2"])
+    compared = comparison.of_run(run(settings(tmp_path)), ["distil"], ["train.num_epochs=5", "engine.batch_size=2"])
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "train.num_epochs = 2, not 5." in warning and "batch_size" not in warning
+    assert "5 (maft: 2)" in report.write_comparison_page(compared, []).read_text()
 
 
 def test_a_society_that_learns_other_questions_in_each_iteration_teaches_those(tmp_path):

@@ -378,6 +378,8 @@ def test_other_tasks_are_planned_and_turns_change_the_engines_more_often():
     other = {"name": "arithmetic", "low": 10, "high": 19, "num_train": 1, "num_eval": 30}
     plain, also = (config_.parse({"task": task, "eval": {"also": tasks}}) for tasks in ([], [other]))
     assert planning.make(also).calls - planning.make(plain).calls == 2 * 3 * 30
+    run = planning.make(also).run
+    assert run.mean == (run.prompt_tokens + run.generated_tokens / 2) / run.calls, "each stage by its own calls"
     speed = Speed(start=1, restart=2, sampling=9, changing=1, train_start=5, training={"generator": 9, "critic": 9})
     measured = Calibration.model_construct(speed=speed)
     run_ = planning.make(plain).run

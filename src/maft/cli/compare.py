@@ -20,7 +20,8 @@ from maft.cli import stage
     "--methods",
     multiple=True,
     metavar="A B ...",
-    help="Methods to run (default: those of the paper); `maft list methods` has all.",
+    help="Methods to run and show (default: those of the paper); `maft list methods` has all. Others that are in the "
+    "folder stay there.",
 )
 @click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="Seeds to run (default: that of the config).")
 @click.option(
@@ -80,5 +81,5 @@ def compare(
     rows = comparison.results(compared)
     files.write_text(compared.path / "results.json", comparison.as_json(rows) + "\n")
     ends = [f"Rows: {compared.path / 'results.json'}", f"Report: {report.write_comparison_page(compared, rows)}"]
-    ends = [*preregister.remarks(compared), *ends]
+    ends = [*comparison.weak_rivals(compared), *preregister.remarks(compared), *ends]
     stage.say([report.comparison_table(rows), *ends], [row.model_dump() for row in rows], as_json=as_json)

@@ -53,7 +53,7 @@ def distil(
     folder = compared.folder(ARMS[student], compared.seeds[0]).path
     page = report.write_comparison_page(compared, rows)
     stage.say(
-        [report.comparison_table(rows), f"Student: {folder}", f"Report: {page}"],
+        [report.comparison_table(rows), *comparison.weak_rivals(compared), f"Student: {folder}", f"Report: {page}"],
         {"student": folder, "report": page, "results": [row.model_dump() for row in rows]},
         as_json=as_json,
     )

@@ -2,7 +2,7 @@
 
 from maft.comparison.arms import ARMS, PAPER, Arm
 from maft.comparison.compare import Comparison, begin, chosen, compare, default_methods, existing, of_run
-from maft.comparison.results import Result, as_json, over_iterations, results
+from maft.comparison.results import Result, as_json, over_iterations, results, weak_rivals
 
 __all__ = [
     "ARMS",
@@ -19,4 +19,5 @@ __all__ = [
     "of_run",
     "over_iterations",
     "results",
+    "weak_rivals",
 ]

@@ -7,6 +7,7 @@ runs/<name>/
   results.json           the rows of the table, see `maft.comparison.results`
 """
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -36,6 +37,9 @@ from maft.trainers.cached import CachedTrainer
 
 log = logging.getLogger("maft")
 
+REGISTERED = "preregistered.json"
+"""Predictions, see `maft.comparison.preregister`; their methods are always run and shown together."""
+
 
 class Comparison(NamedTuple):
     """What is compared, and where."""
@@ -46,6 +50,8 @@ class Comparison(NamedTuple):
     seeds: tuple[int, ...]
     reference: str = "maft"
     """The method that sets the number of examples of the others, and the tokens of a vote."""
+    others: tuple[str, ...] = ()
+    """Methods of earlier calls that this one leaves out: they are not run and not shown, and stay in the folder."""
 
     @property
     def against(self) -> str:
@@ -55,6 +61,14 @@ class Comparison(NamedTuple):
         debate = config_.over(self.config, ARMS[self.reference].settings(self.config), self.reference).debate
         many = (debate.num_eval_samples or debate.num_samples) > 1
         return f"{self.reference}_majority@{'budget' if many else debate.num_agents}"
+
+    @property
+    def own_settings(self) -> dict[str, tuple[Any, Any]]:
+        """Settings of finetuning that an adopted reference had otherwise: its value, and that of the other methods."""
+        arm = ARMS[self.reference]
+        runs = [self.folder(arm, seed) for seed in self.seeds if self.adopted(arm, seed)]
+        changed = [config_.differences(run.config, self.config) for run in runs]
+        return {key: pair for of_run in changed for key, pair in of_run.items() if key.startswith("train.")}
 
     @property
     def teaches(self) -> bool:
@@ -109,7 +123,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
         star.check_gold(tasks.prepare(tasks.make(config.task)).train)
     content = {
         "config": config.model_dump(mode="json"),
-        "methods": asked.methods,
+        "methods": (*asked.methods, *asked.others),
         "seeds": asked.seeds,
         "reference": asked.reference,
     }
@@ -120,7 +134,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
 
 
 def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
-    """Return the comparison that would run: the reference, the given methods, and those that the folder has already.
+    """Return the comparison that would run: the reference, the given methods, and all if predictions are registered.
 
     Raises:
         ConfigError: a method that does not exist, has settings that this config cannot take, or is one model where
@@ -161,8 +175,11 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     if changed:
         keys = "\n".join(f"  {key}: {old!r} there, {new!r} asked for" for key, (old, new) in changed.items())
         raise ConfigError(f"{path} holds a comparison with other settings:\n{keys}\nChoose another name=...")
+    registered = files.read_json(path / REGISTERED)["methods"] if (path / REGISTERED).exists() else ()
+    methods = tuple(dict.fromkeys((*asked.methods, *registered)))
     return asked._replace(
-        methods=tuple(dict.fromkeys((*earlier.methods, *asked.methods))),
+        methods=methods,
+        others=tuple(name for name in earlier.methods if name not in methods),
         seeds=tuple(dict.fromkeys((*earlier.seeds, *asked.seeds))),
     )
 
@@ -224,7 +241,7 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
 
     Raises:
         UserError: the run is not finished.
-        ConfigError: as `chosen` does, or the folder is of a run with another seed.
+        ConfigError: as `chosen` does, or the folder was made from another run, such as this one before it was repeated.
     """
     if not status.complete(run):
         raise UserError(f"{run.path} is not finished: {status.next_step(run)}. Finish it with `maft run {run.path}`.")
@@ -236,22 +253,33 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
     debate = config.debate.model_copy(update={"num_eval_samples": enough})
     config = config.model_copy(update={"name": f"{config.name}_distilled", "debate": debate})
     asked = chosen(config, methods, [config.seed])
-    if len(asked.seeds) > 1:  # a run of another seed was in the folder then
+    path, heard = (
+        asked.path / "compare.json",
+        [_digest(run.held_out_debates(n)) for n in range(config.num_iterations + 1)],
+    )
+    earlier = files.read_json(path).get("teacher", []) if path.exists() else []
+    if asked.seeds != (config.seed,) or any(old != new for old, new in zip(earlier, heard, strict=False)):
         raise ConfigError(
-            f"{asked.path} was made from a run with seed {asked.seeds[0]}, and {run.path} has seed {config.seed} now. "
-            "Move it away to distil this one."
-        )
-    taught_with = {k: v for k, v in config_.differences(run.config, config).items() if k.startswith("train.")}
-    if taught_with:
-        log.warning(
-            "The society was finetuned with other settings than what is compared with it: %s.",
-            ", ".join(f"{key} = {old}, not {new}" for key, (old, new) in taught_with.items()),
+            f"{asked.path} was made from another run than {run.path} is now: that had another seed, or was repeated "
+            "since. Move the folder away to distil this run."
         )
     link = asked.path / f"seed_{config.seed}" / asked.reference
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():
         link.symlink_to(os.path.relpath(run.path.resolve(), link.parent.resolve()))
-    return begin(config, methods, [config.seed])
+    begun = begin(config, methods, [config.seed])
+    files.write_json(path, files.read_json(path) | {"teacher": heard})
+    if begun.own_settings:
+        log.warning(
+            "The society was finetuned with other settings than what is compared with it: %s.",
+            ", ".join(f"{key} = {own}, not {others}" for key, (own, others) in begun.own_settings.items()),
+        )
+    return begun
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:

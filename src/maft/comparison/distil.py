@@ -93,8 +93,12 @@ def _make_examples(
                 dropped[vote.dropped or "no_answer"] += 1
                 continue
             replies = [transcript(debate, show(vote.label))] if whole else _agreeing(debate, vote)
-            if not replies or (whole and any(turn.cut for turn in debate.turns)):
-                dropped["cut"] += 1
+            if whole and any(turn.cut for turn in debate.turns):
+                replies = []
+            if not replies:
+                label = vote.agreeing(debate)
+                agreed = any(turn.answer in label for turn in (*debate.first_answers(), *debate.latest))
+                dropped["cut" if whole or agreed else "disagrees"] += 1
                 continue
             examples += [_example(debate, iteration, student, reply) for reply in replies]
         counts = CurateCounts(examples=len(examples), first=len(examples), **dropped)

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from maft import __version__, files
 from maft.comparison.arms import ARMS
-from maft.comparison.compare import Comparison
+from maft.comparison.compare import REGISTERED, Comparison
 from maft.config import reading
 from maft.errors import ConfigError
 from maft.evaluation.paired import Difference
@@ -28,7 +28,6 @@ from maft.runs import manifest
 log = logging.getLogger("maft")
 
 SIGNIFICANT = 0.05
-FILE = "preregistered.json"
 
 
 class Prediction(Record):
@@ -127,10 +126,10 @@ def register(comparison: Comparison, path: Path) -> Registered:
         iteration=comparison.config.num_iterations,
         detectable=None if n is None else round(280 * sqrt(declared.discordant / n), 1),
     )
-    files.write_json(comparison.path / FILE, made.model_dump(mode="json"))
+    files.write_json(comparison.path / REGISTERED, made.model_dump(mode="json"))
     content = files.read_json(comparison.path / "compare.json")
     files.write_json(comparison.path / "compare.json", content | {"preregistered": _digest(comparison)})
-    log.info("%d predictions are registered in %s.", len(made.predictions), comparison.path / FILE)
+    log.info("%d predictions are registered in %s.", len(made.predictions), comparison.path / REGISTERED)
     return made
 
 
@@ -176,7 +175,7 @@ def _read(path: Path) -> _Declared:
 
 def registered(comparison: Comparison) -> Registered | None:
     """Return the registered predictions; None if there are none."""
-    path = comparison.path / FILE
+    path = comparison.path / REGISTERED
     return Registered.model_validate(files.read_json(path)) if path.exists() else None
 
 
@@ -187,7 +186,7 @@ def remarks(comparison: Comparison) -> list[str]:
         return []
     changes = []
     if files.read_json(comparison.path / "compare.json").get("preregistered") != _digest(comparison):
-        changes.append(f"{FILE} was changed after it was registered.")
+        changes.append(f"{REGISTERED} was changed after it was registered.")
     now = comparison.config
     for name, before, after in (
         ("seeds", plan.seeds, comparison.seeds),
@@ -233,7 +232,7 @@ def _first_result(comparison: Comparison, predictions: Sequence[Prediction]) -> 
 
 
 def _digest(comparison: Comparison) -> str:
-    return hashlib.blake2b((comparison.path / FILE).read_bytes(), digest_size=16).hexdigest()
+    return hashlib.blake2b((comparison.path / REGISTERED).read_bytes(), digest_size=16).hexdigest()
 
 
 def tested(predictions: Sequence[Prediction]) -> int:

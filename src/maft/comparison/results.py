@@ -6,6 +6,7 @@ first answers.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,8 +25,11 @@ from maft.evaluation.replay import Ceiling, curve
 from maft.evaluation.retention import Retention, retention
 from maft.evaluation.votes import held_out, problems
 from maft.method import learners, protocol_of
+from maft.pipeline.run import num_examples
 from maft.records import Debate, Record, Score
 from maft.runs.folder import RunFolder
+
+log = logging.getLogger("maft")
 
 
 class Result(Record):
@@ -87,6 +91,8 @@ class _Cell(NamedTuple):
     folder: RunFolder
 
 
+_Cells = dict[tuple[int, str], _Cell]
+"""The cells of one seed, by iteration and row."""
 _Rows = dict[tuple[int, str], list[_Cell]]
 """The cells of each seed, by iteration and row."""
 
@@ -100,7 +106,9 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     Raises:
         ConfigError: `against` is no row of the table.
     """
-    rows = _shared(comparison, range(comparison.config.num_iterations + 1))
+    by_seed = [_cells(comparison, seed, range(comparison.config.num_iterations + 1)) for seed in comparison.seeds]
+    rows = _shared(by_seed)
+    _warn_of_missing(comparison, by_seed, rows)
     keys = sorted(rows, key=_place)
     names = dict.fromkeys(method for _, method in keys)
     if against is not None and against not in names:
@@ -120,10 +128,10 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
             for row in made
             if row.iteration == last and row.method in comparison.methods and row.difference is not None
         }
-        asked = [name for name in comparison.methods if name != against]
+        asked = [name for name in (*comparison.methods, *comparison.others) if name != against]
         corrected = dict(holm(family, max(len(family), len(asked))))
     trained = any(row.training_tokens for row in made)
-    before = _shared(comparison, [0], every_arm=True) if trained else {}
+    before = _untrained(comparison) if trained else {}
     return [_with_evidence(comparison, row, rows, before, corrected, outcomes) for row in made]
 
 
@@ -234,12 +242,36 @@ def over_iterations(comparison: Comparison, compared: Sequence[Result]) -> dict[
 
     Methods with other prompts or rounds, such as without summaries, differ in iteration 0, too.
     """
-    untrained = _shared(comparison, [0], every_arm=True)
+    untrained = _untrained(comparison)
     curves = {key[1]: [_result(key, cells, comparison.against, None)] for key, cells in untrained.items()}
     for row in compared:
         if row.iteration > 0:
             curves.setdefault(row.method, []).append(row)
     return {name: rows for name, rows in curves.items() if rows[-1].iteration > 0}
+
+
+def weak_rivals(comparison: Comparison) -> list[str]:
+    """Say in a line which methods have the examples of a mean agent, and these are few since critics have few."""
+    reference, rivals = ARMS[comparison.reference], [ARMS[n] for n in comparison.methods if ARMS[n].budget == "one"]
+    generators = _examples(comparison, reference, "generator")
+    weak = {arm.name: mean for arm in rivals if (mean := _examples(comparison, arm, "generator")) < generators / 2}
+    if not weak:
+        return []
+    return [
+        f"{', '.join(f'{name} ({mean:.0f})' for name, mean in weak.items())} had fewer than half of the examples of a "
+        f"mean generator of {reference.name} ({generators:.0f} in all iterations), whose critics had few. "
+        "majority_ft_all and single_agent_ft_all have as many as all agents."
+    ]
+
+
+def _examples(comparison: Comparison, arm: Arm, role: str) -> float:
+    """Return the examples of a mean agent of a role in all iterations, as a mean over seeds."""
+    totals = []
+    for folder in (comparison.folder(arm, seed) for seed in comparison.seeds if comparison.begun(arm, seed)):
+        counts = [num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
+        of_role = [[count for name, count in of.items() if name.startswith(role)] for of in counts]
+        totals.append(sum(sum(of) / len(of) for of in of_role if of))
+    return sum(totals) / len(totals) if totals else 0.0
 
 
 def as_json(compared: Sequence[Result]) -> str:
@@ -254,18 +286,34 @@ def _place(key: tuple[int, str]) -> tuple[int, int]:
     return iteration, known[-1] if known else len(names)
 
 
-def _shared(comparison: Comparison, numbers: Sequence[int], *, every_arm: bool = False) -> _Rows:
+def _shared(by_seed: Sequence[_Cells]) -> _Rows:
     """Return, by iteration and row, the scores of each seed, of rows that every seed has."""
-    cells = [_cells(comparison, seed, numbers, every_arm) for seed in comparison.seeds]
-    return {key: [of[key] for of in cells] for key in cells[0] if all(key in of for of in cells)}
+    return {key: [of[key] for of in by_seed] for key in by_seed[0] if all(key in of for of in by_seed)}
 
 
-def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], every_arm: bool) -> dict[tuple[int, str], _Cell]:
+def _warn_of_missing(comparison: Comparison, by_seed: Sequence[_Cells], rows: _Rows) -> None:
+    """Say what some seeds have and others lack, so that it is not among the rows."""
+    lacking = [
+        f"{name}, iteration {number} (seed {', '.join(map(str, without))})"
+        for number, name in sorted({key for of in by_seed for key in of} - rows.keys(), key=_place)
+        if (without := [s for s, of in zip(comparison.seeds, by_seed, strict=True) if (number, name) not in of])
+    ]
+    if lacking:
+        more = f"; and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        log.warning("Rows left out, since not every seed has them: %s%s.", "; ".join(lacking[:5]), more)
+
+
+def _untrained(comparison: Comparison) -> _Rows:
+    """Return the rows of each arm's untrained society."""
+    return _shared([_cells(comparison, seed, [0], every_arm=True) for seed in comparison.seeds])
+
+
+def _cells(comparison: Comparison, seed: int, numbers: Sequence[int], *, every_arm: bool = False) -> _Cells:
     """Return the scores of every row of one seed.
 
     The untrained society is that of the reference, or of `every_arm`, by the names that its rows have once finetuned.
     """
-    cells: dict[tuple[int, str], _Cell] = {}
+    cells: _Cells = {}
     budgets: dict[int, int] = {}
     for arm in (ARMS[name] for name in comparison.methods if comparison.begun(ARMS[name], seed)):
         folder = comparison.folder(arm, seed)

@@ -253,15 +253,11 @@ def forecast(
             stage_of(f"eval.also: {other.config.task.name}", number, number, other.config.debate, held_out, asked)
             for number in (0, config.num_iterations)
         ]
-    everything = [
-        (call, stage.debates) for stage in stages for call in calls(config.debate, texts, behaviour(stage.society))
-    ]
-    total = sum(call.times * debates for call, debates in everything) or 1
     return Forecast(
         stages=tuple(stages),
         trainings=tuple(trainings),
         longest=max(call.prompt + call.reply for call in calls(config.debate, texts, maximal_behaviour(config))),
-        mean=sum((call.prompt + call.reply / 2) * call.times * debates for call, debates in everything) / total,
+        mean=sum(of.prompt_tokens + of.generated_tokens / 2 for of in stages) / (sum(of.calls for of in stages) or 1),
     )
 
 

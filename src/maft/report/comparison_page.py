@@ -72,14 +72,23 @@ def _content(comparison: Comparison, results: Sequence[Result]) -> dict[str, Any
         "cards": _cards(comparison, {row.method: row for row in results if row.iteration == last}),
         "charts": defaultdict(lambda: None, {chart.name: chart for chart in all_charts(comparison, results)}),
         "unfinished": _unfinished(comparison),
+        "weak": comparison_.weak_rivals(comparison),
         "registered": preregister.registered(comparison),
         "remarks": preregister.remarks(comparison),
         "outcomes": [one for row in results for one in row.predictions],
         "flows": [row for row in results if row.flows and row.method in {"debate", *ARMS}],
         "formats": [row for row in results if row.accuracy_lenient is not None and row.accuracy is not None],
         "retained": [(row.method, one) for row in results for one in row.retention],
-        "changed": page.changed_settings(comparison.config),
+        "changed": _changed(comparison),
     }
+
+
+def _changed(comparison: Comparison) -> dict[str, str]:
+    """Return the settings that are not the default, and those of an adopted reference where they are others."""
+    changed = page.changed_settings(comparison.config)
+    for key, (own, of_others) in comparison.own_settings.items():
+        changed[key] = f"{changed.get(key, of_others)} ({comparison.reference}: {own})"
+    return changed
 
 
 def _line(row: Result, reference: str) -> Line:
