@@ -690,7 +690,7 @@ def test_the_texts_of_a_request_are_written_in_shares():
 
 
 def test_an_interrupt_stops_an_answer_and_not_the_talk(call, finished_run, monkeypatch):
-    from maft.cli.chat import Talk
+    from maft.serving.talk import Talk
 
     show, interrupts = Talk._say, [1]
 

@@ -141,7 +141,6 @@ class Records(Iterable[R]):
     """The records of a JSONL file, read one by one at each iteration over them."""
 
     def __init__(self, path: Path, kind: type[R]) -> None:
-        """Open nothing yet."""
         self.path, self.kind = path, kind
 
     def __iter__(self) -> Iterator[R]:

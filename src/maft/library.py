@@ -118,7 +118,6 @@ class Records(Sequence[R], Generic[R]):
     """Records of a run, read one by one from their file at each iteration over them."""
 
     def __init__(self, source: Iterable[R], kind: type[R]) -> None:
-        """Use records of one kind."""
         self._source, self._kind = source, kind
 
     def __iter__(self) -> Iterator[R]:

@@ -31,9 +31,7 @@ from maft.cli import stage
 @click.option(
     "--answers", default=12, show_default=True, type=click.IntRange(min=2), help="Number of answers to each question."
 )
-@click.option(
-    "--output", "--out", "out", type=click.Path(path_type=Path), help="Where to write the config of the best setting."
-)
+@click.option("--output", "--out", "out", type=stage.PATH, help="Where to write the config of the best setting.")
 @stage.prints
 def calibrate(
     task: str,

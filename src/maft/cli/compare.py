@@ -14,7 +14,7 @@ from maft.cli import stage
     "  maft compare my.yaml --reference maft_wo_debate --methods majority_ft\n\n"
     "  maft compare my.yaml --methods kto --seeds 0 1 2 --preregister predictions.yaml",
 )
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=stage.PATH)
 @stage.overrides
 @click.option(
     "--methods",
@@ -35,7 +35,7 @@ from maft.cli import stage
     "--preregister",
     "predictions",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=stage.PATH,
     help="Register the predictions in FILE (YAML) before there are results; the report shows them with the outcome.",
 )
 @click.option(

@@ -21,7 +21,7 @@ from maft.cli import stage
 @click.option("--critics", multiple=True, metavar="A B ...", help="Model or adapter of each critic.")
 @click.option(
     "--released",
-    type=click.Path(path_type=Path),
+    type=stage.PATH,
     metavar="FILE",
     help="Import questions and debates from a JSON file of the paper's released code, instead of debating.",
 )

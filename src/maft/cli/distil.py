@@ -12,7 +12,7 @@ from maft.cli import stage
     epilog="Examples:\n\n  maft distil runs/arithmetic_cpu\n\n  maft distil runs/arithmetic_cpu --with debates\n\n"
     "  maft merge runs/arithmetic_cpu_distilled/seed_0/distil --output student"
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=stage.PATH)
 @stage.overrides
 @click.option(
     "--with",

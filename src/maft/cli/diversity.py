@@ -10,7 +10,7 @@ from maft.cli import stage
 @click.command(
     epilog="Examples:\n\n  maft diversity runs/arithmetic_cpu\n\n  maft diversity runs/arithmetic_cpu --questions 0"
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=stage.PATH)
 @click.option(
     "--questions",
     default=30,
@@ -27,11 +27,9 @@ def diversity(folder: Path, *, questions: int, threads: int | None, as_json: boo
     """
     from maft import report
     from maft.diversity import measure as diversity_
-    from maft.runs.folder import RunFolder
     from maft.runs.progress import Progress
 
-    stage.log_to_stderr(quiet=quiet)
-    run = RunFolder.existing(folder)
+    run = stage.run(folder, quiet=quiet)
     if threads is not None:
         engine = run.config.engine.model_copy(update={"num_threads": threads})
         run.config = run.config.model_copy(update={"engine": engine})

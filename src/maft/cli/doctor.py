@@ -10,7 +10,7 @@ from maft.cli import stage
 @click.command(epilog="Examples:\n\n  maft doctor\n\n  maft doctor --json")
 @click.option(
     "--runs-dir",
-    type=click.Path(path_type=Path),
+    type=stage.PATH,
     default=Path("runs"),
     show_default=True,
     help="Folder for run folders, whose disk is checked.",

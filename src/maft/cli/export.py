@@ -13,9 +13,9 @@ from maft.sharing.export import TARGETS, To
     "  maft export runs/arithmetic_cpu --to messages --output sets --iteration 1\n\n"
     "  maft export runs/arithmetic_cpu --to inspect --output debates.json"
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=stage.PATH)
 @click.option("--to", type=click.Choice(TARGETS), required=True, help="The format.")
-@click.option("--output", metavar="PATH", required=True, type=click.Path(path_type=Path), help="What to make.")
+@click.option("--output", metavar="PATH", required=True, type=stage.PATH, help="What to make.")
 @click.option("--iteration", type=int, help="Which iteration (default: the newest; for preferences, all).")
 @stage.prints
 def export(run: Path, *, to: To, output: Path, iteration: int | None, as_json: bool, quiet: bool) -> None:
@@ -26,10 +26,8 @@ def export(run: Path, *, to: To, output: Path, iteration: int | None, as_json: b
     DPOTrainer and KTOTrainer, in the file PATH. inspect: the debates on held-out questions with their verdicts, for
     `inspect view`, in the file PATH.
     """
-    from maft.runs.folder import RunFolder
     from maft.sharing import export as export_
 
-    stage.log_to_stderr(quiet=quiet)
-    rows = export_.export(RunFolder.existing(run), to, output, iteration)
+    rows = export_.export(stage.run(run, quiet=quiet), to, output, iteration)
     lines = [f"{count:>8,} rows  {name}" for name, count in rows.items()]
     stage.say([*lines, f"Exported: {output}"], {"output": output, "rows": rows}, as_json=as_json)

@@ -26,7 +26,7 @@ NUM_TRAIN, NUM_EVAL = 300, 200
     "--out",
     "out",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=stage.PATH,
     help="The config to write (default: named after the file, task or run, in the current folder).",
 )
 @stage.prints

@@ -8,7 +8,7 @@ from maft.cli import stage
 
 
 @click.command(epilog="Example:\n\n  maft judge runs/summaries_cpu\n\n  maft judge runs/mine --iteration 1")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument("folder", type=stage.PATH, metavar="RUN")
 @click.option("--iteration", type=click.IntRange(min=1), help="Whose answers (default: the newest iteration's).")
 @stage.prints
 def judge(folder: Path, *, iteration: int | None, as_json: bool, quiet: bool) -> None:
@@ -20,11 +20,9 @@ def judge(folder: Path, *, iteration: int | None, as_json: bool, quiet: bool) ->
     from maft import engines
     from maft.pipeline import judging
     from maft.runs import status
-    from maft.runs.folder import RunFolder
     from maft.runs.progress import Progress
 
-    stage.log_to_stderr(quiet=quiet)
-    run = RunFolder.existing(folder)
+    run = stage.run(folder, quiet=quiet)
     with engines.opened(run.config) as sampler:
         number = status.newest(run) if iteration is None else iteration
         made = judging.prefer(run, number, sampler, Progress(quiet=quiet))

@@ -11,8 +11,8 @@ from maft.cli import stage
     epilog="Examples:\n\n  maft merge runs/arithmetic_cpu --agent critic_2 --output critic\n\n"
     "  maft merge runs/arithmetic_cpu --agent all --iteration 1 --output models"
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--output", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="Folder to create.")
+@click.argument("run", metavar="RUN", type=stage.PATH)
+@click.option("--output", metavar="FOLDER", required=True, type=stage.PATH, help="Folder to create.")
 @click.option(
     "--agent", metavar="NAME", help="Agent, such as critic_2; all: every agent, in FOLDER/critic_2 and so on."
 )
@@ -24,11 +24,9 @@ def merge(run: Path, *, output: Path, agent: str | None, iteration: int | None, 
     The model has the base's dtype and tokenizer, and a model card; transformers and maft (model=FOLDER) load it. An
     agent from full finetuning is copied.
     """
-    from maft.runs.folder import RunFolder
     from maft.sharing import agents, merge
 
-    stage.log_to_stderr(quiet=quiet)
-    folder = RunFolder.existing(run)
+    folder = stage.run(run, quiet=quiet)
     chosen = agents.choose(folder, agent, iteration)
     merge.write(folder, chosen, output, each_in_its_own=agent == "all")
     number, names = chosen[0].iteration, [one.name for one in chosen]

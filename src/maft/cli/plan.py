@@ -12,19 +12,14 @@ from maft.cli import stage
     "  maft plan recipes/math/config.yaml --gpu H100-80GB --num-gpus 8\n\n"
     "  maft plan my.yaml model=my/model --params 70e9 --layers 80 --hidden 8192 --heads 64 --kv-heads 8 --gpu H200"
 )
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=stage.PATH)
 @stage.overrides
 @click.option("--gpu", help="Estimate hours on GPUs of this kind, such as H100-80GB.")
 @click.option("--num-gpus", type=click.IntRange(min=1), default=1, show_default=True, help="Number of GPUs.")
 @click.option("--calibrate", is_flag=True, help="Measure lengths and speed with one batch of the run.")
 @click.option("--question-tokens", type=float, help="Mean tokens of a question, instead of reading the questions.")
 @click.option("--reply-tokens", type=float, help="Mean tokens of a reply, instead of a measured value.")
-@click.option(
-    "--params",
-    "given_parameters",
-    type=float,
-    help="Number of parameters, such as 70e9.",
-)
+@click.option("--params", "given_parameters", type=float, help="Number of parameters, such as 70e9.")
 @click.option("--layers", type=int, help="Number of layers.")
 @click.option("--hidden", type=int, help="Hidden size.")
 @click.option("--heads", type=int, help="Number of attention heads.")
@@ -32,7 +27,7 @@ from maft.cli import stage
 @click.option("--head-dim", type=int, help="Width of a head.")
 @click.option("--intermediate", type=int, help="Width of the MLP.")
 @click.option("--vocab", type=int, help="Vocabulary size.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@stage.prints_json
 def plan(
     config: Path,
     overrides: tuple[str, ...],

@@ -15,7 +15,7 @@ from maft.cli import stage
     "  maft push runs/mine me/mine --base-model HuggingFaceTB/SmolLM2-360M-Instruct --branch first --iteration 1\n\n"
     "  maft push runs/arithmetic_cpu me/sums-debates --debates --license apache-2.0"
 )
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=stage.PATH)
 @click.argument("repo_id")
 @click.option("--agent", metavar="NAME", default="all", show_default=True, help="Agent, such as critic_2, or all.")
 @click.option("--iteration", type=int, help="Iteration (default: the newest finished one).")

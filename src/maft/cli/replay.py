@@ -1,14 +1,15 @@
 """`maft replay`: what the debates of a run say about other protocols and votes, without asking a model."""
 
-import json
 from pathlib import Path
 
 import click
 
+from maft.cli import stage
+
 
 @click.command(epilog="Examples:\n\n  maft replay runs/arithmetic_cpu\n\n  maft replay runs/arithmetic_cpu --json")
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.argument("folder", metavar="RUN", type=stage.PATH)
+@stage.prints_json
 def replay(folder: Path, *, as_json: bool) -> None:
     """Compute from the debates of the run in folder RUN what critics could gain, and what other rules would answer.
 
@@ -21,4 +22,4 @@ def replay(folder: Path, *, as_json: bool) -> None:
 
     replayed = replay_(RunFolder.existing(folder))
     rows = [{**one.model_dump(), "closed": one.closed} for one in replayed]
-    click.echo(json.dumps(rows, indent=2) if as_json else report.replay_table(replayed))
+    stage.say(report.replay_table(replayed), rows, as_json=as_json)

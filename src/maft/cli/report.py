@@ -7,19 +7,21 @@ from pathlib import Path
 
 import click
 
+from maft.cli import stage
+
 
 @click.command(
     epilog="Examples:\n\n  maft report runs/arithmetic_cpu\n\n  maft report runs/arithmetic_cpu --json\n\n"
     "  maft report runs/seed0 runs/seed1 runs/seed2\n\n  maft report runs/arithmetic_cpu --export figures\n\n"
     "  maft report runs/compared --against majority_ft_majority@budget"
 )
-@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="RUN...", nargs=-1, required=True, type=stage.PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON and nothing else.")
 @click.option(
     "--export",
     "target",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=stage.PATH,
     help="Also write tables as CSV and JSON, and pictures as PNG and SVG, into FOLDER.",
 )
 @click.option("--against", metavar="METHOD", help="For a comparison: the row that all others are compared with.")

@@ -12,7 +12,7 @@ from maft.cli import stage
     "  maft run recipes/arithmetic_cpu/config.yaml name=more seed=1 debate.num_agents=5\n\n"
     "  maft run runs/arithmetic_cpu/config.json --dry-run"
 )
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=stage.PATH)
 @stage.overrides
 @click.option("--dry-run", is_flag=True, help="Check model and files, print the settings and the plan, and stop.")
 @click.option(

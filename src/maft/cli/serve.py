@@ -13,7 +13,7 @@ from maft.cli import stage
     epilog="Examples:\n\n  maft serve runs/arithmetic_cpu\n\n"
     "  maft serve runs/arithmetic_cpu --host 0.0.0.0 --api-key-env MAFT_KEY --keep runs/served"
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=stage.PATH)
 @stage.overrides
 @click.option(
     "--iteration", type=click.IntRange(min=0), help="Iteration whose agents answer (default: the newest; 0: untrained)."
@@ -23,9 +23,7 @@ from maft.cli import stage
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0: any free one.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable with the key that clients must send.")
-@click.option(
-    "--keep", metavar="FOLDER", type=click.Path(path_type=Path), help="Store every debate in this run folder."
-)
+@click.option("--keep", metavar="FOLDER", type=stage.PATH, help="Store every debate in this run folder.")
 @click.option(
     "--at-once",
     type=click.IntRange(min=1),

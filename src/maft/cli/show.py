@@ -8,24 +8,28 @@ from typing import Any, Literal
 
 import click
 
+from maft.cli import stage
+
 
 @click.command(
     epilog="Examples:\n\n  maft show runs/arithmetic_cpu '7*8'\n\n"
     "  maft show runs/arithmetic_cpu '7*8' --iteration 1 --stage eval"
 )
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="RUN", type=stage.PATH)
 @click.argument("problem")
 @click.option("--iteration", type=int, help="Iteration (default: the newest with this question).")
-@click.option("--json", "as_json", is_flag=True, help="Print the debate and its vote as JSON.")
-@click.option("--stage", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions.")
+@stage.prints_json
+@click.option(
+    "--stage", "side", type=click.Choice(["train", "eval"]), help="Debates on training or on held-out questions."
+)
 def show(
-    folder: Path, problem: str, *, iteration: int | None, as_json: bool, stage: Literal["train", "eval"] | None
+    folder: Path, problem: str, *, iteration: int | None, as_json: bool, side: Literal["train", "eval"] | None
 ) -> None:
     """Print the debate on the question with id PROBLEM of the run in folder RUN, and who learns from it and why."""
     from maft.report import transcript
     from maft.runs.folder import RunFolder
 
-    told = transcript.load(RunFolder.existing(folder), problem, iteration, stage)
+    told = transcript.load(RunFolder.existing(folder), problem, iteration, side)
     if as_json:
         vote = told.vote and told.vote.model_dump(mode="json")
         record = {"stage": told.stage, "debate": told.debate.model_dump(mode="json"), "vote": vote}

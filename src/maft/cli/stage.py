@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PATH = click.Path(path_type=Path)
 _OVERRIDE = re.compile(r"[a-z_.]+=")
 
 
@@ -80,9 +81,8 @@ prints_json = click.option("--json", "as_json", is_flag=True, help="Print result
 
 def prints(command: F) -> F:
     """Give a verb the options of all that work and print results."""
-    return prints_json(
-        click.option("--quiet", is_flag=True, help="Print results only: no progress, no messages.")(command)
-    )
+    quiet = click.option("--quiet", is_flag=True, help="Print results only: no progress, no messages.")
+    return prints_json(quiet(command))
 
 
 class Asked(NamedTuple):
@@ -133,7 +133,7 @@ def arguments(function: Callable[..., None]) -> Callable[..., None]:
             help="Iteration to work on (default: the first unfinished one; for eval, the newest finetuned one).",
         ),
         overrides,
-        click.argument("config", type=click.Path(path_type=Path)),
+        click.argument("config", type=PATH),
     ):
         command = decorate(command)
     return command
@@ -150,6 +150,14 @@ def settings(config: Path, overrides: Sequence[str], *, quiet: bool = False) -> 
 
     log_to_stderr(quiet=quiet)
     return load(config, overrides)
+
+
+def run(folder: Path, *, quiet: bool) -> "RunFolder":
+    """Open a run for reading, with messages on stderr unless `quiet`."""
+    from maft.runs.folder import RunFolder
+
+    log_to_stderr(quiet=quiet)
+    return RunFolder.existing(folder)
 
 
 def say(lines: str | Sequence[str], value: Any, *, as_json: bool) -> None:

@@ -52,7 +52,6 @@ class Mirror:
     """One run folder and its place at a URL."""
 
     def __init__(self, folder: Path, remote: Remote) -> None:
-        """Read what was stored from this copy of the folder, if anything."""
         self.folder, self.remote = folder, remote
         self._state = folder / STATE
         state: Mapping[str, Any] = files.read_json(self._state) if self._state.exists() else {}

@@ -1,10 +1,10 @@
 """Base class and types of all sections of the tree."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 T = TypeVar("T")
@@ -58,6 +58,16 @@ class Section(BaseModel):
     def _numbers(cls, value: object, info: ValidationInfo) -> object:
         kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
         return no_truth_value(value) if bool not in kinds and (int in kinds or float in kinds) else value
+
+    @model_validator(mode="after")
+    def _has_no_fault(self) -> Self:
+        for fault in self.faults():
+            raise ValueError(fault)
+        return self
+
+    def faults(self) -> Iterator[str]:
+        """Yield why settings do not go together; the first is reported."""
+        yield from ()
 
     def without_effect(self) -> Sequence[str]:
         """Return the dotted names of settings that do nothing beside the others; they are no part of the identity."""

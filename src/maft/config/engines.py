@@ -2,10 +2,10 @@
 
 import datetime
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from maft.config.base import FREE, Positive, Price, Section, Share
 from maft.extensions import Part
@@ -168,20 +168,15 @@ class OpenAiConfig(Section):
     """Maximum US dollars of a run: it stops before a request or job that could exceed it. Needs the prices; null: no
     limit."""
 
-    @model_validator(mode="after")
-    def _limits_need_prices(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """See `Section`."""
         if self.spending_limit is not None and None in (self.prompt_price, self.completion_price, self.training_price):
-            raise ValueError(
+            yield (
                 "openai.spending_limit needs openai.prompt_price, openai.completion_price and openai.training_price "
                 "(0 where something is free)."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _adapters_need_a_server(self) -> Self:
         if self.load_adapters and self.base_url is None:
-            raise ValueError("openai.load_adapters needs the address of a vLLM server in openai.base_url.")
-        return self
+            yield "openai.load_adapters needs the address of a vLLM server in openai.base_url."
 
 
 class TrackingConfig(Section):

@@ -1,10 +1,10 @@
 """Settings of the method: questions, debates, who takes part, votes, examples."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError
 
 from maft.config.base import FREE, NEWER, PLACE, PerIteration, Positive, Section, Share, of_iteration
 from maft.extensions import Part
@@ -142,33 +142,24 @@ class TaskConfig(Section):
         """The section `sandbox` of the run, for tasks whose answers are programs."""
         return self._sandbox
 
-    @model_validator(mode="after")
-    def _embeds_with_a_similarity(self) -> Self:
-        fields = type(self).model_fields
-        changed = [name for name in ("encoder", "similarity") if getattr(self, name) != fields[name].default]
-        if changed and self.equality != "embedding":
-            raise ValueError(f"task.{changed[0]} is for task.equality = embedding, which is {self.equality}.")
-        return self
-
-    @model_validator(mode="after")
-    def _sets_can_be_made(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """See `Section`."""
+        changed = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        for name in ("encoder", "similarity"):
+            if name in changed and self.equality != "embedding":
+                yield f"task.{name} is for task.equality = embedding, which is {self.equality}."
         if self.train_sets > 1 and (self.num_train is None or (self.name == "arithmetic" and self.shape is None)):
-            raise ValueError(
+            yield (
                 "task.train_sets generates further sets of task.num_train questions, for arithmetic only with a "
                 "task.shape, which gives enough questions. Set both, or leave out task.train_sets."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _has_settings_of_its_own_task_only(self) -> Self:
         own = TASK_SETTINGS.get(self.name.partition(":")[0], OUTSIDE)
         for other in dict.fromkeys(name for names in TASK_SETTINGS.values() for name in names):
-            if other not in own and getattr(self, other) != type(self).model_fields[other].default:
-                raise ValueError(
+            if other in changed and other not in own:
+                yield (
                     f"task.{other} is not a setting of task {self.name}, which has: "
                     f"num_train, num_eval, split_seed, equality, {', '.join(own)}."
                 )
-        return self
 
 
 PROTOCOLS = ("debate", "vote", "contested", "dissenters", "conformist", "sparse", "aggregator", "judge")
@@ -220,24 +211,23 @@ class DebateConfig(Section):
         """What critics are shown of other agents."""
         return self.quote or ("full" if self.summarizer == "none" else "summary")
 
-    @model_validator(mode="after")
-    def _can_be_held(self) -> Self:
+    def faults(self) -> Iterator[str]:
+        """See `Section`."""
         if self.quote == "summary" and self.summarizer == "none":
-            raise ValueError(
+            yield (
                 "debate.quote = summary needs a summariser, but debate.summarizer is none. Set that to base, "
                 "self or a model; or debate.quote to full or answers."
             )
         if self.wrong_majorities is not None and self.num_samples == 1:
-            raise ValueError(
+            yield (
                 "debate.wrong_majorities chooses among several first answers of each generator. Set debate.num_samples "
                 "to 2 or more."
             )
         if self.protocol == "sparse" and self.num_agents < 4:
-            raise ValueError(
+            yield (
                 f"debate.protocol = sparse shows each critic its two neighbours, which needs at least 4 agents, got "
                 f"{self.num_agents}. Set debate.num_agents to 4 or more, or debate.protocol to debate."
             )
-        return self
 
 
 class RoleSampling(Section):

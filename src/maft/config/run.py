@@ -1,5 +1,7 @@
 """The whole tree."""
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -107,148 +109,130 @@ class RunConfig(Section):
             task._sandbox = self.sandbox
         return self
 
-    @model_validator(mode="after")
-    def _one_entry_for_each_agent(self) -> Self:
-        for role, given in (("generators", self.society.generators), ("critics", self.society.critics)):
-            if given and len(given) != self.debate.num_agents:
-                raise ValueError(
-                    f"society.{role} has {len(given)} entries, but debate.num_agents is {self.debate.num_agents}. "
-                    "Name one for each agent, or none."
+    def faults(self) -> Iterator[str]:
+        """See `Section`."""
+        return chain(_of_agents(self), _of_training(self), _of_meaning(self))
+
+
+def _of_agents(config: RunConfig) -> Iterator[str]:
+    for role, given in (("generators", config.society.generators), ("critics", config.society.critics)):
+        if given and len(given) != config.debate.num_agents:
+            yield (
+                f"society.{role} has {len(given)} entries, but debate.num_agents is {config.debate.num_agents}. "
+                "Name one for each agent, or none."
+            )
+    alike = {
+        entry if isinstance(entry, str) else entry.model_dump_json(exclude={"sampling", "prompts"})
+        for entry in (*config.society.generators, *config.society.critics)
+    }
+    if config.society.one_model and len(alike) > 1:
+        yield "society.one_model is one model for all agents, and society names several."
+    if config.society.one_model and config.curate.questions != "all":
+        yield (
+            f"curate.questions = {config.curate.questions} gives each agent its own questions, but "
+            "society.one_model has only one agent. Set curate.questions to all."
+        )
+    if config.curate.weight_by == "gain" and (config.debate.num_rounds == 1 or config.debate.protocol == "vote"):
+        yield (
+            "curate.weight_by = gain needs a round after the first answers, and there is none. Set "
+            "debate.num_rounds to 2 or more and a protocol with critics, or curate.weight_by to none or margin."
+        )
+    if config.vote.weight == "likelihood" and not config.debate.keep_tokens:
+        yield ("vote.weight = likelihood needs the log-probabilities of the replies. Set debate.keep_tokens to true.")
+
+
+def _of_training(config: RunConfig) -> Iterator[str]:
+    engine, processes = config.engine, config.engine.num_train_processes
+    if engine.train_sharding != "none" and processes == 1:
+        yield (
+            f"engine.train_sharding = {engine.train_sharding} divides a model among processes, and "
+            "engine.num_train_processes is 1. Set it to the number of GPUs, or engine.train_sharding to none."
+        )
+    for iteration in range(1, config.num_iterations + 1):
+        for role in ("generator", "critic"):
+            size = config.train.of(role, iteration).batch_size
+            if size % processes:
+                yield (
+                    f"train.batch_size = {size} ({role}, iteration {iteration}) cannot be divided among "
+                    f"engine.num_train_processes = {processes}. Choose a multiple of {processes}."
                 )
-        alike = {
-            entry if isinstance(entry, str) else entry.model_dump_json(exclude={"sampling", "prompts"})
-            for entry in (*self.society.generators, *self.society.critics)
-        }
-        if self.society.one_model and len(alike) > 1:
-            raise ValueError("society.one_model is one model for all agents, and society names several.")
-        return self
+    if config.train.online_questions and config.train.start_from == "base":
+        yield "train.online_questions continues from turn to turn. Set train.start_from=previous."
+    service = HOSTED.get(config.engine.trainer)
+    if service and service.methods and config.train.method not in service.methods:
+        yield (
+            f"train.method = {config.train.method}: engine.trainer = {config.engine.trainer} offers "
+            f"{' and '.join(service.methods)}."
+        )
+    for (role, iteration), objective in config.train.objectives(config.num_iterations).items():
+        if service and objective not in service.objectives:
+            yield (
+                f"train.objective = {objective}: engine.trainer = {config.engine.trainer} finetunes with "
+                f"{' and '.join(service.objectives)} only."
+            )
+        if config.curate.keep != "agreeing" and EXAMPLES.get(objective, "agreeing") != "agreeing":
+            yield (
+                f"train.objective = {objective} ({role}, iteration {iteration}) needs labels, and curate.keep = "
+                f"{config.curate.keep} has none. Set curate.keep=agreeing or train.objective=sft."
+            )
+        why = without_contrast(config, role, iteration)
+        if why and EXAMPLES.get(objective, "agreeing") != "agreeing":
+            yield (
+                f"train.objective = {objective} ({role}, iteration {iteration}) needs dissenting as well as "
+                f"agreeing responses to a question, but {why}. Or set train.{role}.objective=sft."
+            )
 
-    @model_validator(mode="after")
-    def _one_model_learns_from_all(self) -> Self:
-        if self.society.one_model and self.curate.questions != "all":
-            raise ValueError(
-                f"curate.questions = {self.curate.questions} gives each agent its own questions, but "
-                "society.one_model has only one agent. Set curate.questions to all."
-            )
-        return self
 
-    @model_validator(mode="after")
-    def _gains_have_a_next_round(self) -> Self:
-        if self.curate.weight_by == "gain" and (self.debate.num_rounds == 1 or self.debate.protocol == "vote"):
-            raise ValueError(
-                "curate.weight_by = gain needs a round after the first answers, and there is none. Set "
-                "debate.num_rounds to 2 or more and a protocol with critics, or curate.weight_by to none or margin."
+def _of_meaning(config: RunConfig) -> Iterator[str]:
+    """Yield what would change what another setting means."""
+    debate, curate = config.debate, config.curate
+    objectives = set(config.train.objectives(config.num_iterations).values())
+    if "grpo" in objectives and (curate.weight_by != "none" or curate.max_examples is not None):
+        yield (
+            "train.objective = grpo compares all answers to a question, so it does not work with curate.weight_by "
+            "and curate.max_examples. Leave these two out."
+        )
+    if curate.keep != "agreeing" and ("weighted" in objectives or curate.weight_by != "none"):
+        named = f"curate.weight_by = {curate.weight_by}" if curate.weight_by != "none" else "train.objective = weighted"
+        yield (
+            f"{named} weighs responses by the vote for their label, and curate.keep = {curate.keep} learns others, "
+            "too. Set curate.keep=agreeing, or train.objective=sft and curate.weight_by=none."
+        )
+    if config.vote.label != "majority" and (curate.weight_by == "margin" or "weighted" in objectives):
+        yield (
+            f"vote.label = {config.vote.label} has no margin to weigh by. Set curate.weight_by=none and "
+            "train.objective=sft."
+        )
+    if debate.wrong_majorities is not None:
+        labels = {of_iteration(config.vote.label_from, number + 1) for number in range(config.num_iterations)}
+        if debate.protocol == "vote" or debate.num_rounds == 1 or labels - {"first"}:
+            yield (
+                "debate.wrong_majorities shows critics wrong majorities on purpose: it needs critics "
+                "(debate.num_rounds of 2 or more) and labels that do not come from them (vote.label_from=first)."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _weights_are_kept(self) -> Self:
-        if self.vote.weight == "likelihood" and not self.debate.keep_tokens:
-            raise ValueError(
-                "vote.weight = likelihood needs the log-probabilities of the replies. Set debate.keep_tokens to true."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _processes_have_equal_shares(self) -> Self:
-        engine, processes = self.engine, self.engine.num_train_processes
-        if engine.train_sharding != "none" and processes == 1:
-            raise ValueError(
-                f"engine.train_sharding = {engine.train_sharding} divides a model among processes, and "
-                "engine.num_train_processes is 1. Set it to the number of GPUs, or engine.train_sharding to none."
-            )
-        for iteration in range(1, self.num_iterations + 1):
-            for role in ("generator", "critic"):
-                size = self.train.of(role, iteration).batch_size
-                if size % processes:
-                    raise ValueError(
-                        f"train.batch_size = {size} ({role}, iteration {iteration}) cannot be divided among "
-                        f"engine.num_train_processes = {processes}. Choose a multiple of {processes}."
-                    )
-        return self
-
-    @model_validator(mode="after")
-    def _objectives_have_examples(self) -> Self:
-        if self.train.online_questions and self.train.start_from == "base":
-            raise ValueError("train.online_questions continues from turn to turn. Set train.start_from=previous.")
-        service = HOSTED.get(self.engine.trainer)
-        if service and service.methods and self.train.method not in service.methods:
-            raise ValueError(
-                f"train.method = {self.train.method}: engine.trainer = {self.engine.trainer} offers "
-                f"{' and '.join(service.methods)}."
-            )
-        for (role, iteration), objective in self.train.objectives(self.num_iterations).items():
-            if service and objective not in service.objectives:
-                raise ValueError(
-                    f"train.objective = {objective}: engine.trainer = {self.engine.trainer} finetunes with "
-                    f"{' and '.join(service.objectives)} only."
-                )
-            if self.curate.keep != "agreeing" and EXAMPLES.get(objective, "agreeing") != "agreeing":
-                raise ValueError(
-                    f"train.objective = {objective} ({role}, iteration {iteration}) needs labels, and curate.keep = "
-                    f"{self.curate.keep} has none. Set curate.keep=agreeing or train.objective=sft."
-                )
-            why = without_contrast(self, role, iteration)
-            if why and EXAMPLES.get(objective, "agreeing") != "agreeing":
-                raise ValueError(
-                    f"train.objective = {objective} ({role}, iteration {iteration}) needs dissenting as well as "
-                    f"agreeing responses to a question, but {why}. Or set train.{role}.objective=sft."
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _settings_go_together(self) -> Self:
-        """Refuse what would change what another setting means."""
-        debate, curate, objectives = self.debate, self.curate, set(self.train.objectives(self.num_iterations).values())
-        if "grpo" in objectives and (curate.weight_by != "none" or curate.max_examples is not None):
-            raise ValueError(
-                "train.objective = grpo compares all answers to a question, so it does not work with curate.weight_by "
-                "and curate.max_examples. Leave these two out."
-            )
-        if curate.keep != "agreeing" and ("weighted" in objectives or curate.weight_by != "none"):
-            named = (
-                f"curate.weight_by = {curate.weight_by}" if curate.weight_by != "none" else "train.objective = weighted"
-            )
-            raise ValueError(
-                f"{named} weighs responses by the vote for their label, and curate.keep = {curate.keep} learns others, "
-                "too. Set curate.keep=agreeing, or train.objective=sft and curate.weight_by=none."
-            )
-        if self.vote.label != "majority" and (curate.weight_by == "margin" or "weighted" in objectives):
-            raise ValueError(
-                f"vote.label = {self.vote.label} has no margin to weigh by. Set curate.weight_by=none and "
-                "train.objective=sft."
-            )
-        if debate.wrong_majorities is not None:
-            labels = {of_iteration(self.vote.label_from, number + 1) for number in range(self.num_iterations)}
-            if debate.protocol == "vote" or debate.num_rounds == 1 or labels - {"first"}:
-                raise ValueError(
-                    "debate.wrong_majorities shows critics wrong majorities on purpose: it needs critics "
-                    "(debate.num_rounds of 2 or more) and labels that do not come from them (vote.label_from=first)."
-                )
-        if curate.choose == "distinct" and debate.num_samples == 1:
-            raise ValueError(
-                "curate.choose = distinct chooses among several first answers of an agent. Set debate.num_samples to 2 "
-                "or more, or curate.choose=first."
-            )
-        if self.train.online_questions and curate.questions == "shards":
-            raise ValueError(
-                "curate.questions = shards gives each agent fixed questions, which does not work with the turns of "
-                "train.online_questions. Leave one of them out."
-            )
-        if self.task.equality == "judge" and (debate.protocol in COMPARING or debate.quote == "answers"):
-            raise ValueError(
-                "task.equality = judge compares answers when a debate is finished, and debate.protocol = "
-                f"{debate.protocol} with debate.quote = {debate.quote} needs it before. Choose another protocol or "
-                "quote, or task.equality = embedding."
-            )
-        unread = debate.protocol in ("sparse", "conformist") or debate.max_others < debate.num_agents - 1
-        if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):
-            raise ValueError(
-                "curate.weight_by = gain credits an answer with those who read it: every agent must read every debated "
-                "answer. Set debate.num_samples=1, debate.max_others to at least debate.num_agents - 1, and another "
-                "debate.protocol than sparse or conformist."
-            )
-        return self
+    if curate.choose == "distinct" and debate.num_samples == 1:
+        yield (
+            "curate.choose = distinct chooses among several first answers of an agent. Set debate.num_samples to 2 "
+            "or more, or curate.choose=first."
+        )
+    if config.train.online_questions and curate.questions == "shards":
+        yield (
+            "curate.questions = shards gives each agent fixed questions, which does not work with the turns of "
+            "train.online_questions. Leave one of them out."
+        )
+    if config.task.equality == "judge" and (debate.protocol in COMPARING or debate.quote == "answers"):
+        yield (
+            "task.equality = judge compares answers when a debate is finished, and debate.protocol = "
+            f"{debate.protocol} with debate.quote = {debate.quote} needs it before. Choose another protocol or "
+            "quote, or task.equality = embedding."
+        )
+    unread = debate.protocol in ("sparse", "conformist") or debate.max_others < debate.num_agents - 1
+    if curate.weight_by == "gain" and (debate.num_samples > 1 or unread):
+        yield (
+            "curate.weight_by = gain credits an answer with those who read it: every agent must read every debated "
+            "answer. Set debate.num_samples=1, debate.max_others to at least debate.num_agents - 1, and another "
+            "debate.protocol than sparse or conformist."
+        )
 
 
 def without_contrast(config: RunConfig, role: str, iteration: int) -> str | None:

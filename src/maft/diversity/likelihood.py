@@ -27,7 +27,6 @@ class LikelihoodReader:
     """Reads replies with transformers, one base model at a time, every agent by its adapter."""
 
     def __init__(self, settings: EngineConfig) -> None:
-        """Load nothing yet."""
         self._engine = Transformers(settings)
         self._engine.devices = ()  # it reads, and needs no slots
         self._chats: dict[str, Chat] = {}

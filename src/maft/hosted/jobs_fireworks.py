@@ -56,7 +56,6 @@ class FireworksJobs(Jobs):
     )
 
     def __init__(self, settings: OpenAiConfig) -> None:
-        """Make the client; see `Jobs`."""
         import fireworks
 
         self.error = fireworks.FireworksError

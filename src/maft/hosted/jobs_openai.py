@@ -22,7 +22,6 @@ class OpenAiJobs(Jobs):
     largest_file = 512 * 1024 * 1024
 
     def __init__(self, settings: OpenAiConfig) -> None:
-        """Make the client; see `Jobs`."""
         import openai
 
         self.error = openai.OpenAIError

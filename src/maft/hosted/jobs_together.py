@@ -29,7 +29,6 @@ class TogetherJobs(Jobs):
     not_sent = ("max_length", "lora.target_modules")
 
     def __init__(self, settings: OpenAiConfig) -> None:
-        """Make the client; see `Jobs`."""
         import together
 
         self.error = together.TogetherError

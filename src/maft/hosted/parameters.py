@@ -31,7 +31,6 @@ class Parameters:
     """The parameters of requests to one service; for any thread."""
 
     def __init__(self, settings: OpenAiConfig, *, keep_tokens: bool = False) -> None:
-        """Send what the settings allow."""
         self.settings = settings
         self.keep_tokens = keep_tokens
         self._lock = threading.Lock()

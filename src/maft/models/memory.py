@@ -1,5 +1,6 @@
 """Whether a model fits into memory, checked before it is loaded."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,7 +35,6 @@ class Ledger:
     """Memory promised to engines that are loaded at the same time: caches are filled only as they are used."""
 
     def __init__(self) -> None:
-        """Begin with no engine."""
         self._taken: dict[object, float] = {}
         self._room = 0.0
 
@@ -51,6 +51,11 @@ class Ledger:
     def strike(self, engine: object) -> None:
         """Forget an engine, if it is known."""
         self._taken.pop(engine, None)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_ram(cgroup: Path = Path("/sys/fs/cgroup")) -> float:

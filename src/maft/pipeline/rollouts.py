@@ -22,7 +22,6 @@ class Count:
     """How many debates there were, and what they took; `cut` are the replies that reached their limit of tokens."""
 
     def __init__(self) -> None:
-        """Begin at nothing."""
         self.debates = self.calls = self.prompt_tokens = self.completion_tokens = self.cut = 0
 
     def add(self, debate: Debate) -> None:

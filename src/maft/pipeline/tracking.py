@@ -160,7 +160,6 @@ class Reader:
     """Turns events into numbers. Events must be taken in their order; a repeated one is not new."""
 
     def __init__(self, folder: RunFolder) -> None:
-        """Read numbers that events only point to from `folder`."""
         self._folder = folder
         self._taken: set[tuple[Any, ...]] = set()
         self._steps: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)

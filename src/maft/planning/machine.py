@@ -1,6 +1,5 @@
 """What this machine has, and which engines a run would use on it."""
 
-import os
 import platform
 import shutil
 import sys
@@ -30,24 +29,23 @@ def look(runs_dir: Path) -> dict[str, Any]:
     """
     hardware = manifest.machine()
     has_torch = engines.installed("torch") and engines.installed("transformers")
-    trainable = not _missing("hf")
     return {
         "maft": __version__,
         "python": platform.python_version(),
         "environment": sys.prefix,
         "platform": platform.platform(),
         "processor": hardware["processor"],
-        "cores": _cores(),
+        "cores": memory.num_cores(),
         "instruction_sets": _instruction_sets(),
         "memory_free": int(memory.free_ram()) if engines.installed("psutil") else None,
         "gpus": hardware["gpus"],
         "dtype": models.usable_dtype("bfloat16") if has_torch else None,
         "extras": {extra: _versions(extra) for extra in _extras()},
         "sampler": engines.auto() if has_torch else None,
-        "trainer": "sft" if trainable else None,
+        "trainer": None if None in _versions("hf").values() else "sft",
         "programs": _level(),
         "packaged_model": packaged_state(),
-        "disk_free": {str(place): shutil.disk_usage(_existing(place)).free for place in _places(runs_dir)},
+        "disk_free": {str(place): _disk_free(place) for place in (runs_dir.resolve(), models.cache_dir())},
     }
 
 
@@ -92,10 +90,6 @@ def _level() -> str | None:
         return None
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _instruction_sets() -> list[str]:
     """Return the known instruction sets of the processor; none where the system does not list them."""
     info = Path("/proc/cpuinfo")
@@ -104,22 +98,13 @@ def _instruction_sets() -> list[str]:
     return [name for name in SETS if name in flags]
 
 
-def _places(runs_dir: Path) -> list[Path]:
-    """Return the folders that a run writes to."""
-    return [runs_dir.resolve(), models.cache_dir()]
-
-
-def _existing(place: Path) -> Path:
-    return next(folder for folder in (place, *place.parents) if folder.exists())
+def _disk_free(place: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
 
 
 def _extras() -> Sequence[str]:
     known = metadata.metadata("maft").get_all("Provides-Extra") or []
     return [extra for extra in known if extra not in NOT_PROGRAMS]
-
-
-def _missing(extra: str) -> list[str]:
-    return [name for name, version in _versions(extra).items() if version is None]
 
 
 def _versions(extra: str) -> dict[str, str | None]:

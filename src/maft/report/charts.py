@@ -176,13 +176,9 @@ def reliability(levels: Mapping[int, Sequence[Level]]) -> Chart | None:
 
 def diversity(measured: Sequence[Diversity]) -> list[Chart]:
     """Return the measures of `maft diversity`: those that are shares, and those in nats."""
+    disagreement = [_share(one.iteration, one.disagreement, one.num_questions) for one in measured if one.num_questions]
     shares = [
-        Curve(
-            "disagreement",
-            "blue",
-            "o",
-            [_share(one.iteration, one.disagreement, one.num_questions) for one in measured if one.num_questions],
-        ),
+        Curve("disagreement", "blue", "o", disagreement),
         Curve("dissimilarity", "orange", "s", [Point(one.iteration, one.dissimilarity) for one in measured]),
     ]
     measures = {"likelihood": "likelihood", "kl": "KL between agents", "kl_to_base": "KL to the base"}
@@ -224,22 +220,14 @@ def _of_methods(
 ) -> list[Curve]:
     first = [name for name in shown if name in by_method]
     names = [*first, *(name for name in by_method if name not in first)]
-    return [
-        Curve(
-            name,
-            *_look(place),
-            [
-                Point(x(row), row.accuracy, row.ci_low, row.ci_high)
-                for row in by_method[name]
-                if row.accuracy is not None
-            ],
-            shown=name in first,
-            offered=name in first or name in ARMS,
-            dashed=place >= len(COLORS),
-        )
-        for place, name in enumerate(names)
-        if any(row.accuracy is not None for row in by_method[name])
-    ]
+    curves = []
+    for place, name in enumerate(names):
+        rows = [(row, row.accuracy) for row in by_method[name] if row.accuracy is not None]
+        points = [Point(x(row), accuracy, row.ci_low, row.ci_high) for row, accuracy in rows]
+        offered = name in first or name in ARMS
+        curve = Curve(name, *_look(place), points, name in first, offered, dashed=place >= len(COLORS))
+        curves += [curve] if points else []
+    return curves
 
 
 def _look(place: int) -> tuple[str, str]:

@@ -25,15 +25,8 @@ def export_run(folder: RunFolder, target: Path) -> list[Path]:
     tables: dict[str, Rows] = {
         "results": [{**row.model_dump(), "tokens": row.tokens} for row in data.results(folder)],
         "gains": [
-            {
-                "over": over,
-                "n": gap.n,
-                "won": won,
-                "lost": lost,
-                "difference": gap.mean,
-                "low": gap.low,
-                "high": gap.high,
-            }
+            {"over": over, "n": gap.n, "won": won, "lost": lost}
+            | {"difference": gap.mean, "low": gap.low, "high": gap.high}
             for over, gap, won, lost, _ in gains([folder])
         ],
         "agents": _rows(data.agents(evaluations, folder.config.debate.num_agents)),

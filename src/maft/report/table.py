@@ -101,19 +101,8 @@ def comparison_table(compared: Sequence[Result]) -> str:
         if row.iteration in (0, last) or row.method in {*ARMS, *peers}
     ]
     columns = (
-        *(
-            "iteration",
-            "method",
-            "accuracy",
-            "95 % interval",
-            f"minus {against}",
-            "95 % interval",
-            "p",
-            "Holm",
-            "equal training",
-            "unparsed",
-            "right if read",
-        ),
+        *("iteration", "method", "accuracy", "95 % interval", f"minus {against}", "95 % interval", "p", "Holm"),
+        *("equal training", "unparsed", "right if read"),
         *("calls", "generated", "tokens", "examples", "training tokens", "seconds"),
     )
     lines = []
@@ -125,14 +114,11 @@ def comparison_table(compared: Sequence[Result]) -> str:
             finds = [gap.detectable for row in compared if row.holm is not None and (gap := row.difference)]
             widest = max((gap for gap in finds if gap is not None), default=None)
             family = "registered predictions" if registered else "methods asked for"
-            lines.append(
-                f"Holm: p corrected for the number of {family}; rows without it are exploratory."
-                + (
+            lines.append(f"Holm: p corrected for the number of {family}; rows without it are exploratory.")
+            if widest:
+                lines[-1] += (
                     f" A true difference of {100 * widest:.1f} points would be detected in 80 % of such comparisons."
-                    if widest
-                    else ""
                 )
-            )
         if any(row.equal_training for row in compared):
             lines.append(
                 "Equal training: the difference where both had learned as many tokens as the smaller had in all."

@@ -66,7 +66,6 @@ class Feed:
     """Numbers the requests of one call of `answer`."""
 
     def __init__(self, requests: Iterable[Request], on_reply: Answered) -> None:
-        """Number `requests` from 0."""
         self._on_reply = on_reply
         self._count = 0
         self.first = self._number(requests)

@@ -67,7 +67,6 @@ class CachedSampler(Streaming):
     """
 
     def __init__(self, engine: Sampler, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
-        """Use `engine` for what is not in `file`; see `Replies`."""
         self.engine = engine
         self._open = partial(Replies, file, paid=paid, keep_tokens=keep_tokens)
 

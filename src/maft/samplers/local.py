@@ -97,7 +97,6 @@ class LocalSampler(Streaming):
     """Is given a request's number and new tokens of its reply as they are generated, by engines that can: openvino."""
 
     def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
-        """Load nothing yet; engines that share the memory share a ledger."""
         self.settings = settings
         self._ledger = ledger or memory.Ledger()
         self.max_sequences = settings.max_sequences or self.default_sequences

@@ -7,7 +7,6 @@ its prefix cache, keyed by tokens alone, gives one agent the keys and values of 
 """
 
 import logging
-import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -44,7 +43,6 @@ class OpenVino(LocalSampler):
     """Bytes that all pipelines together may take."""
 
     def __init__(self, settings: EngineConfig, ledger: memory.Ledger | None = None) -> None:
-        """Load nothing yet; see `LocalSampler`."""
         super().__init__(settings, ledger)
         self._pipelines: dict[object, Any] = {}
         """By adapter; the last one was used last."""
@@ -226,8 +224,7 @@ class OpenVino(LocalSampler):
 
     @property
     def _num_threads(self) -> int:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.settings.num_threads or cores
+        return self.settings.num_threads or memory.num_cores()
 
 
 def _prefixes(tokens: Sequence[int]) -> list[int]:

@@ -65,7 +65,6 @@ class Ticket(Generic[T]):
         on_text: Callable[[str], None] | None = None,
         group: object = None,
     ) -> None:
-        """Begin nothing yet; the functions are called in the engine's thread, see `Engine.submit`."""
         self.result: Future[T] = Future()
         self.result.set_running_or_notify_cancel()  # who waits may stop waiting, but cannot cancel it
         self.tries = 0
@@ -153,7 +152,6 @@ class Engine:
     def __init__(
         self, sampler: Sampler, probe: Callable[[Sampler], None], *, at_once: int = 64, queue: int = 256
     ) -> None:
-        """Start the thread."""
         self._sampler, self._probe, self._at_once, self._queue = sampler, probe, at_once, queue
         self._news = threading.Condition()
         self._waiting: deque[Ticket[Any]] = deque()

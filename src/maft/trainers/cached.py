@@ -21,7 +21,6 @@ class CachedTrainer(Trainer):
     """
 
     def __init__(self, trainer: Trainer, home: Path) -> None:
-        """Use `trainer` for what is not in `home`, which is made if it is not there."""
         self.trainer = trainer
         self.home = home
 

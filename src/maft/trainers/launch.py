@@ -77,7 +77,7 @@ def side_by_side(engine: EngineConfig, jobs: Sequence[TrainJob], settings: Train
 
     if torch.accelerator.is_available() or settings.method == "full" or settings.together is True:
         return 1
-    threads = engine.num_threads or num_cores()
+    threads = engine.num_threads or memory.num_cores()
     sizes = [shape.weight_bytes("float32") for shape in map(_shape, {job.base_model for job in jobs}) if shape]
     fit = int(memory.free_ram() // (max(sizes, default=0.0) + WORKER_BYTES)) if sizes else 1
     return max(1, min(threads, fit, len(jobs)))
@@ -85,11 +85,6 @@ def side_by_side(engine: EngineConfig, jobs: Sequence[TrainJob], settings: Train
 
 def _shape(model: str) -> shapes.Shape | None:
     return shapes.of_model(models.resolve(model))
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def command(engine: EngineConfig, jobs: Path) -> list[str]:
@@ -172,6 +167,6 @@ def environment(engine: EngineConfig, share: int = 1) -> dict[str, str]:
     one_gpu = {"CUDA_VISIBLE_DEVICES": "0"} if engine.num_train_processes == 1 else {}
     defaults = {"TOKENIZERS_PARALLELISM": "false"} | one_gpu
     if engine.num_threads or processes > 1:
-        threads = engine.num_threads or num_cores()
+        threads = engine.num_threads or memory.num_cores()
         made["OMP_NUM_THREADS"] = str(max(1, threads // processes))
     return defaults | os.environ | made

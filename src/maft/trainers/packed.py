@@ -184,7 +184,6 @@ class Attention:
     """The attention that transformers calls in every layer, by the layout of the part that is under way."""
 
     def __init__(self) -> None:
-        """Register it; there is no layout yet."""
         from transformers import AttentionInterface
 
         self.layout: Lengths | Padded | None = None

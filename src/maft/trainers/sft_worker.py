@@ -124,7 +124,6 @@ class Work:
     """What is held from one call to the next: a base model, and the optimiser states of agents that ask for it."""
 
     def __init__(self, dtype: str, engine: EngineConfig | None = None) -> None:
-        """Load nothing yet."""
         self.engine = engine
         self.dtype = models.usable_dtype(dtype)
         self.base: BaseModel | None = None

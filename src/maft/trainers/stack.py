@@ -148,7 +148,6 @@ class Stack:
     """The adapters of several agents, in the layers of their base model until `remove`."""
 
     def __init__(self, base: BaseModel, adapters: Sequence[Adapter]) -> None:
-        """Put them there."""
         self.adapters = adapters
         self._masks: dict[Any, torch.Tensor] = {}
         self._columns: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
