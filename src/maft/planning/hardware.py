@@ -8,14 +8,23 @@ from typing import NamedTuple
 
 from maft.errors import UserError
 
-SAMPLING_UTILISATION = 0.4
-"""Assumed share of the rate of matrix products in reading prompts and writing replies."""
-BANDWIDTH_UTILISATION = 0.6
-"""Assumed share of the memory bandwidth in writing replies."""
-TRAINING_UTILISATION = 0.35
-"""Assumed share of the rate of matrix products in finetuning."""
+READING_SHARE, WRITING_SHARE, TRAINING_SHARE = 0.7, 0.55, 0.35
+"""Of the rate of matrix products, in reading prompts, writing replies and finetuning."""
+BANDWIDTH_SHARE = 0.79
+"""Of the memory bandwidth, in writing replies."""
+READ_TOKENS = 16384
+"""Tokens of prompts that are read at a time."""
+READ_LAUNCH, STEP_LAUNCH, ADAPTER_LAUNCH, TRAINING_LAUNCH = 5e-4, 3.2e-5, 3e-5, 5.5e-3
+"""Seconds in each layer that do not depend on the GPU: of a read, of a token of all replies, of the same with adapters,
+and of a forward and backward pass."""
+SMALL_KERNEL_BYTES = 350
+"""That a layer moves for each hidden unit and reply, besides weights and cache."""
+ENGINE_START, TRAINING_START = 16.0, 12.0
+"""Seconds: loading a model and capturing its graphs, for each society; starting the training, for each iteration."""
 USABLE_MEMORY = 0.9
 """Share of a GPU's memory that can be used; the rest goes to libraries and fragmentation."""
+NO_MEMORY = 1.0
+"""Bytes of a GPU on which finetuning takes as little as it can."""
 
 
 class Gpu(NamedTuple):

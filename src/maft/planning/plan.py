@@ -15,9 +15,9 @@ from maft.hosted.service import BYTES_PER_TOKEN, MILLION
 from maft.method import bases, protocol_of
 from maft.models import shapes
 from maft.models.shapes import Shape
-from maft.planning import costs, hardware
+from maft.planning import costs, hardware, hours
 from maft.planning.calibration import Calibration
-from maft.planning.costs import METHODS, Hours, Memory
+from maft.planning.costs import METHODS, Memory
 from maft.planning.forecast import (
     LEARNED_SHARE,
     Forecast,
@@ -26,6 +26,7 @@ from maft.planning.forecast import (
     forecast,
     maximal_behaviour,
 )
+from maft.planning.hours import Hours
 from maft.records import Record
 from maft.tasks import prepare
 
@@ -185,13 +186,15 @@ def shape_of_options(numbers: Mapping[str, float | None], base: Shape | None) ->
 def _sizes(config: RunConfig, shape: Shape, run: Forecast, gpu: hardware.Gpu | None, num_gpus: int) -> dict[str, Any]:
     """Return the fields of a plan that follow from the shape of the model."""
     method = config.train.method
-    rows = max((training.row for training in run.trainings), default=0.0)
-    hours = costs.hours(config, shape, run, gpu, num_gpus, method) if gpu else None
+    if num_gpus > 1:  # each trains agents of its own
+        config = config.model_copy(update={"train": config.train.model_copy(update={"together": False})})
+    usable = gpu.memory_gb * costs.GIGA * hardware.USABLE_MEMORY if gpu else 0.0
+    time = hours.on_gpus(config, shape, run, gpu, num_gpus, method) if gpu else None
     widest = min(config.engine.max_sequences or costs.SEQUENCES, config.engine.batch_size * costs.most_at_once(config))
-    sequences = hours.sequences if hours else widest
-    if gpu and hours is None:
+    sequences = time.sequences if time else widest
+    if gpu and time is None:
         one = costs.sampling_memory(config, shape, run.longest, 1).total
-        train = costs.training_memory(config, shape, rows, method).total
+        train = costs.training_memory(config, shape, run, method, hardware.NO_MEMORY).total
         raise UserError(
             f"{config.model} does not fit on {num_gpus} x {gpu.name}: sampling needs {one / costs.GIGA:,.1f} GB, "
             f"{method} finetuning {train / costs.GIGA:,.1f} GB, and {num_gpus} have "
@@ -205,9 +208,9 @@ def _sizes(config: RunConfig, shape: Shape, run: Forecast, gpu: hardware.Gpu | N
         "kv_bytes_per_token": shape.kv_bytes_per_token(config.engine.dtype),
         "sequences": sequences,
         "sampling_memory": costs.sampling_memory(config, shape, run.mean, sequences),
-        "training_memory": {each: costs.training_memory(config, shape, rows, each) for each in METHODS},
+        "training_memory": {each: costs.training_memory(config, shape, run, each, usable) for each in METHODS},
         "disk": costs.disk(config, shape, run, method),
-        "hours": hours,
+        "hours": time,
     }
 
 
