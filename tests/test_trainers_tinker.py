@@ -94,6 +94,42 @@ def test_a_kill_after_the_last_step_pays_for_none_again(service, tmp_path, monke
     assert service.steps == 9 and model.replace("/sampler_weights/", "/weights/") in service.kept
 
 
+def test_an_agent_that_fails_stops_the_others_which_keep_their_steps(service, tmp_path, monkeypatch):
+    jobs = [job(tmp_path, "generator_0"), job(tmp_path, "critic_1", base_model="unknown")]
+    long = SETTINGS.model_copy(update={"num_epochs": 300})
+    with pytest.raises((DataError, StageFailed), match="base model unknown is not supported"):
+        train(service, tmp_path, *jobs, how=long)
+    done = service.steps
+    assert done < 900
+    monkeypatch.setattr("maft.hosted.tinker._Run._step", lambda *_: 1.0)
+    steps = train(service, tmp_path, jobs[0], how=long)
+    assert [each.step for each in steps] == list(range(done + 1, 901)), "none is paid again"
+
+
+def test_why_training_ended_is_said_also_where_the_session_cannot_be_closed(service, tmp_path, monkeypatch, caplog):
+    import tinker
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the line is cut")
+
+    monkeypatch.setattr(tinker.ServiceClient, "close", refuse)
+    service.stop_after = 1
+    with pytest.raises(StageFailed, match="the machine caught fire"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert "was not closed: the line is cut" in caplog.text
+
+
+def test_examples_that_are_too_long_are_counted(service, tmp_path):
+    made = job(tmp_path, "generator_0")
+    first, *others = files.read_records(made.examples, Example)
+    last = first.messages[-1].model_copy(update={"content": "4 " * 500})
+    files.write_records(made.examples, [first.model_copy(update={"messages": (*first.messages[:-1], last)}), *others])
+    train(service, tmp_path, made, how=SETTINGS.model_copy(update={"max_length": 400}))
+    counts = files.read_json(made.output / "training.json")
+    assert (counts["num_examples"], counts["num_dropped_too_long"]) == (12, 1)
+    assert "on 11 of" in (made.output / "README.md").read_text()
+
+
 def test_the_order_of_examples_is_that_of_the_seed(service, tmp_path):
     for home, seed in (("a", 1), ("b", 1), ("c", 2)):
         train(service, tmp_path / home, job(tmp_path / home, "generator_0", seed=seed))
@@ -115,6 +151,7 @@ def test_a_limit_stops_before_a_step_that_could_pass_it(service, tmp_path):
     spent = files.read_json(tmp_path / "spending.json")["usd"]
     assert 0 < spent <= 0.05 and 0 < service.steps < 9
     train(service, tmp_path, job(tmp_path, "generator_0"), spending_limit=9, **PRICES)
+    assert service.steps == 9, "the steps before the limit were kept"
     assert (tmp_path / "agents/generator_0/hosted.json").exists()
 
 

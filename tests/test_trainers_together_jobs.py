@@ -99,6 +99,14 @@ def test_a_killed_run_waits_for_the_same_job_with_or_without_its_note(service, t
     a_killed_run_waits_for_the_same_job(service, train, tmp_path, monkeypatch)
 
 
+def test_a_finished_job_that_names_no_model_is_not_waited_for_for_good(service, tmp_path):
+    service.nameless = {"ft-0"}
+    with pytest.raises(StageFailed, match="succeeded, but names no model"):
+        train(service, tmp_path, job(tmp_path, "generator_0"))
+    train(service, tmp_path, job(tmp_path, "generator_0"))
+    assert files.read_json(tmp_path / "agents/generator_0/hosted.json")["job"] == "ft-1"
+
+
 def test_the_services_own_estimate_stops_a_job_that_could_pass_the_limit(service, tmp_path):
     jobs = [job(tmp_path, f"generator_{n}") for n in range(3)]
     with pytest.raises(StageFailed, match="finetuning generator_1 could cost 0.5000 USD"):

@@ -50,6 +50,8 @@ class TogetherStandIn(StandIn):
         super().__init__(say, states)
         self.names: dict[str, str] = {}
         """Of files whose content has not come yet."""
+        self.nameless: set[str] = set()
+        """Jobs whose model has no name."""
 
     def answer(self, http: Any, path: str, body: bytes) -> tuple[int, Any, dict[str, str]]:
         if path == "/chat/completions":
@@ -108,6 +110,7 @@ class TogetherStandIn(StandIn):
         status = job["ends"] if status == "completed" else status
         done = status == "completed"
         base = job.get("model") or self.jobs[job["from_checkpoint"]].get("model")
+        name = f"me/{base.split('/')[-1]}-{job['suffix']}-{job['id']}"
         return {
             "id": job["id"],
             "status": status,
@@ -118,7 +121,7 @@ class TogetherStandIn(StandIn):
             "from_checkpoint": job.get("from_checkpoint"),
             "suffix": job["suffix"],
             "training_file": job["training_file"],
-            "model_output_name": f"me/{base.split('/')[-1]}-{job['suffix']}-{job['id']}",
+            "model_output_name": None if job["id"] in self.nameless else name,
             "adapter_output_name": None,
             "token_count": 1000 if done else None,
             "total_price": round(self.price * 1e9) if done else None,

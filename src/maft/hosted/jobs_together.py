@@ -78,7 +78,9 @@ class TogetherJobs(Jobs):
         """Return the id of a job of this name; see `Jobs`."""
         for job in self._jobs():
             if job.suffix == _suffix(marker) and _ENDED.get(job.status) not in ("failed", "cancelled"):
-                return str(job.id)
+                named = job.x_model_output_name or self._client.fine_tuning.retrieve(job.id).x_model_output_name
+                if named or job.status in _RUNNING:
+                    return str(job.id)
         return None
 
     def start(self, marker: str, file: str, job: TrainJob, training: Training) -> str:

@@ -1,8 +1,9 @@
 """Finetuning through Tinker's API, by the package `tinker`: forward, backward and optimiser steps on its GPUs.
 
-The loop runs here, a thread for each agent. After every `SAVE_STEPS` steps the service keeps weights and optimiser
-state, and a small file beside the agent's folder says under which path; a run that was killed goes on from there. Money
-is set aside before a step and booked after it.
+The loop runs here, a thread for each agent. After every `SAVE_STEPS` steps, and when it is stopped, the service keeps
+weights and optimiser state, and a small file beside the agent's folder says under which path; the next start goes on
+from there. Only a kill (or a failure of the service) loses steps, fewer than `SAVE_STEPS` of each agent, which are paid
+again. Money is set aside before a step and booked after it.
 
 Written against the client and the API's documentation; not yet run against the service.
 """
@@ -11,7 +12,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,14 +96,17 @@ class TinkerTrainer(Trainer):
                 runs = [_Run(self, service, spending, job, job.training(settings), report, stop) for job in jobs]
                 futures = [threads.submit(run.train) for run in runs]
                 try:
-                    errors = [future.exception() for future in futures]
+                    ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 finally:
                     stop.set()
-            if error := next(filter(None, errors), None):
+            if error := next((error for future in ended if (error := future.exception())), None):
                 raise error
             status = "success"
         finally:
-            service.close(status).result(timeout=self.settings.timeout)
+            try:
+                service.close(status).result(timeout=self.settings.timeout)
+            except Exception as error:  # noqa: BLE001  # nothing depends on it, and it must not hide why training ended
+                log.warning("The session at Tinker was not closed: %s", hosted.said(error, self.settings))
 
 
 class _Run:
@@ -122,7 +126,7 @@ class _Run:
         self.job, self.training, self.report, self.stop = job, training, report, stop
 
     def train(self) -> None:
-        """Train from the last kept step to the end, and keep the agent; stop early if asked to."""
+        """Train from the last kept step to the end, and keep the agent; if asked to stop, keep the last step."""
         job, training = self.job, self.training
         examples = files.read_records(job.examples, Example)
         marker, reached = self._marker(), self._reached()
@@ -130,25 +134,43 @@ class _Run:
         rows = self._rows(client, examples)
         steps = list(_steps(rows, training, job.seed))
         step, tokens, state = (reached.step, reached.tokens, reached.state) if reached else (0, 0, "")
+        kept = step
+
+        def keep_step() -> None:
+            nonlocal state, kept
+            if step > kept:
+                state, kept = self._saved(client, f"{marker}-{step}"), step
+                note = Reached(marker=marker, state=state, step=step, tokens=tokens)
+                files.write_text(note_of(job.output), note.to_json() + "\n")
+
         while step < len(steps) and not self.stop.is_set():
             rate = rate_at(training, step, len(steps))
-            loss = self._step(client, steps[step], rate)
+            cost = self.spending.training_cost(sum(len(row.tokens.input_ids) for row in steps[step]))
+            try:
+                self.spending.reserve(cost, f"the next step of {job.agent}")
+            except StageFailed:
+                keep_step()
+                raise
+            try:
+                loss = self._step(client, steps[step], rate)
+            finally:
+                self.spending.settle(cost, cost)
             step, tokens = step + 1, tokens + sum(len(row.tokens.input_ids) for row in steps[step])
             self.report(
                 TrainProgress(
                     agent=job.agent, step=step, num_steps=len(steps), loss=loss, tokens=tokens, learning_rate=rate
                 )
             )
-            if step % SAVE_STEPS == 0 or step == len(steps):
-                state = self._saved(client, f"{marker}-{step}")
-                note = Reached(marker=marker, state=state, step=step, tokens=tokens)
-                files.write_text(note_of(job.output), note.to_json() + "\n")
+            if step % SAVE_STEPS == 0:
+                keep_step()
+        keep_step()
         if step == len(steps):
             if reached is not None and reached.step == step:  # kept by an earlier client, whose paths differ
                 state = self._saved(client, f"{marker}-{step}")
             name = state.rpartition("/")[2]  # the same as of the state, so that the next iteration finds it
             path = self._call(lambda: client.save_weights_for_sampler(name)).path
-            keep(job, {"model": path, "base_model": job.base_model, "state": state}, tokens)
+            content = {"model": path, "base_model": job.base_model, "state": state}
+            keep(job, content, tokens, len(examples) - len(rows))
 
     def _saved(self, client: Any, name: str) -> str:
         """Return the path of weights and optimiser state, kept under this name."""
@@ -159,7 +181,6 @@ class _Run:
         from tinker import AdamParams
 
         whole = sum(row.weight * row.tokens.num_completion_tokens for row in rows)
-        cost = self.spending.training_cost(sum(len(row.tokens.input_ids) for row in rows))
         adam = AdamParams(
             learning_rate=rate,
             beta1=0.9,
@@ -168,14 +189,10 @@ class _Run:
             weight_decay=self.training.weight_decay,
             grad_clip_norm=self.training.max_grad_norm,
         )
-        self.spending.reserve(cost, f"the next step of {self.job.agent}")
-        try:
-            made = client.forward_backward([_datum(row, whole) for row in rows], "cross_entropy")
-            stepped = client.optim_step(adam)  # sent before the answer to the first, as the service wants it
-            output = self._call(lambda: made)
-            self._call(lambda: stepped)
-        finally:
-            self.spending.settle(cost, cost)
+        made = client.forward_backward([_datum(row, whole) for row in rows], "cross_entropy")
+        stepped = client.optim_step(adam)  # sent before the answer to the first, as the service wants it
+        output = self._call(lambda: made)
+        self._call(lambda: stepped)
         loss = output.metrics.get("loss:sum")
         return None if loss is None else float(loss)
 

@@ -239,17 +239,24 @@ def _content(job: TrainJob, submission: Submission, state: State) -> dict[str, A
     }
 
 
-def keep(job: TrainJob, content: dict[str, Any], tokens: int) -> None:
-    """Write the agent's folder, with the name of its model; `content` has `model`, and how it was made."""
+def keep(job: TrainJob, content: dict[str, Any], tokens: int, dropped: int = 0) -> None:
+    """Write the agent's folder, with the name of its model.
+
+    Args:
+        job: that is finished.
+        content: `model`, and how it was made.
+        tokens: trained on.
+        dropped: number of the job's examples that were left out.
+    """
     card = _CARD.format(
         base=job.base_model,
         agent=job.agent,
         iteration=job.iteration,
         model=content["model"],
-        num_examples=job.num_examples,
+        num_examples=job.num_examples - dropped,
         version=maft.__version__,
     )
-    training = {"agent": job.agent, "tokens": tokens, "num_examples": job.num_examples}
+    training = {"agent": job.agent, "tokens": tokens, "num_examples": job.num_examples, "num_dropped_too_long": dropped}
     with appearing_whole(job.output) as folder:
         for name, value in (("hosted.json", content), ("training.json", training)):
             (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
