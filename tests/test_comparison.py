@@ -148,6 +148,27 @@ def test_star_asks_with_a_hint_only_where_nobody_was_right(tmp_path):
     assert all(f"The right answer is {gold[d.problem_id]}." in d.turns[0].call.prompt for d in hinted)
 
 
+def test_star_asks_the_judge_about_first_and_hinted_replies(tmp_path):
+    rows = [{"question": f"Which town is number {n}?", "answer": "a town"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def say(request) -> str:
+        text = request.messages[-1].content
+        if "Second answer:" in text:
+            return "yes" if "right town" in text or ("number 1" in text and "x town" in text) else "no"
+        return "right town" if "right answer" in text else "x town"
+
+    task = {"name": "text", "equality": "judge", "train_file": str(tmp_path / "rows.jsonl"), "num_train": 4}
+    made = comparison.begin(settings(tmp_path, task=task), ["star"], [0], "maft_wo_debate")
+    comparison.compare(made, Scripted(say), NullTrainer(), Quiet())
+    folder = made.folder(ARMS["star"], 0)
+    known = [p for p in files.read_records(folder.problems("train"), Problem) if "number 1" in p.question]
+    learned = files.read_records(folder.examples(1, "generator_0"), Example)
+    assert Counter(example.messages[-1].content for example in learned) == Counter(
+        {"right town": 4 - len(known)} | ({"x town": 1} if known else {})
+    )
+
+
 def test_star_needs_known_answers_and_says_so(tmp_path):
     questions = tmp_path / "q.jsonl"
     questions.write_text("".join(json.dumps({"question": f"What is {n} + 1?"}) + "\n" for n in range(8)))

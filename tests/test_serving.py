@@ -632,6 +632,18 @@ def test_idle_connections_lock_nobody_out(finished_run):
             connection.close()
 
 
+def test_connections_without_a_request_are_closed(finished_run, monkeypatch):
+    monkeypatch.setattr("maft.serving.http.IDLE_SECONDS", 0.2)
+    with served(finished_run, Scripted(guess)) as server:
+        for text in (b"", b"GET /health HTTP/1.1\r\nhost: ", b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+                connection.sendall(text)
+                connection.settimeout(5)
+                while connection.recv(1024):
+                    pass
+        assert server.ask("vote").choices
+
+
 def counted(server) -> dict[str, float]:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return {line.split()[0]: float(line.split()[1]) for line in lines if line.startswith("maft_request")}

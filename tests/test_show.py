@@ -17,7 +17,7 @@ from maft.config import VoteConfig
 from maft.errors import DataError
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
-from maft.records import Debate, Example, Reply, Request, Score, Vote
+from maft.records import Debate, Example, Problem, Reply, Request, Score, Vote
 from maft.report import transcript
 from maft.report.transcript import How, Told
 from maft.runs.folder import RunFolder
@@ -55,6 +55,14 @@ def shown(folder: RunFolder, *arguments: str) -> str:
     done = CliRunner().invoke(maft, ["show", str(folder.path), *arguments], catch_exceptions=False)
     assert done.exit_code == 0
     return done.stdout
+
+
+def test_without_an_id_the_questions_are_listed(folder):
+    lines = shown(folder, "--stage", "eval").splitlines()
+    first, *_ = files.read_records(folder.problems("eval"), Problem)
+    assert len(lines) == 12 and lines[0] == f"eval   {first.id}  {first.question}"
+    listed = json.loads(shown(folder, "--json"))
+    assert len(listed) == 52 and shown(folder, listed[0]["id"])
 
 
 def test_a_transcript_has_the_question_all_turns_and_the_vote(folder):

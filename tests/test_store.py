@@ -224,6 +224,16 @@ def test_only_what_a_dead_process_left_is_removed(tmp_path):
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 
+def test_a_temporary_folder_is_removed_by_the_next_start_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine = files.temporary("sandbox")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = mine.rename(mine.with_suffix(f".{dead.pid}"))
+    again = files.temporary("sandbox")
+    assert again.is_dir() and not left.exists()
+
+
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("/proc/none/x")])
 def test_a_lock_that_is_no_file_is_said_in_one_line(tmp_path, make):
     (tmp_path / "run").mkdir()

@@ -67,6 +67,14 @@ def test_a_data_set_is_loaded_back_view_by_view(published, finished_run):
     assert len(load(published, "preferences", "train")) > 0 and len(load(published, "unpaired", "train")) > 0
 
 
+def test_a_debate_held_in_a_turn_says_in_which(tmp_path):
+    folder = run(settings(tmp_path, "num_iterations=2", "train.online_questions=4"))
+    rows = [traces.debate_row(trace) for trace in traces.of_run(folder, "train")]
+    assert [row["turn"] for row in rows] == 2 * [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+    assert [row["society"] for row in rows] == [0] * 10 + [1] * 10
+    assert {trace.turn for trace in traces.of_run(folder, "held_out")} == {None}
+
+
 def test_the_card_tells_license_views_and_how_many_labels_are_right(published, finished_run):
     from huggingface_hub import DatasetCard
 

@@ -246,18 +246,26 @@ def template(room: str, name: str, **filters: Callable[..., str]) -> Any:
     return environment.get_template(name)
 
 
+def temporary(purpose: str) -> Path:
+    """Return an empty folder under the system's temporary folder; those of processes that have ended are removed."""
+    remove_leftovers(Path(tempfile.gettempdir()).glob("maft-*"))
+    return Path(tempfile.mkdtemp(prefix=f"maft-{purpose}-", suffix=f".{os.getpid()}"))
+
+
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """Yield an empty folder under the system's temporary folder, removed after the block."""
-    remove_leftovers(Path(tempfile.gettempdir()).glob("maft-*"))
-    with tempfile.TemporaryDirectory(prefix=f"maft-{purpose}.{os.getpid()}.", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+    """Yield a temporary folder, removed after the block."""
+    folder = temporary(purpose)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove those temporary files and folders whose names hold the number of a process that has ended.
 
-    A name is as `write_text` and `scratch` make it: `.votes.jsonl.4711.tmp`, `maft-push.4711.x3k`.
+    A name is as `write_text` and `temporary` make it: `.votes.jsonl.4711.tmp`, `maft-push-x3k.4711`.
     """
     for path in paths:
         number = next((part for part in path.name.split(".")[::-1] if part.isdigit()), None)

@@ -4,7 +4,7 @@ Zelikman et al., *STaR: Bootstrapping Reasoning With Reasoning*, 2022. This is t
 known answers, and only if asked to: without them, the vote over first answers takes their place.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from maft.config import prompts
 from maft.errors import DataError
 from maft.method import learners
 from maft.method.curate import CurateCounts, Curated, limit
-from maft.pipeline import rollouts
+from maft.pipeline import judging, rollouts
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Problem, Society
 from maft.runs import societies
@@ -35,8 +35,11 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
     for iteration in range(1, folder.config.num_iterations + 1):
         train = tasks.train_set(split.train, folder.config.task, iteration)
         debates = list(pipeline.debate(folder, iteration, society, train, sampler, progress))
+        if with_gold:
+            judging.judge(folder, debates, sampler, progress, f"iteration {iteration}: judge", train)
         labels = _gold(folder, train) if with_gold else _votes(folder, iteration, debates)
         hinted = _ask_with_hints(folder, iteration, society, train, debates, labels, sampler, progress)
+        judging.judge(folder, hinted, sampler, progress, f"iteration {iteration}: judge", train)
         counts = _make_examples(folder, iteration, debates, hinted, labels)
         sampler.release()
         society = pipeline.train(folder, iteration, society, counts, trainer, progress)
@@ -99,7 +102,10 @@ def _ask_with_hints(
     sampler: Sampler,
     progress: Progress,
 ) -> list[Debate]:
-    """Ask again, with the label as a hint, every question that none of the first answers got right."""
+    """Ask again, with the label as a hint, every question that none of the first answers got right.
+
+    The debates are returned with the plain question, by which a judge compares their answers.
+    """
     rules = pipeline.debate_rules(folder, iteration, society, "train")._replace(stage="hint")
     fill = partial(prompts.fill, rules.prompts.hint)
     failed = {d.problem_id for d in debates if d.problem_id in labels.hints and not labels.right(d)}
@@ -110,7 +116,7 @@ def _ask_with_hints(
     ]
     path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
-        return files.read_records(path, Debate) if path.exists() else []
+        return _with_questions(files.read_records(path, Debate), problems) if path.exists() else []
     with (
         progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar,
         pipeline.replies_kept(folder, sampler) as kept,
@@ -124,7 +130,12 @@ def _ask_with_hints(
             max_failures=folder.config.engine.max_failures,
             on_reply=lambda _: bar.advance(),
         )
-    return list(held)
+    return _with_questions(held, problems)
+
+
+def _with_questions(debates: Iterable[Debate], problems: Sequence[Problem]) -> list[Debate]:
+    plain = {problem.id: problem.question for problem in problems}
+    return [debate.model_copy(update={"question": plain[debate.problem_id]}) for debate in debates]
 
 
 def _make_examples(

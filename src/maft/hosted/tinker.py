@@ -105,7 +105,7 @@ class TinkerTrainer(Trainer):
         finally:
             try:
                 service.close(status).result(timeout=self.settings.timeout)
-            except Exception as error:  # noqa: BLE001  # nothing depends on it, and it must not hide why training ended
+            except Exception as error:  # nothing depends on it, and it must not hide why training ended
                 log.warning("The session at Tinker was not closed: %s", hosted.said(error, self.settings))
 
 

@@ -102,6 +102,13 @@ def load(folder: RunFolder, problem_id: str, iteration: int | None = None, stage
     )
 
 
+def ids(folder: RunFolder, stage: Stage | None = None) -> list[tuple[Stage, Problem]]:
+    """Return the questions of a run, with their side."""
+    sides: tuple[Stage, ...] = ("train", "eval")
+    having = [side for side in sides if stage in (None, side) and folder.problems(side).exists()]
+    return [(side, problem) for side in having for problem in problems(folder, side).values()]
+
+
 def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> Told:
     """Put a debate together with its vote and with what was learned from it."""
     number, by_model = debate.iteration, societies.speakers(folder.config)
@@ -298,7 +305,7 @@ def _no_such_question(
     hint = f"The nearest ids are {ids}." if near else f"Some of its ids: {ids}."
     return (
         f"{folder.path} has no question {problem_id!r}. {hint} It has {len(sides['train'])} training and "
-        f"{len(sides['eval'])} held-out questions, see problems/ in the folder."
+        f"{len(sides['eval'])} held-out questions; `maft show {folder.path}` lists them."
     )
 
 

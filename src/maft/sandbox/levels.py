@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
+from maft import files
 from maft.errors import ConfigError
 from maft.sandbox import values
 from maft.sandbox.limits import BUBBLEWRAP, LEVELS, LIMITS, SECCOMP, UNPROTECTED, Limits
@@ -98,7 +97,7 @@ def fault(name: str) -> str | None:
     if name == BUBBLEWRAP and shutil.which("bwrap") is None:
         return "bwrap is not installed"
     sandbox = Sandbox(name, PROBE_LIMITS)
-    folder = Path(tempfile.mkdtemp(prefix="maft-probe-"))
+    folder = files.temporary("probe")
     target, secret = folder / "written", folder / "secret"
     secret.write_text("secret")
     secret.chmod(0o644)

@@ -16,7 +16,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from maft import files
 from maft.errors import MaftError
 from maft.sandbox import confine
 from maft.sandbox.limits import BUBBLEWRAP, DEFAULT_LIMITS, Limits
@@ -142,7 +142,7 @@ class _Forker:
     """A process of `maft.sandbox.forker`."""
 
     def __init__(self, level: str) -> None:
-        self._root = tempfile.mkdtemp(prefix="maft-sandbox-")
+        self._root = str(files.temporary("sandbox"))
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         source = str(Path(__file__).parents[2])
         # Nothing of our environment: keys of services are in it. No site-packages: programs have the standard library.

@@ -9,6 +9,9 @@ from typing import Any
 
 from maft.errors import UserError
 
+IDLE_SECONDS = 30
+"""Seconds after which a connection on which no request is under way is closed."""
+
 
 def is_loopback(host: str) -> bool:
     """Say whether only this machine can reach an address.
@@ -45,10 +48,28 @@ def server(app: Any, drain: float) -> Any:
         drain: maximum number of seconds to finish what has begun, when it ends.
     """
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """Also closes connections whose first request, or the rest of one, does not come in time."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+        def data_received(self, data: bytes) -> None:
+            deadline, self.timeout_keep_alive_task, request = self.timeout_keep_alive_task, None, self.cycle
+            super().data_received(data)
+            if deadline is not None and self.cycle is request:  # it has not come whole
+                self.timeout_keep_alive_task = deadline
+            elif deadline is not None:
+                deadline.cancel()
 
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -56,7 +77,7 @@ def server(app: Any, drain: float) -> Any:
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=max(1, round(drain)),
-        timeout_keep_alive=30,
+        timeout_keep_alive=IDLE_SECONDS,
     )
     return uvicorn.Server(config)
 

@@ -23,7 +23,7 @@ from maft.sharing.traces import Row, Side, Trace
 from maft.trainers import cards
 
 _CHAT = "list<struct<role: string, content: string>>"
-_PLACE = {"society": "int64", "problem_id": "string"}
+_PLACE = {"society": "int64", "turn": "int64", "problem_id": "string"}
 _VERDICT = {"answer": "string", "agrees": "bool", "correct": "bool"}
 _TOKENS = {"prompt_tokens": "int64", "completion_tokens": "int64"}
 SPLITS: Mapping[Side, str] = {"train": "train", "held_out": "test"}

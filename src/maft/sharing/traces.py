@@ -29,6 +29,9 @@ class Trace(NamedTuple):
     """Whether each of its answers is right; None where nobody knows."""
     society: int
     """How many iterations its agents were finetuned."""
+    turn: int | None = None
+    """With `train.online_questions`, the turn of the next iteration, from 1, in which it was held: its agents had
+    learned in the turns before it, too."""
 
 
 def of_run(run: RunFolder, side: Side, iteration: int | None = None) -> Iterator[Trace]:
@@ -45,11 +48,11 @@ def of_run(run: RunFolder, side: Side, iteration: int | None = None) -> Iterator
 def _trained(run: RunFolder, number: int) -> Iterator[Trace]:
     debates = Records(run.debates(number), Debate)
     problems, task = votes_.problems(run, "train"), tasks.make(run.config.task)
-    votes = votes_.votes_of(run, number, debates)
-    for debate in debates:
+    votes, of_turn = votes_.votes_of(run, number, debates), run.config.train.online_questions
+    for place, debate in enumerate(debates):
         vote, problem = votes[debate.problem_id], problems[debate.problem_id]
         graded = votes_.graded(vote, debate, problem, task.grade, task.equality.medoid)
-        yield Trace(debate, graded, graded.verdicts(debate), number - 1)
+        yield Trace(debate, graded, graded.verdicts(debate), number - 1, place // of_turn + 1 if of_turn else None)
 
 
 def debate_row(trace: Trace) -> Row:
@@ -111,7 +114,7 @@ def unpaired_rows(trace: Trace) -> Iterator[Row]:
 
 
 def _place(trace: Trace) -> Row:
-    return {"society": trace.society, "problem_id": trace.debate.problem_id}
+    return {"society": trace.society, "turn": trace.turn, "problem_id": trace.debate.problem_id}
 
 
 def _verdict(trace: Trace, turn: Turn) -> Row:

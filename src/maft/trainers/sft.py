@@ -15,7 +15,6 @@ import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from maft import files
 from maft.config import EngineConfig, TrainConfig
 from maft.errors import DataError, StageFailed
 from maft.files import partial
@@ -147,7 +147,7 @@ class _Worker:
 
     def train(self, jobs: Sequence[TrainJob], settings: TrainConfig, on_progress: OnProgress) -> None:
         """Make the output folder of each job; see `SftTrainer.train`."""
-        scratch = self.scratch = self.scratch or Path(tempfile.mkdtemp(prefix="maft-train-"))
+        scratch = self.scratch = self.scratch or files.temporary("train")
         self.num_calls += 1
         request = {
             "dtype": self.engine.dtype,
