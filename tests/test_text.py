@@ -59,17 +59,49 @@ def test_a_label_is_read(reply: str, label: str | None) -> None:
     assert read_label(reply, LABELS) == label
 
 
+def test_a_no_before_a_word_is_no_label() -> None:
+    assert read_label("There is no difference between them.", ("yes", "no")) is None
+
+
 @pytest.mark.parametrize(
     ("reply", "verdict"),
     [
         ("No, they differ.", "no"),
         ("Yes, there is no difference.", "yes"),
-        ("They differ, so no.", "no"),
+        ('No, the answer "Yes" does not say the same as the answer "No".', "no"),
+        ("<think>no</think>\n**Yes.**", "yes"),
+        ("They say the same. Answer: yes", "yes"),
         ("There is no difference between them.", None),
+        ("Both answers say yes.", None),
+        ("First answer: Yes\nSecond answer: No", None),
+        ("Yes and no.", None),
+        ("Yes, and no.", None),
+        ("No, so the answer is yes.", None),
+        ("Nobody knows.", None),
     ],
 )
-def test_a_no_before_a_word_is_no_verdict(reply: str, verdict: str | None) -> None:
-    assert read_label(reply, ("yes", "no")) == verdict
+def test_a_verdict_of_sameness_is_unmistakable(reply: str, verdict: str | None) -> None:
+    assert judging.yes_or_no(reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("First.", "first"),
+        ("The second answer is better because it is short.", "second"),
+        ("Both are right.\nThe first one is clearly better.", "first"),
+        ("They are equal.", "equal"),
+        (r"I compare. \boxed{second}", "second"),
+        ("First, I compare both answers.", None),
+        ("First answer: Rome\n\nSecond answer: Paris", None),
+        ("First answer: Rome\nSecond: first", None),
+        ("The first answer is not better.", None),
+        ("It is not clear that the first answer is better.", None),
+        ("The first answer is better. The second answer is better.", None),
+    ],
+)
+def test_a_verdict_of_preference_is_unmistakable(reply: str, verdict: str | None) -> None:
+    assert judging.better(reply) == verdict
 
 
 @pytest.mark.parametrize(
@@ -313,6 +345,24 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
     assert any("big dog" in request.messages[-1].content for request in sampler.history)
     with pytest.raises(ConfigError, match="debate.protocol = contested"):
         _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")
+
+
+def test_a_cut_reply_is_no_verdict_and_is_counted(tmp_path: Path) -> None:
+    def judge(first: str, second: str) -> str | Reply:
+        is_cut = "cat" in (first.lower(), second.lower())
+        return Reply(text="Yes, both", finish_reason="length") if is_cut else "Yes."
+
+    run, _ = _run(tmp_path, judge)
+    kept = files.read_records(run.folder.judgements, Judgement)
+    assert {("cat" in (one.a, one.b), one.same, one.unread, one.cut) for one in kept} == {
+        (True, None, 2, 2),
+        (False, True, 0, 0),
+    }
+    judged = [event for event in run.folder.events() if event["event"] == "judged"]
+    assert sum(event["cut"] for event in judged) == sum(one.cut for one in kept) > 0
+    cut = Scripted(lambda request: Reply(text="First, I compare", finish_reason="length"))
+    made = judging.prefer(run.folder, 1, cut, Quiet())
+    assert (made.wins, made.losses, made.ties) == (0, 0, made.n) and made.cut == made.unread == len(cut.history) > 0
 
 
 def test_a_similarity_is_set_from_answers_without_known_ones() -> None:

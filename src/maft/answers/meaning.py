@@ -129,6 +129,8 @@ class Judgement(Record):
     """None: the two orders have different verdicts, or one reply has none."""
     unread: int = 0
     """Replies that said neither yes nor no, of two."""
+    cut: int = 0
+    """Those of them that ended at the limit of tokens."""
 
 
 class Judgements:

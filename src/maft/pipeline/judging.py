@@ -6,14 +6,15 @@ run folder (judgements.jsonl), so that no pair is asked twice, and votes look it
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 from maft import engines, files, seeds, tasks
+from maft.answers import extract_stated, thinking
 from maft.answers.equality import folded
-from maft.answers.labels import read_label
 from maft.answers.meaning import Judged, Judgement, judgements
 from maft.config import RunConfig, prompts
 from maft.errors import StageFailed, UserError
@@ -27,9 +28,52 @@ from maft.samplers.base import Sampler
 PAIRS_AT_ONCE = 256
 """Judgements are kept when this number of pairs has been asked."""
 ENOUGH = 10
-"""Replies of which one must say yes or no."""
+"""Replies of which one must have a verdict."""
 HOSTED = "openai:"
 """Before the name of a hosted judge, where the agents are not hosted."""
+
+
+_YES_OR_NO = re.compile(r"\W*(yes|no)\b(?=[\s*_]*(?:[.,;:!\n]|$))(?!,? and (?:yes|no)\b)", re.IGNORECASE)
+_BETTER = re.compile(
+    r"(?:the )?(first|second)(?: answer| one)? is (?:(?:clearly|much|slightly|somewhat) )?(?:the )?better\b"
+    r"|(?:both|they|(?:both|the|the two) answers) are (equal)",
+    re.IGNORECASE,
+)
+_REPEATED = re.compile(r"^\W*(?:first|second)(?: answer)?\W*:.*$", re.IGNORECASE | re.MULTILINE)
+"""A line that repeats what was compared: "First answer: Yes" is no verdict."""
+
+
+def yes_or_no(text: str) -> str | None:
+    r"""Return yes or no, if a reply begins with it or states it.
+
+    >>> [yes_or_no(text) for text in ('No, one says "Yes".', "**Yes**", "Both say yes.", r"Yes, so \boxed{no}")]
+    ['no', 'yes', None, None]
+    """
+    rest = _REPEATED.sub("", thinking.strip(text).rest).strip()
+    begins = _YES_OR_NO.match(rest)
+    return _agreed([begins[1]] if begins else [], rest, ("yes", "no"))
+
+
+def better(text: str) -> str | None:
+    """Return first, second or equal, if a reply is that word, states it, or has a sentence that begins so.
+
+    >>> [better(text) for text in ("Second.", "Both are good. The first answer is slightly better.", "Answer: equal")]
+    ['second', 'first', 'equal']
+    >>> [better(text) for text in ("First, I compare them.", "First answer: Rome", "Is the first better?")]
+    [None, None, None]
+    """
+    rest = _REPEATED.sub("", thinking.strip(text).rest).strip()
+    sentences = re.split(r"(?<=[.!?:])\s+|\n+", rest)
+    matches = [match for sentence in sentences if (match := _BETTER.match(sentence.strip(" *_\"'")))]
+    return _agreed([match[1] or match[2] for match in matches], rest, ("first", "second", "equal"))
+
+
+def _agreed(verdicts: Sequence[str], text: str, words: tuple[str, ...]) -> str | None:
+    """Return the one word among the verdicts given, the answer that a reply states, and the word that is all of it."""
+    stated = [folded(part or "").strip(" .,;:!*_\"'`()[]") for part in (extract_stated(text), text)]
+    plain = [part.removeprefix("the ").removesuffix(" answer") for part in stated]
+    different = {word for word in (*map(folded, verdicts), *plain) if word in words}
+    return different.pop() if len(different) == 1 else None
 
 
 class Pair(NamedTuple):
@@ -74,11 +118,12 @@ def judge(
 
         made = [judgement for some in _batches(pairs) for judgement in compare(some, folder.config, ask)]
     counts = Counter(judgement.same for judgement in made)
-    unread = sum(judgement.unread for judgement in made)
-    folder.log("judged", pairs=len(made), same=counts[True], other=counts[False], undecided=counts[None], unread=unread)
+    unread, cut = (sum(getattr(judgement, name) for judgement in made) for name in ("unread", "cut"))
+    verdicts = {"same": counts[True], "other": counts[False], "undecided": counts[None]}
+    folder.log("judged", pairs=len(made), **verdicts, unread=unread, cut=cut)
     progress.say(
         f"{title}: {len(made)} pairs: {counts[True]} the same, {counts[False]} not, {counts[None]} undecided "
-        f"({unread} of {2 * len(made)} replies said neither yes nor no)."
+        f"({unread} of {2 * len(made)} replies without yes or no, {cut} of them cut)."
     )
 
 
@@ -93,17 +138,20 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
     replies = ask([_request(one, template, config) for one in asked])
     failed = [reply.error is not None for reply in replies]
     answered = [number for number in range(len(pairs)) if not any(failed[2 * number : 2 * number + 2])]
-    said = _read([replies[place] for n in answered for place in (2 * n, 2 * n + 1)], ("yes", "no"), config, "same")
+    kept = [replies[place] for n in answered for place in (2 * n, 2 * n + 1)]
+    said = _read(kept, yes_or_no, config, "same")
+    cut = [reply.finish_reason == "length" for reply in kept]
     made = [
         Judgement(
             judge=config.task.judge,
-            question=Judged.digest(pair.question),
-            a=min(map(folded, pair[1:])),
-            b=max(map(folded, pair[1:])),
+            question=Judged.digest(pairs[n].question),
+            a=min(map(folded, pairs[n][1:])),
+            b=max(map(folded, pairs[n][1:])),
             same=first == "yes" if first == second and first is not None else None,
             unread=(first is None) + (second is None),
+            cut=sum(cut[2 * place : 2 * place + 2]),
         )
-        for pair, first, second in zip((pairs[n] for n in answered), said[::2], said[1::2], strict=True)
+        for place, (n, first, second) in enumerate(zip(answered, said[::2], said[1::2], strict=True))
     ]
     judgements.add(made)
     _refuse_failed(replies, config, 0)
@@ -129,6 +177,8 @@ class Preference(Record):
     """Equal answers, orders that disagree, and replies without a verdict."""
     unread: int
     """Replies that said neither first, second nor equal, of two for each question with different answers."""
+    cut: int = 0
+    """Those of them that ended at the limit of tokens."""
     rate: float
     """Wins and half of the ties, as a share of n."""
     ci_low: float
@@ -161,7 +211,7 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
         requests = [_request(order, template, folder.config) for order in orders]
         replies = judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
     _refuse_failed(replies, folder.config, folder.config.engine.max_failures)
-    said = _read(replies, ("first", "second", "equal"), folder.config, "better")
+    said = _read(replies, better, folder.config, "better")
     counts = Counter(zip(said[::2], said[1::2], strict=True))
     wins, losses, n = counts["first", "second"], counts["second", "first"], len(both)
     rate = (wins + (n - wins - losses) / 2) / n
@@ -176,6 +226,7 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
         losses=losses,
         ties=n - wins - losses,
         unread=said.count(None),
+        cut=sum(reply.finish_reason == "length" for reply in replies),
         rate=rate,
         ci_low=low,
         ci_high=high,
@@ -195,22 +246,28 @@ def sentence(one: Preference) -> str:
     return (
         f"Iteration {one.iteration} against the untrained society, judged by {one.judge}: {one.wins} better, "
         f"{one.losses} worse, {one.ties} equal or undecided of {one.n}: win rate {one.rate:.1%} "
-        f"({one.ci_low:.1%} to {one.ci_high:.1%}); {one.unread} replies had no verdict. Left out: {one.only_before} "
-        f"questions that only the untrained society answered, {one.only_after} that only the finetuned one did."
+        f"({one.ci_low:.1%} to {one.ci_high:.1%}); {one.unread} replies had no verdict, {one.cut} of them cut. "
+        f"Left out: {one.only_before} questions that only the untrained society answered, "
+        f"{one.only_after} that only the finetuned one did."
     )
 
 
-def _read(replies: Sequence[Reply], words: tuple[str, ...], config: RunConfig, prompt: str) -> list[str | None]:
-    """Return the verdict in each reply; None where there is none.
+def _read(
+    replies: Sequence[Reply], verdict: Callable[[str], str | None], config: RunConfig, prompt: str
+) -> list[str | None]:
+    """Return the verdict in each reply; None where there is none, as in every reply that was cut.
 
     Raises:
         StageFailed: no reply of ten or more has one.
     """
-    said = [read_label(reply.text, words) for reply in replies]
+    said = [verdict(reply.text) if reply.finish_reason == "stop" else None for reply in replies]
     if not any(said) and len(said) >= ENOUGH:
+        cut = sum(reply.finish_reason == "length" for reply in replies)
+        limit = f" {cut} were cut: raise sampling.train.summarizer.max_new_tokens." if cut else ""
+        expected = "yes nor no" if prompt == "same" else "first, second nor equal"
         raise StageFailed(
-            f"the judge {config.task.judge} said neither {' nor '.join(words)} in {len(said)} replies, such as "
-            f"{replies[0].text[:80]!r}. Name another task.judge, or change prompts.{prompt}."
+            f"the judge {config.task.judge} said neither {expected} in {len(said)} replies, such as "
+            f"{replies[0].text[:80]!r}.{limit} Name another task.judge, or change prompts.{prompt}."
         )
     return said
 
