@@ -13,9 +13,10 @@ from maft.config import SandboxConfig, TaskConfig
 from maft.errors import ConfigError, DataError
 from maft.records import CodeQuestion, GradedVote, Problem, Vote
 from maft.sandbox import levels
-from maft.sandbox.limits import LEVELS, LIMITS
-from maft.tasks import signatures
-from maft.tasks.behaviour import Behaviour
+from maft.sandbox.limits import LEVELS, LIMITS, Limits
+from maft.sandbox.run import ENDED, Sandbox
+from maft.tasks import behaviour, signatures
+from maft.tasks.behaviour import Behaviour, Judge
 from maft.tasks.code import Code
 
 DOUBLE = {
@@ -193,6 +194,48 @@ def test_objects_are_alike_that_hold_the_same():
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        "lambda y: x",
+        "[abs, lambda: x]",
+        "{'f': f}",
+        "g",
+        "functools.partial(f, x)",
+        "Slots()",
+        "object()",
+        "co(x)",
+        "Slots",
+        "[0] * 30_000",
+    ],
+)
+def test_what_cannot_be_compared_is_no_behaviour(value):
+    code = CodeQuestion(name="f", signature="def f(x: int)", inputs=("(1,)", "(2,)"))
+    program = (
+        "import functools\nclass Slots:\n    __slots__ = ()\nasync def co(x):\n    return x\ndef g():\n    pass\n"
+        f"def f(x):\n    return {value}"
+    )
+    assert classes(code, program, program + "  # the same", "def f(x):\n    return x") == (None, None, 0)
+
+
+def test_a_fault_is_tried_once_more_and_then_no_answer_with_a_word(caplog, monkeypatch):
+    code = CodeQuestion(name="f", signature="def f(x: int)", inputs=("(1,)", "(2,)"))
+    judge = Judge(SandboxConfig(call_seconds=0.2))
+    judge._programs = Sandbox(levels.strongest().name, Limits(wall_seconds=1.0), 2)
+    run, faults = judge._outcomes, [ENDED]
+    monkeypatch.setattr(judge, "_outcomes", lambda *asked: [faults.pop()] if faults else run(*asked))
+    once, whole = judge.behaviours(["def f(x):\n    return x", "def f(x):\n    return  x"], code)
+    assert once == whole is not None and not judge.stopped and not caplog.messages
+    sleeps = "import time\ndef f(x):\n    return x if x < 2 else time.sleep(9)"
+    assert judge.behaviours([sleeps], code) == [None]
+    assert judge.stopped == {"wall time": 1} and "stopped (wall time), again" in caplog.text
+    tests = behaviour.Tests("", "assert f(1) == 1 and f(2) is None")
+    assert judge.failure(sleeps, "f", tests) == "a call was stopped: wall time" and "in its tests" in caplog.text
+    caplog.set_level("INFO")
+    judge.close()
+    assert "count as no answer: wall time 1." in caplog.text
+
+
+@pytest.mark.parametrize(
     ("a", "b", "is_same"),
     [
         ("x", "float(x)", True),
@@ -209,6 +252,8 @@ def test_objects_are_alike_that_hold_the_same():
         ("float('nan')", "float('nan')", True),
         ("map(abs, [x])", "iter([x])", True),
         ("map(abs, [x])", "iter([x + 1])", False),
+        ("type(x)", "int", True),
+        ("[len, type(x)]", "[len, str]", False),
     ],
 )
 def test_values_are_compared_as_python_compares_them(a, b, is_same):

@@ -16,7 +16,7 @@ from helpers import ENVIRONMENT
 
 from maft.sandbox import levels, values
 from maft.sandbox.limits import LEVELS, LIMITS, NAMESPACES, UNPROTECTED, Limits
-from maft.sandbox.run import ENDED, Sandbox
+from maft.sandbox.run import ENDED, LATE, Sandbox
 
 HOSTILE = Path(__file__).parent / "cases" / "hostile"
 SHORT = Limits(call_seconds=0.2, cpu_seconds=1, wall_seconds=2.0, memory_mb=192)
@@ -190,6 +190,14 @@ def test_outcomes_say_what_happened():
         ENDED,
         ENDED,
     ]
+    sandbox.close()
+
+
+def test_late_programs_and_forged_reasons_have_a_word():
+    sandbox = Sandbox(STRONGEST, SHORT._replace(wall_seconds=0.5))
+    assert call(sandbox, "import time\ndef f(x):\n    time.sleep(9)", 1) == LATE
+    forge = "import os\ndef f(x):\n    os.write(3, b'{\"stopped\": [1]}\\n')"
+    assert call(sandbox, forge, 1) == ENDED
     sandbox.close()
 
 

@@ -44,7 +44,7 @@ def serve(channel: int) -> None:
         return
     signal.signal(signal.SIGPROF, _out_of_time)
     sys.modules["random"].seed(0)  # the same program behaves alike twice
-    space: dict[str, Any] = {"__name__": "program"}
+    space: dict[str, Any] = {"__name__": values.PROGRAM}
     outcome = _outcome(lambda: _execute(asked["source"], space), asked["seconds"])
     function: Any = space.get(asked["name"])
     if "value" in outcome:
@@ -69,6 +69,8 @@ def _outcome(run: Callable[[], Any], seconds: float) -> dict[str, Any]:
         return {"stopped": "time"}
     except values.TooMuch:
         return {"stopped": "size"}
+    except values.Incomparable:
+        return {"stopped": values.Incomparable.word}
     except MemoryError:
         return {"stopped": "memory"}
     except BaseException as error:

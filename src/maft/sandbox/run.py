@@ -3,8 +3,9 @@
     with Sandbox().program("def double(n): return 2 * n", "double") as double:
         double.call([["int", "0x15"]])          # {"value": ["int", "0x2a"]}
 
-An outcome is {"value": encoded}, {"error": name of the exception}, or {"stopped": why}. All of it is said by the
-process of the program, so it is compared here, as data, and bounded in size and time.
+An outcome is {"value": encoded}, {"error": name of the exception}, or {"stopped": why}: time, memory, size or a value
+that cannot be compared, or a word of `FAULTS`. All of it is said by the process of the program, so it is compared here,
+as data, and bounded in size and time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 from maft import files
 from maft.errors import MaftError
-from maft.sandbox import confine
+from maft.sandbox import confine, values
 from maft.sandbox.limits import BUBBLEWRAP, DEFAULT_LIMITS, Limits
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,12 @@ log = logging.getLogger(__name__)
 Outcome = dict[str, Any]
 
 ENDED: Outcome = {"stopped": "ended"}
-"""The process ended, or was ended: out of time or memory, or by itself."""
+"""The process ended, by itself or from outside, or said something else than an outcome."""
+LATE: Outcome = {"stopped": "wall time"}
+"""Our clock has ended the process: it slept, or the machine was busy."""
+FAULTS = ("ended", "wall time")
+"""What may be the machine's fault and not the program's."""
+STOPS = ("time", "memory", "size", values.Incomparable.word, *FAULTS)
 
 GRACE_SECONDS = 20.0
 """A forker that does not answer for so long after a program's time is over is ended itself."""
@@ -49,19 +55,19 @@ class Program:
 
     def __init__(self, channel: socket.socket, limits: Limits) -> None:
         self._channel, self._limits = channel, limits
-        self._deadline = time.monotonic() + limits.wall_seconds
+        self._deadline = time.monotonic() + limits.wall_seconds - 0.1  # before the clock of its forker
         self.loaded: Any = ENDED
         """The answer to the program itself: {"ok"} or {"error"}; of tests the first call, or the verdict."""
         self._waiting = b""
         self._received = 0
 
     def ask(self, question: object) -> Any:
-        """Send a line and return the next one; `ENDED` where none comes, or no JSON object, or too much."""
+        """Send a line and return the next one; `LATE` or `ENDED` where none comes, or no JSON object, or too much."""
         try:
             self._channel.settimeout(max(0.01, self._deadline - time.monotonic()))
             self._channel.sendall(json.dumps(question).encode() + b"\n")
         except OSError:
-            return ENDED
+            return self._end()
         return self.read()
 
     def read(self) -> Any:
@@ -71,17 +77,21 @@ class Program:
                 self._channel.settimeout(max(0.01, self._deadline - time.monotonic()))
                 data = self._channel.recv(65536)
             except OSError:
-                return ENDED
+                return self._end()
             self._received += len(data)
             if not data or self._received > self._limits.output_bytes:
-                return ENDED
+                return self._end()
             self._waiting += data
         line, _, self._waiting = self._waiting.partition(b"\n")
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
             return ENDED
-        return answer if isinstance(answer, dict) else ENDED
+        is_outcome = isinstance(answer, dict) and answer.get("stopped", FAULTS[0]) in STOPS
+        return answer if is_outcome else ENDED
+
+    def _end(self) -> Outcome:
+        return LATE if time.monotonic() >= self._deadline else ENDED
 
     def call(self, arguments: Sequence[Any]) -> Outcome:
         """Call the function with encoded values."""

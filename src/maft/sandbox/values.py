@@ -2,6 +2,8 @@
 
 Plain values (numbers, texts, bytes, lists, tuples, dicts, sets) keep what `==` sees of them; iterators are unrolled; of
 other objects there is the name of the type and a representation, or their attributes where that says nothing.
+Functions, coroutines and classes of the program have a name only, which does not say what they do: they cannot be
+compared.
 """
 
 from __future__ import annotations
@@ -15,10 +17,18 @@ MAX_DEPTH = 60
 MAX_ITEMS = 20_000
 """Values inside a value. More is too large to be compared."""
 _SAYS_NOTHING: Any = object.__repr__
+PROGRAM = "program"
+"""Module of what a program defines."""
 
 
 class TooMuch(ValueError):
     """The value is too large or too deep."""
+
+
+class Incomparable(Exception):
+    """Nothing in the value says whether it is equal to another."""
+
+    word = "a value that cannot be compared"
 
 
 def encode(value: Any) -> Any:
@@ -26,6 +36,7 @@ def encode(value: Any) -> Any:
 
     Raises:
         TooMuch: it is too large.
+        Incomparable: it is or holds a function, or an object that shows nothing but its address.
     """
     left = MAX_ITEMS
 
@@ -57,9 +68,13 @@ def encode(value: Any) -> Any:
             return ["dict", sorted(pairs, key=json.dumps)]
         if hasattr(type(value), "__iter__"):
             return ["iterable", [inner(item, depth + 1) for item in value]]
-        text = re.sub("0x[0-9a-f]+", "", repr(value))
-        if type(value).__repr__ is _SAYS_NOTHING:  # says nothing of what is in it
-            text += json.dumps(inner(getattr(value, "__dict__", None), depth + 1))
+        if isinstance(value, type) and value.__module__ == PROGRAM:
+            raise Incomparable
+        text, addresses = re.subn("0x[0-9a-f]+", "", repr(value))
+        if type(value).__repr__ is _SAYS_NOTHING and hasattr(value, "__dict__"):
+            text += json.dumps(inner(value.__dict__, depth + 1))
+        elif addresses:
+            raise Incomparable
         return ["object", [type(value).__name__, text]]
 
     return inner(value, 0)

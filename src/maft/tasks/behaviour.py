@@ -2,7 +2,8 @@
 
 Two programs are the same answer if they return the same values, or raise the same exceptions, on all inputs of the
 question (MBR-exec, arXiv 2204.11454, votes over execution results; CodeT, arXiv 2207.10397, filters by tests). Each
-program runs in a process of its own, once for a question; what it returns is compared here.
+program runs in a process of its own, once for a question; what it returns is compared here. One that is stopped on an
+input has no behaviour: what it would have returned is not known.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import logging
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,13 +26,15 @@ from maft.config import SandboxConfig
 from maft.records import CodeQuestion, Problem
 from maft.sandbox import levels, values
 from maft.sandbox.limits import Limits
-from maft.sandbox.run import ENDED, Outcome, Sandbox
+from maft.sandbox.run import ENDED, FAULTS, Outcome, Sandbox
 from maft.tasks import signatures
 
 log = logging.getLogger("maft")
 
 CACHED = 20_000
 """Behaviours and results of tests that are remembered."""
+TRIES = 2
+"""How often a program is run whose process ended or was late, which may be the machine's fault."""
 
 
 class Tests(NamedTuple):
@@ -57,11 +60,14 @@ class Judge:
         self._examiners = Sandbox(level.name, limits, self._num_workers)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, str | None] = OrderedDict()
+        self.stopped: Counter[str] = Counter()
+        """Programs that were stopped on the inputs of their question, by reason."""
 
     def behaviours(self, programs: Sequence[str], question: CodeQuestion) -> list[str | None]:
         """Return a key for each program; equal keys are equal behaviour, None is a program that answers nothing.
 
-        That is one which cannot be read, has no such function, returns no value on any input, or fails a public test.
+        That is one which cannot be read, has no such function, returns no value on any input, is stopped on an input,
+        or fails a public test.
         """
         with ThreadPoolExecutor(self._num_workers) as threads:
             distinct = list(dict.fromkeys(programs))
@@ -89,6 +95,9 @@ class Judge:
     def _behaviour(self, program: str, question: CodeQuestion) -> str | None:
         inputs = [[values.encode(value) for value in signatures.literal(given)] for given in question.inputs]
         outcomes = self.outcomes(program, question.name, inputs)
+        if why := next((outcome["stopped"] for outcome in outcomes if "stopped" in outcome), None):
+            self._count(why, question.name)
+            return None
         if not any("value" in outcome for outcome in outcomes):
             return None
         if question.tests and not self.passes(program, question.name, Tests("", "\n".join(question.tests))):
@@ -98,11 +107,35 @@ class Judge:
         return None
 
     def outcomes(self, program: str, name: str, inputs: Sequence[Sequence[object]]) -> list[Outcome]:
-        """Call a program's function with encoded arguments; after its process has ended, all calls are `ENDED`."""
+        """Call a program's function with encoded arguments, up to the input on which it is stopped.
+
+        A program whose process ends, or is late, is run once more.
+        """
+        for _ in range(TRIES):
+            made = self._outcomes(program, name, inputs)
+            if not any(outcome.get("stopped") in FAULTS for outcome in made):
+                break
+        return made
+
+    def _outcomes(self, program: str, name: str, inputs: Sequence[Sequence[object]]) -> list[Outcome]:
+        made: list[Outcome] = []
         with self._programs.program(program, name) as running:
             if running.loaded != {"ok": True}:
-                return [running.loaded if "error" in running.loaded else ENDED] * len(inputs)
-            return [running.call(arguments) for arguments in inputs]
+                known = running.loaded.keys() in ({"error"}, {"stopped"})
+                return [running.loaded if known else ENDED]
+            for arguments in inputs:
+                made.append(running.call(arguments))
+                if "stopped" in made[-1]:
+                    break
+        return made
+
+    def _count(self, why: str, name: str) -> None:
+        with self._lock:
+            self.stopped[why] += 1
+        if why in FAULTS:
+            log.warning(
+                "A program for %s was stopped (%s), again when run once more; it counts as no answer.", name, why
+            )
 
     def passes(self, program: str, name: str, tests: Tests) -> bool:
         """Say whether a program passes tests, which run in another process and ask it for values only."""
@@ -113,20 +146,39 @@ class Judge:
         return self._remembered(_digest(program, name, *tests), lambda: self._failure(program, name, tests))
 
     def _failure(self, program: str, name: str, tests: Tests) -> str | None:
+        for _ in range(TRIES):
+            why, stopped = self._examined(program, name, tests)
+            if stopped not in FAULTS:
+                return why
+        log.warning(
+            "A program for %s was stopped (%s) in its tests, again when run once more: it fails.", name, stopped
+        )
+        return why
+
+    def _examined(self, program: str, name: str, tests: Tests) -> tuple[str | None, str | None]:
+        """Return why a program does not pass tests, and why it or the tests were stopped."""
         more = {"setup": tests.setup, "tests": tests.checks}
         with self._programs.program(program, name) as running, self._examiners.program("", name, **more) as examiner:
             if running.loaded != {"ok": True}:
-                return f"the program cannot be loaded: {running.loaded.get('error', 'it ended')}"
+                stopped = running.loaded.get("stopped")
+                why = str(stopped or running.loaded.get("error", "it ended"))
+                return f"the program cannot be loaded: {why:.80}", stopped
             answer = examiner.loaded
             while "call" in answer:
                 outcome = running.call(answer["call"])
-                if "stopped" in outcome:
-                    return f"a call was stopped: {outcome['stopped']}"
+                if stopped := outcome.get("stopped"):
+                    return f"a call was stopped: {stopped}", stopped
                 answer = examiner.ask(outcome)
-        return None if answer.get("passed") is True else str(answer.get("why", "the tests were stopped"))
+        if answer.get("passed") is True:
+            return None, None
+        return str(answer.get("why", "the tests were stopped")), answer.get("stopped")
 
     def close(self) -> None:
-        """End all processes; they start again when they are needed."""
+        """End all processes, which start again when they are needed, and say how many programs were stopped."""
+        if self.stopped:
+            reasons = ", ".join(f"{why} {count}" for why, count in self.stopped.most_common())
+            log.info("Programs that were stopped and count as no answer: %s.", reasons)
+            self.stopped.clear()
         self._programs.close()
         self._examiners.close()
 
