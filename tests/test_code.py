@@ -136,6 +136,21 @@ def test_gold_tests_that_fail_on_the_solution_are_refused_at_start(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("tests", "why"),
+    [
+        (["assert double(2 == 4"], "SyntaxError: '.' was never closed"),
+        ("return double(2)", "SyntaxError: 'return' outside function"),
+        (["assert triple(2) == 6"], "the tests do not name double"),
+    ],
+)
+def test_gold_tests_without_a_solution_are_read_at_start(tmp_path, tests, why):
+    row = DOUBLE | {"solution": None, "tests": tests}
+    with pytest.raises(DataError, match=f"gold tests of 1 of 2 questions cannot be run, such as [0-9a-f]+: {why}"):
+        task(tmp_path, row, MBPP).questions()
+    assert task(tmp_path, DOUBLE | {"solution": None}, HUMANEVAL | {"canonical_solution": None}).questions()
+
+
 def test_a_program_without_behaviour_is_like_no_other(tmp_path):
     row = {"question": "Double it.", "signature": "def double(n: int) -> int"}
     made, problem = task(tmp_path, row), read(tmp_path, row | {"solution": "import no_such\ndef double(n): return n"})

@@ -218,6 +218,15 @@ def test_one_file_is_divided_and_two_files_are_not_mixed(tmp_path):
     assert (len(split.train), len(split.eval)) == (10, 3)
 
 
+def test_questions_without_an_answer_that_find_no_place_are_counted(tmp_path, caplog):
+    rows = [{"question": f"a{n}", "answer": None if n < 8 else n} for n in range(10)]
+    one = jsonl(tmp_path / "a.jsonl", *rows)
+    assert [len(side) for side in prepared("jsonl", train_file=one)[:2]] == [8, 2] and not caplog.messages
+    split = prepared("jsonl", train_file=one, num_train=5)
+    assert len(split.train) == 5 and {p.gold for p in split.eval} == {"8", "9"}
+    assert "3 questions without a known answer are not used: task.num_train = 5" in caplog.text
+
+
 def test_an_id_that_stands_for_two_questions_is_refused(tmp_path):
     one = jsonl(tmp_path / "a.jsonl", *({"question": f"a{n}", "answer": n, "id": n // 2} for n in range(6)))
     two = jsonl(tmp_path / "b.jsonl", {"question": "b", "answer": 1})

@@ -160,6 +160,7 @@ HOSTILE = {
     "not a number": '{"n": NaN}',
     "infinite": '{"n": -Infinity}',
     "two values of a key": '{"n": 1, "n": 2}',
+    "two values of another key": '{"n": 1, "city": "Rome", "city": "rome"}',
     "half a surrogate pair": '{"n": 1, "m": "\\ud800"}',
     "never closed": '{"n": "' + "x" * 100_000,
     "of another type": '{"n": "many"}',
@@ -179,6 +180,30 @@ def test_no_part_of_json_that_is_refused_is_an_answer() -> None:
     task = make(TaskConfig(name="extraction"))
     assert task.extract('{"x": NaN, "y": {"n": 1}}') is None
     assert task.extract('{"x": 1, "x": 2, "y": {"n": 1}} {"n": 2}') == '{"n": 2}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer"),
+    [
+        ('[{"n": 1}, {"n": 2}', None),
+        ('{"n": 3} then [{"n": 1}, {"n": 2}, {"n"', '{"n": 3}'),
+        ('[{"n": 1}, oops {"n": 2}] {"n": 3}', '{"n": 3}'),
+        ('{"why": "as {\\"n\\": 1}, or {"n": 1}"} {"n": 2}', '{"n": 2}'),
+        ('{"why": "two\nlines", "in": {"n": 1}}', None),
+        ('{"n": 1, "why": "it says {}', None),
+        ('The form is [n] or {n}, so {"n": 1}', '{"n": 1}'),
+        ("{n} " * 150 + '{"n": 1}', '{"n": 1}'),
+        ("[" + '{"n": 1}, ' * 3000 + '{"n": 2}', None),
+    ],
+)
+def test_no_part_of_torn_json_is_an_answer(reply: str, answer: str | None) -> None:
+    assert make(TaskConfig(name="extraction", fields={"n": "number"})).extract(reply) == answer
+
+
+def test_texts_in_json_can_be_compared_by_their_characters() -> None:
+    same = {name: make(TaskConfig(name="extraction", equality=name)).equality.same for name in ("json", "exact_json")}
+    assert same["json"]('{"a": "Rome"}', '{"a": " rome"}') and not same["exact_json"]('{"a": "Rome"}', '{"a": "rome"}')
+    assert same["exact_json"]('{"a": 1.0, "b": "x"}', '{"b": "x", "a": 1}')
 
 
 def test_the_last_json_with_all_fields_is_the_answer() -> None:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from maft.answers.canonical import MAX_ANSWER_CHARS, canonical
 from maft.answers.equality import Equality, Exact, FoldedSequence, Mathematics, Text, TokenSequence
 from maft.answers.extract import extract_answer, extract_choice, extract_number, extract_stated
-from maft.answers.objects import Json
+from maft.answers.objects import ExactJson, Json
 from maft.answers.tokens import Tokens
 
 __all__ = [
@@ -41,7 +41,8 @@ __all__ = [
 MEANINGS = ("embedding", "judge")
 """Equalities that need a model, see `maft.tasks.base.Task.equality`."""
 EQUALITIES: Mapping[str, type[Equality]] = {
-    equality.name: equality for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence, Json, Tokens)
+    equality.name: equality
+    for equality in (Mathematics, Text, Exact, TokenSequence, FoldedSequence, Json, ExactJson, Tokens)
 }
 
 

@@ -5,7 +5,7 @@ text               the same words; case and spacing do not count
 exact              the same characters
 sequence           the same tokens in the same order and lines; `1.0` is `1`, `Uryyb` is not `uryyb`
 folded_sequence    the same, without regard to case
-json               the same JSON, keys in any order; see objects.py
+json, exact_json   the same JSON, keys in any order; see objects.py
 tokens             the same normalised tokens; see tokens.py
 embedding, judge   the same meaning, see meaning.py
 """

@@ -1,25 +1,25 @@
 """JSON in a reply: found, read within bounds, and compared by structure.
 
-Keys have no order, numbers are compared by value, texts without regard to case and spacing, `true` is not 1. An object
-that gives one key two different values has no meaning, nor have NaN and infinity; such JSON is not read.
+Keys have no order, numbers are compared by value, texts without regard to case and spacing (or exactly, see
+`ExactJson`), `true` is not 1. An object that gives one key two different values has no meaning, nor have NaN and
+infinity; such JSON is not read, and no part of it, or of JSON that was cut.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import groupby, islice
 from math import isfinite
-from typing import Any
+from typing import Any, ClassVar
 
 from maft.answers.equality import ByKey, folded
 
 MAX_CHARS = 20_000
-"""JSON is looked for in the last characters of a reply only."""
+"""Longer JSON is not read."""
 MAX_DEPTH = 32
 """Deeper nesting is not read."""
-MAX_STARTS = 100
-"""Number of brackets at which JSON may begin that are tried, the first in the reply first."""
 
 
 def values(text: str) -> Iterator[Any]:
@@ -29,28 +29,43 @@ def values(text: str) -> Iterator[Any]:
     ...     {"a": 1}, {"a": [2, {}]}]
     True
     """
-    text, place = text[-MAX_CHARS:], 0
-    for _ in range(MAX_STARTS):
-        starts = [start for start in (text.find(sign, place) for sign in "{[") if start >= 0]
-        if not starts:
-            return
-        place = min(starts)
+    place = 0
+    while bracket := _OPEN.search(text, place):
         try:
-            value, end = _DECODER.raw_decode(text, place)
+            value, place = _DECODER.raw_decode(text, bracket.start())
         except (ValueError, RecursionError):
-            place = _end_of_refused(text, place)
+            place = _end_of_refused(text, bracket.start())
             continue
-        place = end
-        if _can_be_kept(value):
+        if place - bracket.start() <= MAX_CHARS and _can_be_kept(value):
             yield value
 
 
+_OPEN, _BRACKET = re.compile(r"[\[{]"), re.compile(r"[\[{\]}]")
+
+
 def _end_of_refused(text: str, start: int) -> int:
-    """Return where JSON ends that is not read, such as one with NaN, so that no part of it is; else the next place."""
+    """Return where JSON ends that cannot be read: no part of it is an answer. Of text in brackets, the next place.
+
+    It is JSON if its first key or item is; it ends where its brackets are closed, or never.
+    """
     try:
-        return json.JSONDecoder().raw_decode(text, start)[1]
+        return _LENIENT.raw_decode(text, start)[1]
+    except json.JSONDecodeError as error:
+        if error.pos <= start + 1 or not text[start + 1 : error.pos].strip():
+            return error.pos if not error.msg.startswith("Unterminated") else len(text)
+        reached = error.pos
     except (ValueError, RecursionError):
-        return start + 1
+        reached = start + 1
+    depth = 0
+    for bracket in _BRACKET.finditer(text, start):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth == 0:
+            return max(bracket.end(), reached)
+    return len(text)
+
+
+_LENIENT = json.JSONDecoder(strict=False)
+"""Reads what `_DECODER` refuses for its values, or for line ends within a text."""
 
 
 def parse(text: str) -> Any:
@@ -74,7 +89,7 @@ def written(value: Any) -> str:
 
 
 class Json(ByKey):
-    """The same JSON by structure; what is no JSON is compared as text.
+    """The same JSON by structure, texts without regard to case and spacing; what is no JSON is compared as text.
 
     >>> Json().same('{"a": 1.0, "b": "New  York"}', '{"b": "new york", "a": 1}'), Json().same("[1, 2]", "[2, 1]")
     (True, False)
@@ -83,22 +98,35 @@ class Json(ByKey):
     """
 
     name = "json"
+    text: ClassVar[Callable[[str], str]] = staticmethod(folded)
+    """What a text is compared by."""
 
     def key(self, answer: str) -> Hashable:
         """Return the structure without the order of keys."""
         try:
-            return _key(parse(answer))
+            return _key(parse(answer), self.text)
         except ValueError:
-            return folded(answer)
+            return self.text(answer)
 
 
-def _key(value: Any) -> Hashable:
+class ExactJson(Json):
+    """The same, and each text by its characters.
+
+    >>> ExactJson().same('{"a": 1, "b": "x"}', '{"b": "x", "a": 1.0}'), ExactJson().same('["X"]', '["x"]')
+    (True, False)
+    """
+
+    name = "exact_json"
+    text = staticmethod(str.strip)
+
+
+def _key(value: Any, text: Callable[[str], str]) -> Hashable:
     if isinstance(value, dict):
-        return "object", frozenset((folded(key), _key(inner)) for key, inner in value.items())
+        return "object", frozenset((text(key), _key(inner, text)) for key, inner in value.items())
     if isinstance(value, list):
-        return "list", tuple(map(_key, value))
+        return "list", tuple(_key(inner, text) for inner in value)
     if isinstance(value, str):
-        return "text", folded(value)
+        return "text", text(value)
     return type(value).__name__ if value is None or isinstance(value, bool) else "number", value
 
 
@@ -123,7 +151,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     by_key = sorted(pairs, key=lambda pair: pair[0])
     for key, group in groupby(by_key, lambda pair: pair[0]):
         first, *others = (value for _, value in islice(group, None))
-        if any(_key(other) != _key(first) for other in others):
+        if any(_key(other, str) != _key(first, str) for other in others):
             raise ValueError(f"two values of {key!r}")
     return dict(pairs)
 

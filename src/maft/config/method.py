@@ -50,7 +50,10 @@ class _TaskName(Part):
 
 _TASK_NAMES = [name if name != "reasoning_gym" else "reasoning_gym:<name>" for name in TASK_SETTINGS]
 
-EQUALITY_NAMES = ("mathematics", "text", "exact", "sequence", "folded_sequence", "json", "tokens", "embedding", "judge")
+EQUALITY_NAMES = (
+    *("mathematics", "text", "exact", "sequence", "folded_sequence", "json", "exact_json", "tokens", "embedding"),
+    "judge",
+)
 FieldType = Literal["text", "number", "boolean", "list", "any"]
 
 
@@ -68,9 +71,10 @@ class TaskConfig(Section):
     equality: Annotated[str, AfterValidator(Part("equality", EQUALITY_NAMES))] | None = None
     """Which answers are the same: `mathematics` (values and expressions), `text` (words, without regard to case),
     `exact` (characters), `sequence` (tokens in order, line by line), `folded_sequence` (case folded), `json` (by
-    structure), `tokens` (short answers and lists), `embedding` (as near as `similarity`) or `judge` (as a model says);
-    null: the task's own, which is text for mmlu and classification, json for extraction, tokens for text, the scorer
-    for reasoning_gym, behaviour for code, mathematics for all others."""
+    structure; texts without regard to case), `exact_json` (texts by their characters), `tokens` (short answers and
+    lists), `embedding` (as near as `similarity`) or `judge` (as a model says); null: the task's own, which is text for
+    mmlu and classification, json for extraction, tokens for text, the scorer for reasoning_gym, behaviour for code,
+    mathematics for all others."""
     encoder: Annotated[str, PLACE, NEWER] = "all-MiniLM-L6-v2"
     """With `equality: embedding`, the sentence encoder: all-MiniLM-L6-v2, a folder or a hub name."""
     similarity: Annotated[Share, NEWER] = 0.8

@@ -138,7 +138,14 @@ def split_by_key(problems: Sequence[Problem], settings: TaskConfig) -> Split:
         side = train if len(train) + len(groups[key]) <= num_train else held_out
         side += groups[key]
     if mixed:
-        held_out = [problem for problem in held_out if problem.id not in unknown]
+        known = [problem for problem in held_out if problem.id not in unknown]
+        if len(known) < len(held_out):
+            log.warning(
+                "%d questions without a known answer are not used: task.num_train = %d leaves no place for them, and "
+                "held-out questions need a known answer.",
+                *(len(held_out) - len(known), num_train),
+            )
+        held_out = known
         num_eval = settings.num_eval or len(held_out)
     return Split(_cut(train, num_train, "train", settings), _cut(held_out, num_eval, "eval", settings))
 

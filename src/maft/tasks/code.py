@@ -91,7 +91,7 @@ class Code(Table):
         return {"sandbox": level.record}
 
     def questions(self) -> Split:
-        """Read the rows, and make sure that their solutions pass their gold tests."""
+        """Read the rows, and make sure that their solutions pass their gold tests, or that these can be run at all."""
         levels.check(allow_weak=self.settings.sandbox.allow_weak)
         self._untyped.clear()
         split = super().questions()
@@ -189,18 +189,26 @@ class Code(Table):
 
     def _check_solutions(self, problems: Sequence[Problem]) -> None:
         """Refuse questions whose own solution is graded as wrong: accuracy on them would mean nothing."""
-        failed, useless = [], list[str]()
+        failed, unusable, useless = list[str](), list[str](), list[str]()
         for problem in problems:
             solution, tests = known(problem.gold or "")
             if solution and tests.checks and problem.code is not None:
                 why = judge(self.settings.sandbox).failure(solution, problem.code.name, tests)
                 failed += [f"{problem.id}: {why}"] if why else []
+            elif tests.checks and problem.code is not None:
+                why = signatures.unusable(tests.setup, tests.checks, problem.code.name)
+                unusable += [f"{problem.id}: {why}"] if why else []
             elif solution and not self.equality.same(solution, solution, problem):
                 useless += [problem.id]
         if failed:
             raise DataError(
                 f"the gold tests of {len(failed)} of {len(problems)} questions fail on their own solution, such as "
                 f"{'; '.join(failed[:3])}. Correct the tests or the solution, or take the questions out."
+            )
+        if unusable:
+            raise DataError(
+                f"the gold tests of {len(unusable)} of {len(problems)} questions cannot be run, such as "
+                f"{'; '.join(unusable[:3])}. Correct them, or take them out."
             )
         if useless:
             raise DataError(

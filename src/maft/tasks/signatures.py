@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, NamedTuple
@@ -113,6 +114,24 @@ def calls(tests: str, name: str) -> list[tuple[Any, ...]]:
             except (ValueError, TypeError):
                 continue
     return arguments
+
+
+def unusable(setup: str, tests: str, name: str) -> str | None:
+    """Return why tests cannot be tests of a function, as far as reading them tells; None if they can.
+
+    >>> unusable("", "assert add(1, 2) == 3", "add"), unusable("", "assert sub(2, 1) == 1", "add")
+    (None, 'the tests do not name add')
+    """
+    named = set[str]()
+    for text in (setup, tests):
+        try:
+            tree = ast.parse(text)
+            with warnings.catch_warnings(action="ignore"):
+                compile(tree, "tests", "exec", dont_inherit=True)  # such as "return" outside of a function
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return f"{type(error).__name__}: {error}"[:200]
+        named = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return None if named & {name, "candidate"} else f"the tests do not name {name}"
 
 
 def examples(text: str, name: str) -> list[tuple[Any, ...]]:
