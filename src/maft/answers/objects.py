@@ -98,15 +98,16 @@ class Json(ByKey):
     """
 
     name = "json"
-    text: ClassVar[Callable[[str], str]] = staticmethod(folded)
-    """What a text is compared by."""
+    fold: ClassVar[bool] = True
+    """Whether case and spacing of texts do not count."""
 
     def key(self, answer: str) -> Hashable:
         """Return the structure without the order of keys."""
+        text = folded if self.fold else str.strip
         try:
-            return _key(parse(answer), self.text)
+            return _key(parse(answer), text)
         except ValueError:
-            return self.text(answer)
+            return text(answer)
 
 
 class ExactJson(Json):
@@ -117,7 +118,7 @@ class ExactJson(Json):
     """
 
     name = "exact_json"
-    text = staticmethod(str.strip)
+    fold = False
 
 
 def _key(value: Any, text: Callable[[str], str]) -> Hashable:
