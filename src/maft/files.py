@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -231,15 +232,17 @@ def make_whole(folder: Path, make: Callable[[Path], None]) -> None:
         _name_whole(Path(scratch) / folder.name, folder)
 
 
-def template(room: str, name: str, **filters: Callable[..., str]) -> Any:
-    """Return a Jinja template of plain text, nothing of which is escaped, from the folder `templates` of a room."""
+@cache
+def template(room: str, name: str, *, html: bool = False, **filters: Callable[..., Any]) -> Any:
+    """Return a Jinja template from the folder `templates` of a room; in HTML everything is escaped, in text nothing."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader(f"maft.{room}", "templates"),
+        autoescape=html,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
+        keep_trailing_newline=not html,
         undefined=StrictUndefined,
     )
     environment.filters |= filters

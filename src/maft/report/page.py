@@ -3,7 +3,8 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,26 @@ from maft.runs import societies
 
 def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
     """Write a page and return its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    script = "\n".join(_file(name) for name in ("charts.js", "tables.js", "debates.js"))
+    text = _template(template).render(
+        content,
+        style=Markup(_file("page.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    files.write_text(path, text)
+    return path
+
+
+@cache
+def _template(name: str) -> Any:
     from markupsafe import Markup
 
     from maft.report import plots
 
-    environment = Environment(
-        loader=PackageLoader("maft.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "safe_text": transcript.safe,
         "percent": percent,
         "points": points,
@@ -40,15 +48,7 @@ def write(path: Path, template: str, content: Mapping[str, Any]) -> Path:
         "pick": lambda counts, names: {name: getattr(counts, name) for name in names},
         "svg": lambda chart: Markup(plots.for_page(chart)),
     }
-    script = "\n".join(_file(name) for name in ("charts.js", "tables.js", "debates.js"))
-    text = environment.get_template(template).render(
-        content,
-        style=Markup(_file("page.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-    files.write_text(path, text)
-    return path
+    return files.template("report", name, html=True, **filters)
 
 
 def _file(name: str) -> str:

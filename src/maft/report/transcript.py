@@ -7,6 +7,7 @@ import difflib
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import count
 from pathlib import Path
 from string import ascii_uppercase
@@ -275,21 +276,24 @@ def plain(text: str, how: How) -> str:
 
 def render(told: Told, paint: Paint = plain) -> str:
     """Return a transcript; `paint` colours pieces of text by their meaning."""
-
-    def wrapped(text: str, indent: str, how: How | None = None) -> str:
-        rows = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
-        lines = [f"{indent}{row}".rstrip() for row in rows]
-        return "\n".join(paint(text, how) if how else text for text in lines)
-
     names = labels(told.debate, told.vote)
 
     def shown(answer: str) -> str:
         return names.get(answer) or short(answer)
 
-    template = files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
     functions: dict[str, Any] = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
     functions |= {"shown": shown, "names": names}
-    return str(template.render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
+    return str(_template(paint).render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
+
+
+@cache
+def _template(paint: Paint) -> Any:
+    def wrapped(text: str, indent: str, how: How | None = None) -> str:
+        rows = [part for row in text.split("\n") for part in textwrap.wrap(row, WIDTH - len(indent)) or [""]]
+        lines = [f"{indent}{row}".rstrip() for row in rows]
+        return "\n".join(paint(text, how) if how else text for text in lines)
+
+    return files.template("report", "transcript.txt.j2", safe_text=safe, line=line, paint=paint, wrapped=wrapped)
 
 
 def _no_such_question(
