@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maft
-from maft import Scripted, config, files
+from maft import NullTrainer, Scripted, comparison, config, files
 from maft.answers import objects
 from maft.answers.labels import read_label
 from maft.answers.meaning import Embedded, Judgement, complete_linkage, fitting_similarity
@@ -29,7 +29,8 @@ from maft.models import embedding
 from maft.pipeline import judging
 from maft.planning import difficulty
 from maft.records import Reply, Request
-from maft.report.table import table
+from maft.report import write_comparison_page
+from maft.report.table import comparison_table, table
 from maft.report.transcript import Told, render
 from maft.seeds import rng
 from maft.tasks import make, prepare
@@ -444,6 +445,24 @@ def test_known_answers_are_compared_by_tokens_and_characters(tmp_path: Path) -> 
     assert one.exact == pytest.approx(sum(shares[str(a)] == 1 for a in answers) / len(answers))
     assert one.f1 == pytest.approx(sum(shares[str(a)] for a in answers) / len(answers))
     assert one.chrf is not None and 0 < one.chrf < 1
+
+
+def test_a_comparison_of_free_text_has_columns_for_what_answers_share_with_known_ones(tmp_path: Path) -> None:
+    rows = [{"question": f"What is on picture {n}?", "answer": "A large  dog"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = {"name": "text", "train_file": str(tmp_path / "rows.jsonl")}
+    whole = config.parse({"runs_dir": str(tmp_path), "task": task, "name": "compared", "debate": {"num_agents": 2}})
+    compared = comparison.begin(whole, ("maft",), [0, 1])
+    comparison.compare(compared, Scripted(_says(lambda a, b: "no")), NullTrainer(), Quiet())
+    results = comparison.results(compared)
+    base = next(row for row in results if row.method == "base")
+    each = [overlaps(compared.folder(comparison.ARMS["maft"], seed))[0] for seed in (0, 1)]
+    assert base.overlap is not None and base.overlap.f1 == pytest.approx((each[0].f1 + each[1].f1) / 2)
+    assert 0 < base.overlap.exact < base.overlap.f1 < 1
+    assert all(row["overlap"]["n"] == base.n for row in json.loads(comparison.as_json(results)))
+    assert f"{100 * base.overlap.f1:.1f}" in comparison_table(results) and "token F1" in comparison_table(results)
+    page = write_comparison_page(compared, results).read_text()
+    assert "chrF %" in page and f'<td data-value="{base.overlap.f1}">' in page
 
 
 def test_transcripts_fold_long_answers_and_show_differences() -> None:

@@ -20,6 +20,7 @@ from maft.evaluation.flow import RoundFlow, by_round
 from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import HeldOut, Scoring, agreeing_most, score_all, score_member, tokens
 from maft.evaluation.metrics import summarize
+from maft.evaluation.overlap import Overlap, over_seeds, overlap
 from maft.evaluation.paired import Accuracies, Difference, accuracies, accuracy_over, difference, holm
 from maft.evaluation.replay import Ceiling, curve
 from maft.evaluation.retention import Retention, retention
@@ -65,6 +66,8 @@ class Result(Record):
     """Whether the difference is outside that family."""
     accuracy_read: float | None = None
     """Share of right answers among those that could be read."""
+    overlap: Overlap | None = None
+    """Exact match, token F1 and chrF with the known answers, as means over seeds; of free text only."""
     accuracy_lenient: float | None = None
     """Of single answers, untrained and after the last iteration: where a reply could not be read, its last number or
     line counts."""
@@ -389,6 +392,7 @@ def _result(key: tuple[int, str], cells: Sequence[_Cell], against: str, other: S
         num_seeds=len(cells),
         against=against,
         accuracy_read=_accuracy_read([score for cell in cells for score in cell.scores]),
+        overlap=over_seeds([overlap(cell.folder, cell.scores) for cell in cells]),
         difference=difference(mine, [accuracies(cell.scores) for cell in other or ()]) if compared else None,
         **means,
     )

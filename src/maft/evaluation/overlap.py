@@ -1,6 +1,6 @@
 """How much of the known answers is in free text: exact match and token F1 as SQuAD has them, and chrF."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from statistics import mean
 
@@ -31,16 +31,33 @@ class Overlap(Record):
 
 def overlaps(folder: RunFolder) -> list[Overlap]:
     """Return an entry for each method of each evaluated iteration; none where answers are no free text."""
-    if folder.config.task.name not in TASKS:
-        return []
-    gold = {name: problem.gold for name, problem in problems(folder, "eval").items() if problem.gold is not None}
     done = [number for number in range(folder.config.num_iterations + 1) if folder.evaluated(number)]
-    return [
-        _overlap([score for score in files.read_records(path, Score) if score.problem_id in gold], gold)
+    entries = [
+        overlap(folder, files.read_records(path, Score))
         for number in done
         for result in files.read_json(folder.results(number))
-        if gold and (path := folder.scores(number, MethodResult.model_validate(result).method)).exists()
+        if (path := folder.scores(number, MethodResult.model_validate(result).method)).exists()
     ]
+    return [one for one in entries if one is not None]
+
+
+def overlap(folder: RunFolder, scores: Sequence[Score]) -> Overlap | None:
+    """Return the entry of one method; None where answers are no free text, or none is known."""
+    if folder.config.task.name not in TASKS:
+        return None
+    gold = {name: problem.gold for name, problem in problems(folder, "eval").items() if problem.gold is not None}
+    known = [score for score in scores if score.problem_id in gold]
+    return _overlap(known, gold) if known else None
+
+
+def over_seeds(entries: Sequence[Overlap | None]) -> Overlap | None:
+    """Return the means of a method's entries of all seeds; None where a seed has none."""
+    every = [one for one in entries if one is not None]
+    if not every or len(every) < len(entries):
+        return None
+    chrf = [one.chrf for one in every if one.chrf is not None]
+    means = {"exact": mean(one.exact for one in every), "f1": mean(one.f1 for one in every)}
+    return every[0].model_copy(update=means | {"chrf": mean(chrf) if chrf else None})
 
 
 def sentence(one: Overlap) -> str:
@@ -52,7 +69,7 @@ def sentence(one: Overlap) -> str:
     )
 
 
-def _overlap(scores: list[Score], gold: dict[str, str]) -> Overlap:
+def _overlap(scores: Sequence[Score], gold: dict[str, str]) -> Overlap:
     chrf = _chrf()
 
     def over(measure: Callable[[str, str], float]) -> float:

@@ -65,6 +65,7 @@ def _content(comparison: Comparison, results: Sequence[Result]) -> dict[str, Any
         "comparison": comparison,
         "found": results,
         "last": last,
+        "has_overlap": any(row.overlap for row in results),
         "lines": {number: list(of) for number, of in groupby(lines, lambda line: line.row.iteration)},
         "reach": max([0.01, *(max(abs(gap.low), abs(gap.high)) for gap in gaps)]),
         "against": against,

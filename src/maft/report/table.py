@@ -7,6 +7,7 @@ from maft.diversity.measures import Diversity, collapsed
 from maft.evaluation import overlap, retention
 from maft.evaluation.labels import LabelQuality
 from maft.evaluation.learned import of_run, warnings
+from maft.evaluation.overlap import Overlap
 from maft.evaluation.paired import Difference
 from maft.pipeline import judging
 from maft.report.data import labels, notes, results, stand_ins
@@ -83,7 +84,7 @@ def comparison_table(compared: Sequence[Result]) -> str:
     """
     against = compared[0].against if compared else "maft"
     peers = {against, *(f"{arm}{AT_BUDGET}" for arm in ARMS if against.endswith(AT_BUDGET))}
-    last = max((row.iteration for row in compared), default=0)
+    last, has_overlap = max((row.iteration for row in compared), default=0), any(row.overlap for row in compared)
     rows = [
         [
             str(row.iteration),
@@ -94,6 +95,7 @@ def comparison_table(compared: Sequence[Result]) -> str:
             _points(row.equal_training),
             f"{row.unparsed:.0f}",
             "" if row.accuracy_read is None else f"{row.accuracy_read:.1%}",
+            *(_overlap(row.overlap) if has_overlap else ()),
             *(f"{number:,.0f}" for number in (row.calls, row.completion_tokens, row.tokens)),
             *(f"{number:,.0f}" for number in (row.training_examples, row.training_tokens, row.seconds)),
         ]
@@ -103,6 +105,7 @@ def comparison_table(compared: Sequence[Result]) -> str:
     columns = (
         *("iteration", "method", "accuracy", "95 % interval", f"minus {against}", "95 % interval", "p", "Holm"),
         *("equal training", "unparsed", "right if read"),
+        *(("exact match", "token F1", "chrF") if has_overlap else ()),
         *("calls", "generated", "tokens", "examples", "training tokens", "seconds"),
     )
     lines = []
@@ -127,6 +130,12 @@ def comparison_table(compared: Sequence[Result]) -> str:
     return _draw(
         columns, rows, lines, empty="No method has been evaluated for every seed yet.", bold=("debate", against)
     )
+
+
+def _overlap(one: Overlap | None) -> tuple[str, ...]:
+    """Return exact match, token F1 and chrF in percent."""
+    shares = (one.exact, one.f1, one.chrf) if one else (None, None, None)
+    return tuple("" if share is None else f"{100 * share:.1f}" for share in shares)
 
 
 def _evidence(compared: Sequence[Result]) -> Iterator[str]:
