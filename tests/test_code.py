@@ -385,6 +385,9 @@ def test_transcript_and_page_name_programs_by_how_they_behave(tmp_path):
         _Texts(),
     )
     assert shown[3][1] == 0
+    _, same, other = shown[2][0][1]
+    assert same[-1] == []
+    assert other[-1] == [(0, "def double(n):\n"), (-1, "    return n + n\n"), (1, "    return n\n")]
 
 
 @pytest.mark.slow

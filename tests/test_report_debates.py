@@ -55,6 +55,17 @@ def test_a_debate_that_failed_is_nothing_else():
     assert kinds(failed) == {"failed"}
 
 
+def test_answers_that_lost_say_which_words_differ():
+    rome, oslo, other = "a bridge fell in Rome", "a bridge fell in Oslo <b>\x1b", "nobody knows anything of it"
+    one = shown([rome, oslo, other], [rome, rome, rome], rome, rome)
+    turns = debates._debate(one, problem(gold=rome), 0, grade, debates._Texts())[2][0][1]
+    assert [turn[-1] for turn in turns] == [
+        [],
+        [(0, "a bridge fell in "), (-1, "Rome "), (1, "Oslo <b>\\x1b ")],
+        [],
+    ]
+
+
 def unpack(packed: debates.Packed) -> dict[str, Any]:
     text = zlib.decompress(base64.b64decode(packed.text)).decode() if packed.is_deflated else packed.text
     return json.loads(text)

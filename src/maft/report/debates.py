@@ -225,6 +225,7 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
     debate, vote, latest = shown.debate, shown.vote, shown.debate.latest
     fates = {fate.agent: fate for fate in shown.fates}
     passed, named = set(kinds(shown, problem, grade)), transcript.labels(debate, vote)
+    agreeing = vote.agreeing(debate) if vote else frozenset()
 
     def brief(answer: str | None) -> str | None:
         return None if answer is None else named.get(answer) or _answer(answer)
@@ -250,6 +251,7 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
             *((-1, 0) if turn.summary is None else reply(turn.summary)),
             texts.add(fate and f"{'Learns from it' if fate.kind else 'Not used'}: {fate.why}."),
             int(fate is not None and fate.kind is not None),
+            [] if vote is None or turn.answer in agreeing else _difference(turn.answer, vote.label, debate),
         ]
 
     return [
@@ -271,6 +273,16 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
         [texts.add(brief(turn.answer)) for turn in debate.samples],
         texts.add(None if debate.error is None else transcript.line(debate.error[:500])),
     ]
+
+
+def _difference(answer: str | None, label: str | None, debate: Debate) -> list[tuple[int, str]]:
+    """Return the pieces of an answer and of the one that won, in lines of programs or in words."""
+    if answer is None or label is None:
+        return []
+    sign = " " if debate.code is None else "\n"
+    split = str.split if debate.code is None else str.splitlines
+    pieces = transcript.compared(split(answer), split(label))
+    return [(side, transcript.safe(sign.join(units)) + sign) for side, units in pieces]
 
 
 def _cut(text: str) -> str:

@@ -37,7 +37,7 @@ WIDTH = 100
 LONGEST = 120
 """Characters of an answer in a line; a longer one is cut there, for its reply is shown anyway."""
 MOST_WORDS = 400
-"""Words of two answers that are compared."""
+"""Words, or lines of programs, of two answers that are compared."""
 
 KEPT = {
     "first": "its first answer is the label",
@@ -233,17 +233,24 @@ def difference(answer: str, label: str | None) -> str | None:
     >>> difference('{"city": "Rome", "number": 14}', '{"city": "Rome", "number": 41}')
     '{"city": "Rome", "number": [-41}-] {+14}+}'
     """
-    theirs, ours = (label or "").split()[:MOST_WORDS], answer.split()[:MOST_WORDS]
+    marks = {0: "{}", -1: "[-{}-]", 1: "{{+{}+}}"}
+    pieces = compared(answer.split(), (label or "").split())
+    return line(" ".join(marks[side].format(" ".join(units)) for side, units in pieces)) if pieces else None
+
+
+def compared(answer: Sequence[str], label: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return the words or lines that two answers share (0), those of the label only (-1), and of the answer only (1).
+
+    Nothing, where they have too little in common.
+    """
+    theirs, ours = list(label[:MOST_WORDS]), list(answer[:MOST_WORDS])
     matcher = difflib.SequenceMatcher(None, theirs, ours, autojunk=False)
-    if min(len(theirs), len(ours)) < 3 or matcher.ratio() < 0.5:
-        return None
-    parts = []
+    if min(len(theirs), len(ours)) < 2 or matcher.quick_ratio() < 0.5 or matcher.ratio() < 0.5:
+        return []
+    pieces = []
     for what, i, j, m, n in matcher.get_opcodes():
-        if what == "equal":
-            parts += theirs[i:j]
-        else:
-            parts += [f"[-{' '.join(theirs[i:j])}-]"] * (j > i) + [f"{{+{' '.join(ours[m:n])}+}}"] * (n > m)
-    return line(" ".join(parts))
+        pieces += [(0, theirs[i:j])] if what == "equal" else [(-1, theirs[i:j]), (1, ours[m:n])]
+    return [(side, units) for side, units in pieces if units]
 
 
 def labels(debate: Debate, vote: Vote | None) -> dict[str, str]:

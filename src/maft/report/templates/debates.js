@@ -1,15 +1,17 @@
 // The browser of debates. All text of a model goes into text nodes, never into markup.
 //
 // A debate is [question, kinds, rounds, vote, first, samples, error]; a round is [title, turns]; a turn is
-// [agent, answer, right, text, note, summary, note, fate, learned]; a vote is
+// [agent, answer, right, text, note, summary, note, fate, learned, difference]; a vote is
 // [[[answer, votes] ...], abstained, label, right, drawn, why nobody learns from it]; first is [answer, right].
 // Texts are numbers of `texts`, -1 is none. Of what is right, 1 is yes, 0 no, -1 unknown. A note is the number of
-// characters that are not shown, or -1 where the model was stopped at its limit.
+// characters that are not shown, or -1 where the model was stopped at its limit. A difference is a list of [side, text]:
+// 0 is in the answer and in the one that won, 1 in the answer only, -1 in the one that won only.
 (async () => {
   const home = document.getElementById("browser");
   if (!home) return;
   const { kinds, questions, sets, texts } = JSON.parse(await unpack(document.getElementById("debate-data")));
   const PAGE = 50;
+  const LONG = 1500; // characters of a reply that is folded
   const state = { set: sets[0].key, kinds: new Set(), search: "", open: "", shown: PAGE };
 
   async function unpack(element) {
@@ -170,7 +172,7 @@
     return whole;
   }
 
-  function turn([agent, given, right, said, note, summary, summaryNote, fate, learned]) {
+  function turn([agent, given, right, said, note, summary, summaryNote, fate, learned, differences]) {
     return make(
       "div",
       { class: "turn" },
@@ -179,13 +181,26 @@
         ? null
         : make("details", {}, make("summary", { class: "soft" }, "the summary it has read"), reply(summary, summaryNote)),
       reply(said, note),
+      differences.length ? difference(differences) : null,
       fate < 0 ? null : make("div", { class: learned ? "fate is-kept" : "fate is-dropped" }, text(fate)),
     );
   }
 
   function reply(said, note) {
     const end = note < 0 ? " [stopped at the token limit]" : note ? ` [… ${number(note)} more characters not shown]` : "";
-    return make("div", { class: "said" }, ...formatted(text(said) || "[empty]"), make("span", { class: "soft" }, end));
+    const words = text(said) || "[empty]";
+    const whole = make("div", { class: "said" }, ...formatted(words), make("span", { class: "soft" }, end));
+    if (words.length <= LONG) return whole;
+    const beginning = make("summary", { class: "soft" }, `${words.slice(0, 150)} … (${number(words.length)} characters)`);
+    return make("details", state.search ? { open: "" } : {}, beginning, whole);
+  }
+
+  function difference(pieces) {
+    const parts = pieces.map(([side, words]) => (side ? make(side < 0 ? "del" : "ins", {}, words) : words));
+    const isCode = pieces.some(([, words]) => words.endsWith("\n"));
+    const block = make(isCode ? "pre" : "div", { class: isCode ? "code" : "said" }, ...parts);
+    const size = pieces.reduce((sum, [, words]) => sum + words.length, 0);
+    return make("details", { class: "difference", ...(size < 400 && { open: "" }) }, make("summary", { class: "soft" }, "against the answer that won"), block);
   }
 
   // Blocks between ``` are code: in another type, with keywords and texts in colours, and folded where they are long.
