@@ -262,7 +262,7 @@ def test_every_method_has_its_vote_at_the_tokens_of_mafts_debate(done):
     rows = found(done)
     for method in ("maft", "single_agent_ft", "star"):
         votes = rows[1, f"{method}_majority@budget"]
-        assert votes.tokens >= min(rows[1, "maft"].tokens, 12 * rows[1, "maft_single"].tokens)
+        assert votes.tokens >= min(rows[1, "maft"].tokens, 12 * rows[1, "maft_single"].tokens) - 1e-6
 
 
 def test_another_method_may_set_examples_and_tokens(tmp_path):

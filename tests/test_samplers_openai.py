@@ -543,13 +543,14 @@ def test_a_parameter_that_means_something_is_left_out_only_on_request(service, t
     assert service.asked[0].keys() == {"model", "messages", "temperature", "limit"}
 
 
-def test_what_is_under_way_at_ctrl_c_is_waited_for_kept_and_booked(service, tmp_path):
-    started = itertools.count(1)
+def test_what_is_under_way_at_ctrl_c_is_waited_for_kept_and_booked(service, tmp_path, monkeypatch):
+    started, closed, close = itertools.count(1), threading.Event(), Gate.close
+    monkeypatch.setattr(Gate, "close", lambda gate: (close(gate), closed.set()))
 
     def late(asked):
         if next(started) == 4:
-            threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
-        time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGINT)
+        assert closed.wait(60)
         return "late"
 
     service.say = late

@@ -314,13 +314,13 @@ def test_killed_after_a_submission_it_goes_on_without_paying_twice(tmp_path, mon
             process = subprocess.Popen(
                 start, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while len(service.jobs) < wanted and process.poll() is None:
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             os.kill(process.pid, signal.SIGKILL)
             process.communicate()
-        done = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(start, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())
         assert len(agents) == 8 and set(agents.values()) == {1}

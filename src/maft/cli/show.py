@@ -36,7 +36,8 @@ def show(
         listed = transcript.ids(RunFolder.existing(folder), side)
         rows = [{"stage": of, "id": each.id, "question": each.question} for of, each in listed]
         for row in rows if not as_json else ():
-            _say("  ".join([f"{row['stage']:<5}", transcript.safe(row["id"]), transcript.safe(row["question"])[:100]]))
+            texts = (transcript.safe(" ".join(row[name].split())) for name in ("id", "question"))
+            _say("  ".join([f"{row['stage']:<5}", *texts])[:150])
         if as_json:
             click.echo(json.dumps(rows, indent=2))
         return
