@@ -4,10 +4,13 @@ import gzip
 import json
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ENVIRONMENT, ROOT
+from hub_stand_in import Hub
 
 from maft import files, tasks
 from maft.config import TaskConfig
@@ -403,6 +406,44 @@ def test_published_splits_that_overlap_lose_the_training_question(tmp_path, hub,
     split = prepare(task("gsm8k", dataset=str(home)))
     assert (len(split.train), len(split.eval), split.duplicates) == (3, 3, 1)
     assert "1 training questions of" in caplog.text and "also held-out questions" in caplog.text
+
+
+CARD = """---
+configs:
+- config_name: easy
+  data_files: [{split: train, path: easy/a.jsonl}, {split: test, path: easy/b.jsonl}]
+- config_name: hard
+  data_files: [{split: train, path: hard.jsonl}]
+---
+"""
+READ = """
+from maft.config import TaskConfig
+from maft.tasks import make, prepare
+easy = prepare(make(TaskConfig(name="dataset", dataset="me/sums", subset="easy", eval_split="test")))
+hard = make(TaskConfig(name="dataset", dataset="me/sums", subset="hard", eval_split="train[2:]", train_split="train[:2]"))
+for side in (easy.train, easy.eval, hard.questions().eval):
+    print(*sorted(problem.gold for problem in side))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["hub", "folder"])
+def test_a_data_set_is_read_by_its_id_on_the_hub_or_by_its_folder_and_again_offline(tmp_path, by):
+    def rows(*numbers: int) -> str:
+        return "".join(json.dumps({"question": f"What is {n} + 1?", "answer": str(n + 1)}) + "\n" for n in numbers)
+
+    content = {"README.md": CARD, "easy/a.jsonl": rows(0, 1), "easy/b.jsonl": rows(2, 3), "hard.jsonl": rows(7, 8, 9)}
+    with Hub() as hub:
+        if by == "hub":
+            hub.put("datasets/me/sums", {name: text.encode() for name, text in content.items()})
+        for name, text in content.items() if by == "folder" else ():
+            files.write_text(tmp_path / "me/sums" / name, text)
+        environment = ENVIRONMENT | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+        for more in ({}, {"HF_HUB_OFFLINE": "1"}):
+            command = [sys.executable, "-c", READ]
+            done = subprocess.run(command, cwd=tmp_path, env=environment | more, capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (0, "1 2\n3 4\n10\n"), done.stderr
+        assert bool(hub.asked) == (by == "hub")
 
 
 def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub):
