@@ -146,6 +146,8 @@ def test_star_asks_with_a_hint_only_where_nobody_was_right(tmp_path):
     hinted = files.read_records(folder.iteration(1) / "hints.jsonl", Debate)
     assert wrong and {d.problem_id for d in hinted} == wrong
     assert all(f"The right answer is {gold[d.problem_id]}." in d.turns[0].call.prompt for d in hinted)
+    events = [event for event in folder.events() if event.get("stage") == "hint"]
+    assert sum(event["calls"] for event in events) == len(wrong), "their time and calls are among the costs"
 
 
 def test_star_asks_the_judge_about_first_and_hinted_replies(tmp_path):
@@ -327,6 +329,13 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
         comparison.begin(settings(tmp_path, "debate.num_rounds=3"), ["star"], [0])
     with pytest.raises(ConfigError, match="stra is not a method. The methods are: maft, "):
         comparison.begin(config, ["stra"], [0])
+
+
+def test_a_comparison_gets_further_iterations(tmp_path):
+    for more in ("num_iterations=1", "num_iterations=2"):
+        made = comparison.begin(settings(tmp_path, more), ["majority_ft"], [0])
+        comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    assert {row.iteration for row in comparison.results(made) if row.method == "majority_ft"} == {1, 2}
 
 
 def test_the_methods_of_a_call_are_shown_and_p_values_stay_corrected_for_all(done):

@@ -70,6 +70,8 @@ def test_a_society_debates_again_only_where_it_has_not(taught):
     assert student.debates(1).read_bytes() == teacher.debates(2).read_bytes()
     assert {d.iteration for d in files.read_records(student.debates(2), Debate)} == {3}
     assert student.debates(2).read_bytes() == compared.folder(ARMS["distil_debates"], 0).debates(2).read_bytes()
+    events = [event for event in student.events() if (event["event"], event.get("stage")) == ("debated", "train")]
+    assert {event["iteration"] for event in events} == {1, 2}, "its costs are those of the lesson that it is for"
 
 
 def test_a_student_is_an_ordinary_run_of_one_agent_on_the_base(taught):

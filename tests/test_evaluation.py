@@ -1,18 +1,23 @@
 """Numbers: what is right, what it cost, and how sure we are."""
 
+import json
+
 import pytest
 from helpers import debate, grade, problem, run, scored, settings
 
 from maft import files, report
 from maft.config import VoteConfig
-from maft.evaluation import reliability
+from maft.evaluation import reliability, series
 from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.methods import names, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
+from maft.evaluation.replay import replay
 from maft.method import vote as voting
-from maft.records import Debate, Problem
+from maft.records import Debate, Problem, Vote
+from maft.samplers import Scripted
+from maft.sharing import traces
 
 
 @pytest.mark.parametrize(
@@ -221,3 +226,20 @@ def test_a_society_of_one_round_has_no_critics_and_without_gold_there_is_nothing
     found = agent_accuracies(held, {"7*8": problem(gold="2")}, 0, 2, grade)
     assert {one.role for one in found} == {"generator"} and len(found) == 3
     assert agent_accuracies(held, {"7*8": problem(gold=None)}, 0, 2, grade) == []
+
+
+def test_labels_of_training_questions_are_not_graded_where_a_judge_would_have_to_say(tmp_path):
+    rows = [{"question": f"What is on picture {n}?", "answer": "a dog"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def say(request) -> str:
+        pair = "Second answer:" in request.messages[-1].content
+        return "no" if pair else "a dog" if "picture 1" in request.messages[0].content else "a cat"
+
+    task = {"name": "text", "equality": "judge", "train_file": str(tmp_path / "rows.jsonl"), "num_train": 6}
+    folder = run(settings(tmp_path, "task.split_seed=3", task=task), Scripted(say))
+    assert {vote.label for vote in files.read_records(folder.votes(1), Vote)} == {"a dog", "a cat"}
+    (line,) = series.of_labels(folder, 1)
+    assert line["pseudo_label_accuracy"] is None and line["used"] == 6
+    assert {trace.right[trace.vote.label] for trace in traces.of_run(folder, "train")} == {None}
+    assert {one.side for one in replay(folder)} == {"eval"}

@@ -441,11 +441,12 @@ def test_an_agent_is_trained_on_its_own_examples_only(tiny, tmp_path):
 
 
 @slow
-def test_too_long_examples_are_dropped_and_counted(tiny, tmp_path):
+def test_too_long_examples_are_dropped_counted_and_named(tiny, tmp_path, caplog):
     dialogues = [*GENERATOR, dialogue("What?", "x" * 500)]
     with_long, _ = train(make_job(tmp_path / "a", "generator_0", dialogues, tiny))
     without, _ = train(make_job(tmp_path / "b", "generator_0", GENERATOR, tiny))
     assert (with_long["num_examples"], with_long["num_dropped_too_long"]) == (9, 1)
+    assert "generator_0: 1 of 9 examples are longer than train.max_length = 200 tokens" in caplog.text
     assert with_long["losses"] == without["losses"]
 
 

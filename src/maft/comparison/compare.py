@@ -282,10 +282,20 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def _extend(folder: RunFolder, config: RunConfig) -> None:
+    """Give a run that gets further iterations their numbers of examples; those of the iterations before stay."""
+    earlier, now = folder.config.curate.max_examples, config.curate.max_examples
+    if isinstance(earlier, tuple) and isinstance(now, tuple) and earlier == now[: len(earlier)] != now:
+        curate = folder.config.curate.model_copy(update={"max_examples": now})
+        files.write_text(folder.config_file, config_.resolved(folder.config.model_copy(update={"curate": curate})))
+
+
 def _run(comparison: Comparison, arm: Arm, seed: int, sampler: Sampler, trainer: Trainer, progress: Progress) -> None:
     if comparison.adopted(arm, seed):
         return
     config = arm_config(comparison, arm, seed)
+    if comparison.begun(arm, seed):
+        _extend(comparison.folder(arm, seed), config)
     with RunFolder.open(config, mirrored) as folder, tracking.following(folder, comparison.config.name):
         if status.complete(folder):
             return

@@ -66,7 +66,7 @@ def _debates(
     society = societies.after(teacher, iteration)
     rules = pipeline.debate_rules(teacher, iteration + 1, society, "train")
     problems = tasks.train_set(pipeline.questions(folder).train, folder.config.task, iteration + 1)
-    held = pipeline.collect(folder, rules, problems, path, sampler, progress, f"teacher {iteration}: debate")
+    held = pipeline.collect(folder, rules, problems, path, sampler, progress, f"teacher {iteration}: debate", iteration)
     judging.judge(folder, held, sampler, progress, f"teacher {iteration}: judge")
     return held
 

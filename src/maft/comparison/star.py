@@ -13,7 +13,7 @@ from maft.config import prompts
 from maft.errors import DataError
 from maft.method import learners
 from maft.method.curate import CurateCounts, Curated, limit
-from maft.pipeline import judging, rollouts
+from maft.pipeline import judging
 from maft.pipeline import run as pipeline
 from maft.records import Debate, Example, Message, Problem, Society
 from maft.runs import societies
@@ -117,19 +117,7 @@ def _ask_with_hints(
     path = folder.hints(iteration)
     if folder.examples_summary(iteration).exists() or not asked:
         return _with_questions(files.read_records(path, Debate), problems) if path.exists() else []
-    with (
-        progress.stage(f"iteration {iteration}: hints", len(asked) * len(society.generators), "call") as bar,
-        pipeline.replies_kept(folder, sampler) as kept,
-    ):
-        held = rollouts.collect(
-            asked,
-            rules,
-            kept,
-            path,
-            batch_size=folder.config.engine.batch_size,
-            max_failures=folder.config.engine.max_failures,
-            on_reply=lambda _: bar.advance(),
-        )
+    held = pipeline.collect(folder, rules, asked, path, sampler, progress, f"iteration {iteration}: hints")
     return _with_questions(held, problems)
 
 

@@ -360,5 +360,5 @@ class CurateConfig(Section):
     """Which questions an agent learns from: `all`; `bootstrap`, as many as there are, drawn with replacement for each
     agent and iteration; `shards`, its own part of about 1/N, the same in every iteration."""
     max_examples: PerIteration[Positive] | None = None
-    """Maximum number of examples of one agent in an iteration, drawn at random; null: no limit. May be a list with one
-    entry per iteration; the last entry holds for all later ones."""
+    """Maximum number of examples of one agent in an iteration (or turn, see `train.online_questions`), drawn at random;
+    null: no limit. May be a list with one entry per iteration; the last entry holds for all later ones."""

@@ -8,7 +8,7 @@ have asked, a `debate` of two rounds has asked already.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from math import comb
 from typing import Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from maft.config import RunConfig, VoteConfig
 from maft.evaluation.methods import tokens
 from maft.evaluation.metrics import interval
 from maft.evaluation.paired import Difference, accuracy_over, difference
-from maft.evaluation.votes import graded, held_out, votes_of
+from maft.evaluation.votes import graded, held_out, train_grade, votes_of
 from maft.files import Records
 from maft.method import protocol_of
 from maft.method.debate import largest, unanimous
@@ -179,7 +179,7 @@ def verdict(one: Replayed) -> str:
 def _trained(folder: RunFolder, number: int) -> Iterator[tuple[Debate, GradedVote]]:
     problems = {problem.id: problem for problem in Records(folder.problems("train"), Problem)}
     debates, task = Records(folder.debates(number), Debate), tasks.make(folder.config.task)
-    grade = cache(task.grade)
+    grade = train_grade(folder.config)
     votes = votes_of(folder, number, debates)
     for debate in debates:
         yield debate, graded(votes[debate.problem_id], debate, problems[debate.problem_id], grade, task.equality.medoid)

@@ -13,10 +13,9 @@ gives every society, the last one included, the numbers that its debates would h
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from maft import files, tasks
+from maft import files
 from maft.config import VoteConfig, of_iteration
 from maft.evaluation import votes
 from maft.evaluation.agents import AgentAccuracy, agent_accuracies
@@ -67,7 +66,7 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
     """Return the line of one iteration's pseudo-labels; none before the vote."""
     if number == 0 or not folder.votes(number).exists():
         return []
-    of_iteration, grade = files.read_records(folder.votes(number), Vote), cache(tasks.make(folder.config.task).grade)
+    of_iteration, grade = files.read_records(folder.votes(number), Vote), votes.train_grade(folder.config)
     line = label_line("pseudo_labels", of_iteration, votes.problems(folder, "train"), grade)
     if (of := learned(folder, number)) is not None:
         line |= {"replies_cut": of.share_cut, "without_examples": len(of.without_examples)}

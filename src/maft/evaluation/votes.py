@@ -2,8 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 from maft import files, tasks
+from maft.answers.meaning import Judged
 from maft.config import RunConfig
 from maft.errors import DataError
 from maft.evaluation.methods import HeldOut, names
@@ -68,6 +70,12 @@ def decide(debates: Iterable[Debate], asked: Iterable[Problem], config: RunConfi
         )
         for vote, debate in zip(votes, debates, strict=True)
     ]
+
+
+def train_grade(config: RunConfig) -> Grade:
+    """Return how answers to training questions are graded: as nobody knows where a judge would have to be asked."""
+    task = tasks.make(config.task)
+    return (lambda problem, answer: None) if isinstance(task.equality, Judged) else cache(task.grade)
 
 
 def graded(

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from maft import files, tasks
 from maft.config import AgentSampling, prompts
@@ -279,23 +280,27 @@ def collect(
     sampler: Sampler,
     progress: Progress,
     title: str,
+    part_of: int | None = None,
 ) -> Records[Debate]:
-    """Hold the debates that a file lacks, with progress, events and resumption; `folder` is where they are logged."""
+    """Hold the debates that a file lacks, with progress and resumption.
+
+    Events name `folder`'s iteration `part_of`; None: that of the rules.
+    """
     per_debate = protocol_of(rules.debate).calls(rules.debate)
-    started = time.monotonic()
+    started, stage = time.monotonic(), {"stage": rules.stage, "iteration": part_of or rules.iteration}
 
     def log(count: Count) -> None:
         nonlocal started
         now = time.monotonic()
         seconds = round(now - started, 3)
-        folder.log("debated", stage=rules.stage, iteration=rules.iteration, **vars(count), seconds=seconds)
+        folder.log("debated", **stage, **vars(count), seconds=seconds)
         started = now
 
     with progress.stage(title, len(problems) * per_debate, "call") as bar:
 
         def on_resume(count: Count) -> None:
             bar.skip(count.debates * per_debate)
-            if uncounted := _without_events(count, folder, rules):
+            if uncounted := _without_events(count, folder, {"event": "debated", **stage}):
                 log(uncounted)
 
         def on_reply(reply: Reply) -> None:
@@ -339,10 +344,9 @@ def replies_kept(folder: RunFolder, sampler: Sampler) -> Iterator[Sampler]:
     cached.drop(folder.replies)
 
 
-def _without_events(count: Count, folder: RunFolder, rules: Rules) -> Count | None:
+def _without_events(count: Count, folder: RunFolder, of: Mapping[str, Any]) -> Count | None:
     """Return what of the debates that are there was not logged: a kill came between them and their event."""
-    stage = {"event": "debated", "stage": rules.stage, "iteration": rules.iteration}
-    events = [event for event in folder.events() if stage.items() <= event.items()]
+    events = [event for event in folder.events() if of.items() <= event.items()]
     left = Count()
     for name, number in vars(count).items():
         setattr(left, name, max(0, number - sum(event.get(name, 0) for event in events)))

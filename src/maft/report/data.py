@@ -2,10 +2,9 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
-from maft import files, tasks
+from maft import files
 from maft.config import RunConfig
 from maft.evaluation import flow, reliability, votes
 from maft.evaluation.agents import AgentAccuracy, agent_accuracies
@@ -138,7 +137,7 @@ def labels(folder: RunFolder) -> list[Labels]:
     """Return how good the pseudo-labels of each finished vote were."""
     paths = (folder.votes(number) for number in range(1, folder.config.num_iterations + 1))
     counted = [files.read_records(path, Vote) for path in paths if path.exists()]
-    problems, grade = votes.problems(folder, "train") if counted else {}, cache(tasks.make(folder.config.task).grade)
+    problems, grade = votes.problems(folder, "train") if counted else {}, votes.train_grade(folder.config)
     top = max(map(reliability.most_ballots, counted), default=0)
     return [Labels(label_quality(of, problems, grade), reliability.levels(of, problems, grade, top)) for of in counted]
 

@@ -8,14 +8,12 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
-from maft import tasks
 from maft.config import RunConfig
 from maft.evaluation.methods import names
 from maft.evaluation.votes import problems as problems_of
-from maft.evaluation.votes import votes_of
+from maft.evaluation.votes import train_grade, votes_of
 from maft.files import Records
 from maft.method import learners
 from maft.method.vote import tally_of
@@ -152,7 +150,7 @@ def _training(folder: RunFolder) -> Iterator[Set]:
     """Yield the debates on training questions of every vote that is finished, the last one first."""
     numbers = [n for n in range(folder.config.num_iterations, 0, -1) if folder.votes(n).exists()]
     problems, of_all = _some(problems_of(folder, "train") if numbers else {})
-    grade = cache(tasks.make(folder.config.task).grade)
+    grade = train_grade(folder.config)
     for number in numbers:
         held = [debate for debate in Records(folder.debates(number), Debate) if debate.problem_id in problems]
         votes, examples = votes_of(folder, number, held), _examples(folder, number, problems)

@@ -16,11 +16,11 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from maft import files, tasks
+from maft import files
 from maft.config import CurateConfig, RunConfig, Training
 from maft.config.training import EXAMPLES
 from maft.errors import DataError
-from maft.evaluation.votes import held_out, problems, votes_of
+from maft.evaluation.votes import held_out, problems, train_grade, votes_of
 from maft.files import Records
 from maft.method import learners
 from maft.records import Debate, Example, Problem, Turn, Vote
@@ -114,7 +114,7 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
     """Put a debate together with its vote and with what was learned from it."""
     number, by_model = debate.iteration, societies.speakers(folder.config)
     models = {agent: model for model, of in by_model.items() for agent in of} if len(by_model) > 1 else {}
-    told = Told(stage, problem, debate, None, (), tasks.make(folder.config.task).grade, models)
+    told = Told(stage, problem, debate, None, (), train_grade(folder.config), models)
     if stage == "eval":
         if not folder.evaluated(number):
             return told

@@ -276,7 +276,7 @@ def _short_name(task: TaskConfig) -> str:
 
 def stage_of(event: Event) -> str:
     """Return the stage that debates or a training are part of: `debate`, `evaluate` or `finetune`."""
-    return {"train": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
+    return {"train": "debate", "hint": "debate", "eval": "evaluate"}.get(event.get("stage", ""), "finetune")
 
 
 def refuse_other(config: RunConfig, theirs: RunConfig, path: Path) -> None:

@@ -49,9 +49,10 @@ def _trained(run: RunFolder, number: int) -> Iterator[Trace]:
     debates = Records(run.debates(number), Debate)
     problems, task = votes_.problems(run, "train"), tasks.make(run.config.task)
     votes, of_turn = votes_.votes_of(run, number, debates), run.config.train.online_questions
+    grade = votes_.train_grade(run.config)
     for place, debate in enumerate(debates):
         vote, problem = votes[debate.problem_id], problems[debate.problem_id]
-        graded = votes_.graded(vote, debate, problem, task.grade, task.equality.medoid)
+        graded = votes_.graded(vote, debate, problem, grade, task.equality.medoid)
         yield Trace(debate, graded, graded.verdicts(debate), number - 1, place // of_turn + 1 if of_turn else None)
 
 

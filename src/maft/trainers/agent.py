@@ -1,6 +1,7 @@
 """One agent's finetuning before and after the training itself: examples to tokens, and its folder."""
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from maft.trainers.base import TrainJob
 from maft.trainers.base_model import BaseModel, is_first, num_processes
 from maft.trainers.dialogue_tokens import DialogueTokens, tokenize
 from maft.trainers.objectives import Objective, Unit
+
+log = logging.getLogger("maft")
 
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 
@@ -60,6 +63,11 @@ def prepare(job: TrainJob, settings: TrainConfig, base: BaseModel) -> Learner:
 
     units = [Unit(example, objective.rows(example, tokens)) for example in files.read_records(job.examples, Example)]
     kept = [unit for unit in units if all(len(row.input_ids) <= training.max_length for row in unit.rows)]
+    if len(kept) < len(units):
+        log.warning(
+            "%s: %d of %d examples are longer than train.max_length = %d tokens and are left out.",
+            *(job.agent, len(units) - len(kept), len(units), training.max_length),
+        )
     if objective.mismatched:
         kept = objectives.mismatch(kept, training.max_length)
     return Learner(job, training, objective, kept, len(units), started)
