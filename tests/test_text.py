@@ -9,18 +9,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from helpers import Quiet, problem
 from helpers import debate as make_debate
 from helpers import run as carried_out
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from openai_stand_in import KEY, StandIn
 
 import maft
-from maft import NullTrainer, Scripted, comparison, config, files
+from maft import NullTrainer, Scripted, comparison, config, engines, files
 from maft.answers import objects
 from maft.answers.labels import read_label
-from maft.answers.meaning import Embedded, Judgement, complete_linkage, fitting_similarity
+from maft.answers.meaning import Embedded, Judgement, complete_linkage, fitting_similarity, judgements
 from maft.answers.objects import Json
+from maft.cli.main import maft as cli
 from maft.config import TaskConfig, VoteConfig
 from maft.errors import ConfigError, DataError, StageFailed, UserError
 from maft.evaluation.overlap import overlaps
@@ -32,6 +35,7 @@ from maft.records import Reply, Request
 from maft.report import write_comparison_page
 from maft.report.table import comparison_table, table
 from maft.report.transcript import Told, render
+from maft.runs.folder import RunFolder
 from maft.seeds import rng
 from maft.tasks import make, prepare
 
@@ -371,6 +375,88 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
     assert any("big dog" in request.messages[-1].content for request in sampler.history)
     with pytest.raises(ConfigError, match="debate.protocol = contested"):
         _run(tmp_path / "c", lambda first, second: "no", "debate.protocol=contested")
+
+
+def test_a_hosted_judge_is_asked_beside_agents_of_another_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    judge = _says(lambda first, second: "Yes." if "dog" in first.lower() and "dog" in second.lower() else "No.")
+
+    def say(asked: dict[str, Any]) -> str:
+        return judge(SimpleNamespace(messages=[SimpleNamespace(content=asked["messages"][-1]["content"])]))
+
+    with StandIn(say) as service:
+        hosted = ("task.judge=openai:judge-model", f"openai.base_url={service.url}")
+        run, _ = _run(tmp_path, lambda first, second: pytest.fail("the agents' engine was asked"), *hosted)
+        kept = files.read_records(run.folder.judgements, Judgement)
+        assert {request["model"] for request in service.asked} == {"judge-model"}
+        assert len(service.asked) == 2 * len(kept) and {one.judge for one in kept} == {"openai:judge-model"}
+        assert {("cat" in (one.a, one.b)) is (one.same is False) for one in kept} == {True}
+        before = len(service.asked)
+        _run(tmp_path, lambda first, second: pytest.fail("asked again"), *hosted)
+        assert len(service.asked) == before
+
+
+REAL = (
+    ("What is the capital of France?", "Paris", "Rome"),
+    ("What is the capital of France?", "Paris", "the city of Paris"),
+    ("Who bought a wooden box?", "Elena bought a wooden box.", "Elena"),
+    ("What is 2 + 3?", "5", "five"),
+    ("What happened in Rome?", "A dog bit a man.", "A man was bitten by a dog."),
+)
+
+
+@pytest.mark.slow
+def test_the_real_model_judges_in_both_orders_and_is_asked_once(tmp_path: Path) -> None:
+    task = {"name": "text", "equality": "judge", "train_file": str(tmp_path / "none.jsonl")}
+    limits = {"summarizer": {"max_new_tokens": 48}}
+    tree = {"runs_dir": str(tmp_path), "model": "smollm2-135m-instruct", "task": task, "sampling": {"train": limits}}
+    whole = config.parse(tree | {"engine": {"num_threads": 1}})
+    debates = [
+        make_debate([a, b], problem_id=str(number)).model_copy(update={"question": question})
+        for number, (question, a, b) in enumerate(REAL)
+    ]
+    asked: list[Request] = []
+
+    class Counting:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def sample(self, requests: Any, on_progress: Any = None) -> list[Reply]:
+            asked.extend(requests)
+            return list(self.inner.sample(requests, on_progress))
+
+    with RunFolder.open(whole) as folder, engines.opened(whole) as sampler, judgements.keeping(folder.judgements):
+        for _ in range(2):
+            judging.judge(folder, debates, Counting(sampler), Quiet(), "judge")
+        kept = files.read_records(folder.judgements, Judgement)
+        (event,) = [event for event in folder.events() if event["event"] == "judged"]
+    assert len(asked) == 2 * len(kept) == 2 * len(REAL) and {request.sampling.temperature for request in asked} == {0.0}
+    orders = [request.messages[-1].content for request in asked[:2]]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    assert event["pairs"] == event["same"] + event["other"] + event["undecided"] == len(REAL)
+    assert event["unread"] == sum(one.unread for one in kept) < 2 * len(REAL)
+    assert all((one.same is None) or one.unread == 0 for one in kept)
+
+
+@pytest.mark.slow
+def test_maft_judge_with_the_real_model(tmp_path: Path) -> None:
+    rows = [{"question": f"Name a colour, please. This is request {n}.", "answer": "red"} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    task = {"name": "text", "train_file": str(tmp_path / "rows.jsonl"), "num_train": 4, "num_eval": 3}
+    tree = {"runs_dir": str(tmp_path), "name": "run", "model": "smollm2-135m-instruct", "task": task}
+    tree |= {"engine": {"num_threads": 1}, "sampling": {"train": {"summarizer": {"max_new_tokens": 48}}}}
+    better = "{question}\n\nFirst: {first}\n\nSecond: {second}\n\nReply with one word: first, second or equal."
+    colours = Scripted(lambda request: rng("colours", request.seed).choice(["red", "blue", "green"]))
+    folder = carried_out(config.parse(tree | {"prompts": {"better": better}}), colours)
+    first = CliRunner().invoke(cli, ["judge", str(folder.path), "--json", "--quiet"])
+    assert first.exit_code == 0, first.output
+    made = json.loads(first.stdout)
+    assert made["wins"] + made["losses"] + made["ties"] == made["n"] <= 3 and made["cut"] <= made["unread"] <= 6
+    again = CliRunner().invoke(cli, ["judge", str(folder.path), "--json", "--quiet"])
+    assert json.loads(again.stdout) == made
 
 
 def test_a_cut_reply_is_no_verdict_and_is_counted(tmp_path: Path) -> None:

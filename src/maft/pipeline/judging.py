@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import NamedTuple
 
@@ -111,10 +112,10 @@ def judge(
     ]
     if not pairs:
         return
-    with progress.stage(title, 2 * len(pairs), "call") as bar:
+    with progress.stage(title, 2 * len(pairs), "call") as bar, opened(folder.config, sampler) as engine:
 
         def ask(requests: Sequence[Request]) -> list[Reply]:
-            return judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
+            return engine.sample(requests, lambda _: bar.advance())
 
         made = [judgement for some in _batches(pairs) for judgement in compare(some, folder.config, ask)]
     counts = Counter(judgement.same for judgement in made)
@@ -207,9 +208,9 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
     pairs = [Pair(asked[name].question, a, b) for name, a, b in both if folded(a) != folded(b)]
     orders = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
     template = prompts.build(tasks.make(folder.config.task).prompts, folder.config.prompts).better
-    with progress.stage("judge", len(orders), "call") as bar:
+    with progress.stage("judge", len(orders), "call") as bar, opened(folder.config, sampler) as engine:
         requests = [_request(order, template, folder.config) for order in orders]
-        replies = judge_sampler(folder.config, sampler).sample(requests, lambda _: bar.advance())
+        replies = engine.sample(requests, lambda _: bar.advance())
     _refuse_failed(replies, folder.config, folder.config.engine.max_failures)
     said = _read(replies, better, folder.config, "better")
     counts = Counter(zip(said[::2], said[1::2], strict=True))
@@ -282,13 +283,11 @@ def _refuse_failed(replies: Sequence[Reply], config: RunConfig, share: float) ->
         )
 
 
-def judge_sampler(config: RunConfig, sampler: Sampler) -> Sampler:
-    """Return what asks the judge: the run's own engine, or a hosted service beside it."""
+def opened(config: RunConfig, sampler: Sampler) -> AbstractContextManager[Sampler]:
+    """Return what asks the judge: the run's own engine, or a hosted service beside it, which is closed at the end."""
     if not config.task.judge.startswith(HOSTED):
-        return sampler
-    return engines.make_sampler(
-        config.model_copy(update={"engine": config.engine.model_copy(update={"sampler": "openai"})})
-    )
+        return nullcontext(sampler)
+    return engines.opened(config.model_copy(update={"engine": config.engine.model_copy(update={"sampler": "openai"})}))
 
 
 def _request(pair: Pair, template: str, config: RunConfig) -> Request:
