@@ -33,6 +33,12 @@ def test_held_out_questions_have_the_labels_of_a_control():
     assert [vote.label for vote in few] == ["2"]
 
 
+def test_further_answers_to_held_out_questions_do_not_vote_where_training_debates_have_fewer():
+    held = held_out([debate(["1", "1", "2"], samples=["2"] * 6)])
+    labels = [held_out_votes(held, VoteConfig(label_from="first"), 0, num_samples=n)[0].label for n in (0, 3, None)]
+    assert labels == ["1", "2", "2"]
+
+
 def test_a_line_has_the_quality_of_the_votes():
     found = line(
         debate(["2"] * 4, problem_id="all"),

@@ -60,6 +60,8 @@ def test_every_agent_becomes_a_model_with_the_settings_of_train(service, tmp_pat
     rows = [json.loads(line) for line in str(service.sets[asked["dataset"].rpartition("/")[2]]).splitlines()]
     assert [message.get("weight") for message in rows[0]["messages"]] == [None, 0, None, None]
     assert files.read_json(tmp_path / "spending.json")["usd"] == 0.5, "what the service bills"
+    counted = files.read_json(tmp_path / "agents/generator_0/training.json")["tokens"]
+    assert counted == round(3 * sum(len(json.dumps(row)) + 1 for row in rows) / 3), "estimated: it says no number"
 
 
 def test_models_are_loaded_into_the_deployment_and_the_next_iteration_goes_on_from_them(service, tmp_path):

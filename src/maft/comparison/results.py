@@ -8,6 +8,7 @@ first answers.
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from math import nan
 from typing import Any, NamedTuple
 
 from maft import files, tasks
@@ -28,6 +29,7 @@ from maft.evaluation.votes import held_out, problems
 from maft.method import learners, protocol_of
 from maft.pipeline.run import num_examples
 from maft.records import Debate, Record, Score
+from maft.runs import status
 from maft.runs.folder import RunFolder
 
 log = logging.getLogger("maft")
@@ -268,13 +270,15 @@ def weak_rivals(comparison: Comparison) -> list[str]:
 
 
 def _examples(comparison: Comparison, arm: Arm, role: str) -> float:
-    """Return the examples of a mean agent of a role in all iterations, as a mean over seeds."""
+    """Return the examples of a mean agent of a role in all iterations, as a mean over finished seeds; nan: none is."""
     totals = []
     for folder in (comparison.folder(arm, seed) for seed in comparison.seeds if comparison.begun(arm, seed)):
+        if not status.complete(folder):
+            continue
         counts = [num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
         of_role = [[count for name, count in of.items() if name.startswith(role)] for of in counts]
         totals.append(sum(sum(of) / len(of) for of in of_role if of))
-    return sum(totals) / len(totals) if totals else 0.0
+    return sum(totals) / len(totals) if totals else nan
 
 
 def as_json(compared: Sequence[Result]) -> str:

@@ -54,7 +54,8 @@ def of_society(folder: RunFolder, number: int) -> list[Line]:
     results = [MethodResult.model_validate(row) for row in files.read_json(folder.results(number))]
     held, problems = votes.held_out(folder, number), votes.problems(folder, "eval")
     agents = agent_accuracies(held.debates, problems, number, config.debate.num_agents, held.grade)
-    as_labels = held_out_votes(held, config.vote, config.seed, protocol_of(config.debate).ballots)
+    num_samples = config.debate.num_agents * (config.debate.num_samples - 1)
+    as_labels = held_out_votes(held, config.vote, config.seed, protocol_of(config.debate).ballots, num_samples)
     return [
         *({"kind": "method", **result.model_dump(), "tokens": result.tokens} for result in results),
         *map(_agent_line, agents),
@@ -74,12 +75,25 @@ def of_labels(folder: RunFolder, number: int) -> list[Line]:
 
 
 def held_out_votes(
-    held: HeldOut, settings: VoteConfig, run_seed: int, choose: voting.Choose = voting.ballots
+    held: HeldOut,
+    settings: VoteConfig,
+    run_seed: int,
+    choose: voting.Choose = voting.ballots,
+    num_samples: int | None = None,
 ) -> list[Vote]:
-    """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates."""
+    """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates.
+
+    Args:
+        held: its debates.
+        settings: the rule.
+        run_seed: draws among equals.
+        choose: the protocol's ballots.
+        num_samples: further first answers of a training debate, where a held-out one has more; None: all vote.
+    """
     votes = []
     for debate, vote in held.pairs():
-        turns = choose(debate, of_iteration(settings.label_from, debate.iteration + 1))
+        as_trained = debate.model_copy(update={"samples": debate.samples[:num_samples]})
+        turns = choose(as_trained, of_iteration(settings.label_from, debate.iteration + 1))
         elected = voting.elect(debate, vote.partition or (), turns, settings, run_seed)
         votes.append(voting.relabelled(elected, debate, settings.label, run_seed))
     return votes

@@ -63,12 +63,12 @@ class HostedTrainer(Trainer):
             StageFailed: a job failed or was cancelled, or the spending limit is reached; the others are kept.
         """
         with closing(self._jobs(self.settings)) as provider:
-            sets = {job.agent: _checked(job, settings, provider) for job in jobs}
+            sets = [(job, _checked(job, settings, provider)) for job in jobs]
             service = _Service(provider, self.settings, Spending(self.settings, self._folder))
-            running = [(job, service.submit(job, sets[job.agent], settings)) for job in jobs]
+            running = [(job, service.submit(job, text, settings), _tokens(text, job, settings)) for job, text in sets]
             failures: list[str] = []
             while running:
-                running = [(job, at) for job, at in running if self._goes_on(job, at, service, on_progress, failures)]
+                running = [each for each in running if self._goes_on(*each, service, on_progress, failures)]
                 if running:
                     time.sleep(self.settings.poll_seconds)
         if failures:
@@ -81,11 +81,15 @@ class HostedTrainer(Trainer):
         self,
         job: TrainJob,
         submission: Submission,
+        estimate: int,
         service: "_Service",
         on_progress: Callable[[TrainProgress], None],
         failures: list[str],
     ) -> bool:
-        """Look at a job, and keep its model if it has one; return whether it is still running."""
+        """Look at a job, and keep its model if it has one; return whether it is still running.
+
+        `estimate` is the number of tokens trained on where the service does not say it.
+        """
         name, note = str(submission.job), note_of(job.output)
         state = service.state(name, job)
         what = f"the job {name} of {job.agent}"
@@ -98,8 +102,8 @@ class HostedTrainer(Trainer):
             return True
         if state.status == "succeeded" and state.model:
             service.book(name, state)
-            keep(job, _content(job, submission, state), state.tokens or 0)
-            on_progress(_progress(job.agent, 1, 1, state.tokens or 0))
+            keep(job, _content(job, submission, state), state.tokens or estimate)
+            on_progress(_progress(job.agent, 1, 1, state.tokens or estimate))
             return False
         if state.status not in ENDED:
             waits = hosted.without_key(state.status, self.settings)
@@ -130,7 +134,7 @@ class _Service:
             submission = submission.model_copy(update={"file": self._try(lambda: self._provider.upload(marker, text))})
             submission.write(note)
         if submission.job is None:
-            cost = self._spending.training_cost(hosted.tokens(text) * training.num_epochs)
+            cost = self._spending.training_cost(_tokens(text, job, settings))
             name = self._try(lambda: self._provider.find(marker, training))
             if name is None:
                 price = self._try(lambda: self._provider.price(str(submission.file), job, training))
@@ -210,6 +214,11 @@ def _marker(job: TrainJob, text: str, terms: dict[str, Any]) -> str:
 def note_of(output: Path) -> Path:
     """Return the file that says what was submitted for an agent; hidden, so that no listing takes it for an agent."""
     return output.with_name(f".{output.name}.job.json")
+
+
+def _tokens(text: str, job: TrainJob, settings: TrainConfig) -> int:
+    """Estimate the tokens that an agent is trained on, every epoch counted."""
+    return round(hosted.tokens(text) * job.training(settings).num_epochs)
 
 
 def _progress(agent: str, step: int, num_steps: int, tokens: int) -> TrainProgress:
