@@ -16,7 +16,7 @@ from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import HeldOut
 from maft.evaluation.paired import Difference
 from maft.method import learners
-from maft.records import Debate, Example, Problem
+from maft.records import Debate, Example, Problem, Reply
 from maft.runs import seals, status
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
@@ -354,6 +354,20 @@ def test_rows_that_a_seed_lacks_are_named(tmp_path, caplog):
     assert {row.method for row in comparison.results(made)} >= {"base", "maft"}
     (warning,) = [record.getMessage() for record in caplog.records if "Rows left out" in record.getMessage()]
     assert "star, iteration 1 (seed 1)" in warning and "maft" not in warning
+
+
+def test_failed_debates_are_named(tmp_path, caplog):
+    def say(request) -> str | Reply:
+        failing = request.agent.role == "critic" and "What is 1 " in request.messages[0].content
+        return Reply(text="", finish_reason="error", error="broke") if failing else sums(request)
+
+    made = comparison.begin(settings(tmp_path, "engine.max_failures=1", "task.num_eval=12"), ["maft_wo_debate"], [0])
+    comparison.compare(made, Scripted(say), NullTrainer(), Quiet())
+    comparison.results(made)
+    (warning,) = [record.getMessage() for record in caplog.records if "count as wrong" in record.getMessage()]
+    held = files.read_records(made.folder(ARMS["maft"], 0).held_out_debates(1), Debate)
+    count = sum(debate.error is not None for debate in held)
+    assert count and f": maft, iteration 0 ({count}); maft, iteration 1 ({count})." in warning
 
 
 def test_a_rival_with_few_examples_is_named(tmp_path):

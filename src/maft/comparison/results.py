@@ -7,6 +7,7 @@ first answers.
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any, NamedTuple
@@ -114,6 +115,7 @@ def results(comparison: Comparison, against: str | None = None) -> list[Result]:
     by_seed = [_cells(comparison, seed, range(comparison.config.num_iterations + 1)) for seed in comparison.seeds]
     rows = _shared(by_seed)
     _warn_of_missing(comparison, by_seed, rows)
+    _warn_of_failures(rows)
     keys = sorted(rows, key=_place)
     names = dict.fromkeys(method for _, method in keys)
     if against is not None and against not in names:
@@ -308,6 +310,16 @@ def _warn_of_missing(comparison: Comparison, by_seed: Sequence[_Cells], rows: _R
     if lacking:
         more = f"; and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         log.warning("Rows left out, since not every seed has them: %s%s.", "; ".join(lacking[:5]), more)
+
+
+def _warn_of_failures(rows: _Rows) -> None:
+    """Say how many debates on held-out questions failed."""
+    failed: Counter[str] = Counter()
+    for (number, _), cells in rows.items():
+        place = f"{cells[0].folder.path.name}, iteration {number}"
+        failed[place] = max(failed[place], sum(s.no_answer == "failed" for cell in cells for s in cell.scores))
+    if some := [f"{place} ({count})" for place, count in failed.items() if count]:
+        log.warning("Debates on held-out questions that failed count as wrong: %s.", "; ".join(some))
 
 
 def _untrained(comparison: Comparison) -> _Rows:
