@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import wraps
 from pathlib import Path
 
 # Workers of xdist share the cores: more threads than cores wait for each other. Set before any library counts the cores.
@@ -15,6 +16,7 @@ from helpers import run, settings
 
 from maft import report
 from maft.cli import main
+from maft.report import plots
 from maft.runs.folder import RunFolder
 
 
@@ -23,6 +25,22 @@ def _no_waiting_for_the_disk():
     """A kill, unlike a power cut, loses nothing that was handed to the system."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _equal_charts_are_drawn_once():
+    """A drawing is a function of its chart (`test_report_charts.py`), and takes a tenth of a second."""
+    drawn: dict[str, str] = {}
+
+    @wraps(draw := plots.for_page)
+    def for_page(chart):
+        key = repr(chart)
+        drawn[key] = drawn.get(key) or draw(chart)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "for_page", for_page)
         yield
 
 

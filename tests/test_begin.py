@@ -155,7 +155,7 @@ def test_the_doctor_tells_what_is_installed_and_what_would_be_used(call, monkeyp
     monkeypatch.setattr("maft.models.usable_dtype", lambda dtype: dtype)
     code, out, _ = call("doctor", "--json")
     seen = json.loads(out)
-    assert code == 0 and seen["sampler"] == "transformers" and seen["trainer"] == "sft" and seen["cores"] >= 1
+    assert code == 0 and seen["sampler"] == "transformers" and seen["trainer"] == "local" and seen["cores"] >= 1
     assert seen["extras"]["hf"]["torch"] and seen["disk_free"]
     lines = machine.lines(seen | {"sampler": None, "memory_free": None, "dtype": None})
     assert any("[cpu]" in line for line in lines if "sampler" in line)
@@ -241,7 +241,7 @@ def test_one_line_begins_in_an_empty_environment(tmp_path):
     maft = ("tool", "run", "--from", f"maft[cpu] @ file://{wheel}", "maft")
     assert "Report: runs/demo/report.html" in uv(*maft, "demo", "--quiet")
     seen = json.loads(uv(*maft, "doctor", "--json"))
-    assert (seen["sampler"], seen["trainer"]) == ("openvino", "sft") and str(tmp_path) not in seen["environment"]
+    assert (seen["sampler"], seen["trainer"]) == ("openvino", "local") and str(tmp_path) not in seen["environment"]
     small = ["task.num_train=2", "task.num_eval=2", "num_iterations=1", "debate.num_agents=2", "train.num_epochs=1"]
     out = json.loads(uv(*maft, "run", "recipes/arithmetic_cpu/config.yaml", *small, "--json", "--quiet"))
     assert out["run"] == "runs/arithmetic_cpu" and len(out["results"]) == 6

@@ -336,6 +336,12 @@ def test_resolved_settings_hold_every_key():
     assert [leaf(key) for key in config_.known_keys() if not key.startswith("prompts")]
 
 
+def test_the_older_name_of_the_local_trainer_is_the_same_run_and_stays_in_files():
+    old, new = (parse(MINIMAL | {"engine": {"trainer": name}}) for name in ("sft", "local"))
+    assert old == new == parse(MINIMAL) and new.engine.trainer == "local"
+    assert digest(new) == "5348ff26cdc61ee4" and json.loads(resolved(new))["engine"]["trainer"] == "sft"
+
+
 def test_where_a_run_is_written_is_not_its_identity():
     assert digest(parse(MINIMAL, ["name=a", "runs_dir=x"])) == digest(parse(MINIMAL, ["name=b", "runs_dir=y"]))
 

@@ -45,6 +45,12 @@ def test_the_service_learns_the_last_reply_only():
     assert all("weight" not in message for message in row["messages"])
 
 
+def test_sharegpt_may_name_roles_as_others_do():
+    said = [{"from": role, "value": role} for role in ("human", "gpt", "user", "assistant")]
+    (dialogue,) = read_dialogues(json.dumps([{"conversations": said}]), "sharegpt")
+    assert [message.role for message in dialogue] == ["user", "assistant"] * 2
+
+
 def test_sharegpt_has_the_keys_that_fastchat_reads():
     rows = json.loads(write_dialogues(EXAMPLES, "sharegpt"))
     assert [turn["from"] for turn in rows[0]["conversations"]] == ["system", "human", "gpt", "human", "gpt"]

@@ -12,7 +12,7 @@ from maft.answers import extract_answer
 from maft.config import CurateConfig, DebateConfig, VoteConfig
 from maft.config.prompts import Prompts
 from maft.errors import DataError
-from maft.method import PROTOCOLS, bases, curate
+from maft.method import PROTOCOLS, bases, curate, learners
 from maft.method.curate import CurateCounts, Curated
 from maft.method.formats import read_dialogues, read_released, write_dialogues
 from maft.method.protocol import Calls
@@ -147,6 +147,11 @@ def example(problem_id: str, kind: str = "first", agent: str = "generator_0", it
 
 def curated(*examples: Example, **counts: int) -> Curated:
     return Curated(examples, CurateCounts(examples=len(examples), **counts))
+
+
+def test_one_model_is_the_only_learner():
+    settings = config.parse({"task": {"name": "arithmetic"}, "society": {"one_model": True}})
+    assert learners(settings) == ("generator_0",)
 
 
 def test_one_model_learns_what_all_agents_would_and_its_counts_are_their_sums():

@@ -241,7 +241,7 @@ def trained(tmp_path_factory):
         "critics": [{}, {"model": small, "lora": {"rank": 2, "alpha": 8}}],
     }
     few = ["debate.num_agents=2", "task.num_train=4", "task.num_eval=2", "train.num_epochs=1"]
-    config = settings(home / "runs", "engine.trainer=sft", *few, society=society)
+    config = settings(home / "runs", "engine.trainer=local", *few, society=society)
     return run(config, Scripted(lambda request: boxed(0)), engines.make_trainer(config)), small
 
 

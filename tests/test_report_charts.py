@@ -92,7 +92,7 @@ def test_pictures_span_nought_to_a_hundred_percent_and_follow_the_page_in_the_da
     assert ">0</text>" in svg and ">100 %</text>" in svg and 'aria-label="A title"' in svg
     assert "currentColor" in svg and all(f"var(--{curve.color})" in svg for curve in CHART.curves)
     assert not set(re.findall(r"#[0-9a-f]{6}", svg)), "a fixed colour is illegible on one of the two backgrounds"
-    assert svg == plots.for_page(CHART)
+    assert svg == plots.for_page.__wrapped__(CHART) == plots.for_page.__wrapped__(CHART)
 
 
 def test_every_curve_is_in_the_page_and_those_that_are_not_shown_are_hidden():

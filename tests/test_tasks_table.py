@@ -68,6 +68,7 @@ def test_gsm8k_asks_for_a_single_number_and_reads_the_last_one():
     assert gsm8k.extract("That makes 3 and 4, so 12 in all.") == "12"
 
 
+@pytest.mark.slow
 @needs_data
 def test_every_answer_of_gsm8k_passes_its_own_grader():
     home = DATA / "gsm8k"

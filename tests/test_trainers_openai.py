@@ -338,7 +338,7 @@ def test_prices_are_asked_for_where_they_are_needed(tmp_path, monkeypatch, call)
     assert code == 2 and "openai.spending_limit needs openai.prompt_price" in err
 
 
-@pytest.mark.parametrize("engines", [("openai", "sft"), ("openai", "null"), ("scripted", "openai")])
+@pytest.mark.parametrize("engines", [("openai", "local"), ("openai", "null"), ("scripted", "openai")])
 @pytest.mark.parametrize("verb", ["run", "compare"])
 def test_engines_that_cannot_take_turns_are_refused_before_anything_is_paid(
     service, tmp_path, monkeypatch, call, verb, engines

@@ -119,7 +119,7 @@ def check_templates(config: RunConfig) -> None:
             base.lower() != models.PACKAGED and models.revision(base) is not None
         ):  # else it is known, or not downloaded yet
             chat = Chat(folder, trust=config.engine.trust_remote_code, today=config.engine.date)
-            if config.train.loss_turns == "all" and config.engine.trainer == "sft":
+            if config.train.loss_turns == "all" and config.engine.trainer == "local":
                 dialogue_tokens.check_all_turns(chat.template)
 
 

@@ -58,7 +58,7 @@ def serve(
 ) -> None:
     """Serve the agents of the run in folder RUN, and a web page, until Ctrl-C or SIGTERM.
 
-    Model names are debate, vote, vote@12 (a vote over 12 first answers), base, generator_0, critic_0 and so on.
+    Model names are debate, vote, vote@12 (the vote of 12 first answers), base, generator_0, critic_0 and so on.
     KEY.SUB=VALUE, such as engine.sampler=transformers, changes settings of engine, vllm, openai and sampling.
     """
     from maft import engines

@@ -80,7 +80,7 @@ class Result(Record):
     flows: tuple[RoundFlow, ...] = ()
     """Of debates, untrained and after the last iteration: what each round of critics changed."""
     curve: tuple[Ceiling, ...] = ()
-    """Of single answers, untrained and after the last iteration: pass@k and vote@k."""
+    """Of single answers, untrained and after the last iteration: pass@k and the vote of any k."""
     retention: tuple[Retention, ...] = ()
     """Of the methods after the last iteration: their generators on the tasks of `eval.also`, before and after."""
     predictions: tuple[Outcome, ...] = ()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from maft.config.base import FREE, Positive, Price, Section, Share
 from maft.extensions import Part
@@ -20,7 +20,7 @@ SAMPLERS: Mapping[str, str] = {
 }
 """Engines that sample, in a few words each."""
 TRAINERS: Mapping[str, str] = {
-    "sft": "torch, PEFT and TRL on this machine: adapters or all weights, every train.objective",
+    "local": "torch, PEFT and TRL on this machine: adapters or all weights, every train.objective",
     "openai": "finetuning jobs of OpenAI (which ends them on 6 January 2027), or of a server with its API",
     "together": "finetuning jobs of Together",
     "fireworks": "finetuning jobs of Fireworks",
@@ -57,9 +57,13 @@ HOSTED = {
 """Trainers whose agents stay with a service, and are sampled there by `engine.sampler: openai`."""
 
 
-# YAML's null, as in `engine.trainer=null`, is the trainer of that name.
+OTHER_SPELLINGS = {None: "null", "sft": "local"}
+"""Of trainers: YAML's null, as in `engine.trainer=null`, and the older name of `local`, which files keep."""
 TrainerName = Annotated[
-    str, BeforeValidator(lambda value: "null" if value is None else value), AfterValidator(Part("trainer", TRAINERS))
+    str,
+    BeforeValidator(lambda name: OTHER_SPELLINGS.get(name, name) if isinstance(name, str | None) else name),
+    AfterValidator(Part("trainer", TRAINERS)),
+    PlainSerializer(lambda name: "sft" if name == "local" else name, return_type=str, when_used="json"),
 ]
 
 
@@ -69,9 +73,9 @@ class EngineConfig(Section):
     sampler: Annotated[str, AfterValidator(Part("sampler", SAMPLERS))] = "auto"
     """`auto`: vllm on CUDA and openvino on a CPU, where they are installed, otherwise transformers; `openai`: a hosted
     service or a server; `scripted`: random guesses, for tests."""
-    trainer: TrainerName = "sft"
-    """`sft`: here, with PEFT, for every `train.objective`; `openai`, `together`, `fireworks`, `tinker`: hosted
-    services; `null`: nothing is trained, for tests."""
+    trainer: TrainerName = "local"
+    """`local` (`sft` in older configs): here, with PEFT, for every `train.objective`; `openai`, `together`,
+    `fireworks`, `tinker`: hosted services; `null`: nothing is trained, for tests."""
     batch_size: Annotated[Positive, FREE] = 128
     """Maximum number of debates in progress; a new one begins when one ends. A larger number keeps an engine busier,
     but takes memory."""
@@ -136,7 +140,7 @@ class OpenAiConfig(Section):
     together` it is TOGETHER_API_KEY by default, and so on."""
     load_adapters: Annotated[bool, FREE] = False
     """The server at `base_url` is vLLM with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and finds the run
-    folder at the same path: agents that `engine.trainer: sft` finetunes are loaded into it as they are needed."""
+    folder at the same path: agents that `engine.trainer: local` finetunes are loaded into it as they are needed."""
     concurrency: Annotated[Positive, FREE] = 16
     """Maximum number of concurrent requests; fewer while the service answers that there are too many."""
     timeout: Annotated[float, Field(gt=0), FREE] = 120.0

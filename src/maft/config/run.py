@@ -264,12 +264,12 @@ def check_loop(config: RunConfig) -> None:
         ConfigError: only one of the two engines is a hosted service.
     """
     engine = config.engine
-    if engine.sampler == "openai" and engine.trainer == "sft" and config.openai.load_adapters:
+    if engine.sampler == "openai" and engine.trainer == "local" and config.openai.load_adapters:
         return
     if (engine.sampler == "openai") != (engine.trainer in HOSTED):
         raise ConfigError(
             f"engine.sampler = {engine.sampler} cannot sample agents that engine.trainer = {engine.trainer} finetunes. "
             f"Set engine.sampler=openai with a service as the trainer ({', '.join(HOSTED)}), or another engine with "
-            "sft, or openai.load_adapters for a vLLM server, or do single stages with `maft debate`, `maft finetune` "
+            "local, or openai.load_adapters for a vLLM server, or do single stages with `maft debate`, `maft finetune` "
             "and `maft eval`."
         )

@@ -1,9 +1,9 @@
 """What stored debates say without asking anybody: ceilings, and what other protocols and votes would have answered.
 
-pass@k and vote@k are means over all ways to draw k of a question's first answers, so that no draw favours a k (Chen et
-al., arXiv 2107.03374, for pass@k). A perfect critic picks the right answer wherever an agent gave it: its ceiling is
-pass@N. Other protocols are replayed where every turn that they need is there: what `contested` and `dissenters` would
-have asked, a `debate` of two rounds has asked already.
+pass@k and the vote of any k are means over all ways to draw k of a question's first answers, so that no draw favours
+a k (Chen et al., arXiv 2107.03374, for pass@k). A perfect critic picks the right answer wherever an agent gave it: its
+ceiling is pass@N. Other protocols are replayed where every turn that they need is there: what `contested` and
+`dissenters` would have asked, a `debate` of two rounds has asked already.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from maft.runs.folder import RunFolder
 
 Side = Literal["train", "eval"]
 ROOM = 0.05
-"""pass@k minus vote@k below which a task is closed for critics: the best critic there could be gains less."""
+"""pass@k minus the vote of k below which a task is closed for critics: the best critic there could be gains less."""
 CURVE = (*range(1, 13), 16, 24, 36, 48)
 """The k of the curves, as far as there are first answers."""
 
@@ -80,7 +80,7 @@ class Replayed(Record):
     unanimous_right: Share | None
     """How often unanimity is right; None where there is none."""
     room: Difference
-    """pass@k minus vote@k, of all first answers."""
+    """pass@k minus the vote of k, of all first answers."""
     rules: tuple[Rule, ...]
 
     @property
@@ -151,7 +151,7 @@ def of_debates(
 
 
 def curve(seeds: Sequence[Iterable[tuple[Debate, GradedVote]]], config: RunConfig) -> list[Ceiling]:
-    """Return pass@k and vote@k as means over the debates of several seeds on the same questions."""
+    """Return pass@k and the vote of any k as means over the debates of several seeds on the same questions."""
     asked = [[_question(debate, vote, config) for debate, vote in of if vote.grades is not None] for of in seeds]
     most = min((question.first for of in asked for question in of if question.first), default=0)
 
@@ -170,7 +170,8 @@ def _ks(most: int) -> list[int]:
 def verdict(one: Replayed) -> str:
     """Say in a sentence whether critics have anything to find."""
     k, room = one.first_answers, one.room
-    points = f"pass@{k} is {100 * room.mean:.1f} points ({100 * room.low:.1f} to {100 * room.high:.1f}) above vote@{k}"
+    interval = f"{100 * room.low:.1f} to {100 * room.high:.1f}"
+    points = f"pass@{k} is {100 * room.mean:.1f} points ({interval}) above the vote of {k}"
     end = f"{'closed' if one.closed else 'open' if room.low >= ROOM else 'unclear'} for critics"
     few = "" if k >= 12 else f"; with {k} first answers this says little of a larger vote (debate.num_eval_samples)"
     return f"{end}: {points}{few}."

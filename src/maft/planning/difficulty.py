@@ -3,7 +3,8 @@
 (How long and how fast a model's replies are is `planning.calibration`, which `maft plan --calibrate` measures.)
 
 Every setting gets first answers only, k to each of some training questions. There is something to learn where a single
-answer is right for 20 to 60 % of the questions, and something for critics to find where pass@k is far above vote@k.
+answer is right for 20 to 60 % of the questions, and something for critics to find where pass@k is far above
+the vote of k.
 """
 
 import re
@@ -52,7 +53,7 @@ class Difficulty(Record):
     vote: Share | None = None
     passed: Share | None = None
     room: Difference | None = None
-    """pass@k minus vote@k."""
+    """pass@k minus the accuracy of the vote of k."""
     unparsed: float = 0.0
     """Share of the answers that could not be read."""
     cut: float = 0.0
@@ -178,14 +179,16 @@ def table(measured: Sequence[Difficulty]) -> str:
     """Return a row for each setting, as text."""
     names = list(measured[0].settings) if measured else []
     k = max((one.answers for one in measured), default=0)
-    columns = (*names, "single %", f"vote@{k} %", f"pass@{k} %", "room (95 %)", "unparsed %", "cut %", "tokens a reply")
+    shares = ("single %", f"vote of {k} %", f"pass@{k} %", "room (95 %)", "unparsed %", "cut %")
+    columns = (*names, *shares, "tokens a reply")
     rows = [[*map(str, one.settings.values()), *_row(one)] for one in measured]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=False)]
     lines = [
         "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in (columns, *rows)
     ]
     sizes = {one.questions for one in measured if one.questions}
-    return "\n".join([*lines, "", f"{', '.join(map(str, sorted(sizes)))} questions each; room is pass@{k} - vote@{k}."])
+    each = ", ".join(map(str, sorted(sizes)))
+    return "\n".join([*lines, "", f"{each} questions each; room is pass@{k} minus vote of {k}."])
 
 
 def _row(one: Difficulty) -> list[str]:
@@ -205,7 +208,7 @@ def recommendation(measured: Sequence[Difficulty]) -> str:
         return "No setting could be measured."
     named = ", ".join(f"{name} = {value}" for name, value in chosen.settings.items()) or "this task"
     what = f"a single answer is right for {chosen.single.mean:.1%}, pass@{chosen.answers} is "
-    what += f"{100 * chosen.room.mean:.1f} points above vote@{chosen.answers}"
+    what += f"{100 * chosen.room.mean:.1f} points above the vote of {chosen.answers}"
     if chosen.fits:
         return f"Best: {named}: {what}."
     side = "too easy" if chosen.single.mean > EASIEST else "too hard"

@@ -42,7 +42,7 @@ def look(runs_dir: Path) -> dict[str, Any]:
         "dtype": models.usable_dtype("bfloat16") if has_torch else None,
         "extras": {extra: _versions(extra) for extra in _extras()},
         "sampler": engines.auto() if has_torch else None,
-        "trainer": None if None in _versions("hf").values() else "sft",
+        "trainer": None if None in _versions("hf").values() else "local",
         "programs": _level(),
         "packaged_model": packaged_state(),
         "disk_free": {str(place): _disk_free(place) for place in (runs_dir.resolve(), models.cache_dir())},

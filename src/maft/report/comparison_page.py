@@ -44,7 +44,7 @@ def write_page(comparison: Comparison, results: Sequence[Result]) -> Path:
 
 
 def all_charts(comparison: Comparison, results: Sequence[Result]) -> list[Chart]:
-    """Return accuracy over iterations and against tokens, and pass@k with vote@k."""
+    """Return accuracy over iterations and against tokens, and pass@k with the vote of any k."""
     curves, n = comparison_.over_iterations(comparison, results), comparison.config.debate.num_agents
     own, at_budget = comparison.reference, [f"{name}_majority@budget" for name in ("single_agent_ft", "majority_ft")]
     of_reference = [own, f"{own}_majority@{n}", f"{own}_single", "single_agent_ft", f"{own}_majority@budget"]

@@ -18,7 +18,7 @@ def replays(evaluations: Sequence[Evaluation], config: RunConfig) -> list[Replay
 
 
 def chart(replayed: Sequence[Replayed]) -> Chart | None:
-    """Return pass@k and vote@k of the untrained and the last society: what critics could find, and a vote finds."""
+    """Return pass@k (what critics could find) and the vote of any k, of the untrained and the last society."""
     if not replayed or replayed[-1].first_answers < 2:
         return None
     curves = [
@@ -31,7 +31,7 @@ def chart(replayed: Sequence[Replayed]) -> Chart | None:
         for one in {each.iteration: each for each in (replayed[-1], replayed[0])}.values()
         for name, words, look in (
             ("passed", "right answer among k", ("green", "o")),
-            ("vote", "vote of k", ("orange", "s")),
+            ("vote", "vote of any k", ("orange", "s")),
         )
     ]
     ticks: dict[float, str] = {ceiling.k: str(ceiling.k) for ceiling in replayed[-1].curve}
@@ -39,7 +39,7 @@ def chart(replayed: Sequence[Replayed]) -> Chart | None:
 
 
 def room(rows: Sequence[Result]) -> Chart | None:
-    """Return pass@k and vote@k of the compared methods' single answers, untrained and after the last iteration."""
+    """Return the same of the compared methods' single answers, untrained and after the last iteration."""
     measured = [row for row in rows if len(row.curve) > 1]
     last = max((row.iteration for row in measured), default=0)
     shown = [row for row in measured if row.iteration == 0][:1] + [row for row in measured if row.iteration == last > 0]
@@ -54,7 +54,7 @@ def room(rows: Sequence[Result]) -> Chart | None:
         for place, row in enumerate(shown)
         for name, words, look in (
             ("passed", "right answer among k", ("green", list(MARKERS)[place % len(MARKERS)])),
-            ("vote", "vote of k", ("orange", list(MARKERS)[place % len(MARKERS)])),
+            ("vote", "vote of any k", ("orange", list(MARKERS)[place % len(MARKERS)])),
         )
     ]
     ticks: dict[float, str] = {one.k: str(one.k) for row in shown for one in row.curve}
@@ -76,7 +76,7 @@ def replay_table(replayed: Sequence[Replayed]) -> str:
             *(_row(rule.name, rule.right, rule.gain, rule.tokens) for rule in one.rules),
             _row("perfect critic", one.oracle),
             *(
-                f"{_row(f'vote@{c.k}, pass@{c.k}', c.vote)}  pass {_percent(c.passed)}"
+                f"{_row(f'vote of any {c.k}, pass@{c.k}', c.vote)}  pass {_percent(c.passed)}"
                 for c in one.curve
                 if c.k > 1
             ),

@@ -99,10 +99,10 @@ def _check(agent: Agent) -> None:
     if (agent.folder / "hosted.json").is_file():
         raise DataError(
             f"{agent.name} is the hosted model {agent.ref.model}: its weights stay with the service, and can be "
-            "neither merged nor pushed. Only agents finetuned with engine.trainer=sft have weights here."
+            "neither merged nor pushed. Only agents finetuned with engine.trainer=local have weights here."
         )
     if not any((agent.folder / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise DataError(
             f"{agent.folder} holds no weights: it has neither adapter_config.json nor config.json. "
-            "Only agents finetuned with engine.trainer=sft have weights."
+            "Only agents finetuned with engine.trainer=local have weights."
         )

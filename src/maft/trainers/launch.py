@@ -30,7 +30,7 @@ def check(config: RunConfig) -> None:
     """
     engine, method = config.engine, config.train.method
     if not all(map(find_spec, ("torch", "trl", "peft", "datasets"))):
-        raise MissingExtra("engine.trainer=sft", "hf")
+        raise MissingExtra("engine.trainer=local", "hf")
     chosen = set(config.train.objectives(config.num_iterations).values())
     for name in chosen:
         objectives.make(name)
