@@ -189,10 +189,12 @@ class Transformers(LocalSampler):
             for values in ([p.temperature for p in how], [p.top_k for p in how], [p.top_p for p in how])
         ]
         logprobs: list[Any] = []
+        ends = torch.tensor(limits, device=model.device)
 
         def keep_chosen(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            """Leave one token in each row."""
-            token = choose(scores, draws[:, input_ids.shape[1] - longest], *parameters)[:, None]
+            """Leave one token in each row: the next one, or past its limit one that ends it."""
+            step = input_ids.shape[1] - longest
+            token = choose(scores, draws[:, step], *parameters).masked_fill(ends <= step, pad)[:, None]
             logprobs.append((scores.gather(1, token).float() - scores.float().logsumexp(-1, keepdim=True))[:, 0])
             return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
