@@ -222,6 +222,22 @@ def test_the_judge_is_asked_about_the_debates_that_only_the_student_learns_from(
     assert votes and all(vote.agreement == 1 for vote in votes)
 
 
+def test_a_student_or_star_that_learns_nothing_is_named(tmp_path):
+    class Heard(Quiet):
+        said: list[str] = []  # noqa: RUF012
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    compared = comparison.begin(settings(tmp_path, "name=c"), ["star", "distil"], [0])
+    comparison.compare(compared, Scripted(lambda request: "I do not know."), NullTrainer(), Heard())
+    after = {name: Heard.said[Heard.said.index(f"{name}, seed 0") :] for name in ("star", "distil")}
+    assert any("no reply is right" in text for text in after["star"])
+    assert any("nothing was learned" in text for text in after["distil"])
+    (counts,) = files.read_json(compared.folder(ARMS["star"], 0).examples_summary(1)).values()
+    assert (counts["examples"], counts["disagrees"]) == (0, 10)
+
+
 def test_a_student_is_an_arm_of_any_comparison(tmp_path):
     compared = comparison.begin(settings(tmp_path, "name=c"), ["distil"], [0])
     comparison.compare(compared, Scripted(guess), NullTrainer(), Quiet())

@@ -41,6 +41,8 @@ def run(folder: RunFolder, sampler: Sampler, trainer: Trainer, progress: Progres
         hinted = _ask_with_hints(folder, iteration, society, train, debates, labels, sampler, progress)
         judging.judge(folder, hinted, sampler, progress, f"iteration {iteration}: judge", train)
         counts = _make_examples(folder, iteration, debates, hinted, labels)
+        if not any(counts.values()):
+            progress.say(f"Iteration {iteration}: no reply is right, so that nothing is learned.")
         sampler.release()
         society = pipeline.train(folder, iteration, society, counts, trainer, progress)
         pipeline.evaluate(folder, iteration, society, split.eval, sampler, progress)
@@ -139,7 +141,8 @@ def _make_examples(
             for debate in (*debates, *hinted)
             for text in _right(debate, labels)
         ]
-        counts = CurateCounts(examples=len(examples), first=len(examples))
+        untaught = len(plain) - len({example.problem_id for example in examples})
+        counts = CurateCounts(examples=len(examples), first=len(examples), disagrees=untaught)
         chosen = limit(Curated(tuple(examples), counts), iteration, config.curate, config.seed)
         files.write_records(folder.examples(iteration, agent), chosen.examples)
         files.write_json(summary, {agent: chosen.counts.model_dump()})

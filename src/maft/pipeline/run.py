@@ -84,8 +84,6 @@ def learn(
     debates = debate(folder, iteration, society, problems, sampler, progress)
     votes = vote(folder, iteration, debates)
     counts = make_examples(folder, iteration, debates, votes)
-    for warning in warnings([found] if (found := learned(folder, iteration)) else []):
-        progress.say(warning)
     sampler.release()  # training needs the memory
     return train(folder, iteration, society, counts, trainer, progress)
 
@@ -164,7 +162,9 @@ def train(
     trainer: Trainer,
     progress: Progress,
 ) -> Society:
-    """Finetune every agent on its own examples, and return the new society."""
+    """Finetune every agent on its own examples, and return the new society; say what kept agents from learning."""
+    for warning in warnings([found] if (found := learned(folder, iteration)) else []):
+        progress.say(warning)
     missing = societies.missing(folder, iteration)
     if not missing:
         return societies.after(folder, iteration)
