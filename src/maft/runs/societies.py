@@ -65,10 +65,7 @@ def after(folder: RunFolder, iteration: int) -> Society:
         return agent(one.role, one.index, str(folder.agent(iteration, learner)), one.model)
 
     return society.model_copy(
-        update={
-            "generators": tuple(map(trained, society.generators)),
-            "critics": tuple(map(trained, society.critics)),
-        }
+        update={"generators": tuple(map(trained, society.generators)), "critics": tuple(map(trained, society.critics))}
     )
 
 

@@ -166,8 +166,14 @@ def conversation(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 def cut(answered: Answered, stop: Sequence[str]) -> Answered:
     """Return an answer that ends before the first stop text in it."""
-    places = [place for text in stop if (place := answered.text.find(text)) >= 0]
-    return answered._replace(text=answered.text[: min(places)], finish_reason="stop") if places else answered
+    text = before(answered.text, stop)
+    return answered if text is None else answered._replace(text=text, finish_reason="stop")
+
+
+def before(text: str, stop: Sequence[str]) -> str | None:
+    """Return what is before the first stop text; None where there is none."""
+    places = [place for one in stop if (place := text.find(one)) >= 0]
+    return text[: min(places)] if places else None
 
 
 def safe_part(text: str, stop: Sequence[str]) -> str:
@@ -176,8 +182,8 @@ def safe_part(text: str, stop: Sequence[str]) -> str:
     >>> safe_part("one STO", ["STOP"]), safe_part("one STOP two", ["STOP"]), safe_part("one \ufffd", [])
     ('one ', 'one ', 'one ')
     """
-    places = [place for one in stop if (place := text.find(one)) >= 0]
-    text = text[: min(places)] if places else text.rstrip("\ufffd")
+    ended = before(text, stop)
+    text = text.rstrip("\ufffd") if ended is None else ended
     held = max((n for one in stop for n in range(1, len(one)) if text.endswith(one[:n])), default=0)
     return text[: len(text) - held]
 

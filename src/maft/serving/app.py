@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -41,12 +41,13 @@ TICK = 1.0
 """Seconds between two looks whether a client that is streamed to is still there."""
 
 
-class Limits:
+class Limits(NamedTuple):
     """What a request may take."""
 
-    def __init__(self, timeout: float = 600.0, max_tokens: int = 4096) -> None:
-        """Seconds of a request, and tokens of each reply in it."""
-        self.timeout, self.max_tokens = timeout, max_tokens
+    timeout: float = 600.0
+    """Seconds."""
+    max_tokens: int = 4096
+    """Of each reply."""
 
 
 class Metrics:
@@ -159,10 +160,7 @@ class Server:
         self._refuse_longer(asked.max_completion_tokens or asked.max_tokens or 0)
         seed = api.new_seed() if asked.seed is None else asked.seed
         exchange = Exchange(
-            self,
-            asked.questions(seed),
-            trace=request.query_params.get("trace") == "1",
-            stream=bool(asked.stream),
+            self, asked.questions(seed), trace=request.query_params.get("trace") == "1", stream=bool(asked.stream)
         )
         if asked.stream:
             streamed = exchange.stream(request, asked, seed)

@@ -17,7 +17,7 @@ from maft.samplers.base import Sampler
 from maft.samplers.chat import Chat, Encoded
 from maft.samplers.local import Job, LocalSampler
 from maft.samplers.transformers import Likelihoods, Transformers
-from maft.serving.api import Drawn, Text
+from maft.serving.api import Drawn, Text, before
 
 MAX_TEXTS = 256
 """Texts that a request may have written, prompts times `n`."""
@@ -135,11 +135,11 @@ def _choice(
     chat: Chat, asked: CompletionRequest, index: int, one: Continued, likely: Likelihoods | None
 ) -> dict[str, Any]:
     """Return a choice as OpenAI's API has it; a stop text ends what was generated."""
-    places = [place for text in asked.stop if (place := one.text.find(text)) >= 0]
-    text = one.text[: min(places)] if places else one.text
+    ended = before(one.text, asked.stop)
+    text = one.text if ended is None else ended
     given = asked.prompt[index // (asked.n or 1)]
     prompt = given if isinstance(given, str) else chat.tokenizer.decode(one.prompt)
-    reason = "stop" if places or one.stopped else "length"
+    reason = "stop" if ended is not None or one.stopped else "length"
     choice = {"index": index, "text": (prompt if asked.echo else "") + text, "finish_reason": reason, "logprobs": None}
     if likely is None:
         return choice

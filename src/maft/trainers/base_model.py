@@ -94,11 +94,7 @@ class BaseModel:
         lora = training.lora
         targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
         shape = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
         )
         try:
             return get_peft_model(self.model, shape, autocast_adapter_dtype=in_float32)
