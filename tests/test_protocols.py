@@ -4,7 +4,7 @@ import pytest
 from helpers import ROOT, boxed, grade, play, problem, rules, run, settings
 
 from maft import config as config_
-from maft import files, planning, report
+from maft import files, planning, report, seeds
 from maft.answers.equality import Exact
 from maft.config import prompts
 from maft.config.prompts import Prompts
@@ -103,6 +103,13 @@ def test_the_aggregator_reads_all_answers_with_counts_and_has_the_last_word():
         for n in range(12)
     }
     assert chosen == {0, 1, 2}, "every critic is drawn for some question"
+
+
+def test_who_has_the_last_word_is_drawn_by_the_name_of_the_debate():
+    how = rules(run_seed=5, iteration=2, stage="eval")._replace(debate=three_agents("aggregator"))
+    names = [f"{n}+1" for n in range(6)]
+    drawn = [play(how, guess, problem(name))[0].turns[-1].agent for name in names]
+    assert drawn == [seeds.rng(5, "eval", 2, name, "last word").randrange(3) for name in names]
 
 
 def three_agents(protocol):
