@@ -208,6 +208,7 @@ def test_hours_are_bound_by_the_bandwidth_where_few_sequences_are_written(tmp_pa
     reading += 32 * 5e-4 * sum(math.ceil(s.prompt_tokens / 16384) for s in made.stages)
     assert found.sampling * 3600 == pytest.approx(made.generated_tokens * step + kernels + reading)
     assert found.bound_by == "starting", "a run of a few questions"
+    assert found.trainings_at_once == 6, "all agents in the same steps"
     longer = hours.on_gpus(settled, LLAMA, forecast(settled, 200, 200, TEXTS, [SAID]), hardware.gpu("H100"), 1, "lora")
     assert longer.bound_by == "writing replies (memory bandwidth)"
 

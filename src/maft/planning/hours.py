@@ -86,6 +86,7 @@ def on_gpus(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: 
         if wider <= num_gpus and wider <= max(per_training, GPUS_OF_A_MACHINE)
     )
     starting = (config.num_iterations + 1) * hardware.ENGINE_START + config.num_iterations * hardware.TRAINING_START
+    groups, at_once = costs.by_iteration(costs.jobs(config, shape, run, method)), num_gpus // per_training
     writing = max(seconds.products, seconds.bandwidth)
     parts = {
         "starting": starting,
@@ -101,7 +102,7 @@ def on_gpus(config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: 
         gpus_per_engine=per_engine,
         sequences=sequences,
         gpus_per_training=per_training,
-        trainings_at_once=num_gpus // per_training,
+        trainings_at_once=max(map(len, groups)) if groups and _in_same_steps(config, num_gpus, method) else at_once,
         starting=starting / 3600,
         sampling=seconds.total / 3600,
         training=training / 3600,
@@ -115,6 +116,10 @@ def _spread(need: float, usable: float, num_gpus: int) -> int | None:
     return count if count <= num_gpus else None
 
 
+def _in_same_steps(config: RunConfig, num_gpus: int, method: str) -> bool:
+    return num_gpus == 1 and costs.together(config, method)
+
+
 def finetuning(
     config: RunConfig, shape: Shape, run: Forecast, gpu: Gpu, num_gpus: int, per_training: int, method: str
 ) -> float:
@@ -124,7 +129,7 @@ def finetuning(
     seconds = 0.0
     for group in costs.by_iteration(costs.jobs(config, shape, run, method)):
         at_once = min(num_gpus // per_training, len(group))
-        if num_gpus == 1 and costs.together(config, method):
+        if _in_same_steps(config, num_gpus, method):
             seconds += sum(job.flops for job in group) / rate + max(job.passes for job in group) * launch
             continue
         busy = [0.0] * at_once
