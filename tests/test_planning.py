@@ -111,6 +111,15 @@ def test_calls_and_trainings_are_those_of_the_run(tmp_path, overrides):
     assert plan.trainings == len(trained) + sum(map(len, idle)), "agents without examples are not trained"
 
 
+def test_a_dry_run_counts_the_first_answers_on_held_out_questions_apart(tmp_path):
+    chosen = config(tmp_path, "debate.num_samples=4", "debate.num_eval_samples=1", "num_iterations=1")
+    train, held_out = chosen.task.num_train, chosen.task.num_eval
+    calls = train * (3 * 4 + 3) + 2 * held_out * (3 + 3)
+    assert f"{calls:,} calls" in plan_.at_most(chosen)
+    contested = chosen.model_copy(update={"debate": chosen.debate.model_copy(update={"protocol": "contested"})})
+    assert f"{calls:,} calls" in plan_.at_most(contested), "at most, every question is debated"
+
+
 def test_memory_of_sampling_by_hand(tmp_path):
     settled = config(tmp_path)
     memory = costs.sampling_memory(settled, LLAMA, 1000, 64)

@@ -183,7 +183,7 @@ def maximal_behaviour(config: RunConfig) -> Behaviour:
     return Behaviour(
         replies=limits,
         learned={role: _examples_per_question(config, role) for role in roles},
-        calls={kind.name: kind.times for kind in kinds},
+        calls={kind.name: kind.times for kind in kinds if kind.share < 1},
         answer=max(limits.values()),
     )
 
