@@ -357,7 +357,7 @@ def test_the_weakest_level_is_refused_unless_it_is_allowed(monkeypatch):
 
 def test_transcript_and_page_name_programs_by_how_they_behave(tmp_path):
     from maft.report import transcript
-    from maft.report.debates import _debate, _Texts
+    from maft.report.debates import Shown, _debate, _Texts
     from maft.samplers import Scripted
 
     evil = "```python\ndef double(n):\n    return 2 * n  # </script><b>\n```"
@@ -378,7 +378,7 @@ def test_transcript_and_page_name_programs_by_how_they_behave(tmp_path):
     page = folder.page.read_text() if folder.page.exists() else ""
     assert "</script><b>" not in page
     shown = _debate(
-        type("Shown", (), {"debate": told.debate, "vote": told.vote, "first": vote.label, "fates": ()}),
+        Shown(told.debate, told.vote, vote.label),
         told.problem,
         0,
         told.grade,

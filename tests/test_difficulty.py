@@ -55,6 +55,11 @@ def test_a_second_start_asks_nothing(tmp_path):
     assert more[:2] == first and 0 < len(sampler.history) <= 32, "settings share questions"
 
 
+def test_answers_are_drawn_as_in_the_first_iteration(tmp_path):
+    _, sampler = measured(tmp_path, {"high": [4]}, harder, 4, 2, sampling={"train_temperature": [1.0, 0.4]})
+    assert {request.sampling.temperature for request in sampler.history} == {1.0}
+
+
 def test_replies_survive_a_kill_within_a_setting(tmp_path):
     count = iter(range(10))
 

@@ -9,6 +9,9 @@ from helpers import ENVIRONMENT, ROOT, settings
 import maft
 from maft import NullTrainer, Scripted
 from maft.errors import ConfigError, UserError
+from maft.pipeline import run as pipeline
+from maft.runs import societies
+from maft.runs.folder import RunFolder
 from maft.samplers.scripted import guess
 
 
@@ -61,6 +64,13 @@ def test_a_society_answers_questions_and_the_same_one_alike(finished):
     assert first.text == first.vote.label and 0 < first.agreement <= 1
     assert {turn.call.agent for turn in first.debate.round(1)} == {"generator_0", "generator_1", "generator_2"}
     assert other.debate.problem_id != first.debate.problem_id
+
+
+def test_first_answers_that_do_not_vote_are_not_asked_for(tmp_path):
+    for over, num_samples in (("last", 1), ("first", 4)):
+        config = settings(tmp_path, "debate.num_eval_samples=4", f"vote.over={over}")
+        rules = pipeline.answer_rules(RunFolder(tmp_path, config), 0, societies.untrained(config))
+        assert rules.debate.num_samples == num_samples
 
 
 def test_engines_of_ones_own_take_the_place_of_those_in_the_config(tmp_path):

@@ -21,6 +21,7 @@ from maft.records import Message, Request, SamplingParams
 from maft.report import page, run_page, transcript
 from maft.report.table import diversity_table
 from maft.runs import societies, status
+from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.samplers.scripted import guess
 
@@ -34,6 +35,14 @@ def mixed(runs: Path, *overrides: str, **sections):
         "critics": ["a", {"model": "a"}, {"model": "b", "sampling": {"max_new_tokens": 99, "top_p": 0.5}}],
     }
     return settings(runs, *overrides, **{"society": society, "model": "base"} | sections)
+
+
+def test_prompts_of_an_agent_are_not_for_the_tasks_of_eval_also(tmp_path):
+    own = {"generators": [{"model": "a", "prompts": {"solve": "Add: {question}"}}, "a", "a"]}
+    config = settings(tmp_path, society=own, eval={"also": [{"name": "gsm8k"}]})
+    (other,) = RunFolder(tmp_path, config).others
+    assert config.own("generator", 0).prompts and not other.config.own("generator", 0).prompts
+    assert other.config.own("generator", 0).model == "a"
 
 
 def test_the_config_in_the_docs_is_of_two_models_and_loads_again():

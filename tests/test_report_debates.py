@@ -9,7 +9,7 @@ import pytest
 from helpers import boxed, grade, problem, run, settings
 
 from maft import files
-from maft.config import VoteConfig
+from maft.config import CurateConfig, VoteConfig
 from maft.method import vote as voting
 from maft.records import Call, Debate, Reply, Score, Turn
 from maft.report import data, debates, transcript
@@ -26,7 +26,7 @@ def shown(first: list[str | None], last: list[str | None], label: str | None, be
     turns = [turn(n, 1, a) for n, a in enumerate(first)] + [turn(n, 2, a) for n, a in enumerate(last)]
     debate = Debate(iteration=1, problem_id="7*8", question="What is 7*8?", system=None, turns=tuple(turns))
     found = voting.vote(debate, VoteConfig(), 0).model_copy(update={"label": label, "dropped": None} | vote)
-    return debates.Shown(debate, found, before, ())
+    return debates.Shown(debate, found, before, dropped=transcript.why_dropped(found, CurateConfig()))
 
 
 def kinds(one: debates.Shown, gold: str | None = "56") -> set[str]:

@@ -13,7 +13,7 @@ from helpers import boxed, debate, grade, problem, run, settings
 from maft import files, seeds
 from maft.cli.main import maft
 from maft.cli.show import _STYLES
-from maft.config import VoteConfig
+from maft.config import CurateConfig, VoteConfig
 from maft.errors import DataError
 from maft.method import vote as voting
 from maft.method.curate import CurateCounts
@@ -137,7 +137,9 @@ def test_what_was_left_out_for_the_limit_says_so(tmp_path):
 def test_a_question_that_is_not_used_says_why(answers, said):
     made = debate(*answers)
     vote = voting.vote(made, VoteConfig(), 0)
-    text = transcript.render(Told("train", problem(), made, vote, (), grade))
+    text = transcript.render(
+        Told("train", problem(), made, vote, (), grade, dropped=transcript.why_dropped(vote, CurateConfig()))
+    )
     assert f"Nobody learns from this debate: {said}" in text
 
 
@@ -275,3 +277,18 @@ def test_an_id_may_be_of_a_training_and_of_a_held_out_question(tmp_path):
     assert transcript.load(ran, "2", stage="train").problem.question == "train 2?"
     assert transcript.load(ran, "2", stage="eval").problem.question == "eval 2?"
     assert transcript.load(ran, "2").stage == "train" and transcript.load(ran, "2", iteration=0).stage == "eval"
+
+
+@pytest.mark.parametrize("more", ["curate.keep=all", "train.generator.objective=kto"])
+def test_every_example_is_shown_whatever_it_is_learned_for(tmp_path, more):
+    config = settings(
+        tmp_path, "task.num_train=40", "task.high=7", "debate.num_samples=3", "engine.max_failures=1", more
+    )
+    folder = run(config, Scripted(say))
+    sets = folder.examples_summary(1).parent.glob("*.jsonl")
+    made = {(e.agent, e.problem_id, e.kind) for file in sets for e in files.read_records(file, Example)}
+    told = [transcript.load(folder, held.problem_id, 1) for held in train_debates(folder, 1)]
+    assert {(f.agent, one.problem.id, f.kind) for one in told for f in one.fates if f.kind} == made
+    for one in told:
+        used = any(problem_id == one.problem.id for _, problem_id, _ in made)
+        assert used == ("learns from it" in transcript.render(one))

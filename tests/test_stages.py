@@ -20,9 +20,10 @@ TWO = "num_iterations=2"
 
 
 def test_the_stages_by_hand_give_the_files_of_a_whole_run(home, call, no_page):
-    assert call("run", "sums.yaml", TWO, "name=whole")[0] == 0
+    more = (TWO, "task.shape=a+b*c", "task.train_sets=2")
+    assert call("run", "sums.yaml", *more, "name=whole")[0] == 0
     for verb in ("eval", "debate", "curate", "finetune", "eval", "debate", "curate", "finetune", "eval"):
-        code, _, err = call(verb, "sums.yaml", TWO, "name=hand")
+        code, _, err = call(verb, "sums.yaml", *more, "name=hand")
         assert code == 0, err
     by_hand, whole = (run_files(home / "runs" / name) for name in ("hand", "whole"))
     assert json.loads(by_hand.pop("config.json"))["name"] == "hand" and whole.pop("config.json")

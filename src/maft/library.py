@@ -255,7 +255,7 @@ class LoadedSociety:
     def ask_all(self, questions: Sequence[str]) -> list[Answer]:
         """Debate several questions at the same time."""
         folder = self._run.folder
-        rules = pipeline.debate_rules(folder, self._iteration, societies.after(folder, self._iteration), "eval")
+        rules = pipeline.answer_rules(folder, self._iteration, societies.after(folder, self._iteration))
         problems = [Problem(id=_digest(question), question=question) for question in questions]
         self._sampler = self._sampler or engines.make_sampler(folder.config)
         debates = rollouts.play_all([play(problem, rules) for problem in problems], self._sampler)

@@ -9,12 +9,14 @@ from maft.cli import stage
 @stage.arguments
 def curate(asked: stage.Asked) -> None:
     """Vote on the debates of one iteration and write each agent's training examples."""
+    from maft import tasks
     from maft.pipeline import rollouts
     from maft.pipeline import run as pipeline
 
     with asked.opened() as (folder, _):
         number = stage.iteration(folder, asked.iteration)
-        debates = rollouts.finished(folder.debates(number), pipeline.questions(folder).train)
+        train = tasks.train_set(pipeline.questions(folder).train, folder.config.task, number)
+        debates = rollouts.finished(folder.debates(number), train)
         votes = pipeline.vote(folder, number, debates)
         counts = pipeline.make_examples(folder, number, debates, votes)
         used = sum(vote.dropped is None for vote in votes.values())

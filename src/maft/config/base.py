@@ -77,10 +77,12 @@ class Section(BaseModel):
 def of_iteration(setting: T | tuple[T, ...], iteration: int) -> T:
     """Return the entry of an iteration (from 1), where a setting may be one value or a list; its last entry lasts.
 
-    >>> of_iteration(("first", "last"), 5)
-    'last'
+    The first entry holds before the first iteration, too.
+
+    >>> of_iteration(("first", "last"), 5), of_iteration(("first", "last"), 0)
+    ('last', 'first')
     """
-    return setting[min(iteration, len(setting)) - 1] if isinstance(setting, tuple) else setting
+    return setting[max(0, min(iteration, len(setting)) - 1)] if isinstance(setting, tuple) else setting
 
 
 def identity(section: BaseModel, *, defaults: bool = True) -> dict[str, Any]:

@@ -80,7 +80,11 @@ def generator_examples(
     counts: Counter[str] = Counter()
     for debate in debates:
         vote = votes[debate.problem_id]
-        turns, label, dropped = debate.first_answers(agent), accepted(debate, vote, settings), _dropped(vote, settings)
+        turns, label, dropped = (
+            debate.first_answers(agent),
+            accepted(debate, vote, settings),
+            dropped_for(vote, settings),
+        )
         reasons = [dropped or unfit(turn, label) for turn in turns] or [dropped]
         if reasons[0] is not None and None not in reasons:
             counts[reasons[0]] += 1
@@ -135,7 +139,7 @@ def critic_examples(
     counts: Counter[str] = Counter()
     for debate in debates:
         vote, own = votes[debate.problem_id], debate.turns_of(agent)
-        dropped = _dropped(vote, settings)
+        dropped = dropped_for(vote, settings)
         if dropped is None and (not own or own[-1].round == 1):
             continue  # the protocol did not ask it as a critic
         label = accepted(debate, vote, settings)
@@ -290,7 +294,8 @@ def accepted(debate: Debate, vote: Vote, settings: CurateConfig) -> frozenset[st
     return answers if settings.keep == "all" else answers - {None}
 
 
-def _dropped(vote: Vote, settings: CurateConfig) -> str | None:
+def dropped_for(vote: Vote, settings: CurateConfig) -> str | None:
+    """Return why nobody learns from a debate; None if agents may."""
     return vote.dropped if settings.keep == "agreeing" or vote.dropped == "failed" else None
 
 

@@ -272,6 +272,13 @@ def debate_rules(folder: RunFolder, iteration: int, society: Society, stage: str
     )
 
 
+def answer_rules(folder: RunFolder, iteration: int, society: Society) -> Rules:
+    """Return the rules by which a society answers further questions: without first answers that do not vote."""
+    rules = debate_rules(folder, iteration, society, "eval")
+    num_samples = 1 if folder.config.vote.over == "last" else rules.debate.num_samples
+    return rules._replace(debate=rules.debate.model_copy(update={"num_samples": num_samples}))
+
+
 def collect(
     folder: RunFolder,
     rules: Rules,

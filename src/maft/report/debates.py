@@ -8,6 +8,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from maft.config import RunConfig
@@ -52,7 +53,9 @@ class Shown(NamedTuple):
     vote: Vote | None
     first: str | None
     """The vote over first answers."""
-    fates: tuple[Fate, ...]
+    fates: tuple[Fate, ...] = ()
+    dropped: str | None = None
+    """Why nobody learns from it, in words."""
 
 
 class Set(NamedTuple):
@@ -120,7 +123,7 @@ def kinds(shown: Shown, problem: Problem, grade: Grade) -> Iterator[str]:
             yield "split"
     if any(turn.answer is None for turn in debate.turns):
         yield "unparsable"
-    if vote is not None and vote.dropped is not None:
+    if shown.dropped is not None:
         yield "not used"
 
 
@@ -131,7 +134,7 @@ def _held_out(folder: RunFolder, evaluations: Sequence[Evaluation]) -> Iterator[
         first = {score.problem_id: score.answers[0] for score in Records(folder.scores(number, majority), Score)}
         problems, of_all = _some(every)
         debates = [
-            Shown(debate, held.votes[debate.problem_id], first[debate.problem_id], ())
+            Shown(debate, held.votes[debate.problem_id], first[debate.problem_id])
             for debate in held.debates
             if debate.problem_id in problems
         ]
@@ -172,10 +175,11 @@ def _examples(folder: RunFolder, number: int, problems: Collection[str]) -> Mapp
 
 def _trained(debate: Debate, vote: Vote, examples: Mapping[str, Sequence[Example]] | None, config: RunConfig) -> Shown:
     first = tally_of(debate, vote.partition or (), debate.round(1), config.vote, config.seed).winner
+    dropped = transcript.why_dropped(vote, config.curate)
     fates: tuple[Fate, ...] = ()
-    if examples is not None and vote.dropped is None:
+    if examples is not None and dropped is None:
         fates = transcript.fates(debate, vote, examples.get(debate.problem_id, ()), config)
-    return Shown(debate, vote, first, fates)
+    return Shown(debate, vote, first, fates, dropped)
 
 
 class _Texts:
@@ -221,7 +225,7 @@ def _tree(sets: Sequence[Set]) -> dict[str, Any]:
 
 def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Texts) -> list[Any]:
     debate, vote, latest = shown.debate, shown.vote, shown.debate.latest
-    fates = {fate.agent: fate for fate in shown.fates}
+    fates: Mapping[str, list[Fate]] = {a: list(of) for a, of in groupby(shown.fates, lambda fate: fate.agent)}
     passed, named = set(kinds(shown, problem, grade)), transcript.labels(debate, vote)
     agreeing = vote.agreeing(debate) if vote else frozenset()
 
@@ -241,14 +245,16 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
 
     def pack_turn(turn: Turn) -> list[Any]:
         learner = "generator" if turn.round == 1 else "critic" if turn in latest else ""
-        fate = fates.get(f"{learner}_{turn.agent}")
+        of_agent = fates.get(f"{learner}_{turn.agent}", [])
+        learned = any(fate.kind for fate in of_agent)
+        why = "; ".join(fate.why for fate in of_agent)
         return [
             texts.add(turn.call.agent),
             *graded(turn.answer),
             *reply(turn.call),
             *((-1, 0) if turn.summary is None else reply(turn.summary)),
-            texts.add(fate and f"{'Learns from it' if fate.kind else 'Not used'}: {fate.why}."),
-            int(fate is not None and fate.kind is not None),
+            texts.add(f"{'Learns from it' if learned else 'Not used'}: {why}." if of_agent else None),
+            int(learned),
             [] if vote is None or turn.answer in agreeing else _difference(turn.answer, vote.label, debate),
         ]
 
@@ -265,7 +271,7 @@ def _debate(shown: Shown, problem: Problem, place: int, grade: Grade, texts: _Te
             vote.abstained,
             *graded(vote.label),
             int(vote.tied and vote.label is not None),
-            texts.add(None if vote.dropped is None else transcript.why_dropped(vote)),
+            texts.add(shown.dropped),
         ],
         [*graded(shown.first)],
         [texts.add(brief(turn.answer)) for turn in debate.samples],

@@ -22,7 +22,7 @@ from maft.config.training import EXAMPLES
 from maft.errors import DataError
 from maft.evaluation.votes import held_out, problems, train_grade, votes_of
 from maft.files import Records
-from maft.method import learners
+from maft.method import curate, learners
 from maft.records import Debate, Example, Problem, Turn, Vote
 from maft.runs import societies
 from maft.runs.folder import RunFolder
@@ -70,6 +70,8 @@ class Told(NamedTuple):
     grade: Grade
     models: Mapping[str, str] = MappingProxyType({})
     """Base model of each agent by the agent's name, where there are several."""
+    dropped: str | None = None
+    """Why nobody learns from it, in words."""
 
     def right(self, answer: str | None) -> bool | None:
         """Say whether an answer to the question is right; None where nobody knows."""
@@ -121,8 +123,9 @@ def tell(folder: RunFolder, problem: Problem, debate: Debate, stage: Stage) -> T
         held = held_out(folder, number)
         return told._replace(vote=held.votes[problem.id], grade=held.grade)
     vote = votes_of(folder, number, [debate]).get(problem.id) if folder.votes(number).exists() else None
-    if vote is None or vote.dropped is not None or not folder.examples_summary(number).exists():
-        return told._replace(vote=vote)
+    dropped = None if vote is None else why_dropped(vote, folder.config.curate)
+    if vote is None or dropped is not None or not folder.examples_summary(number).exists():
+        return told._replace(vote=vote, dropped=dropped)
     every = (e for agent in learners(folder.config) for e in Records(folder.examples(number, agent), Example))
     examples = [example for example in every if example.problem_id == debate.problem_id]
     return told._replace(vote=vote, fates=fates(debate, vote, examples, folder.config))
@@ -133,47 +136,53 @@ def fates(debate: Debate, vote: Vote, examples: Sequence[Example], config: RunCo
 
     The debate is on a training question that is used; `examples` are all that were made from it.
     """
-    kinds = {example.agent: example.kind for example in examples}
-    times = Counter(example.agent for example in examples)
+    counts = Counter((example.agent, example.kind) for example in examples)
     responses = [(f"generator_{turn.agent}", turn) for turn in debate.round(1)]
     responses += [(f"critic_{turn.agent}", turn) for turn in debate.latest if turn.round > 1]
     fates: list[Fate] = []
-    label = vote.agreeing(debate)
+    label, keep = curate.accepted(debate, vote, config.curate), config.curate.keep
     for agent, turn in responses:
-        if agent in kinds:
-            again = f"; {times[agent]} times" if times[agent] > 1 else ""
-            fates.append(Fate(agent, kinds[agent], KEPT[kinds[agent]] + again))
-        elif config.society.one_model or agent in learners(config):
+        learned = {kind: times for (who, kind), times in counts.items() if who == agent}
+        for kind, times in learned.items():
+            why = KEPT[kind] if keep == "agreeing" else f"curate.keep = {keep}"
+            fates.append(Fate(agent, kind, why + (f"; {times} times" if times > 1 else "")))
+        if learned:
+            continue
+        if config.society.one_model or agent in learners(config):
             training = config.train.of(agent.partition("_")[0], debate.iteration)
             fates.append(Fate(agent, None, _why_not(turn, label, config.curate, training)))
     return tuple(fates)
 
 
 def _why_not(turn: Turn, label: frozenset[str | None], settings: CurateConfig, training: Training) -> str:
-    if turn.answer is None:
+    if turn.answer is None and turn.answer not in label:
         return "its answer could not be read"
     if EXAMPLES.get(training.objective) == "pairs":
         return "its answers to this question make no pair"
     if turn.answer not in label:
         return "its answer is not the label"
+    fits = "agrees, but was" if settings.keep == "agreeing" else "it was"
     if turn.cut:
-        return "agrees, but was cut at the token limit"
+        return f"{fits} cut at the token limit"
     reasons = {
         "to mix corrected and kept dialogues as asked": turn.round > 1,
         "for curate.max_examples": settings.max_examples is not None,
         "for curate.questions": settings.questions != "all",
         "for curate.weight_by": settings.weight_by != "none",
     }
-    return f"agrees, but was left out {' or '.join(reason for reason, holds in reasons.items() if holds)}"
+    return f"{fits} left out {' or '.join(reason for reason, holds in reasons.items() if holds)}"
 
 
-def why_dropped(vote: Vote) -> str:
-    """Say why a question is not trained on."""
-    if vote.dropped == "failed":
+def why_dropped(vote: Vote, settings: CurateConfig) -> str | None:
+    """Say why nobody learns from a debate; None if agents may."""
+    reason = curate.dropped_for(vote, settings)
+    if reason is None:
+        return None
+    if reason == "failed":
         return "the debate failed"
-    if vote.dropped == "no_answer":
+    if reason == "no_answer":
         return "nobody's answer could be read, so there is no label"
-    if vote.dropped == "tied" or vote.label is None:
+    if reason == "tied" or vote.label is None:
         return "several answers have the most votes, so there is no label"
     return f"only {vote.counts[0][1]} of {vote.num_ballots} answers agree with the label"
 
@@ -288,7 +297,7 @@ def render(told: Told, paint: Paint = plain) -> str:
     def shown(answer: str) -> str:
         return names.get(answer) or short(answer)
 
-    functions: dict[str, Any] = {"title_of_round": title_of_round, "why_dropped": why_dropped, "difference": difference}
+    functions: dict[str, Any] = {"title_of_round": title_of_round, "difference": difference}
     functions |= {"shown": shown, "names": names}
     return str(_template(paint).render(functions, told=told, who=who(told), width=WIDTH)).rstrip("\n")
 

@@ -45,7 +45,7 @@ from maft import config as config_
 from maft import files
 from maft.answers import verify
 from maft.answers.meaning import judgements
-from maft.config import EvalConfig, RunConfig, TaskConfig, VoteConfig
+from maft.config import AgentConfig, EvalConfig, RunConfig, TaskConfig, VoteConfig
 from maft.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -226,12 +226,15 @@ class RunFolder:
     @property
     def others(self) -> "tuple[RunFolder, ...]":
         """The tasks of `eval.also`, each as a folder in which this run's generators are evaluated on it."""
+        society = self.config.society
+        agents = {role: tuple(map(_without_prompts, getattr(society, role))) for role in ("generators", "critics")}
         alone = self.config.debate.model_copy(
             update={"protocol": "vote", "num_samples": 1, "num_eval_samples": None, "wrong_majorities": None}
         )
         changes = {
             "debate": alone,
             "prompts": {},
+            "society": society.model_copy(update=agents),
             "vote": VoteConfig(count_cut=self.config.vote.count_cut),
             "eval": EvalConfig(),
         }
@@ -267,6 +270,11 @@ class RunFolder:
             else:
                 log.warning("%s, line %d, is damaged and ignored: %r", path, number, line[:80])
         return events
+
+
+def _without_prompts(agent: str | AgentConfig) -> str | AgentConfig:
+    """Return an agent's entry without prompts of its own, which are for another task."""
+    return agent if isinstance(agent, str) else agent.model_copy(update={"prompts": {}})
 
 
 def _short_name(task: TaskConfig) -> str:

@@ -72,7 +72,7 @@ class ServedSociety:
             raise DataError(f"{folder.path / damaged[0]} was changed after it was written. Restore it.")
         self.folder, self.config = folder, folder.config
         self.society = societies.after(folder, self.iteration)
-        self.rules = pipeline.debate_rules(folder, self.iteration, self.society, "eval")
+        self.rules = pipeline.answer_rules(folder, self.iteration, self.society)
         self.agents = {agent.name: agent for agent in self.society.agents}
         if self.config.model in bases(self.config):
             self.agents["base"] = AgentRef(role="generator", index=0, model=self.config.model)
