@@ -93,6 +93,12 @@ def test_one_question_is_too_few_and_one_known_answer_is_held_out(here, call):
     assert (out["task"]["num_train"], out["task"]["num_eval"]) == (2, 1)
 
 
+def test_rows_without_a_question_are_named(here, call):
+    Path("gaps.csv").write_text("question,answer\nWhat is 1 + 1?,2\n,3\n,4\n")
+    code, _, err = call("init", "gaps.csv")
+    assert code == 2 and "line 3: 'question' is empty, as in 2 of 3 rows" in err and not Path("gaps.yaml").exists()
+
+
 def test_options_that_no_agent_would_see_are_told(here, call):
     rows = [{"q": f"Which of {n}?", "options": ["a", "b"], "label": n % 2} for n in range(6)]
     Path("mc.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

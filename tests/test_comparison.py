@@ -321,8 +321,10 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
     assert not (config.runs_dir / config.name).exists(), "choosing writes nothing"
     assert comparison.begin(config, ["star"], [0]).methods == ("maft", "star")
     more = comparison.begin(config, ["majority_ft"], [1])
-    assert (more.methods, more.others, more.seeds) == (("maft", "majority_ft"), ("star",), (0, 1))
-    assert comparison.existing(more.path).methods == ("maft", "majority_ft", "star")
+    assert (more.methods, more.others, more.seeds) == (("maft", "majority_ft"), ("star",), (1,))
+    kept = comparison.existing(more.path)
+    assert kept.methods == ("maft", "majority_ft", "star") and kept.seeds == (0, 1)
+    assert comparison.chosen(config, ["star"], []).seeds == (0, 1)
     with pytest.raises(
         ConfigError, match=r"(?s)holds a comparison with other settings:.*debate\.num_rounds: 2 there, 3"
     ):
@@ -331,11 +333,12 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
         comparison.begin(config, ["stra"], [0])
 
 
-def test_a_comparison_gets_further_iterations(tmp_path):
-    for more in ("num_iterations=1", "num_iterations=2"):
-        made = comparison.begin(settings(tmp_path, more), ["majority_ft"], [0])
+def test_a_comparison_gets_further_iterations_and_shows_fewer(tmp_path):
+    for last in (1, 2, 1):
+        made = comparison.begin(settings(tmp_path, f"num_iterations={last}"), ["majority_ft"], [0])
         comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
-    assert {row.iteration for row in comparison.results(made) if row.method == "majority_ft"} == {1, 2}
+        shown = {row.iteration for row in comparison.results(made) if row.method == "majority_ft"}
+        assert shown == set(range(1, last + 1))
 
 
 def test_the_methods_of_a_call_are_shown_and_p_values_stay_corrected_for_all(done):

@@ -174,7 +174,7 @@ def test_a_question_that_occurs_twice_is_kept_once(tmp_path):
         ("[1, 2]", r"line 2 must be a JSON object, got list"),
         ('{"text": "One?", "answer": 1}', r"line 2 has no field 'question'; it has 'text', 'answer'\. Set task\.quest"),
         ('{"question": 3, "answer": 1}', r"line 2: 'question' must be a text, got 3"),
-        ('{"question": " ", "answer": 1}', r"line 2: 'question' must be a text, got ' '"),
+        ('{"question": " ", "answer": 1}', r"line 2: 'question' is empty. Give this row a text"),
         (
             '{"question": "a", "answer": [1, 2]}',
             r"line 2: 'answer' must be a text, a number or a list of one, got \[1, 2",

@@ -248,7 +248,7 @@ def test_csv_has_a_header_quotes_and_empty_cells(tmp_path):
         (b'question,answer\n"One,1\n', r"line 3, is not CSV: unexpected end of data|line 2, is not CSV"),
         (b"question,answer\nf\xfcr,1\n", r"q\.csv is not UTF-8 at byte 17"),
         (b"text,answer\nOne,1\n", r"line 2 has no field 'question'; it has 'text', 'answer'"),
-        (b"question,answer\n,1\n", r"line 2: 'question' must be a text, got None"),
+        (b"question,answer\n,1\n", r"line 2: 'question' is empty"),
         (b"", r"has no training questions"),
     ],
 )

@@ -358,6 +358,8 @@ def test_orders_that_disagree_abstain_and_a_judge_that_never_answers_stops_the_r
     run, _ = _run(tmp_path / "a", lambda first, second: "yes" if first < second else "no")
     kept = files.read_records(run.folder.judgements, Judgement)
     assert {one.same for one in kept} == {None} and {one.unread for one in kept} == {0}
+    first, *later = judging._batches([judging.Pair("?", "a", "b")] * 600)
+    assert len(first) < 20 and sum(map(len, later)) == 600 - len(first), "a judge that never answers is noticed early"
     with pytest.raises(StageFailed, match="the judge base said neither yes nor no in [0-9]+ replies, such as 'Perhaps"):
         _run(tmp_path / "b", lambda first, second: "Perhaps.")
     error = Reply(text="", finish_reason="error", error="the service is away")

@@ -23,7 +23,13 @@ from maft.cli import stage
     help="Methods to run and show (default: those of the paper); `maft list methods` has all. Others that are in the "
     "folder stay there.",
 )
-@click.option("--seeds", multiple=True, type=int, metavar="0 1 ...", help="Seeds to run (default: that of the config).")
+@click.option(
+    "--seeds",
+    multiple=True,
+    type=int,
+    metavar="0 1 ...",
+    help="Seeds to run and show (default: those in the folder, or that of the config).",
+)
 @click.option(
     "--reference",
     metavar="METHOD",
@@ -64,7 +70,7 @@ def compare(
     from maft.runs.progress import Progress
 
     settings = stage.settings(config, overrides, quiet=quiet)
-    asked = (settings, methods or comparison.default_methods(settings), seeds or (settings.seed,), reference)
+    asked = (settings, methods or comparison.default_methods(settings), seeds, reference)
     if dry_run:
         compared = comparison.chosen(*asked)
         if predictions is not None:

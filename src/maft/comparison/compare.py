@@ -52,6 +52,8 @@ class Comparison(NamedTuple):
     """The method that sets the number of examples of the others, and the tokens of a vote."""
     others: tuple[str, ...] = ()
     """Methods of earlier calls that this one leaves out: they are not run and not shown, and stay in the folder."""
+    earlier_seeds: tuple[int, ...] = ()
+    """Seeds of earlier calls; those that this one leaves out stay in the folder, too."""
 
     @property
     def against(self) -> str:
@@ -110,7 +112,7 @@ def default_methods(config: RunConfig) -> tuple[str, ...]:
 
 
 def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
-    """Make the folder of a comparison, or resume it; methods and seeds may be added.
+    """Make the folder of a comparison, or resume it; methods and seeds may be added. No seeds are those of before.
 
     Raises:
         ConfigError: as `chosen` does.
@@ -124,7 +126,7 @@ def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refer
     content = {
         "config": config.model_dump(mode="json"),
         "methods": (*asked.methods, *asked.others),
-        "seeds": asked.seeds,
+        "seeds": tuple(dict.fromkeys((*asked.earlier_seeds, *asked.seeds))),
         "reference": asked.reference,
     }
     path = asked.path / "compare.json"
@@ -166,7 +168,7 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
     asked = Comparison(path, config, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(seeds)), reference)
     if not (path / "compare.json").exists():
-        return asked
+        return asked if seeds else asked._replace(seeds=(config.seed,))
     earlier = existing(path)
     changed = config_.differences(earlier.config, config)
     changed.pop("seed", None)
@@ -180,7 +182,8 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     return asked._replace(
         methods=methods,
         others=tuple(name for name in earlier.methods if name not in methods),
-        seeds=tuple(dict.fromkeys((*earlier.seeds, *asked.seeds))),
+        seeds=asked.seeds or earlier.seeds,
+        earlier_seeds=earlier.seeds,
     )
 
 
@@ -227,7 +230,8 @@ def arm_config(comparison: Comparison, arm: Arm, seed: int) -> RunConfig:
 def _examples_of_reference(comparison: Comparison, seed: int, budget: str) -> list[int]:
     """Return how many examples one agent of the reference had on average, or all together, for each iteration."""
     folder = comparison.folder(ARMS[comparison.reference], seed)
-    counts = [pipeline.num_examples(folder, n) for n in range(1, comparison.config.num_iterations + 1)]
+    num_iterations = max(folder.config.num_iterations, comparison.config.num_iterations)
+    counts = [pipeline.num_examples(folder, n) for n in range(1, num_iterations + 1)]
     share: Callable[[dict[str, int]], float] = (
         (lambda of: sum(of.values()) / len(of)) if budget == "one" else (lambda of: sum(of.values()))
     )
@@ -258,7 +262,7 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
         [_digest(run.held_out_debates(n)) for n in range(config.num_iterations + 1)],
     )
     earlier = files.read_json(path).get("teacher", []) if path.exists() else []
-    if asked.seeds != (config.seed,) or any(old != new for old, new in zip(earlier, heard, strict=False)):
+    if {*asked.earlier_seeds} - {config.seed} or any(old != new for old, new in zip(earlier, heard, strict=False)):
         raise ConfigError(
             f"{asked.path} was made from another run than {run.path} is now: that had another seed, or was repeated "
             "since. Move the folder away to distil this run."

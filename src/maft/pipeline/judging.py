@@ -26,8 +26,8 @@ from maft.runs.folder import RunFolder
 from maft.runs.progress import Progress
 from maft.samplers.base import Sampler
 
-PAIRS_AT_ONCE = 256
-"""Judgements are kept when this number of pairs has been asked."""
+PAIRS_AT_FIRST, PAIRS_AT_ONCE = 16, 256
+"""Pairs that are asked about before it is looked at whether any reply has a verdict, and later each time."""
 ENOUGH = 10
 """Replies of which one must have a verdict."""
 HOSTED = "openai:"
@@ -88,6 +88,10 @@ class Pair(NamedTuple):
 Ask = Callable[[Sequence[Request]], list[Reply]]
 
 
+def _both_orders(pairs: Iterable[Pair]) -> list[Pair]:
+    return [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
+
+
 def judge(
     folder: RunFolder,
     debates: Iterable[Debate],
@@ -135,8 +139,7 @@ def compare(pairs: Sequence[Pair], config: RunConfig, ask: Ask) -> list[Judgemen
         StageFailed: no reply of ten or more says yes or no, or a call failed; the other pairs are kept.
     """
     template = prompts.build(tasks.make(config.task).prompts, config.prompts).same
-    asked = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
-    replies = ask([_request(one, template, config) for one in asked])
+    replies = ask([_request(one, template, config) for one in _both_orders(pairs)])
     failed = [reply.error is not None for reply in replies]
     answered = [number for number in range(len(pairs)) if not any(failed[2 * number : 2 * number + 2])]
     kept = [replies[place] for n in answered for place in (2 * n, 2 * n + 1)]
@@ -206,13 +209,14 @@ def prefer(folder: RunFolder, iteration: int, sampler: Sampler, progress: Progre
         raise UserError(f"no held-out question of {folder.path} has an answer before and after iteration {iteration}.")
     asked = problems(folder, "eval")
     pairs = [Pair(asked[name].question, a, b) for name, a, b in both if folded(a) != folded(b)]
-    orders = [order for pair in pairs for order in (pair, Pair(pair.question, pair.b, pair.a))]
     template = prompts.build(tasks.make(folder.config.task).prompts, folder.config.prompts).better
-    with progress.stage("judge", len(orders), "call") as bar, opened(folder.config, sampler) as engine:
-        requests = [_request(order, template, folder.config) for order in orders]
-        replies = engine.sample(requests, lambda _: bar.advance())
-    _refuse_failed(replies, folder.config, folder.config.engine.max_failures)
-    said = _read(replies, better, folder.config, "better")
+    replies, said = list[Reply](), list[str | None]()
+    with progress.stage("judge", 2 * len(pairs), "call") as bar, opened(folder.config, sampler) as engine:
+        for some in _batches(pairs):
+            requests = [_request(order, template, folder.config) for order in _both_orders(some)]
+            replies += engine.sample(requests, lambda _: bar.advance())
+            _refuse_failed(replies, folder.config, folder.config.engine.max_failures)
+            said = _read(replies, better, folder.config, "better")
     counts = Counter(zip(said[::2], said[1::2], strict=True))
     wins, losses, n = counts["first", "second"], counts["second", "first"], len(both)
     rate = (wins + (n - wins - losses) / 2) / n
@@ -307,6 +311,7 @@ def _answers(debate: Debate) -> list[str | None]:
 
 
 def _batches(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    rest = iter(pairs)
-    while some := list(islice(rest, PAIRS_AT_ONCE)):
+    rest, size = iter(pairs), PAIRS_AT_FIRST
+    while some := list(islice(rest, size)):
         yield some
+        size = PAIRS_AT_ONCE

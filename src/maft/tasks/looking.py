@@ -68,6 +68,11 @@ def look(file: Path) -> Looked:
             f"{file} has no column of texts that could be questions; it has {', '.join(map(repr, columns))}. "
             "Give each question a line with a field `question`."
         )
+    if empty := [row for row in rows if not _known(row, question)]:
+        raise DataError(
+            f"{empty[0].where}: {question!r} is empty, as in {len(empty):,} of {len(rows):,} rows. Give these rows a "
+            "text, or remove them."
+        )
     answer = _column(rows, tuple(name for name in ANSWERS if name != question), "an answer")
     answers = [_known(row, answer) for row in rows] if answer else []
     known = [text for text in answers if text is not None]

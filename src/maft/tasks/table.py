@@ -122,7 +122,9 @@ def text(row: Row, name: str, remedy: str) -> str:
         DataError: no such field, or no text in it.
     """
     value = field(row, name, remedy)
-    if not isinstance(value, str) or not value.strip():
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise DataError(f"{row.where}: {name!r} is empty. Give this row a text, or remove it.")
+    if not isinstance(value, str):
         raise DataError(f"{row.where}: {name!r} must be a text, got {value!r:.80}. {remedy}")
     return value
 
