@@ -54,6 +54,17 @@ class Quiet(Progress):
         yield Bar()
 
 
+def dialogues(text: str, format: str) -> list[tuple[Message, ...]]:
+    """Read what `write_dialogues` wrote."""
+    if format == "sharegpt":
+        roles = {"system": "system", "human": "user", "gpt": "assistant"}
+        rows = [[(roles[one["from"]], one["value"]) for one in row["conversations"]] for row in json.loads(text)]
+    else:
+        lines = [json.loads(line) for line in text.split("\n") if line]
+        rows = [[(one["role"], one["content"]) for one in row["messages"]] for row in lines]
+    return [tuple(Message(role=role, content=content) for role, content in row) for row in rows]
+
+
 def settings(runs: Path, *overrides: str, **sections: Any) -> RunConfig:
     """Return a small run of sums without a model."""
     tree = {

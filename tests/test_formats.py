@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from helpers import society
+from helpers import dialogues, society
 
 from maft.answers import extract_answer
 from maft.errors import DataError
-from maft.method.formats import FORMATS, SUFFIX, read_dialogues, read_released, write_dialogues
+from maft.method.formats import FORMATS, SUFFIX, read_released, write_dialogues
 from maft.records import Example, Message
 
 ODD = 'π ≤ \u2028 4\n"quoted" \\boxed{\\frac{1}{2}} {braces}'
@@ -30,12 +30,12 @@ EXAMPLES = [
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_written_is_read_back(format):
     text = write_dialogues(EXAMPLES, format)
-    assert read_dialogues(text, format) == [example.messages for example in EXAMPLES]
+    assert dialogues(text, format) == [example.messages for example in EXAMPLES]
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_empty_set_is_an_empty_file_that_can_be_read(format):
-    assert read_dialogues(write_dialogues([], format), format) == []
+    assert dialogues(write_dialogues([], format), format) == []
 
 
 def test_the_service_learns_the_last_reply_only():
@@ -45,31 +45,10 @@ def test_the_service_learns_the_last_reply_only():
     assert all("weight" not in message for message in row["messages"])
 
 
-def test_sharegpt_may_name_roles_as_others_do():
-    said = [{"from": role, "value": role} for role in ("human", "gpt", "user", "assistant")]
-    (dialogue,) = read_dialogues(json.dumps([{"conversations": said}]), "sharegpt")
-    assert [message.role for message in dialogue] == ["user", "assistant"] * 2
-
-
 def test_sharegpt_has_the_keys_that_fastchat_reads():
     rows = json.loads(write_dialogues(EXAMPLES, "sharegpt"))
     assert [turn["from"] for turn in rows[0]["conversations"]] == ["system", "human", "gpt", "human", "gpt"]
     assert rows[0]["id"] == "critic_0_a" and rows[1]["conversations"][1] == {"from": "gpt", "value": "no"}
-
-
-@pytest.mark.parametrize(
-    ("text", "format", "said"),
-    [
-        ("{", "messages", "line 1 is not JSON"),
-        ('{"text": "x"}', "messages", "dialogue 1 has no list 'messages'; it has text"),
-        ('{"messages": [{"role": "agent", "content": "x"}]}', "openai", "without a known role"),
-        ('[{"conversastions": []}]', "sharegpt", "has no list 'conversations'; it has conversastions"),
-        ('[{"conversations": [{"from": "human"}]}]', "sharegpt", "dialogue 1 has a message without"),
-    ],
-)
-def test_another_text_is_refused_with_its_place(text, format, said):
-    with pytest.raises(DataError, match=said):
-        read_dialogues(text, format)
 
 
 @pytest.mark.slow

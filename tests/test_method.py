@@ -14,7 +14,7 @@ from maft.config.prompts import Prompts
 from maft.errors import DataError
 from maft.method import PROTOCOLS, bases, curate, learners
 from maft.method.curate import CurateCounts, Curated
-from maft.method.formats import read_dialogues, read_released, write_dialogues
+from maft.method.formats import read_released, write_dialogues
 from maft.method.protocol import Calls
 from maft.method.vote import vote
 from maft.records import Example, Message
@@ -288,7 +288,7 @@ def test_the_known_answer_of_a_released_debate(answer, gold):
         (["x", "4"], "question 'q': expected"),
         ([[pairs("a", "b")], "4"], "question 'q' was debated by 1 agents, the config has 2. Set debate.num_agents=1"),
         ([[pairs("a", "b", "c")] * 2, "4"], "got user, assistant, user. Set debate.num_rounds"),
-        ([[[], pairs("a", "b")], "4"], "question 'q' has no list 'messages'; it has messages"),
+        ([[[], pairs("a", "b")], "4"], "question 'q' has a context that is no list of messages"),
     ],
 )
 def test_what_is_wrong_with_a_released_file_is_said_with_the_question(value, said):
@@ -301,14 +301,3 @@ def test_texts_are_written_as_they_are():
     assert write_dialogues([one], "messages") == '{"messages": [{"role": "user", "content": "π"}]}\n'
     sharegpt = [{"id": "generator_0_π", "conversations": [{"from": "human", "value": "π"}]}]
     assert write_dialogues([one], "sharegpt") == json.dumps(sharegpt, indent=2, ensure_ascii=False) + "\n"
-
-
-def test_empty_lines_are_passed_over_and_a_row_that_is_no_object_is_named():
-    row = '{"messages": [{"role": "user", "content": "a"}]}'
-    assert len(read_dialogues(f"\n{row}\n \n{row}\n", "messages")) == 2
-    with pytest.raises(DataError, match="dialogue 2 has no list 'messages'; it has int"):
-        read_dialogues(f"{row}\n\n3\n", "messages")
-    with pytest.raises(DataError, match="line 3 is not JSON"):
-        read_dialogues(f"{row}\n\n{{\n", "messages")
-    with pytest.raises(DataError, match="the file is not JSON"):
-        read_dialogues("[", "sharegpt")

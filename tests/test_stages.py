@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import run, run_files, settings
+from helpers import dialogues, run, run_files, settings
 from test_formats import RELEASED
 
 from maft import config as config_
 from maft import files
 from maft.cli.stage import spread
-from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Problem
 from maft.runs import societies
 
@@ -89,7 +88,7 @@ def test_training_sets_in_other_formats_hold_the_same_dialogues(home, call):
     native = [example.messages for example in files.read_records(examples / "critic_0.jsonl", Example)]
     for format, suffix in (("openai", "jsonl"), ("sharegpt", "json"), ("messages", "jsonl")):
         assert call("export", "runs/sums", "--to", format, "--output", format)[0] == 0
-        assert read_dialogues((home / format / f"critic_0.{suffix}").read_text(), format) == native
+        assert dialogues((home / format / f"critic_0.{suffix}").read_text(), format) == native
 
 
 def test_given_weights_speak_in_their_places(tmp_path):

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT
+from helpers import ENVIRONMENT, dialogues
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
@@ -21,7 +21,6 @@ from maft.errors import ConfigError, DataError, StageFailed
 from maft.hosted.jobs_openai import OpenAiJobs
 from maft.hosted.service import Spending
 from maft.hosted.trainer import HostedTrainer, _Service
-from maft.method.formats import read_dialogues
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
 
@@ -129,7 +128,7 @@ def test_only_the_last_reply_is_learned(service, tmp_path):
     ((_, text),) = service.files.values()
     rows = [json.loads(line) for line in text.splitlines()]
     assert [message.get("weight") for message in rows[0]["messages"]] == [None, 0, None, None]
-    assert len(read_dialogues(text, "openai")) == 12
+    assert len(dialogues(text, "openai")) == 12
 
 
 @pytest.mark.parametrize(

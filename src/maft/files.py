@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and JSONL that grows by whole lines."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -175,6 +176,12 @@ class Records(Iterable[R]):
                 f"{first['msg']}. Got {line.decode(errors='replace').strip()[:80]!r}. Restore the line from a "
                 "copy."
             ) from None
+
+
+def digest(path: Path) -> str:
+    """Return the checksum of a file: BLAKE2b, 16 bytes in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def num_lines(path: Path) -> int:

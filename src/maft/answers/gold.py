@@ -13,10 +13,6 @@ MAX_ANSWER_WORDS = 10
 def read(text: str, extract: Callable[[str], str | None]) -> str:
     r"""Return the answer in a known answer: read as a reply where it says which it is, else the whole.
 
-    Args:
-        text: the known answer as the data set has it.
-        extract: how the task reads replies.
-
     >>> from maft.answers.extract import extract_stated
     >>> read("Add. #### 5", extract_stated), read(r"So \boxed{5}.", extract_stated), read("x = 5", extract_stated)
     ('5', '5', 'x = 5')

@@ -19,6 +19,8 @@ def eval(asked: stage.Asked) -> None:
 
     with asked.opened() as (folder, progress):
         number = status.newest(folder) if asked.iteration is None else asked.iteration
+        if number > folder.config.num_iterations:
+            raise UserError(f"--iteration must be 0 to num_iterations = {folder.config.num_iterations}, got {number}.")
         if number > status.newest(folder):
             raise UserError(f"the agents of iteration {number} are not finetuned yet. Run `maft finetune` first.")
         split = pipeline.questions(folder)

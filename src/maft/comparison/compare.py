@@ -7,7 +7,6 @@ runs/<name>/
   results.json           the rows of the table, see `maft.comparison.results`
 """
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -259,7 +258,7 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
     asked = chosen(config, methods, [config.seed])
     path, heard = (
         asked.path / "compare.json",
-        [_digest(run.held_out_debates(n)) for n in range(config.num_iterations + 1)],
+        [files.digest(run.held_out_debates(n)) for n in range(config.num_iterations + 1)],
     )
     earlier = files.read_json(path).get("teacher", []) if path.exists() else []
     if {*asked.earlier_seeds} - {config.seed} or any(old != new for old, new in zip(earlier, heard, strict=False)):
@@ -279,11 +278,6 @@ def of_run(run: RunFolder, methods: Sequence[str], overrides: Sequence[str] = ()
             ", ".join(f"{key} = {own}, not {others}" for key, (own, others) in begun.own_settings.items()),
         )
     return begun
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _extend(folder: RunFolder, config: RunConfig) -> None:

@@ -29,13 +29,7 @@ def run(
 ) -> None:
     """Teach a student after each iteration of a finished run, or what is left of that.
 
-    Args:
-        folder: of the student; its config is of one model and one round.
-        teacher: the finished run.
-        sampler: asks the teacher and the student.
-        trainer: finetunes the student.
-        progress: shows it.
-        whole: teach debates, see above.
+    With `whole`, debates are taught, see above; the student's config is of one model and one round.
     """
     split = pipeline.questions(folder)
     debate = teacher.config.debate

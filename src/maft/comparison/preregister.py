@@ -5,7 +5,6 @@ FILE is YAML: `predictions`, a list with `row`, `direction` (more, less or same)
 corrected over them, and all other rows of the table are exploratory.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -128,7 +127,9 @@ def register(comparison: Comparison, path: Path) -> Registered:
     )
     files.write_json(comparison.path / REGISTERED, made.model_dump(mode="json"))
     content = files.read_json(comparison.path / "compare.json")
-    files.write_json(comparison.path / "compare.json", content | {"preregistered": _digest(comparison)})
+    files.write_json(
+        comparison.path / "compare.json", content | {"preregistered": files.digest(comparison.path / REGISTERED)}
+    )
     log.info("%d predictions are registered in %s.", len(made.predictions), comparison.path / REGISTERED)
     return made
 
@@ -185,7 +186,9 @@ def remarks(comparison: Comparison) -> list[str]:
     if plan is None:
         return []
     changes = []
-    if files.read_json(comparison.path / "compare.json").get("preregistered") != _digest(comparison):
+    if files.read_json(comparison.path / "compare.json").get("preregistered") != files.digest(
+        comparison.path / REGISTERED
+    ):
         changes.append(f"{REGISTERED} was changed after it was registered.")
     now = comparison.config
     for name, before, after in (
@@ -229,10 +232,6 @@ def _first_result(comparison: Comparison, predictions: Sequence[Prediction]) -> 
                 if folder.evaluated(number):
                     return f"{arm.name}, seed {seed}, iteration {number},"
     return None
-
-
-def _digest(comparison: Comparison) -> str:
-    return hashlib.blake2b((comparison.path / REGISTERED).read_bytes(), digest_size=16).hexdigest()
 
 
 def tested(predictions: Sequence[Prediction]) -> int:

@@ -15,7 +15,7 @@ class Diversity(Record):
     num_questions: int
     """Questions of `disagreement` and `dissimilarity`."""
     disagreement: float
-    """1 - consensus: share of the agents whose last answer is not the answer of the vote."""
+    """1 - consensus: share of the agents whose last answer is not the most frequent one."""
     dissimilarity: float
     """Mean of 1 - cosine over pairs of agents' last replies, embedded."""
     embedder: str

@@ -71,9 +71,7 @@ def difference(mine: Sequence[Accuracies], other: Sequence[Accuracies]) -> Diffe
 def holm(p_values: Mapping[str, float], size: int | None = None) -> dict[str, float]:
     """Return the p-values of a family of tests, corrected for their number (Holm, 1979); any dependence is allowed.
 
-    Args:
-        p_values: of the tests that were made.
-        size: of the family, with tests that are still to come; None if there are none.
+    `size` is that of the family with tests that are still to come; None if there are none.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03}), holm({"a": 0.01}, 3)
     ({'a': 0.03, 'c': 0.06, 'b': 0.06}, {'a': 0.03})

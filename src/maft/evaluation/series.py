@@ -83,12 +83,7 @@ def held_out_votes(
 ) -> list[Vote]:
     """Return the votes of a society on held-out questions, by the rule that makes labels of its next debates.
 
-    Args:
-        held: its debates.
-        settings: the rule.
-        run_seed: draws among equals.
-        choose: the protocol's ballots.
-        num_samples: further first answers of a training debate, where a held-out one has more; None: all vote.
+    Of further first answers `num_samples` count, as many as a training debate has; None: all.
     """
     votes = []
     for debate, vote in held.pairs():

@@ -171,9 +171,7 @@ class Tries:
     def call(self, ask: Callable[[], T], pause: Callable[[Exception, float], None]) -> T:
         """Return the result of a call.
 
-        Args:
-            ask: makes the call once.
-            pause: waits before the next try, given the error and a number of seconds.
+        `pause` waits before the next try, given the error and a number of seconds.
 
         Raises:
             MaftError: no call can succeed.

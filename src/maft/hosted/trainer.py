@@ -251,11 +251,7 @@ def _content(job: TrainJob, submission: Submission, state: State) -> dict[str, A
 def keep(job: TrainJob, content: dict[str, Any], tokens: int, dropped: int = 0) -> None:
     """Write the agent's folder, with the name of its model.
 
-    Args:
-        job: that is finished.
-        content: `model`, and how it was made.
-        tokens: trained on.
-        dropped: number of the job's examples that were left out.
+    `content` has `model` and how it was made; `dropped` examples were left out.
     """
     card = _CARD.format(
         base=job.base_model,

@@ -66,15 +66,7 @@ def generator_examples(
     settings: CurateConfig | None = None,
     run_seed: int = 0,
 ) -> Curated:
-    """Return generator `agent`'s set: (x, y[1, agent]) wherever its own first-round answer equals the label.
-
-    Args:
-        debates: all debates of the iteration.
-        votes: vote by problem id.
-        agent: place of the agent in the society, from 0.
-        settings: how many of its first answers to a question are used, where it gave several; None is one.
-        run_seed: draws examples where they are weighted.
-    """
+    """Return generator `agent`'s set: (x, y[1, agent]) wherever its own first-round answer equals the label."""
     settings = settings or CurateConfig()
     found: list[Example] = []
     counts: Counter[str] = Counter()
@@ -241,15 +233,7 @@ def pool(sets: Iterable[Curated]) -> Curated:
 
 
 def apportion(made: Curated, place: int, num_agents: int, settings: CurateConfig, run_seed: int) -> Curated:
-    """Keep the examples on the questions that an agent learns from, see `settings.questions`.
-
-    Args:
-        made: examples of one agent in one iteration.
-        place: of the agent in the society, from 0.
-        num_agents: N.
-        settings: which questions it learns from.
-        run_seed: draws them.
-    """
+    """Keep the examples on the questions that an agent learns from, see `settings.questions`."""
     if settings.questions == "all" or not made.examples:
         return made
     ids = sorted({example.problem_id for example in made.examples})

@@ -31,16 +31,12 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 SUFFIX: Mapping[Format, str] = {"messages": ".jsonl", "openai": ".jsonl", "sharegpt": ".json"}
 
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
-_ROLES = {speaker: role for role, speaker in _SPEAKERS.items()}
 
 
 def write_dialogues(examples: Sequence[Example], format: Format, *, last_only: bool = True) -> str:
     """Return a training set as the text of a file.
 
-    Args:
-        examples: of one agent.
-        format: see the top of this file.
-        last_only: `openai` marks every reply but the last as not to be learned; the others cannot say so.
+    `openai` marks every reply but the last as not to be learned if `last_only`; the others cannot say so.
 
     Raises:
         DataError: the format cannot say that a response is unwanted, or less wanted than others.
@@ -84,18 +80,6 @@ def trl_row(example: Example) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def read_dialogues(text: str, format: Format) -> list[tuple[Message, ...]]:
-    """Read what `write_dialogues` wrote, or another program in the same format.
-
-    Raises:
-        DataError: the text is not in that format; says where.
-    """
-    # Not splitlines(): JSON leaves U+2028 and its kin inside a string as they are.
-    rows = [_json(text, "the file")] if format == "sharegpt" else []
-    rows = rows[0] if rows else [_json(line, f"line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [_dialogue(row, format, f"dialogue {number}") for number, row in enumerate(rows, 1)]
-
-
 class Released(NamedTuple):
     """The debates of a file of the released code, with their questions."""
 
@@ -123,7 +107,7 @@ def read_released(
         where = f"question {question[:60]!r}"
         if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], list):
             raise DataError(f"{where}: expected [agent_contexts, answer], got {str(value)[:80]!r}.")
-        dialogues = [_dialogue({"messages": context}, "messages", where) for context in value[0]]
+        dialogues = [_dialogue(context, where) for context in value[0]]
         _check_shape(dialogues, len(society.generators), num_rounds, where)
         problem = Problem(id=_id(question), question=question, gold=_gold(value[1]))
         found.problems.append(problem)
@@ -184,15 +168,10 @@ def _sharegpt(example: Example) -> dict[str, Any]:
     return {"id": f"{example.agent}_{example.problem_id}", "conversations": conversations}
 
 
-def _dialogue(row: object, format: Format, where: str) -> tuple[Message, ...]:
-    key = "conversations" if format == "sharegpt" else "messages"
-    said = row.get(key) if isinstance(row, dict) else None
+def _dialogue(said: object, where: str) -> tuple[Message, ...]:
     if not isinstance(said, list) or not said:
-        has = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(f"{where} has no list {key!r}; it has {has}.")
+        raise DataError(f"{where} has a context that is no list of messages: {str(said)[:80]!r}.")
     try:
-        if format == "sharegpt":
-            return tuple(Message(role=_ROLES.get(one["from"], one["from"]), content=one["value"]) for one in said)
         return tuple(Message(role=one["role"], content=one["content"]) for one in said)
     except (ValidationError, KeyError, TypeError):
         raise DataError(f"{where} has a message without a known role and a text: {str(said)[:120]!r}.") from None

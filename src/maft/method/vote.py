@@ -94,13 +94,7 @@ def vote(
     The question is dropped from training if the debate failed, nobody gave an answer, the vote is tied and
     `settings.ties` has it abstain, or the winner has fewer votes than `settings.min_agreement` asks for.
 
-    Args:
-        debate: what is voted on.
-        settings: the rules.
-        run_seed: draws among equals.
-        equality: the task's; it divides all answers of the debate.
-        over: which answers are counted; None: those of `settings.label_from`.
-        choose: the protocol's `ballots`.
+    `over` says which answers are counted, by default those of `settings.label_from`.
     """
     counted: str = of_iteration(settings.label_from, debate.iteration) if over is None else over
     turns = choose(debate, counted)

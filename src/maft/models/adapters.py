@@ -71,10 +71,6 @@ def uniform(folder: Path, scales: Mapping[str, float]) -> tuple[Path, float]:
     """Return an adapter with one rank and one scale, and that scale, for engines that know no patterns.
 
     It is the same adapter where it has no patterns, else a copy in the cache that does the same with the scale 1.
-
-    Args:
-        folder: of an adapter that `check_adapter` accepts.
-        scales: what that returned.
     """
     if not has_patterns(folder):
         return folder, next(iter(scales.values()))

@@ -12,12 +12,7 @@ GB = 1e9
 def check(model: str, parts: Mapping[str, float], room: float, where: str, advice: str) -> None:
     """Refuse a model that cannot fit.
 
-    Args:
-        model: its name.
-        parts: bytes by their use, such as `of weights`.
-        room: bytes available.
-        where: such as `the GPU`.
-        advice: what to do.
+    `parts` has the bytes needed by their use, such as `of weights`.
 
     Raises:
         TooLarge: the parts need more bytes than are available.

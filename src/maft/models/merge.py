@@ -14,11 +14,6 @@ ADVICE = "Close other programs, or merge on a machine with more memory; the adap
 def merge(agent: AgentRef, folder: Path, *, trust: bool = False) -> None:
     """Write the model of an agent into a folder: weights in the base's dtype, config, tokenizer with chat template.
 
-    Args:
-        agent: has an adapter.
-        folder: is there and empty.
-        trust: run the base's own Python code.
-
     Raises:
         DataError: the base cannot be loaded or does not fit into memory, or the adapter is not for it.
         MissingExtra: torch, transformers or PEFT are not installed.

@@ -31,11 +31,8 @@ class Template:
     def __init__(self, tokenizer: Any, model: str, stop_ids: Iterable[int], today: date | None = None) -> None:
         """Check the template on short dialogues.
 
-        Args:
-            tokenizer: of transformers.
-            model: its name, for messages.
-            stop_ids: tokens that the model's files name as ends of a text.
-            today: the date for templates that write one; None is the clock's.
+        `stop_ids` are the tokens that the model's files name as ends of a text; `today` is the date for templates that
+        write one, None the clock's.
 
         Raises:
             DataError: there is no template, it fails, loses text or earlier turns, or nothing ends a reply.

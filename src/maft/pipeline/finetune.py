@@ -20,13 +20,7 @@ def finetune(
 ) -> Society:
     """Finetune the agents that are missing and have examples, and return the society of the next iteration.
 
-    Args:
-        folder: holds the examples, gets the agents.
-        iteration: from 1.
-        society: who debated in this iteration; `train.start_from: previous` starts from these weights.
-        num_examples: by agent name.
-        trainer: does the work.
-        on_progress: is called after every optimiser step.
+    With `train.start_from: previous` they start from the weights of `society`, which debated.
     """
     names = societies.missing(folder, iteration)
     jobs = [job(folder, iteration, agent, num_examples[agent.name]) for agent in society.agents if agent.name in names]

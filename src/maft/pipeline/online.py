@@ -30,16 +30,7 @@ Learn = Callable[[RunFolder, int, Society, Sequence[Problem]], Society]
 def in_turns(
     learn: Learn, folder: RunFolder, iteration: int, society: Society, problems: Sequence[Problem], num_questions: int
 ) -> Society:
-    """Do an iteration in turns, and return the society that has learned from all of them.
-
-    Args:
-        learn: does one turn.
-        folder: of the run.
-        iteration: from 1.
-        society: who debates first.
-        problems: all training questions.
-        num_questions: of a turn.
-    """
+    """Do an iteration in turns, and return the society that has learned from all of them."""
     if folder.examples_summary(iteration).exists() and societies.finished(folder, iteration):
         return societies.after(folder, iteration)
     turns = [problems[start : start + num_questions] for start in range(0, len(problems), num_questions)]

@@ -50,16 +50,8 @@ def collect(
 
     Debates that failed earlier are held again.
 
-    Args:
-        problems: the questions.
-        rules: of the debates.
-        sampler: answers the requests.
-        path: of the debates, as JSONL.
-        batch_size: debates at a time.
-        max_failures: the largest share of debates that may fail.
-        on_reply: is told of every reply.
-        on_resume: is told of what the file has already.
-        on_batch: is told of each `batch_size` debates, and of those at the end.
+    `on_reply` is told of every reply, `on_resume` of what the file has already, `on_batch` of each `batch_size` debates
+    and of those at the end.
 
     Raises:
         StageFailed: a share of more than `max_failures` of the debates failed; no further debate is begun then. They

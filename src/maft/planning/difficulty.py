@@ -119,14 +119,7 @@ def measure(
 ) -> Iterator[Difficulty]:
     """Measure every combination of the knobs.
 
-    Args:
-        config: the task, the model and how it is sampled.
-        knobs: see `Knobs`.
-        questions: of each combination, from the training side.
-        answers: k, first answers to each question.
-        home: folder that keeps replies, so that nothing is asked twice.
-        sampler: answers.
-        on_reply: is told of every reply.
+    Questions are of the training side; `home` keeps replies, so that nothing is asked twice.
 
     Raises:
         ConfigError, StageFailed: the task refuses every combination; where it refuses some, these have an `error`.

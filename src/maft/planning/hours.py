@@ -157,14 +157,7 @@ def of_stage(
 ) -> Sampling:
     """Return the seconds of a stage's calls on one engine of `gpus` GPUs, `sequences` replies at a time.
 
-    Args:
-        config: of the run.
-        shape: of the model.
-        gpu: of the engine.
-        stage: its calls and tokens.
-        mean: tokens in the cache for a reply, on average.
-        sequences: replies written at the same time.
-        gpus: of the engine.
+    `mean` is the number of tokens in the cache for a reply, `sequences` that of replies written at the same time.
     """
     dtype, adapted = config.engine.dtype, bool(stage.society) and config.train.method != "full"
     rate, bandwidth = gpu.tflops * 1e12 * gpus, gpu.bandwidth_gb * costs.GIGA * gpus

@@ -1,6 +1,5 @@
 """The versions, hardware and settings behind a run, so that its folder explains itself a year later."""
 
-import hashlib
 import logging
 import os
 import platform
@@ -85,10 +84,8 @@ def add_questions(
 ) -> None:
     """Add the number, ids and content hash of the training and held-out questions.
 
-    Args:
-        folder: of the run.
-        duplicates: the number of repeated questions that were left out; None keeps the manifest's number.
-        of_task: what the task adds to this start, see `Task.begin`.
+    `duplicates` is the number of repeated questions left out; None keeps the manifest's number. `of_task` is what
+    `Task.begin` returned.
     """
     path = folder.manifest
     content = files.read_json(path)
@@ -102,9 +99,8 @@ def add_questions(
 def _describe(file: Path) -> dict[str, Any]:
     from maft.records import Problem
 
-    data = file.read_bytes()
     ids = [problem.id for problem in files.read_records(file, Problem)]
-    return {"count": len(ids), "blake2b": hashlib.blake2b(data, digest_size=16).hexdigest(), "ids": ids}
+    return {"count": len(ids), "blake2b": files.digest(file), "ids": ids}
 
 
 @cache

@@ -5,7 +5,6 @@ and scores. They are compared when a run continues and by `maft verify`. A file 
 continues, as all do in a run of an older maft.
 """
 
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -45,7 +44,7 @@ def seal(folder: RunFolder) -> None:
     known = _seals(folder)
     finished = {file.relative_to(folder.path).as_posix(): file for file in _finished(folder)}
     new = [
-        Seal(file=name, bytes=file.stat().st_size, blake2b=_digest(file))
+        Seal(file=name, bytes=file.stat().st_size, blake2b=files.digest(file))
         for name, file in finished.items()
         if name not in known
     ]
@@ -78,10 +77,7 @@ def check(folder: RunFolder) -> None:
 def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
     """Return the finished files that differ from what was written.
 
-    Args:
-        folder: of the run.
-        thorough: compare the content of large files as well, not only their size, and name removed files, which a run
-            that continues makes again.
+    `thorough` compares the content of large files, too, and names removed files, which a resumed run makes again.
     """
     damaged_file: list[Damage] = []
     for known in _seals(folder).values():
@@ -93,7 +89,7 @@ def damage(folder: RunFolder, *, thorough: bool = True) -> list[Damage]:
         size = file.stat().st_size
         if size != known.bytes:
             damaged_file.append(Damage(file=known.file, what=f"it has {size:,} bytes, and had {known.bytes:,}"))
-        elif (thorough or size < LARGE) and _digest(file) != known.blake2b:
+        elif (thorough or size < LARGE) and files.digest(file) != known.blake2b:
             damaged_file.append(Damage(file=known.file, what="its content differs"))
     return damaged_file
 
@@ -119,11 +115,6 @@ def _seals(folder: RunFolder) -> dict[str, Seal]:
     files.drop_torn_line(folder.checksums)
     path = folder.checksums
     return {seal.file: seal for seal in files.read_records(path, Seal)} if path.exists() else {}
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _finished(folder: RunFolder) -> Iterator[Path]:

@@ -21,10 +21,7 @@ class Replies:
     def __init__(self, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
         """Open a file, which is created if it does not exist.
 
-        Args:
-            file: of the replies.
-            paid: sync each reply to the disk, so that it survives a power cut; otherwise it survives a kill.
-            keep_tokens: keep token ids and log-probabilities too.
+        Replies survive a kill, and a power cut if `paid`; `keep_tokens` keeps token ids and log-probabilities.
 
         Raises:
             DataError: the file is damaged.

@@ -37,10 +37,7 @@ class Chat:
     def __init__(self, model: str, *, trust: bool = False, today: date | None = None) -> None:
         """Load the tokenizer.
 
-        Args:
-            model: folder or hub name.
-            trust: run the model's own Python code.
-            today: the date that the chat template is given; None is the clock's.
+        `today` is the date that the chat template is given; None is the clock's.
 
         Raises:
             DataError: the model has no tokenizer, or no usable chat template; see `Template`.

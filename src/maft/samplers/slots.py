@@ -62,10 +62,7 @@ class Slots:
 
         Whatever the caller does with a reply, and `take`, happen while the next steps are computed.
 
-        Args:
-            jobs: the first jobs, which fit.
-            take: returns further jobs.
-            admit: is called with the jobs that are about to begin, and whether others are running.
+        `take` returns further jobs; `admit` is called with those about to begin, and whether others are running.
         """
 
         def fits(job: Job) -> bool:

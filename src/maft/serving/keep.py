@@ -35,11 +35,6 @@ class Keeper:
 def keeping(path: Path, served: RunFolder, iteration: int) -> Iterator[Keeper]:
     """Open the folder for the debates of a run's agents; earlier ones of the same run stay in it.
 
-    Args:
-        path: of the folder.
-        served: the run whose agents debate.
-        iteration: how often they have been finetuned.
-
     Raises:
         ConfigError: the folder holds debates of another run, or is a run itself.
         DataError: the folder is in use, or is something else than a run.

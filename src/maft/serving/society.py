@@ -54,9 +54,7 @@ class ServedSociety:
     def __init__(self, folder: RunFolder, iteration: int | None = None) -> None:
         """Look at the run only; nothing is loaded.
 
-        Args:
-            folder: of the run.
-            iteration: whose agents speak; 0 is untrained, None the newest.
+        `iteration` is whose agents speak; 0 is untrained, None the newest.
 
         Raises:
             UserError: its agents are not finetuned, or its votes need a judge.

@@ -81,16 +81,7 @@ def write(
     together: int = 1,
     probe: Probe | None = None,
 ) -> None:
-    """Make the agent's folder: it appears whole.
-
-    Args:
-        learner: what was trained.
-        base: its base model.
-        losses: of each step.
-        save: writes the weights into the folder.
-        together: how many agents were trained in the same steps.
-        probe: likelihoods by which an engine that samples is checked.
-    """
+    """Make the agent's folder: it appears whole."""
     if not is_first():
         return
     job, training = learner.job, learner.training

@@ -111,10 +111,7 @@ class BaseModel:
     def save(self, trained: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
         """Save an adapter in PEFT's format, or a whole model in the base's dtype; equal weights give equal bytes.
 
-        Args:
-            trained: what `trainable` returned.
-            folder: is there and empty.
-            state: the weights, where several processes hold a part each.
+        `state` has the weights where several processes hold a part each.
         """
         if self.method == "full":
             self._save_whole(trained, folder, state)
@@ -152,13 +149,7 @@ class BaseModel:
 
 
 def save_adapter(config: Any, weights: Mapping[str, Any], folder: Path) -> None:
-    """Write an adapter in PEFT's format; equal weights give equal bytes.
-
-    Args:
-        config: PEFT's.
-        weights: by the names that PEFT gives them in a file.
-        folder: is there and empty.
-    """
+    """Write an adapter in PEFT's format; equal weights give equal bytes."""
     from safetensors.torch import save_file
 
     config = copy.copy(config)

@@ -40,12 +40,7 @@ def tokenize(
 ) -> DialogueTokens:
     """Tokenise a dialogue that ends with an assistant turn, with loss on that turn or on all assistant turns.
 
-    Args:
-        template: of the model.
-        messages: the dialogue.
-        loss_turns: which assistant turns carry loss.
-        sampled: sampled tokens of each assistant message, where they are known. They are used if they decode to the
-            message, so tokens of another model's tokenizer do no harm.
+    `sampled` has the sampled tokens of each assistant message, where known; they are used if they decode to it.
 
     Raises:
         DataError: the template cannot render this dialogue, or it writes a turn differently when another one follows,

@@ -53,11 +53,7 @@ def train(
 ) -> None:
     """Train agents of one base model together.
 
-    Args:
-        base: their model.
-        learners: the agents; each has at least one example.
-        report: gets every agent's progress after every step.
-        done: gets each agent when it has done its steps, while others may still be training.
+    `report` gets every agent's progress after every step, `done` each agent when it has done its steps.
 
     Raises:
         Unsupported: this model or an adapter needs another trainer.
@@ -123,9 +119,7 @@ class PackedModel:
     def __init__(self, base: BaseModel, recompute: Sequence[bool | None]) -> None:
         """Prepare the model.
 
-        Args:
-            base: the model.
-            recompute: `gradient_checkpointing` of the agents; None is no, unless memory is short.
+        `recompute` is `gradient_checkpointing` of the agents; None is no, unless memory is short.
 
         Raises:
             Unsupported: the model has dropout, or a head that cannot be replaced.
@@ -184,11 +178,7 @@ class PackedModel:
                 self._refer(number, adapter)
 
     def backward(self, batches: Sequence[Sequence[int]]) -> list[float]:
-        """Compute the gradients of one step, which the stack keeps; return each agent's loss.
-
-        Args:
-            batches: the examples of each agent.
-        """
+        """Compute the gradients of one step, which the stack keeps; return each agent's loss."""
         places = [(number, place) for number, batch in enumerate(batches) for place in batch]
         learners = [adapter.learner for adapter in self.stack.adapters]
         sizes = [0.0] * len(learners)
@@ -290,11 +280,7 @@ class PackedModel:
         return TokenLogprobs.apply(logits, layout.targets), layout.rows, ends
 
     def _parts(self, sizes: Mapping[Place, int]) -> list[list[Place]]:
-        """Group examples into parts of about equal size that memory has room for, with rows of like length together.
-
-        Args:
-            sizes: tokens of each example.
-        """
+        """Group examples into parts of about equal size that memory has room for, with rows of like length together."""
         num_parts = -(-sum(sizes.values()) // self._tokens)
         limit, filled = sum(sizes.values()) / num_parts, 0.0
         parts: list[list[Place]] = [[]]
