@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,11 @@ def run_files(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in CHANGES_WITH_EVERY_START
     }
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip where a package is not installed; unlike `importorskip`, load it only when a test does."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
 
 
 def data_lines(name: str) -> list[dict[str, Any]]:

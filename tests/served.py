@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import openai
+import pytest
 
 from maft.runs.folder import RunFolder
 from maft.samplers.base import Sampler
@@ -14,10 +14,20 @@ from maft.serving.app import Server
 from maft.serving.engine import Engine
 from maft.serving.society import ServedSociety
 
+if TYPE_CHECKING:
+    import openai
+
+
+def client_error(kind: str, match: str | None = None) -> Any:
+    """Expect an error of OpenAI's client."""
+    import openai
+
+    return pytest.raises(getattr(openai, kind), match=match)
+
 
 class Served(NamedTuple):
     url: str
-    client: openai.OpenAI
+    client: "openai.OpenAI"
     engine: Engine
     society: ServedSociety
 
@@ -29,6 +39,8 @@ class Served(NamedTuple):
 @contextmanager
 def served(folder: RunFolder, sampler: Sampler, *, at_once: int = 64, queue: int = 256, **how: Any) -> Iterator[Served]:
     """Serve the newest agents of a run."""
+    import openai
+
     society = ServedSociety(folder)
     engine = Engine(sampler, society.probe, at_once=at_once, queue=queue)
     engine.started.result()

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from helpers import needs
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
@@ -23,7 +24,7 @@ from maft.hosted.service import Spending
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers.cached import CachedSampler
 
-pytest.importorskip("openai")
+pytestmark = needs("openai")
 
 CHAT = "/chat/completions"
 

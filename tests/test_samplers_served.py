@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from helpers import needs
 from openai_stand_in import KEY, Fault, StandIn
 from test_samplers_vllm import adapter
 
@@ -15,7 +16,7 @@ from maft.hosted.sampler import OpenAi
 from maft.records import AgentRef, Message, Request, SamplingParams
 from maft.samplers.cached import CachedSampler
 
-pytest.importorskip("openai")
+pytestmark = needs("openai")
 
 LOAD = "/load_lora_adapter"
 

@@ -1,9 +1,8 @@
 """/v1/completions with a real engine: log-likelihoods as transformers gives them, and what is refused."""
 
-import openai
 import pytest
 from helpers import settings
-from served import served
+from served import client_error, served
 from tiny import slow
 
 from maft.runs.folder import RunFolder
@@ -77,13 +76,13 @@ def test_what_cannot_be_read_is_refused(server):
         ({"model": "base", "prompt": "x " * 5000}, "must fit"),
         ({"model": "base", "prompt": []}, "prompt"),
     ]:
-        with pytest.raises(openai.BadRequestError, match=word):
+        with client_error("BadRequestError", match=word):
             server.client.completions.create(**body)
 
 
 def test_an_engine_that_gives_no_likelihoods_says_which_does(finished_run):
     with (
         served(finished_run, Scripted(guess)) as opened,
-        pytest.raises(openai.BadRequestError, match="sampler=transformers"),
+        client_error("BadRequestError", match="sampler=transformers"),
     ):
         opened.client.completions.create(model="base", prompt="x", logprobs=1, echo=True)

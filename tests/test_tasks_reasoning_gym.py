@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, needs
 
 from maft.config import TaskConfig
 from maft.errors import ConfigError, DataError
@@ -20,7 +20,7 @@ from maft.sandbox.process import Process
 from maft.tasks import gym_process, make, prepare
 from maft.tasks.reasoning_gym import EVALUATED, ReasoningGym, _may_be_scored, shared_gym
 
-pytest.importorskip("reasoning_gym")
+pytestmark = needs("reasoning_gym")
 
 
 def gym(name: str, **settings: object) -> ReasoningGym:

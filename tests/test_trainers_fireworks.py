@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fireworks_stand_in import FireworksStandIn
-from helpers import settings
+from helpers import needs, settings
 from openai_stand_in import KEY, Fault
 from test_trainers_openai import a_killed_run_waits_for_the_same_job, each_job_is_submitted_once, job, sums
 
@@ -17,7 +17,7 @@ from maft.errors import ConfigError, DataError, StageFailed
 from maft.hosted.trainer import HostedTrainer
 from maft.records import Example
 
-pytest.importorskip("fireworks")
+pytestmark = needs("fireworks")
 
 MODEL = "accounts/fireworks/models/small"
 DEPLOYMENT = "accounts/me/deployments/panel"

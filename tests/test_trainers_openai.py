@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, dialogues
+from helpers import ENVIRONMENT, dialogues, needs
 from openai_stand_in import KEY, Fault, StandIn
 
 from maft import config as config_
@@ -24,7 +24,7 @@ from maft.hosted.trainer import HostedTrainer, _Service
 from maft.records import Debate, Example, Message
 from maft.trainers.base import TrainJob, TrainProgress
 
-pytest.importorskip("openai")
+pytestmark = needs("openai")
 
 JOBS = "/fine_tuning/jobs"
 

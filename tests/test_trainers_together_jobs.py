@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers import needs
 from openai_stand_in import KEY, Fault
 from test_trainers_openai import a_killed_run_waits_for_the_same_job, each_job_is_submitted_once, job, sums
 from together_stand_in import TogetherStandIn
@@ -18,7 +19,7 @@ from maft.hosted.jobs_together import TogetherJobs
 from maft.hosted.trainer import HostedTrainer
 from maft.records import Example
 
-pytest.importorskip("together")
+pytestmark = needs("together")
 
 JOBS = "/fine-tunes"
 PRICES = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 1.0}
