@@ -117,14 +117,14 @@ def test_one_agent_is_trained_as_trl_trains_it(tiny, tmp_path):
 
 @slow
 def test_tokens_that_all_examples_begin_with_are_computed_once_and_change_nothing(exact, tmp_path, monkeypatch):
-    from maft.trainers import packed
+    from maft.trainers import together
     from maft.trainers.base_model import BaseModel
 
     base = BaseModel(exact, "float64")
     group = learners(base, society(tmp_path, exact))
-    assert packed.shared_beginning([row for unit in group[0].units for row in unit.rows]) > 10
+    assert together.shared_beginning([row for unit in group[0].units for row in unit.rows]) > 10
     shared = trained(base, group)
-    monkeypatch.setattr(packed, "shared_beginning", lambda rows: 0)
+    monkeypatch.setattr(together, "shared_beginning", lambda rows: 0)
     plain = trained(base, group)
     for agent, result in shared.items():
         assert result.losses == pytest.approx(plain[agent].losses, rel=1e-9)

@@ -8,7 +8,7 @@ Replies without loss are tokenised again, as they were for the reply that was sa
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Literal, NamedTuple
 
 from maft.errors import DataError
@@ -30,6 +30,19 @@ class DialogueTokens(NamedTuple):
     def num_completion_tokens(self) -> int:
         """Count the tokens that carry loss."""
         return sum(label != IGNORED for label in self.labels)
+
+
+def shared_beginning(rows: Sequence[DialogueTokens]) -> int:
+    """Return how many tokens all rows begin with, at most up to the last one before any loss.
+
+    >>> shared_beginning([DialogueTokens([1, 2, 3], [-100, -100, 3]), DialogueTokens([1, 2, 4], [-100, -100, 4])])
+    1
+    """
+    if len(rows) < 2:
+        return 0
+    unlearned = min(sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels)) for row in rows)
+    columns = zip(*(row.input_ids[: max(0, unlearned - 1)] for row in rows), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def tokenize(

@@ -12,7 +12,6 @@ on a CPU), torch's fused kernel on longer ones.
 import inspect
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy
@@ -82,19 +81,6 @@ class Padded(NamedTuple):
     """(S, 1, Q, K): 0 where a query sees a key, minus infinity elsewhere."""
     back: torch.Tensor
     """(T): place of each token in the flattened queries."""
-
-
-def shared_beginning(rows: Sequence[DialogueTokens]) -> int:
-    """Return how many tokens all rows begin with, at most up to the last one before any loss.
-
-    >>> shared_beginning([DialogueTokens([1, 2, 3], [-100, -100, 3]), DialogueTokens([1, 2, 4], [-100, -100, 4])])
-    1
-    """
-    if len(rows) < 2:
-        return 0
-    unlearned = min(sum(1 for _ in takewhile(lambda label: label == IGNORED, row.labels)) for row in rows)
-    columns = zip(*(row.input_ids[: max(0, unlearned - 1)] for row in rows), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def lay_out(

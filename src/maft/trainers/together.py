@@ -22,6 +22,7 @@ from maft.trainers import packed
 from maft.trainers.agent import Learner
 from maft.trainers.base import TrainProgress
 from maft.trainers.base_model import BaseModel
+from maft.trainers.dialogue_tokens import shared_beginning
 from maft.trainers.objectives import Scored
 from maft.trainers.packed import Attention, Row, TokenLogprobs, lay_out
 from maft.trainers.stack import Adapter, Stack, Trained, Unsupported
@@ -167,9 +168,7 @@ class PackedModel:
         units = [adapter.learner.units for adapter in adapters]
         self._rows = [[[Row.of(row) for row in unit.rows] for unit in own] for own in units]
         self._mismatched = [[[Row.of(unit.mismatched)] if unit.mismatched else [] for unit in own] for own in units]
-        self._shared = {
-            n: packed.shared_beginning([r for unit in own for r in unit.rows]) for n, own in enumerate(units)
-        }
+        self._shared = {n: shared_beginning([r for unit in own for r in unit.rows]) for n, own in enumerate(units)}
         known = self.base.knows.get(f"padded, {len(adapters) > 1}")
         self._padded = self._check() if known is None else known
         self.base.knows[f"padded, {len(adapters) > 1}"] = self._padded
