@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import tiny as tiny_
 from helpers import run, settings
 
 from maft import report
+from maft.answers import verify
 from maft.cli import main
 from maft.report import plots
 from maft.runs.folder import RunFolder
@@ -44,6 +46,14 @@ def _equal_charts_are_drawn_once():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_process_compares_answers():
+    """Each takes more than a second to start."""
+    with pytest.MonkeyPatch.context() as patch, closing(verify.Verifier(1)) as verifier:
+        patch.setattr(verify, "verifier", verifier)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory) -> RunFolder:
     """A finished run of two iterations; tests only read it."""
@@ -60,6 +70,14 @@ def tiny(tmp_path_factory) -> str:
 def exact(tmp_path_factory, tiny) -> str:
     """The folder of a small model that can be computed in float64 throughout."""
     return tiny_.build_exact(tmp_path_factory.mktemp("exact"), tiny)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests with a small model or the `datasets` library load torch."""
+    for item in items:
+        if {"tiny", "exact", "hub_datasets"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.slow)
 
 
 CONFIG = """

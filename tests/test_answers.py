@@ -143,43 +143,43 @@ def test_the_representative_does_not_depend_on_the_order() -> None:
 
 
 HOSTILE_REPLIES = {
-    "open boxes": "\\boxed{" * 15_000,
-    "open braces": "{" * 100_000,
-    "closing braces": "\\boxed{5}" + "}" * 100_000,
-    "backslashes": "\\" * 100_000 + "boxed{5}",
-    "spaces": "\\boxed" + " " * 100_000,
-    "bare boxes": "\\boxed5" * 15_000,
-    "many boxes": "\\boxed{5}" * 12_000,
-    "nested boxes": "\\boxed{" * 10_000 + "5" + "}" * 10_000,
-    "nested braces": "\\boxed{" + "{" * 10_000 + "5" + "}" * 10_001,
-    "boxes side by side in a box": "\\boxed{" + "\\boxed{1}" * 10_000 + "}",
-    "a long bare answer": "\\boxed " + "1" * 100_000,
-    "a long expression": "\\boxed{" + "9*" * 50_000 + "9}",
+    "open boxes": "\\boxed{" * 7_500,
+    "open braces": "{" * 50_000,
+    "closing braces": "\\boxed{5}" + "}" * 50_000,
+    "backslashes": "\\" * 50_000 + "boxed{5}",
+    "spaces": "\\boxed" + " " * 50_000,
+    "bare boxes": "\\boxed5" * 7_500,
+    "many boxes": "\\boxed{5}" * 6_000,
+    "nested boxes": "\\boxed{" * 5_000 + "5" + "}" * 5_000,
+    "nested braces": "\\boxed{" + "{" * 5_000 + "5" + "}" * 5_001,
+    "boxes side by side in a box": "\\boxed{" + "\\boxed{1}" * 5_000 + "}",
+    "a long bare answer": "\\boxed " + "1" * 50_000,
+    "a long expression": "\\boxed{" + "9*" * 25_000 + "9}",
     "a tower": "\\boxed{9**9**9**9}",
-    "answers": "the answer is " * 8_000,
-    "stars": "answer " + "*" * 100_000,
-    "choices": "(A" * 50_000,
-    "letters": "A\n" * 50_000,
-    "dollars": "answer is " + "$" * 100_000,
-    "brackets": "answer is \\(" + "\\(" * 50_000,
-    "blank lines": "answer:" + " \n" * 50_000,
-    "numbers": "1," * 50_000,
-    "boxes in a list": "\\boxed{1} and " * 8_000,
-    "boxes in lines": "\n- \\boxed{1}" * 8_000,
-    "denied boxes": "not \\boxed{5} " * 8_000,
-    "boxes far apart": "\\boxed{1}" + " " * 100_000 + "\\boxed{2}",
-    "headings": "\n### Final Answer" * 6_000,
-    "tags": "<answer>" * 12_000,
-    "empty tags": "<answer></answer>" * 6_000,
-    "thinking": "<think>" * 15_000,
-    "numbers in spaces": "100 " * 25_000,
-    "quotients": "1/" * 50_000,
-    "powers": "1 \\times 10^" * 9_000,
-    "dots": "1.234." * 16_000,
-    "a long number": "1" * 100_000 + "½",
-    "so A": "so A " * 20_000,
-    "is correct": "A. " + "x" * 100_000 + " is correct",
-    "answer words": "answer " + "abc " * 30_000,
+    "answers": "the answer is " * 4_000,
+    "stars": "answer " + "*" * 50_000,
+    "choices": "(A" * 25_000,
+    "letters": "A\n" * 25_000,
+    "dollars": "answer is " + "$" * 50_000,
+    "brackets": "answer is \\(" + "\\(" * 25_000,
+    "blank lines": "answer:" + " \n" * 25_000,
+    "numbers": "1," * 25_000,
+    "boxes in a list": "\\boxed{1} and " * 4_000,
+    "boxes in lines": "\n- \\boxed{1}" * 4_000,
+    "denied boxes": "not \\boxed{5} " * 4_000,
+    "boxes far apart": "\\boxed{1}" + " " * 50_000 + "\\boxed{2}",
+    "headings": "\n### Final Answer" * 3_000,
+    "tags": "<answer>" * 6_000,
+    "empty tags": "<answer></answer>" * 3_000,
+    "thinking": "<think>" * 7_500,
+    "numbers in spaces": "100 " * 12_500,
+    "quotients": "1/" * 25_000,
+    "powers": "1 \\times 10^" * 4_500,
+    "dots": "1.234." * 8_000,
+    "a long number": "1" * 50_000 + "½",
+    "so A": "so A " * 10_000,
+    "is correct": "A. " + "x" * 50_000 + " is correct",
+    "answer words": "answer " + "abc " * 15_000,
 }
 
 # Each is cut to the length that is still taken apart; longer ones are compared as they are.
@@ -235,7 +235,7 @@ HOSTILE_ANSWERS = {
 def test_hostile_replies_are_read_quickly(name: str) -> None:
     start = time.thread_time()
     answers = [read(HOSTILE_REPLIES[name]) for read in READERS.values()]
-    assert time.thread_time() - start < 2
+    assert time.thread_time() - start < 1
     assert all(answer is None or len(answer) <= MAX_ANSWER_CHARS for answer in answers)
 
 
@@ -249,11 +249,12 @@ def test_hostile_answers_are_compared_quickly(name: str) -> None:
         assert len(key) <= 20 * len(text)
 
 
-def test_random_latex_is_never_an_error() -> None:
+@pytest.mark.parametrize("num", [500, pytest.param(3_000, marks=pytest.mark.slow)])
+def test_random_latex_is_never_an_error(num: int) -> None:
     rng = random.Random(3)
     pieces = [*"()[]{}^_,./=*+-$%&\\ 0123eBx", r"\frac", r"\sqrt", r"\text{", r"\boxed{", r"\cup", r"\pi"]
     pieces += [r"\{", r"\}", r"\\", "10^", "x=", " cm"]
-    for _ in range(3_000):
+    for _ in range(num):
         text = "".join(rng.choices(pieces, k=rng.randint(1, 40)))
         assert equivalent(text, f"  {text} ")
         for read in READERS.values():

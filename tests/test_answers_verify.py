@@ -33,6 +33,22 @@ def verifier():
     made.close()
 
 
+@pytest.fixture(scope="module")
+def ready():
+    """A worker that has loaded Math-Verify; it remembers nothing."""
+    made = verify.Worker().ready(60)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def fresh(ready):
+    """A verifier that knows no verdict, with a worker that others have used."""
+    made = Verifier(1)
+    made.workers = [ready]
+    return made
+
+
 def keys(pairs):
     return [(canonical(a), canonical(b)) for a, b in pairs]
 
@@ -59,9 +75,9 @@ def gone(pid, seconds):
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
 
 
-def test_algebra_is_decided_in_both_directions(verifier):
-    assert verifier.same(keys(EQUAL + DIFFERENT)) == [True] * 5 + [False] * 5
-    assert verifier.same([(b, a) for a, b in keys(EQUAL + DIFFERENT)]) == [True] * 5 + [False] * 5
+def test_algebra_is_decided_in_both_directions(fresh):
+    assert fresh.same(keys(EQUAL + DIFFERENT)) == [True] * 5 + [False] * 5
+    assert fresh.same([(b, a) for a, b in keys(EQUAL + DIFFERENT)]) == [True] * 5 + [False] * 5
 
 
 def test_arithmetic_and_words_start_no_process(monkeypatch):
@@ -81,21 +97,21 @@ def test_arithmetic_and_words_start_no_process(monkeypatch):
     assert made.same([("x+1", "x+1")]) == [True]
 
 
-def test_a_pair_is_asked_once_in_either_order(verifier, monkeypatch):
+def test_a_pair_is_asked_once_in_either_order(fresh, monkeypatch):
     asked = []
     ask = Process.ask
     monkeypatch.setattr(
         Process, "ask", lambda self, pair, seconds: asked.append(tuple(pair[:2])) or ask(self, pair, seconds)
     )
-    assert verifier.same([("x+1", "1+x"), ("1+x", "x+1"), ("x+1", "1+x")]) == [True, True, True]
-    assert verifier.same([("1+x", "x+1")]) == [True]
+    assert fresh.same([("x+1", "1+x"), ("1+x", "x+1"), ("x+1", "1+x")]) == [True, True, True]
+    assert fresh.same([("1+x", "x+1")]) == [True]
     assert asked == [("1+x", "x+1")]
 
 
-def test_no_more_is_remembered_than_the_limit(verifier, monkeypatch):
+def test_no_more_is_remembered_than_the_limit(fresh, monkeypatch):
     monkeypatch.setattr(verify, "CACHED_PAIRS", 3)
-    assert all(verifier.same([(f"x+{n}", f"{n}+x") for n in range(1, 8)]))
-    assert len(verifier._known) == 3
+    assert all(fresh.same([(f"x+{n}", f"{n}+x") for n in range(1, 8)]))
+    assert len(fresh._known) == 3
 
 
 @pytest.mark.slow
@@ -219,15 +235,13 @@ def test_a_machine_that_stands_still_is_no_verdict(verifier, caplog, monkeypatch
     assert verifier.same([EQUAL[0]]) == [True]
 
 
-def test_verdicts_are_kept_with_the_run(tmp_path, monkeypatch):
+def test_verdicts_are_kept_with_the_run(fresh, tmp_path, monkeypatch):
     file = tmp_path / "verdicts.jsonl"
     pairs = [*keys(EQUAL[:2]), *keys(DIFFERENT[:2]), ("56", "57")]
-    first = Verifier(1)
-    with first.keeping(file):
-        assert first.same(pairs) == [True, True, False, False, False]
-        assert first.same(pairs) == [True, True, False, False, False]
-    first.same([("y+1", "1+y")])
-    first.close()
+    with fresh.keeping(file):
+        assert fresh.same(pairs) == [True, True, False, False, False]
+        assert fresh.same(pairs) == [True, True, False, False, False]
+    fresh.same([("y+1", "1+y")])
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert [row["same"] for row in rows] == [True, True, False, False]
     file.write_text(file.read_text().replace('"same":true', '"same":false') + '{"a": "torn')
@@ -252,11 +266,9 @@ def test_an_open_run_folder_keeps_verdicts_and_a_reader_knows_them(tmp_path, mon
     assert equivalent("x+731", "731+x")
 
 
-def test_ctrl_c_is_for_the_parent(verifier):
-    assert verifier.same([EQUAL[0]]) == [True]
-    (asked,) = verifier.workers
-    asked.process.send_signal(signal.SIGINT)
-    assert asked.ask([*EQUAL[1], 2.0], 60) is True
+def test_ctrl_c_is_for_the_parent(ready):
+    ready.process.send_signal(signal.SIGINT)
+    assert ready.ask([*EQUAL[1], 2.0], 60) is True
 
 
 @pytest.mark.slow
@@ -304,6 +316,7 @@ def test_a_process_that_cannot_be_started_is_a_clear_error(verifier, monkeypatch
     assert verifier.same([EQUAL[0]]) == [True]
 
 
+@pytest.mark.slow
 def test_the_parent_loads_no_algebra_and_ends_without_a_warning():
     script = "import sys; from maft import equivalent; print(equivalent('x+1', '1+x'), {'sympy', 'math_verify'} & {*sys.modules})"
     assert python(script) == "True set()\n"

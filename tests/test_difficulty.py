@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import boxed, settings
+from helpers import boxed, needs, settings
 from test_comparison import sums
 
 from maft import config as config_
@@ -81,8 +81,8 @@ def test_a_setting_with_too_few_questions_says_so_and_the_others_go_on(tmp_path)
 
 
 @pytest.mark.slow
+@needs("reasoning_gym")
 def test_a_combination_that_the_data_set_refuses_is_a_row(tmp_path):
-    pytest.importorskip("reasoning_gym")
     knobs = difficulty.read_knobs(["min_numbers=2..3", "max_numbers=2..3"])
     task = {"name": "reasoning_gym:countdown"}
     found, _ = measured(tmp_path, knobs, lambda _: "<answer>1 + 1</answer>", 2, 2, task=task)
@@ -121,8 +121,8 @@ def test_the_config_that_is_written_is_one_of_a_run(tmp_path):
     assert (parsed.seed, parsed.debate.num_agents, parsed.task.high) == (3, 5, 7)
 
 
+@needs("reasoning_gym")
 def test_knobs_are_settings_of_the_task_or_options_of_a_data_set(tmp_path):
-    pytest.importorskip("reasoning_gym")
     config = config_.parse({"task": {"name": "reasoning_gym:chain_sum"}, "runs_dir": str(tmp_path)})
     ((chosen, cell),) = difficulty.cells(config, {"max_terms": [2]})
     assert cell.task.options == {"max_terms": 2} and chosen == {"max_terms": 2}

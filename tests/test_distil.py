@@ -207,7 +207,7 @@ def test_a_society_that_learns_other_questions_in_each_iteration_teaches_those(t
 
 
 def test_the_judge_is_asked_about_the_debates_that_only_the_student_learns_from(tmp_path):
-    rows = [{"question": f"What is on picture {n}?", "answer": "a dog"} for n in range(8)]
+    rows = [{"question": f"What is on picture {n}?", "answer": "a dog"} for n in range(4)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
     def say(request) -> str:

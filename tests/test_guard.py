@@ -1,6 +1,7 @@
 """Iterations that ruin agents stop a run; healthy ones never do."""
 
 import json
+from functools import cache
 from itertools import pairwise
 from random import Random
 
@@ -61,6 +62,7 @@ def test_few_questions_and_small_rises_stop_nothing():
     assert not rising(of_rounds("11"), of_rounds([None, "1"]), unparsed=1, disagreement=1)
 
 
+@cache
 def drawn(accuracy, seed, num, ruin=lambda answer, rng: answer):
     """Return debates of a society; a wrong answer is one of ten, a right one the question's own."""
     rng, society = Random(seed), Simulated(accuracy, 0.4)
@@ -71,7 +73,7 @@ def drawn(accuracy, seed, num, ruin=lambda answer, rng: answer):
     return held_out([debate(of, of, problem_id=f"q{n}") for n, of in enumerate(answers)])
 
 
-@pytest.mark.parametrize("num", [10, 40, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", [10, *(pytest.param(num, marks=pytest.mark.slow) for num in (40, 100))])
 def test_of_twenty_healthy_runs_none_is_stopped(num):
     """They get better, and then worse by chance or a little."""
     for seed in range(20):
@@ -121,7 +123,7 @@ def ruined(request):
 
 
 def config(path, *overrides):
-    task = {"name": "arithmetic", "num_train": 6, "num_eval": 60}
+    task = {"name": "arithmetic", "num_train": 6, "num_eval": 30}
     return settings(path, "num_iterations=3", "vote.min_agreement=plurality", *overrides, task=task)
 
 

@@ -32,6 +32,7 @@ def test_a_run_can_be_opened_and_read(finished):
     assert run.report().is_file()
 
 
+@pytest.mark.slow
 def test_records_are_sequences_frames_and_data_sets(finished):
     debates = finished.debates(1)
     assert debates[0] == next(iter(debates)) and debates[:2] == list(debates)[:2]

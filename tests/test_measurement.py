@@ -62,7 +62,9 @@ def evaluated(society: Simulated, num: int, seed: int = 0):
 
 
 @pytest.mark.parametrize("num_agents", [3, 5])
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(
+    "correlation", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_votes_are_as_often_right_as_theory_says(correlation, num_agents):
     society = Simulated(0.65, correlation, num_agents)
     found = evaluated(society, NUM)
@@ -71,7 +73,9 @@ def test_votes_are_as_often_right_as_theory_says(correlation, num_agents):
     assert found["maft"].accuracy == found[f"maft_majority@{num_agents}"].accuracy
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize(
+    "correlation", [pytest.param(0.0, marks=pytest.mark.slow), 0.3, pytest.param(0.9, marks=pytest.mark.slow)]
+)
 def test_labels_agree_as_often_as_theory_says(correlation):
     society = Simulated(0.7, correlation, 5)
     held = list(society.debates(Random(1), NUM))

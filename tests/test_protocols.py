@@ -218,7 +218,7 @@ def test_the_plan_expects_that_not_every_question_is_contested(tmp_path):
 def test_a_run_of_every_protocol_is_voted_learned_shown_and_reported(protocol, tmp_path, monkeypatch):
     size = "debate.num_agents=4" if protocol == "sparse" else "debate.num_agents=3"
     folder = run(
-        settings(tmp_path, f"debate.protocol={protocol}", size, "task.num_train=20", "task.num_eval=15", "task.high=5",
+        settings(tmp_path, f"debate.protocol={protocol}", size, "task.num_train=12", "task.num_eval=6", "task.high=5",
                  "vote.min_agreement=plurality"),
         Scripted(guess),
     )  # fmt: skip
@@ -241,13 +241,13 @@ def test_a_run_of_every_protocol_is_voted_learned_shown_and_reported(protocol, t
     assert learned >= spoke["critic"] > 0
     for one in data.evaluations(folder):
         of = flows(one.held.debates, one.problems, one.iteration, one.held.grade)
-        assert [sum(flow[2:]) for flow in of] == [15] * folder.config.debate.num_agents
+        assert [sum(flow[2:]) for flow in of] == [6] * folder.config.debate.num_agents
         agents = agent_accuracies(
             one.held.debates, one.problems, one.iteration, folder.config.debate.num_agents, one.held.grade
         )
         critics = next(agent for agent in agents if (agent.role, agent.agent) == ("critic", None))
         right = sum(flow.stayed_right + flow.corrected for flow in of)
-        assert critics.accuracy == pytest.approx(right / (15 * folder.config.debate.num_agents))
+        assert critics.accuracy == pytest.approx(right / (6 * folder.config.debate.num_agents))
     assert report.write_page(folder).stat().st_size > 10_000
     assert "only critic_" in text or protocol in ("sparse", "contested")
 

@@ -350,7 +350,7 @@ def test_without_gold_answers_everything_but_accuracy_is_reported(tmp_path):
     ids=" ".join,
 )
 def test_every_kind_of_society_can_be_reported_and_shown(tmp_path, overrides):
-    folder = run(settings(tmp_path, *overrides))
+    folder = run(settings(tmp_path, *overrides, "task.num_train=5", "task.num_eval=3"))
     assert "not finished" not in report.table(folder)
     report.write_metrics(folder)
     page = report.write_page(folder).read_text(encoding="utf-8")

@@ -43,6 +43,7 @@ def test_a_run_as_files(finished_run, tmp_path, call):
     assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in report.rows(finished_run)]
 
 
+@pytest.mark.slow
 def test_a_comparison_as_files(compared, tmp_path, call):
     code, out, err = call("report", str(compared.path), "--export", str(tmp_path))
     assert code == 0, err

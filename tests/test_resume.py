@@ -174,7 +174,7 @@ def test_a_line_torn_at_any_byte_is_made_again(tmp_path, monkeypatch, where):
     iteration = int(where[5:7])
     how = pipeline.debate_rules(folder, iteration, societies.untrained(folder.config), stage)
     path = folder.path / where
-    for cut in range(last, len(whole)):
+    for cut in range(last, len(whole), 3):
         path.write_bytes(whole[:cut])
         sampler = Scripted(guess)
         list(rollouts.collect(asked, how, sampler, path, batch_size=4))
@@ -238,6 +238,7 @@ def test_every_start_is_noted_in_the_manifest(tmp_path):
     assert not set(manifest["questions"]["train"]["ids"]) & set(manifest["questions"]["eval"]["ids"])
 
 
+@pytest.mark.slow
 def test_a_run_with_other_settings_is_refused_and_the_keys_are_named(tmp_path, unbroken):
     maft = SlowMaft(tmp_path / "other")
     assert maft.finish()[0] == 0
@@ -255,6 +256,7 @@ def test_settings_can_be_mended_until_the_questions_are_written(tmp_path):
     assert RunFolder.existing(folder.path).config.task.num_train == 8
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_have_one_run_open(tmp_path):
     maft = SlowMaft(tmp_path / "shared")
     first = maft.start(seconds=0.5)

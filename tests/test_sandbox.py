@@ -274,6 +274,7 @@ def filtered(number: int) -> bool:
 
 
 @pytest.mark.skipif("seccomp" not in HERE, reason="the kernel filters no system calls here")
+@pytest.mark.slow
 def test_our_own_workers_are_confined_too():
     from maft.answers import verify
     from maft.tasks.gym_process import Gym

@@ -491,6 +491,7 @@ def test_neighbours_of_one_role_become_one_message():
     assert [m.content for m in api.conversation(messages)] == ["developer\n\nsystem", "user\n\nuser"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_told_to_stop_finishes_what_has_begun(finished_run, tmp_path):
     command = [sys.executable, "-m", "maft", "serve", str(finished_run.path), "--port", "0"]
     with subprocess.Popen(

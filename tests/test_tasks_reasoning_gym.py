@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -37,6 +38,7 @@ def test_questions_are_made_by_seed_and_number():
     assert {p.question for p in split.train} != {p.question for p in other.train}
 
 
+@pytest.mark.slow
 def test_options_reach_the_data_set():
     questions = gym(
         "basic_arithmetic", size=20, options={"min_terms": 2, "max_terms": 2, "operators": ["+"]}
@@ -44,6 +46,7 @@ def test_options_reach_the_data_set():
     assert all(p.question.count("+") == 1 for p in questions.train)
 
 
+@pytest.mark.slow
 def test_questions_made_twice_are_kept_once_and_counted():
     split = gym("coin_flip", size=60, options={"min_trials": 3, "max_trials": 4}).questions()
     assert split.duplicates > 0 and len(split.train) + len(split.eval) + split.duplicates == 60
@@ -143,9 +146,7 @@ def test_known_answers_are_right_in_a_process_that_did_not_make_them(name):
 
 
 def test_scorers_that_evaluate_answers_are_the_ones_that_are_fenced():
-    import reasoning_gym
-
-    home = Path(reasoning_gym.__file__).parent
+    home = Path(find_spec("reasoning_gym").origin).parent
     evaluates = re.compile(r"(?<![\w.])eval\((?:answer)|parse_expr\((?:answer|user)|sympify\(|exec\(answer")
     found = {
         match[1]
@@ -301,6 +302,7 @@ def test_a_scoring_process_killed_from_outside_is_asked_again(monkeypatch, caplo
     assert not caplog.records
 
 
+@pytest.mark.slow
 def test_a_scorer_can_be_asked_from_several_threads():
     task = gym("spell_backward", num_train=12, num_eval=8)
     split = task.questions()
@@ -349,7 +351,12 @@ def test_questions_of_another_version_are_not_graded():
             "countdown refuses the settings",
             marks=pytest.mark.slow,
         ),
-        ("countdown", {"options": {"min_numbers": "three"}}, "countdown refuses the settings"),
+        pytest.param(
+            "countdown",
+            {"options": {"min_numbers": "three"}},
+            "countdown refuses the settings",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_data_sets_and_options_that_do_not_exist_arerefused(name, settings, said):

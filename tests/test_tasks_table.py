@@ -351,7 +351,7 @@ def test_sources_that_contradict_each_other_are_refused(tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub_datasets(tmp_path, monkeypatch):
     """The `datasets` library, offline and with its cache in a temporary folder."""
     datasets = pytest.importorskip("datasets")
     import huggingface_hub.constants
@@ -366,8 +366,8 @@ def hub(tmp_path, monkeypatch):
 ROWS = [{"question": f"Q{n}?", "answer": f"#### {n}", "id": n} for n in range(6)]
 
 
-def test_parquet_files_are_read(tmp_path, hub):
-    hub.Dataset.from_list(ROWS).to_parquet(str(tmp_path / "q.parquet"))
+def test_parquet_files_are_read(tmp_path, hub_datasets):
+    hub_datasets.Dataset.from_list(ROWS).to_parquet(str(tmp_path / "q.parquet"))
     assert {p.gold for p in everything("gsm8k", train_file=tmp_path / "q.parquet")} == set("012345")
     (tmp_path / "bad.parquet").write_text("not parquet")
     with pytest.raises(DataError, match=r"bad\.parquet is not a Parquet file that can be read"):
@@ -376,9 +376,9 @@ def test_parquet_files_are_read(tmp_path, hub):
         task("gsm8k", train_file=tmp_path / "none.parquet").questions()
 
 
-def test_saved_data_sets_are_read_with_and_without_splits(tmp_path, hub):
-    sides = {"train": hub.Dataset.from_list(ROWS[:4]), "test": hub.Dataset.from_list(ROWS[4:])}
-    hub.DatasetDict(sides).save_to_disk(str(tmp_path / "both"))
+def test_saved_data_sets_are_read_with_and_without_splits(tmp_path, hub_datasets):
+    sides = {"train": hub_datasets.Dataset.from_list(ROWS[:4]), "test": hub_datasets.Dataset.from_list(ROWS[4:])}
+    hub_datasets.DatasetDict(sides).save_to_disk(str(tmp_path / "both"))
     split = prepare(task("gsm8k", dataset=str(tmp_path / "both")))
     assert (len(split.train), len(split.eval)) == (4, 2)
     sides["train"].save_to_disk(str(tmp_path / "one"))
@@ -386,7 +386,7 @@ def test_saved_data_sets_are_read_with_and_without_splits(tmp_path, hub):
     assert (len(split.train), len(split.eval)) == (3, 1)
 
 
-def test_folders_of_data_files_are_read_by_split(tmp_path, hub):
+def test_folders_of_data_files_are_read_by_split(tmp_path, hub_datasets):
     home = tmp_path / "home"
     jsonl(home / "train.jsonl", *ROWS[:4])
     jsonl(home / "test.jsonl", *ROWS[4:])
@@ -400,7 +400,7 @@ def test_folders_of_data_files_are_read_by_split(tmp_path, hub):
         task("gsm8k", dataset=str(home), eval_split="dev").questions()
 
 
-def test_published_splits_that_overlap_lose_the_training_question(tmp_path, hub, caplog):
+def test_published_splits_that_overlap_lose_the_training_question(tmp_path, hub_datasets, caplog):
     home = tmp_path / "home"
     jsonl(home / "train.jsonl", *ROWS[:4])
     jsonl(home / "test.jsonl", *ROWS[3:])
@@ -447,7 +447,7 @@ def test_a_data_set_is_read_by_its_id_on_the_hub_or_by_its_folder_and_again_offl
         assert bool(hub.asked) == (by == "hub")
 
 
-def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub):
+def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub_datasets):
     for name in ("gsm8k", "math", "mmlu"):
         with pytest.raises(DataError, match=r"cannot be read: .* Check task\.dataset, .* task\.train_file"):
             task(name).questions()
@@ -458,11 +458,11 @@ def test_a_data_set_that_cannot_be_reached_is_a_clear_error(hub):
 @pytest.mark.parametrize(
     "error", [RuntimeError("the client has been closed"), ConnectionError("no route"), KeyError("x")]
 )
-def test_whatever_goes_wrong_on_the_way_is_a_clear_error(hub, monkeypatch, error):
+def test_whatever_goes_wrong_on_the_way_is_a_clear_error(hub_datasets, monkeypatch, error):
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(hub, "load_dataset", fail)
+    monkeypatch.setattr(hub_datasets, "load_dataset", fail)
     with pytest.raises(
         DataError, match=rf"openai/gsm8k \(subset main, split train\) cannot be read: .*{type(error).__name__}"
     ):
@@ -606,8 +606,8 @@ def test_training_questions_need_no_field_for_answers(tmp_path, caplog):
         prepare(task("dataset", train_file=two, eval_file=one, gold_field="target"))
 
 
-def test_parts_of_saved_splits_are_read_as_datasets_names_them(tmp_path, hub):
-    hub.DatasetDict({"train": hub.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "both"))
+def test_parts_of_saved_splits_are_read_as_datasets_names_them(tmp_path, hub_datasets):
+    hub_datasets.DatasetDict({"train": hub_datasets.Dataset.from_list(ROWS)}).save_to_disk(str(tmp_path / "both"))
     sides = {"train_split": "train[:50%]", "eval_split": "train[-2:]"}
     split = prepare(task("gsm8k", dataset=str(tmp_path / "both"), **sides))
     assert (len(split.train), len(split.eval)) == (3, 2)

@@ -13,6 +13,8 @@ from maft.records import AgentRef, Message, Request, SamplingParams
 from maft.samplers.chat import Chat
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
 
+pytestmark = pytest.mark.slow  # transformers
+
 CHATML = tiny_.CHATML
 BODY = "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
 ASK = "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"

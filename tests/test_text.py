@@ -274,6 +274,7 @@ def test_near_texts_are_one_class_and_the_medoid_stands_for_it() -> None:
     assert elected.agreeing(debate) == {"aaaab", "ab", "aab"}
 
 
+@pytest.mark.slow
 def test_texts_too_long_for_the_encoder_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     torch = pytest.importorskip("torch")
 

@@ -50,6 +50,7 @@ def load(home: Path, view: str, split: str):
     return datasets.load_dataset(str(home), view, split=split, cache_dir=str(home.parent / "cache"))
 
 
+@pytest.mark.slow
 def test_a_data_set_is_loaded_back_view_by_view(published, finished_run):
     train = {n: files.read_records(finished_run.debates(n), Debate) for n in (1, 2)}
     debates = load(published, "debates", "train")
@@ -75,6 +76,7 @@ def test_a_debate_held_in_a_turn_says_in_which(tmp_path):
     assert {trace.turn for trace in traces.of_run(folder, "held_out")} == {None}
 
 
+@pytest.mark.slow
 def test_the_card_tells_license_views_and_how_many_labels_are_right(published, finished_run):
     from huggingface_hub import DatasetCard
 

@@ -255,6 +255,7 @@ def test_progress_arrives_and_noise_on_standard_output_does_not(tmp_path):
     assert names(tmp_path / "agents") == ["generator_0", "generator_1"]
 
 
+@pytest.mark.slow
 def test_warnings_of_a_worker_arrive(tmp_path, caplog):
     then = """
         import logging
@@ -277,6 +278,7 @@ def test_a_killed_worker_fails_the_stage_and_keeps_the_earlier_jobs(tmp_path):
     assert names(tmp_path / "agents") == ["generator_0"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_too_early_without_an_error_fails_the_stage(tmp_path):
     with pytest.raises(StageFailed, match="generator_1 failed"):
         fake_worker(tmp_path, "").train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
@@ -288,6 +290,7 @@ def test_what_is_wrong_with_the_data_is_said_in_one_line(tmp_path):
         fake_worker(tmp_path, then).train(two_jobs(tmp_path), TrainConfig(), lambda _: None)
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_worker(tmp_path):
     then = f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
 
@@ -301,6 +304,7 @@ def test_an_interrupt_ends_the_worker(tmp_path):
         assert not alive(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.slow
 def test_the_worker_ends_when_its_parent_is_killed(tmp_path):
     pid_file = tmp_path / "pid"
     then = f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); time.sleep(60)"
@@ -721,6 +725,7 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tiny, monkeypa
     assert BaseModel(tiny, "bfloat16", "lora").model is not None
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_earlier_jobs_are_kept(tmp_path):
     then = 'sft_worker._send(channel, {"error": {"kind": "disk", "message": "No space left on device"}}); sys.exit(1)'
     with pytest.raises(StageFailed) as failure:
@@ -731,6 +736,7 @@ def test_a_full_disk_is_said_and_the_earlier_jobs_are_kept(tmp_path):
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_says_what_takes_less_and_keeps_the_earlier_jobs(tmp_path):
     then = 'sft_worker._send(channel, {"error": {"kind": "memory", "message": "CUDA out of memory"}}); sys.exit(1)'
     with pytest.raises(StageFailed) as failure:
