@@ -96,6 +96,7 @@ def test_one_question_is_too_few_and_one_known_answer_is_held_out(here, call):
 def test_rows_without_a_question_are_named(here, call):
     Path("gaps.csv").write_text("question,answer\nWhat is 1 + 1?,2\n,3\n,4\n")
     code, _, err = call("init", "gaps.csv")
+    assert "nosuch.csv: No such file." in call("init", "nosuch.csv")[2]
     assert code == 2 and "line 3: 'question' is empty, as in 2 of 3 rows" in err and not Path("gaps.yaml").exists()
 
 

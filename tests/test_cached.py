@@ -1,5 +1,8 @@
 """What was computed once is not computed again: replies by request, agents by job."""
 
+import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from maft.config import RoleTraining, TrainConfig
 from maft.errors import DataError
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import Scripted
-from maft.samplers.cached import CachedSampler, weights
+from maft.samplers.cached import CachedSampler, Replies, weights
 from maft.samplers.scripted import guess
 from maft.trainers import NullTrainer
 from maft.trainers.base import TrainJob
@@ -88,6 +91,14 @@ def test_a_damaged_file_is_said(tmp_path):
     (tmp_path / "replies.sqlite").write_bytes(b"no data base " * 1000)
     with pytest.raises(DataError, match="replies.sqlite cannot be read: .*Remove it"):
         CachedSampler(Scripted(["x"]), tmp_path / "replies.sqlite").sample([ASK])
+
+
+def test_a_file_that_another_process_uses_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.01))
+    with closing(Replies(tmp_path / "replies.sqlite")) as held:
+        held.keep(b"key", Reply(text="x", finish_reason="stop"))
+        with pytest.raises(DataError, match="replies.sqlite is in use by another process"):
+            Replies(tmp_path / "replies.sqlite")
 
 
 def test_an_error_is_not_kept(tmp_path):

@@ -126,7 +126,7 @@ def test_a_dry_run_says_that_a_run_has_other_settings(home, call, no_page):
 def test_a_plan_checks_the_model_and_counts_the_questions_itself(home, call):
     assert call("plan", "sums.yaml", "model=/no/such", "engine.sampler=transformers")[0] == 2
     code, _, err = call("run", "sums.yaml", "--dry-run", "task.num_train=null", "task.num_eval=null")
-    assert code == 0 and "1 iterations of 24 debates" in err
+    assert code == 0 and "1 iteration of 24 debates" in err
 
 
 @pytest.mark.parametrize(

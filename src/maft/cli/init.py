@@ -54,6 +54,8 @@ def init(source: str, overrides: tuple[str, ...], *, out: Path | None, as_json: 
     elif path.exists():
         looked = looking.look(path)
         tree, unset = _of_file(path, looked, out)
+    elif path.suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz"):
+        raise UserError(f"{path}: No such file.")
     else:
         tree, unset = _of_task(source, out)
     chosen = config.parse(config.changed(tree, overrides), source=str(out))

@@ -142,7 +142,8 @@ def at_most(config: RunConfig) -> str:
     texts = assumed_texts(config, None if hosted else 0.0, maximal=True)
     run = forecast(config, num_train, num_eval, texts, [maximal_behaviour(config)])
     text = (
-        f"Plan: {config.num_iterations} iterations of {num_train} debates, {config.num_iterations + 1} evaluations of "
+        f"Plan: {config.num_iterations} iteration{'s' * (config.num_iterations > 1)} of {num_train} debates, "
+        f"{config.num_iterations + 1} evaluations of "
         f"{num_eval} debates; {run.calls:,} calls, at most {run.generated_tokens:,.0f} generated tokens; "
         f"{run.jobs} finetunings."
     )

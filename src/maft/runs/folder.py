@@ -11,6 +11,7 @@
       metrics.jsonl               methods, single agents and votes over iterations, see maft.evaluation.series
       report.html
       replies.sqlite              replies of the running stage by request; with a hosted service, of all stages
+      spending.json, served.json  with a hosted service: money spent; adapters that a vLLM server holds
       teacher.json                of a student of `maft distil`: the society that taught it
       tracking.json, tensorboard/, wandb/   with tracking.to: how much each tracker was sent, and its files
       iter_00/eval/               the untrained society on held-out questions

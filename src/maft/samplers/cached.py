@@ -35,6 +35,10 @@ class Replies:
             self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
+            if "locked" in str(error):
+                raise DataError(
+                    f"{file} is in use by another process. Wait for it, or choose another name=..."
+                ) from None
             raise DataError(f"{file} cannot be read: {error}. Remove it to ask everything in it again.") from None
         self.close = self._file.close
 
