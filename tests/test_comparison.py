@@ -6,11 +6,12 @@ from collections import Counter
 import pytest
 from helpers import Quiet, run, settings
 
+import maft
 from maft import comparison, files, report, tasks
 from maft.comparison import preregister
 from maft.comparison.arms import ARMS, PAPER
 from maft.comparison.compare import Comparison, arm_config
-from maft.errors import ConfigError, DataError
+from maft.errors import ConfigError, DataError, UserError
 from maft.evaluation import votes
 from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import HeldOut
@@ -106,6 +107,11 @@ def test_methods_of_every_other_kind_have_rows_and_share_what_was_computed(tmp_p
     assert all((iteration, name) in rows for iteration in (1, 2) for name in OTHERS)
     test_nothing_is_asked_twice(ours)
     test_nothing_is_trained_twice(ours)
+
+
+def test_every_method_says_that_it_is_finished(done):
+    made = done[0]
+    assert {status.next_step(made.folder(ARMS[name], seed)) for name in made.methods for seed in made.seeds} == {None}
 
 
 def test_nothing_is_asked_twice(done):
@@ -405,6 +411,14 @@ def test_p_values_are_corrected_for_the_methods_that_were_asked_for_after_the_la
     assert family == {*done[0].methods} - {"maft"}
     assert all(row.holm is None or (row.iteration == 2 and row.holm >= row.difference.p_value) for row in rows.values())
     assert "Holm" in report.comparison_table(table(done))
+
+
+def test_a_method_that_is_no_ordinary_run_is_continued_by_the_comparison_only(tmp_path):
+    made = comparison.begin(settings(tmp_path), ["star"], [0])
+    comparison.compare(made, Scripted(sums), NullTrainer(), Quiet())
+    with pytest.raises(UserError, match="is method star of a comparison. Continue it with `maft compare`"):
+        maft.run(made.path / "seed_0/star", quiet=True)
+    assert maft.run(made.path / "seed_0/maft", quiet=True).results()
 
 
 def test_on_the_command_line(tmp_path, monkeypatch, call):

@@ -85,6 +85,9 @@ def test_a_run_of_an_older_maft_gets_checksums(copy):
 
 def test_verify_tells_and_exits_with_1(copy, call):
     assert call("verify", str(copy.path))[0] == 0
+    copy.folder.checksums.rename(copy.path / "elsewhere")
+    assert "has no checksums" in call("verify", str(copy.path))[2]
+    (copy.path / "elsewhere").rename(copy.folder.checksums)
     flip_digit(copy.path / FILES[0])
     code, out, _ = call("verify", str(copy.path), "--json")
     assert code == 1 and json.loads(out) == [{"file": FILES[0], "what": "its content differs"}]

@@ -16,6 +16,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, overload
 from maft import config as config_
 from maft import engines, files, report, tasks
 from maft.cluster.mirror import mirrored
+from maft.comparison.arms import ARMS
 from maft.config import RunConfig
 from maft.errors import UserError
 from maft.evaluation.metrics import MethodResult
@@ -104,7 +105,14 @@ def parsed(settings: Settings, *overrides: str) -> RunConfig:
 
 @contextmanager
 def opened(config: RunConfig, *, quiet: bool) -> Iterator[tuple[RunFolder, Progress]]:
-    """Open the folder of a run for work on it, with its manifest, trackers and progress."""
+    """Open the folder of a run for work on it, with its manifest, trackers and progress.
+
+    Raises:
+        UserError: it belongs to a method that only a comparison carries out.
+    """
+    path, arm = config.runs_dir / config.name, ARMS.get(config.name)
+    if arm and (arm.star or arm.teaches) and (path.resolve().parent.parent / "compare.json").exists():
+        raise UserError(f"{path} is method {arm.name} of a comparison. Continue it with `maft compare`.")
     with RunFolder.open(config, mirrored) as folder:
         seals.check(folder)
         seals.seal(folder)

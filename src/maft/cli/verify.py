@@ -13,10 +13,15 @@ from maft.cli import stage
 @stage.prints_json
 def verify(run: Path, *, as_json: bool) -> None:
     """Check the files of the run in folder RUN against their checksums; exit code 1 if any differs."""
+    from maft.errors import UserError
     from maft.runs import seals
     from maft.runs.folder import RunFolder
 
     folder = RunFolder.existing(run)
+    if not seals.num_sealed(folder):
+        raise UserError(
+            f"{run} has no checksums. `maft run` and stages write them, also for older runs; `maft compare` does not."
+        )
     damaged = seals.damage(folder)
     lines = [f"{found.file}: {found.what}" for found in damaged]
     lines.append(f"{seals.num_sealed(folder)} finished files, {len(damaged)} changed or missing.")

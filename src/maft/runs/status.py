@@ -46,7 +46,7 @@ def next_step(folder: RunFolder) -> str | None:
 
 def _next_of_iteration(folder: RunFolder, number: int) -> str | None:
     if number > 0:
-        if not folder.votes(number).exists():
+        if not (folder.votes(number).exists() or folder.examples_summary(number).exists()):  # STaR has no votes
             num_train = files.num_lines(folder.problems("train")) // folder.config.task.train_sets
             return f"debate ({files.num_lines(folder.debates(number))} of {num_train} questions done)"
         if not folder.examples_summary(number).exists():
