@@ -85,14 +85,8 @@ def make(
 ) -> Plan:
     """Make the plan of a run.
 
-    Args:
-        config: of the run.
-        gpu: estimate hours on this kind, see `hardware.GPUS`.
-        num_gpus: number of GPUs.
-        shape: of the model; None looks it up.
-        question_tokens: mean length of a question; None reads the questions.
-        reply_tokens: mean length of a reply where nothing was measured; None is half of the longest allowed.
-        calibration: measured lengths and speed, if there are any.
+    Where nothing was measured, `question_tokens` and `reply_tokens` are mean lengths: None reads the questions, and
+    takes replies to be half as long as allowed. `shape` is looked up if None.
 
     Raises:
         UserError: the numbers of questions are not known, or the GPU is not in the table.

@@ -29,15 +29,7 @@ class Slots:
     """The key-value cache and the state of all replies in progress."""
 
     def __init__(self, fused: Fused, stop_ids: Sequence[int], count: int, length: int, steps: int) -> None:
-        """Allocate.
-
-        Args:
-            fused: the model.
-            stop_ids: tokens that end a reply.
-            count: replies at a time.
-            length: longest dialogue in tokens, the reply included.
-            steps: maximum number of tokens of a reply.
-        """
+        """Allocate for `count` replies of up to `steps` tokens, in dialogues of up to `length`, the reply included."""
         self.fused, self.count, self.length, self.steps = fused, count, length, steps
         like = fused.model.model.embed_tokens.weight
         self.device = like.device

@@ -186,20 +186,9 @@ class Attention:
         dropout: float = 0.0,
         **more: Any,
     ) -> tuple[torch.Tensor, None]:
-        """Return what each token reads.
+        """Return what each token reads, (1, T, heads, width), and no weights.
 
-        Args:
-            module: the layer, unused.
-            query: (1, heads, T, width).
-            key: (1, fewer or as many heads, T, width).
-            value: like key.
-            attention_mask: unused: the layout has it.
-            scaling: of the products; None is one over the root of the width.
-            dropout: 0.
-            more: what this model's attention has besides.
-
-        Returns:
-            (1, T, heads, width), and no weights.
+        Queries are (1, heads, T, width), keys and values have as many heads or fewer. The layout stands for the mask.
 
         Raises:
             NotImplementedError: this model's attention is of another kind.
