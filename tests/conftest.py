@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import ssl
 import sys
 from contextlib import closing
 from functools import wraps
@@ -27,6 +28,14 @@ def _no_waiting_for_the_disk():
     """A kill, unlike a power cut, loses nothing that was handed to the system."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_certificates_are_read():
+    """No test speaks TLS, and every client of a service would read those of the system."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None, raising=False)
         yield
 
 
@@ -72,9 +81,25 @@ def exact(tmp_path_factory, tiny) -> str:
     return tiny_.build_exact(tmp_path_factory.mktemp("exact"), tiny)
 
 
+DEAREST = (
+    "samplers_adapters",
+    "samplers",
+    "mixed_society",
+    "objectives_end_to_end",
+    "ray",
+    "end_to_end",
+    "distil",
+    "code",
+)
+"""Files whose slow tests take longest; two workers that begin with them end at about the same time."""
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Tests with a small model or the `datasets` library load torch."""
+    if config.option.markexpr == "slow":
+        place = {f"test_{name}": number for number, name in enumerate(DEAREST)}
+        items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
         if {"tiny", "exact", "hub_datasets"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.slow)
@@ -109,6 +134,12 @@ def call(monkeypatch, capsys):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """Adapters are not compared with what PEFT expects, which takes seconds to load; `test_adapters.py` does."""
+    monkeypatch.setitem(sys.modules, "torch", None)
 
 
 @pytest.fixture

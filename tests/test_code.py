@@ -401,7 +401,7 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
                 "run",
                 str(ROOT / "recipes/code_cpu/config.yaml"),
             ),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=6", "task.num_eval=4"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=6", "task.num_eval=2"),
             *("debate.num_agents=2", "vote.min_agreement=plurality", "train.num_epochs=1", "guard.enabled=false"),
         ],
         capture_output=True,

@@ -247,7 +247,7 @@ def test_a_student_is_an_arm_of_any_comparison(tmp_path):
 @slow
 def test_the_real_model_is_taught_and_the_student_is_merged(tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    small = ["task.num_train=10", "task.num_eval=4", "num_iterations=1", "debate.num_agents=2", "train.num_epochs=1"]
+    small = ["task.num_train=10", "task.num_eval=2", "num_iterations=1", "debate.num_agents=2", "train.num_epochs=1"]
     short = [f"sampling.train.{role}.max_new_tokens=48" for role in ("generator", "critic")]
     more = ["vote.min_agreement=plurality", "name=sums"]
     assert call("run", "recipes/arithmetic_cpu/config.yaml", *small, *short, *more, "--quiet")[0] == 0

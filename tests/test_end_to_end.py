@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = [
     "num_iterations=1",
     "task.num_train=24",
-    "task.num_eval=12",
+    "task.num_eval=6",
     "engine.batch_size=12",
     "vote.min_agreement=plurality",
     "train.num_epochs=1",
@@ -109,4 +109,4 @@ def test_rows_hold_every_method_before_and_after(finished):
         *((0, method) for method in ("base", "majority@3", "debate")),
         *((1, method) for method in ("maft_single", "maft_majority@3", "maft")),
     }
-    assert all(row["n"] == 12 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)
+    assert all(row["n"] == 6 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)

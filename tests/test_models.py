@@ -2,13 +2,14 @@
 
 import json
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 
 from maft import models
 from maft.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("without_torch")
 
 
 def write_adapter(folder: Path, *, hidden: int = 8, rank: int = 2, alpha: int = 4, **config: object) -> Path:
@@ -26,12 +27,6 @@ def write_adapter(folder: Path, *, hidden: int = 8, rank: int = 2, alpha: int = 
     ).encode()
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(2 * size))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _without_torch(monkeypatch):
-    """What is checked with it has tests in test_adapters.py."""
-    monkeypatch.setitem(sys.modules, "torch", None)
 
 
 @pytest.fixture

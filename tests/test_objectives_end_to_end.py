@@ -17,7 +17,7 @@ def test_an_iteration_of_kto_and_dpo_ends_with_trained_agents(tmp_path):
         [
             *(sys.executable, "-c", "from maft.cli import main; main()", "run"),
             str(ROOT / "recipes/kto_dpo_cpu/config.yaml"),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=4"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=2"),
             *("vote.min_agreement=plurality", "vote.label_from=all", "train.num_epochs=1", "train.learning_rate=1e-4"),
             *("train.generator.objective=kto", "train.critic.objective=dpo"),
             *("sampling.train.generator.max_new_tokens=40", "sampling.train.critic.max_new_tokens=40"),
@@ -50,7 +50,7 @@ def test_grpo_in_turns_ends_with_agents_that_learned_in_each(tmp_path):
         [
             *(sys.executable, "-c", "from maft.cli import main; main()", "run"),
             str(ROOT / "recipes/grpo_cpu/config.yaml"),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=4"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=12", "task.num_eval=2"),
             *("debate.num_agents=2", "train.online_questions=6", "sampling.train.generator.max_new_tokens=64"),
         ],
         capture_output=True,

@@ -206,7 +206,7 @@ def test_a_driver_that_is_killed_resumes_with_what_the_workers_had_finished(clus
 
 
 def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path):
-    small = ["num_iterations=1", "task.num_train=6", "task.num_eval=4", "train.num_epochs=1", "engine.num_threads=1"]
+    small = ["num_iterations=1", "task.num_train=6", "task.num_eval=2", "train.num_epochs=1", "engine.num_threads=1"]
     small += ["debate.num_agents=2", "curate.short_side=use_all", "vote.min_agreement=plurality"]
     config = config_.load(RECIPE, [*small, f"runs_dir={tmp_path}", f"cluster.ray={cluster.address}"])
     with engines.opened(config) as sampler:

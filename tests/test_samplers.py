@@ -67,13 +67,13 @@ def texts(sampler: Sampler, requests: list[Request]) -> list[str]:
 
 
 def test_greedy_text_agrees_between_the_engines_with_and_without_an_adapter(adapters):
-    short = GREEDY.model_copy(update={"max_new_tokens": 16})
-    requests = [ask(question, adapter, short) for adapter in (None, *adapters) for question in QUESTIONS]
+    few, short = QUESTIONS[:8], GREEDY.model_copy(update={"max_new_tokens": 12})
+    requests = [ask(question, adapter, short) for adapter in (None, *adapters) for question in few]
     said = {name: texts(engine(name), requests) for name in ENGINES}
     pairs = list(zip(said["openvino"], said["transformers"], strict=True))
     # In float32 the engines differ by rounding alone: two near-equal logits may change places.
-    for start in range(0, len(pairs), len(QUESTIONS)):
-        part = pairs[start : start + len(QUESTIONS)]
+    for start in range(0, len(pairs), len(few)):
+        part = pairs[start : start + len(few)]
         assert sum(a == b for a, b in part) >= 0.85 * len(part), [pair for pair in part if pair[0] != pair[1]]
 
 

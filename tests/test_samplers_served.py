@@ -16,7 +16,7 @@ from maft.hosted.sampler import OpenAi
 from maft.records import AgentRef, Message, Request, SamplingParams
 from maft.samplers.cached import CachedSampler
 
-pytestmark = needs("openai")
+pytestmark = [needs("openai"), pytest.mark.usefixtures("without_torch")]
 
 LOAD = "/load_lora_adapter"
 

@@ -18,6 +18,8 @@ from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers import local, vllm
 from maft.samplers.chat import UNLIMITED, Encoded
 
+pytestmark = pytest.mark.usefixtures("without_torch")
+
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 GB = 10**9
 
