@@ -114,7 +114,6 @@ def test_metrics_are_the_same_bytes_whenever_they_are_written(copy):
 
 UNFINISHED = {
     "evaluation of the untrained": ("iter_00/eval/summary.json", r"untrained society, evaluation \(12 of 12"),
-    "debate": ("iter_02/votes.jsonl", r"iteration 2, debate \(12 of 12"),
     "curation": ("iter_02/examples/summary.json", "iteration 2, curation"),
     "finetuning": ("iter_02/agents/critic_1", r"iteration 2, finetuning \(5 of 6"),
     "evaluation": ("iter_02/eval", r"iteration 2, evaluation \(0 of 12"),
