@@ -229,6 +229,13 @@ def test_each_method_differs_from_maft_where_it_should_and_nowhere_else(tmp_path
         assert set(config_.differences(plain, arm_config(made, ARMS[name], 0))) == keys
 
 
+def test_methods_without_critics_are_compared_with_wrong_majorities_for_critics(tmp_path):
+    chosen = settings(tmp_path, "debate.num_samples=4", "debate.wrong_majorities=0.5", "vote.label_from=first")
+    made = comparison.begin(chosen, ["majority_ft", "star", "maft_wo_debate"], [0])  # refuses what cannot run
+    assert arm_config(made, ARMS["maft_wo_debate"], 0).debate.wrong_majorities is None
+    assert arm_config(made, ARMS["maft"], 0).debate.wrong_majorities == 0.5
+
+
 def test_a_method_that_the_config_cannot_have_is_refused_before_anything_runs(tmp_path):
     config = settings(tmp_path, "debate.num_agents=3")
     with pytest.raises(ConfigError, match=r"method sparse:\n.*debate\.num_agents to 4"):

@@ -61,6 +61,8 @@ def test_a_society_answers_questions_and_the_same_one_alike(finished):
     with maft.LoadedSociety.load(finished.path) as society:
         first, other = society.ask_all(["What is 2 + 3?", "What is 4 * 4?"])
         again = society.ask("What is 2 + 3?")
+        with pytest.raises(UserError, match="a question is empty"):
+            society.ask(" ")
     assert again == first and first.debate.question == "What is 2 + 3?"
     assert first.text == first.vote.label and 0 < first.agreement <= 1
     assert {turn.call.agent for turn in first.debate.round(1)} == {"generator_0", "generator_1", "generator_2"}

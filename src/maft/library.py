@@ -261,7 +261,13 @@ class LoadedSociety:
         return self.ask_all([question])[0]
 
     def ask_all(self, questions: Sequence[str]) -> list[Answer]:
-        """Debate several questions at the same time."""
+        """Debate several questions at the same time.
+
+        Raises:
+            UserError: a question is empty.
+        """
+        if not all(question.strip() for question in questions):
+            raise UserError("a question is empty. Ask something.")
         folder = self._run.folder
         rules = pipeline.answer_rules(folder, self._iteration, societies.after(folder, self._iteration))
         problems = [Problem(id=_digest(question), question=question) for question in questions]

@@ -53,7 +53,8 @@ def _prompts(
 
 
 _ONE_MODEL = {"society__one_model": True}
-_NO_DEBATE = {**_ONE_MODEL, "debate__num_rounds": 1}
+_ONE_ROUND = {"debate__num_rounds": 1, "debate__wrong_majorities": None}  # there are no critics to show them to
+_NO_DEBATE = {**_ONE_MODEL, **_ONE_ROUND}
 _STAR = {**_NO_DEBATE, "train__objective": "sft", "train__generator__objective": None}
 _STUDENT = {**_STAR, "train__start_from": "base"}
 _SFT = {"train__objective": "sft", "train__generator__objective": None, "train__critic__objective": None}
@@ -112,7 +113,7 @@ _ARMS = (
     ),
     Arm("maft_wo_summary", "critics read the others' full replies, no summaries", _set(debate__summarizer="none")),
     Arm("maft_wo_critic", "only generators are finetuned", _set(train__critics=False)),
-    Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(debate__num_rounds=1), "single"),
+    Arm("maft_wo_debate", "each agent finetuned on the vote over first answers", _set(**_ONE_ROUND), "single"),
     Arm("cooperative", "critics are asked to agree", _prompts(prompts.cooperative)),
     Arm(
         "unique_id",
@@ -130,7 +131,7 @@ _ARMS = (
     Arm(
         "maft_wo_debate_samples",
         "the same, without debates",
-        _set(vote__label_from="first", debate__num_samples=3, debate__num_rounds=1),
+        _set(vote__label_from="first", debate__num_samples=3, **_ONE_ROUND),
         "single",
     ),
     Arm(
