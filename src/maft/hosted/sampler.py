@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from maft import seeds
@@ -86,10 +86,7 @@ class OpenAi(Streaming):
             try:
                 send(feed.first)
                 while numbers:
-                    try:
-                        future = ended.get(timeout=1)  # a Ctrl-C just before the wait is noticed after it only
-                    except Empty:
-                        continue
+                    future = ended.get()
                     if isinstance(future.exception(), CancelledError):  # by the closed gate: another one says why
                         del numbers[future]
                     else:
