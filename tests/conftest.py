@@ -7,6 +7,7 @@ import sys
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Workers of xdist share the cores: more threads than cores wait for each other. Set before any library counts the cores.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
@@ -24,6 +25,13 @@ from maft.report import plots
 from maft.runs.folder import RunFolder
 
 
+def pytest_configure(config):
+    """Give trackio a folder before it is imported, which training libraries do, too."""
+    home = TemporaryDirectory(prefix="maft-trackio-")
+    config.add_cleanup(home.cleanup)
+    os.environ["TRACKIO_DIR"] = home.name
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_waiting_for_the_disk():
     """A kill, unlike a power cut, loses nothing that was handed to the system."""
@@ -34,10 +42,11 @@ def _no_waiting_for_the_disk():
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_is_heard():
-    """A shell that starts tests in the background has them ignore it, and their processes, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Tests in the background or under nohup were started to ignore it or a hangup, and their processes would, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
 @pytest.fixture(autouse=True, scope="session")

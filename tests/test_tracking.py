@@ -2,13 +2,11 @@
 
 import json
 import logging
-import os
 import socket
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from helpers import Quiet, settings
@@ -253,17 +251,6 @@ def test_on_the_command_line_single_stages_are_tracked_too(home, call, fake):
 # The real ones
 
 
-@pytest.fixture(scope="session")
-def trackio_home(tmp_path_factory) -> Path:
-    """Trackio reads its folder from the environment when it is imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))
-        from trackio import utils
-
-        assert Path(utils.TRACKIO_DIR) == Path(os.environ["TRACKIO_DIR"]), "trackio was imported before"
-        return Path(utils.TRACKIO_DIR)
-
-
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """No account, no server to reach, and no connection but within this machine."""
@@ -351,11 +338,9 @@ def read_wandb(folder: RunFolder, run: tracking.TrackedRun) -> dict[str, list[tu
 @pytest.mark.parametrize(
     ("name", "read"), [("tensorboard", read_tensorboard), ("trackio", read_trackio), ("wandb", read_wandb)]
 )
-def test_the_real_trackers_hold_every_point_once(tmp_path, offline, request, monkeypatch, caplog, name, read):
+def test_the_real_trackers_hold_every_point_once(tmp_path, offline, monkeypatch, caplog, name, read):
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed")
-    if name == "trackio":
-        request.getfixturevalue("trackio_home")
     opened, real = [], tracking.TRACKERS[name]
     monkeypatch.setitem(tracking.TRACKERS, name, lambda run: opened.append(run) or real(run))
     chosen = settings(tmp_path, "num_iterations=2", f"tracking.to={name}", f"tracking.project={tmp_path.name}-{name}")
