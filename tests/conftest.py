@@ -119,7 +119,11 @@ def pytest_collection_modifyitems(config, items):
         place = {f"test_{name}": number for number, name in enumerate(DEAREST)}
         items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
-        if {"tiny", "exact", "hub_datasets"} & {*getattr(item, "fixturenames", ())}:
+        if {"tiny", "exact", "hub_datasets"} & {*getattr(item, "fixturenames", ())} and not item.get_closest_marker(
+            "slow"
+        ):
+            item.add_marker(pytest.mark.torch)
+        if item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.slow)
 
 

@@ -13,7 +13,7 @@ from maft.records import AgentRef, Message, Request, SamplingParams
 from maft.samplers.chat import Chat
 from maft.trainers.dialogue_tokens import IGNORED, tokenize
 
-pytestmark = pytest.mark.slow  # transformers
+pytestmark = pytest.mark.torch
 
 CHATML = tiny_.CHATML
 BODY = "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"

@@ -16,7 +16,7 @@ from maft.config import OpenAiConfig, TrainConfig
 from maft.errors import ConfigError, DataError, StageFailed
 from maft.records import Example
 
-pytestmark = [needs("tinker"), pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [needs("tinker"), pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 
 PRICES = {"prompt_price": 0.0, "completion_price": 0.0, "training_price": 100.0}
 SETTINGS = TrainConfig(num_epochs=3, batch_size=4, learning_rate=1e-3, lr_schedule="constant", warmup_ratio=0.0)
