@@ -9,7 +9,7 @@ the vote of k.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -171,15 +171,19 @@ def best(measured: Sequence[Difficulty]) -> Difficulty | None:
 def table(measured: Sequence[Difficulty]) -> str:
     """Return a row for each setting, as text."""
     names = list(measured[0].settings) if measured else []
+    sizes = {one.questions for one in measured if one.questions}
     k = max((one.answers for one in measured), default=0)
     shares = ("single %", f"vote of {k} %", f"pass@{k} %", "room (95 %)", "unparsed %", "cut %")
-    columns = (*names, *shares, "tokens a reply")
+    columns = (*names, *shares, "tokens a reply") if sizes else (*names,)
     rows = [[*map(str, one.settings.values()), *_row(one)] for one in measured]
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=False)]
+    of_width = [row if len(row) == len(columns) else row[: len(names)] for row in rows]  # an error's text may be long
+    widths = [max(map(len, column)) for column in zip_longest(columns, *of_width, fillvalue="")]
     lines = [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=False)) for row in (columns, *rows)
+        "  ".join(f"{cell:>{width}}" for cell, width in zip_longest(row, widths[: len(row)], fillvalue=0))
+        for row in (columns, *rows)
     ]
-    sizes = {one.questions for one in measured if one.questions}
+    if not sizes:
+        return "\n".join(lines)
     each = ", ".join(map(str, sorted(sizes)))
     return "\n".join([*lines, "", f"{each} questions each; room is pass@{k} minus vote of {k}."])
 
