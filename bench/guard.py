@@ -4,7 +4,8 @@
 
 Small runs of the arithmetic recipe with the real model: three generators, 30 training and 40 held-out questions, one
 iteration; untrained replies are shared. Runs that are there are read, so the same command resumes. Prints a row for
-each run, and as its last line JSON: stopped and finished runs of each kind.
+each run, and as its last line JSON: stopped and finished runs of each kind, and the accuracy of a single answer in
+percent before and after finetuning, by run.
 """
 
 import json
@@ -29,7 +30,12 @@ SMALL = ("num_iterations=1", "debate.protocol=vote", "task.num_train=30", "task.
 KINDS: Mapping[str, Sequence[str]] = {
     "healthy": (),
     "learning_rate": ("train.learning_rate=0.06",),  # 100 times the recipe's
-    "one_sided": ("train.objective=kto", "train.desirable_weight=0.001", "train.undesirable_weight=10"),
+    "one_sided": (
+        "train.objective=kto",
+        "train.desirable_weight=0.001",
+        "train.undesirable_weight=10",
+        "train.num_epochs=8",
+    ),
     "label_noise": ("vote.label=random", "vote.min_agreement=plurality", "train.num_epochs=8"),
 }
 """What each kind of run has instead of the recipe's settings."""
@@ -74,9 +80,20 @@ def largest_rises(settings: RunConfig) -> str:
     return ", ".join(f"{name} {rise:+.2f}" for name, rise in rises.items())
 
 
+def accuracies(settings: RunConfig) -> tuple[float, float]:
+    """Return the accuracy of a single answer in percent, before and after finetuning."""
+    folder = RunFolder(settings.runs_dir / settings.name, settings)
+    before, after = (
+        next(one["accuracy"] for one in files.read_json(folder.results(number)) if one["method"] == method)
+        for number, method in ((0, "base"), (1, "maft_single"))
+    )
+    return round(100 * before, 1), round(100 * after, 1)
+
+
 def main(runs: Path, kinds: Sequence[str], num_seeds: int) -> None:
     """Carry out all runs, seed by seed, and print what was stopped."""
     counts = {kind: [0, 0] for kind in kinds}
+    singles: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     first = of_kind(kinds[0], 0, runs)
     runs.mkdir(parents=True, exist_ok=True)
     with engines.opened(first) as sampler:
@@ -87,10 +104,14 @@ def main(runs: Path, kinds: Sequence[str], num_seeds: int) -> None:
                 was_stopped = stopped(settings, shared)
                 counts[kind][0] += was_stopped
                 counts[kind][1] += 1
+                before, after = accuracies(settings)
+                singles[kind].append((before, after))
                 print(
-                    f"{kind} {seed}: {'stopped' if was_stopped else 'went on'} ({largest_rises(settings)})", flush=True
+                    f"{kind} {seed}: {'stopped' if was_stopped else 'went on'}, single answer {before} to {after} "
+                    f"({largest_rises(settings)})",
+                    flush=True,
                 )
-    result = {kind: {"stopped": k, "runs": n} for kind, (k, n) in counts.items()}
+    result = {kind: {"stopped": k, "runs": n, "single": singles[kind]} for kind, (k, n) in counts.items()}
     files.write_json(runs / "guard.json", result)
     print(json.dumps(result))
 
