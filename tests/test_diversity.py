@@ -116,24 +116,25 @@ def test_the_real_model_reads_replies(tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from maft.diversity.likelihood import LikelihoodReader
+    from maft.diversity.likelihood import Dialogue, LikelihoodReader
     from maft.models.names import PACKAGED, prepare_packaged
 
     folder = prepare_packaged()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    dialogue = (Message(role="user", content="What is 7 * 8?"), Message(role="assistant", content="It is 56."))
+    messages = (Message(role="user", content="What is 7 * 8?"), Message(role="assistant", content="It is 56."))
+    dialogue, cut = Dialogue(messages), Dialogue(messages, cut=True)
     reader = LikelihoodReader(EngineConfig(dtype="float32"))
     base = AgentRef(role="generator", index=0, model=PACKAGED)
     torch.manual_seed(0)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
     other = base.model_copy(update={"adapter": str(tmp_path / "adapter")})
-    longer = (Message(role="user", content="Tell me about seven and eight, please."), dialogue[1])
-    reading, _ = reader.read([base, other], [dialogue, longer])
+    longer = Dialogue((Message(role="user", content="Tell me about seven and eight, please."), messages[1]))
+    reading, _, of_cut = reader.read([base, other], [dialogue, longer, cut])
 
     tokenizer = reader._ready(PACKAGED).tokenizer
-    whole = tokenizer.apply_chat_template([m.model_dump() for m in dialogue], return_dict=True)["input_ids"]
-    prompt = tokenizer.apply_chat_template([dialogue[0].model_dump()], add_generation_prompt=True, return_dict=True)
+    whole = tokenizer.apply_chat_template([m.model_dump() for m in messages], return_dict=True)["input_ids"]
+    prompt = tokenizer.apply_chat_template([messages[0].model_dump()], add_generation_prompt=True, return_dict=True)
     start = len(prompt["input_ids"])
     end = start + whole[start:].index(tokenizer.eos_token_id) + 1
     ids = torch.tensor([whole[:end]])
@@ -146,6 +147,8 @@ def test_the_real_model_reads_replies(tmp_path):
                 logits = adapted(ids).logits
         expected = torch.nn.functional.cross_entropy(logits[0, start - 1 : -1], ids[0, start:])
         assert reading.nll[agent] == pytest.approx(float(expected), abs=1e-3)
+        expected = torch.nn.functional.cross_entropy(logits[0, start - 1 : -2], ids[0, start:-1])
+        assert of_cut.nll[agent] == pytest.approx(float(expected), abs=1e-3), "without the end token"
     assert reading.kl[0][0] == reading.kl[1][1] == 0
     assert reading.kl[0][1] > 0 and reading.kl[1][0] > 0
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maft import models
 from maft.config import EngineConfig
@@ -23,6 +23,14 @@ class Reading(Record):
     """Mean over the tokens of KL(row's agent || column's agent), in nats; 0 on the diagonal."""
 
 
+class Dialogue(NamedTuple):
+    """Prompts and replies of an agent in turn; the last reply is read."""
+
+    messages: tuple[Message, ...]
+    cut: bool = False
+    """Whether the last reply was cut at the limit of tokens, and so does not end with the end token."""
+
+
 class LikelihoodReader:
     """Reads replies with transformers, one base model at a time, every agent by its adapter."""
 
@@ -34,7 +42,7 @@ class LikelihoodReader:
     def read(
         self,
         agents: Sequence[AgentRef],
-        dialogues: Sequence[tuple[Message, ...]],
+        dialogues: Sequence[Dialogue],
         on_read: Callable[[Sequence[Reading]], None] = lambda _: None,
     ) -> list[Reading]:
         """Read the last message of each dialogue with every agent; all are of one base model, whose tokens they share.
@@ -98,7 +106,8 @@ def divergences(log_probs: Sequence[Any]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float((p.exp() * (p - q)).sum(-1).mean()) for q in log_probs) for p in log_probs)
 
 
-def _tokens(chat: Chat, dialogue: Sequence[Message]) -> tuple[list[int], list[int]]:
+def _tokens(chat: Chat, dialogue: Dialogue) -> tuple[list[int], list[int]]:
     """Return the tokens before the reply and those of the reply, by the model's own template."""
-    prompt = chat.template.tokenize(chat.template.prompt(dialogue[:-1]))
-    return prompt, [*chat.template.tokenize(dialogue[-1].content), chat.template.stop_id]
+    *before, reply = dialogue.messages
+    prompt, tokens = chat.template.tokenize(chat.template.prompt(before)), chat.template.tokenize(reply.content)
+    return prompt, tokens if dialogue.cut and tokens else [*tokens, chat.template.stop_id]

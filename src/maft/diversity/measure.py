@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maft import files
-from maft.diversity.likelihood import LikelihoodReader, Reading
-from maft.diversity.measures import Diversity, disagreement, dissimilarity, last_dialogues, mean_kl, others_nll
+from maft.diversity.likelihood import Dialogue, LikelihoodReader, Reading
+from maft.diversity.measures import Diversity, disagreement, dissimilarity, mean_kl, others_nll
 from maft.errors import DataError
 from maft.evaluation.votes import held_out
 from maft.models.embedding import embedder
@@ -135,7 +135,11 @@ def _readings(
     files.drop_torn_line(path)
     earlier = files.read_records(path, Kept) if path.exists() else []
     kept = {(one.problem_id, one.agent): one for one in earlier if one.model == model}
-    dialogues = {(d.problem_id, agent.name): last_dialogues(d)[agent.index] for d in debates for agent in agents}
+    dialogues = {
+        (debate.problem_id, agent.name): Dialogue(debate.dialogue(agent.index), debate.latest[agent.index].cut)
+        for debate in debates
+        for agent in agents
+    }
     missing = [key for key in dialogues if key not in kept]
     bar.skip(len(dialogues) - len(missing))
     places = iter(missing)

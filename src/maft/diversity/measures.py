@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from math import sqrt
 
-from maft.records import Debate, Message, Record, Vote
+from maft.records import Debate, Record, Vote
 
 
 class Diversity(Record):
@@ -65,11 +65,6 @@ def mean_kl(kl: Sequence[Sequence[Sequence[float]]]) -> float:
     2.0
     """
     return _mean([value for of in kl for n, row in enumerate(of) for m, value in enumerate(row) if n != m])
-
-
-def last_dialogues(debate: Debate) -> list[tuple[Message, ...]]:
-    """Return each agent's dialogue, which ends with its last reply."""
-    return [debate.dialogue(turn.agent) for turn in debate.latest]
 
 
 COLLAPSED = 0.25
