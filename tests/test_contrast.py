@@ -10,7 +10,7 @@ from maft.errors import ConfigError
 from maft.evaluation.learned import of_run, warnings
 from maft.method import vote as voting
 from maft.method.contrast import class_weights, critic_contrasts, generator_contrasts, margin_weights
-from maft.method.curate import CurateCounts, Curated, generator_examples
+from maft.method.curate import CurateCounts, Curated, critic_examples, generator_examples
 from maft.records import Example
 from maft.samplers import Scripted
 from maft.trainers import objectives
@@ -53,6 +53,24 @@ def test_first_answers_are_judged_by_the_label_and_each_agent_has_its_own():
     assert [m.content for m in of[1].examples[0].messages] == ["ask 1 in 1", boxed("2")]
     assert of[2].counts == CurateCounts(examples=1, dissenting=1, unparsed=1)
     assert of[1].counts == CurateCounts(examples=2, first=1, dissenting=1)
+
+
+def test_a_question_without_a_label_or_without_critics_leaves_the_others_alone():
+    debates = (
+        debate(["1", "2", "3"], ["1", "2", "3"], problem_id="no label"),
+        debate(["1", "1", "1"], problem_id="one round"),
+        debate(["1", "1", None], ["1", "1", None], problem_id="both"),
+        debate(["1", "1", "1"], ["1", "1", "1"], problem_id="last"),
+    )
+    votes = {d.problem_id: voting.vote(d, VoteConfig(), 0) for d in debates}
+    first = generator_contrasts(debates, votes, 0, HOW, 0, "judged")
+    assert [e.problem_id for e in first.examples] == ["one round", "both", "last"]
+    assert first.counts == CurateCounts(examples=3, first=3, low_agreement=1)
+    assert critic_examples(debates, votes, 0, HOW, 0).counts == CurateCounts(examples=2, kept=2, low_agreement=1)
+    for agent, examples, unparsed in ((0, 2, 0), (2, 1, 1)):
+        made = critic_contrasts(debates, votes, agent, HOW, 0, "judged")
+        assert [e.problem_id for e in made.examples] == ["both", "last"][-examples:]
+        assert made.counts == CurateCounts(examples=examples, kept=examples, low_agreement=1, unparsed=unparsed)
 
 
 def test_agreeing_answers_are_those_that_sft_learns():

@@ -185,6 +185,20 @@ def test_the_most_distinct_of_several_first_answers_is_learned():
         settings(Path("runs"), "curate.choose=distinct")
 
 
+def test_distinct_is_the_share_of_words_and_pairs_of_words_that_no_other_agent_has():
+    held = debate(["56"] * 2)
+    near, far = (
+        held.turns[0].call.reply.model_copy(update={"text": text})
+        for text in ("It is 57.", "Well, it is known that seven times eight \\boxed{56}. It is what it is.")
+    )
+    how = CurateConfig(choose="distinct", examples_per_question=2)
+    assert curate.choose([near, far], held, 0, how) == [far, near], "more words in common, but a smaller share"
+    apart = [near.model_copy(update={"text": text}) for text in ("It \\boxed{56}. is", "It is \\boxed{56}.")]
+    assert curate.choose(apart[::-1], held, 0, how) == apart, "the same words in another order"
+    alone = debate(["56"])
+    assert curate.choose([near, far], alone, 0, how) == [near, far], "nobody else answered"
+
+
 def test_the_same_words_are_learned_once():
     held = [debate(["1", "1", "1"], ["1", "1", "1"])]
     twice = held[0].model_copy(update={"samples": held[0].round(1)})
@@ -283,6 +297,7 @@ def test_answers_that_win_over_others_are_learned_more_often():
     assert len(critic_examples(held, votes, 0, how, 1).examples) == 40, "nobody reads the last answers"
     plain = critic_examples(held, votes, 0, CurateConfig(), 1).examples
     assert critic_examples(held, votes, 0, how, 1).examples == plain
+    assert len(generator_examples(held[-1:], votes, 0, how, 1).examples) == 1, "there is nothing else to draw"
 
 
 def test_a_gain_needs_a_next_round(tmp_path):

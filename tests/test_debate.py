@@ -117,7 +117,7 @@ def test_thinking_is_shown_to_nobody_else_unless_it_is_asked_for(show, summarize
 
 def test_a_reply_that_is_all_thinking_is_shown_as_no_answer():
     held, sampler = play(rules(2, 2, summarizer="none"), lambda _: "<think>So 5, no, 6")
-    assert "(no answer)" in sampler.history[-1].messages[-1].content and held.turns[0].answer is None
+    assert prompts.quote(["(no answer)"]) in sampler.history[-1].messages[-1].content and held.turns[0].answer is None
 
 
 def test_the_system_prompt_stands_first_in_every_dialogue_but_not_in_summaries():

@@ -86,6 +86,7 @@ def test_released_debates_become_debates_of_ours():
     ]
     assert [debate.problem_id for debate in debates] == [problem.id for problem in problems]
     first = debates[0]
+    assert first.iteration == 1
     assert [turn.answer for turn in first.round(1)] == ["2", "3"]
     assert [turn.answer for turn in first.round(-1)] == ["2", None]
     assert [turn.call.agent for turn in first.turns] == ["generator_0", "generator_1", "critic_0", "critic_1"]
@@ -118,12 +119,29 @@ def test_judged_responses_and_pairs_have_the_columns_of_trl():
     kto, dpo = map(json.loads, write_dialogues([judged, pair], "messages").strip().split("\n"))
     assert kto == {"prompt": prompt, "completion": [last], "label": False}
     assert dpo == {"prompt": prompt, "chosen": [last], "rejected": [last | {"content": "No."}]}
+    (row,) = map(json.loads, write_dialogues([pair], "openai").strip().split("\n"))
+    assert row == {
+        "input": {"messages": prompt},
+        "preferred_output": [last],
+        "non_preferred_output": [last | {"content": "No."}],
+    }
 
 
 @pytest.mark.parametrize(
-    ("changes", "format"),
-    [({"wanted": False}, "openai"), ({"rejected": "No."}, "sharegpt"), ({"weight": -1.0}, "messages")],
+    ("changes", "format", "remedy"),
+    [
+        ({"wanted": False}, "openai", "Use messages"),
+        ({"rejected": "No."}, "sharegpt", "Use messages"),
+        ({"weight": -1.0}, "messages", "Use the examples as they are"),
+    ],
 )
-def test_a_response_that_is_unwanted_is_never_written_as_one_to_learn(changes, format):
-    with pytest.raises(DataError, match="dissenting"):
+def test_a_response_that_is_unwanted_is_never_written_as_one_to_learn(changes, format, remedy):
+    with pytest.raises(DataError, match=rf"dissenting.*{remedy}\."):
         write_dialogues([*EXAMPLES, EXAMPLES[0].model_copy(update=changes)], format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_examples_that_count_for_less_are_written_like_others(format):
+    for weight in (0.0, 0.5):
+        lighter = [example.model_copy(update={"weight": weight}) for example in EXAMPLES]
+        assert write_dialogues(lighter, format) == write_dialogues(EXAMPLES, format)

@@ -107,9 +107,27 @@ def test_the_calls_of_a_debate_in_full_and_alone_and_of_a_vote():
     assert (checked.texts[-1], sum(checked.quoted.values()), checked.name) == ("check", 1, "answer 2")
 
 
-def test_the_ballots_are_those_of_the_round_asked_for():
+def test_the_calls_of_a_debate_whose_last_round_is_one_critic():
+    how = DebateConfig(num_agents=4, num_rounds=3, summarizer="none")
+    prompts = TEXTS.model_copy(update={"judge": "pick {answers}"})
+    solve, read, pick = "solve {question}", "all {answers}", "pick {answers}"
+    first = Calls("answer", 1, "generator", 4, (solve,))
+    assert kinds("judge", how, prompts) == [
+        first,
+        Calls("answer", 2, "critic", 4, (solve, read), {"generator": 4}, {}, 0.5),
+        Calls("answer", 3, "critic", 1, (solve, read, pick), {"generator": 4, "critic": 5}, {}, 0.5),
+    ]
+    assert kinds("aggregator", how, prompts) == [
+        first,
+        Calls("answer", 2, "critic", 4, (solve, read), {"generator": 4}),
+        Calls("answer", 3, "critic", 1, (solve, read, read), {"generator": 4, "critic": 1}, {"critic": 4}),
+    ]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_ballots_are_those_of_the_round_asked_for(name):
     held = debate(["1", "2"], ["3", "4"], samples=["5", "6"])
-    protocol = PROTOCOLS["debate"]()
+    protocol = PROTOCOLS[name]()
     answers = {which: sorted(t.answer for t in protocol.ballots(held, which)) for which in ("first", "last", "all")}
     assert answers == {"first": ["1", "2", "5", "6"], "last": ["3", "4"], "all": ["1", "2", "3", "4", "5", "6"]}
 
@@ -176,6 +194,33 @@ def test_a_limit_draws_by_a_named_seed_and_keeps_the_order():
     assert curate.limit(every, 1, CurateConfig(max_examples=[10, 4]), 3) is every
 
 
+@pytest.mark.parametrize("kind", ["first", "corrected", "kept", "dissenting"])
+def test_a_kind_of_which_a_limit_leaves_nothing_is_counted_as_none(kind):
+    other = "kept" if kind == "first" else "first"
+    every = curated(example("a", kind), example("b", other), **{kind: 1, other: 1})
+    left = {curate.limit(every, 2, CurateConfig(max_examples=1), seed).counts for seed in range(9)}
+    assert left == {CurateCounts(examples=1, over_limit=1, **{one: 1}) for one in (kind, other)}
+
+
+def test_each_question_belongs_to_one_agent_by_a_named_seed_or_is_drawn_with_replacement():
+    names = [f"q{n}" for n in (3, 1, 4, 0, 5, 9, 2, 6)]
+    every = curated(*(example(name) for name in names), first=8, cut=2)
+    owner = {name: seeds.seed(7, "shard", name) % 3 for name in names}
+    for place in range(3):
+        own = [name for name in names if owner[name] == place]
+        part = curate.apportion(every, place, 3, CurateConfig(questions="shards"), 7)
+        assert [one.problem_id for one in part.examples] == own
+        assert part.counts == CurateCounts(examples=len(own), first=len(own), cut=2, not_drawn=8 - len(own))
+    drawn = seeds.rng(7, "bootstrap", 2, "generator_0").choices(sorted(names), k=8)
+    some = curate.apportion(every, 0, 3, CurateConfig(questions="bootstrap"), 7)
+    assert [one.problem_id for one in some.examples] == sorted(drawn, key=names.index)
+    repeated = 8 - len(set(drawn))
+    assert some.counts == CurateCounts(examples=8, first=8, cut=2, not_drawn=repeated, drawn_again=repeated)
+    nothing = curated(unparsed=3)
+    assert curate.apportion(nothing, 0, 3, CurateConfig(questions="bootstrap"), 7) is nothing
+    assert curate.apportion(every, 0, 3, CurateConfig(), 7) is every
+
+
 @dataclass
 class Margin:
     margin: int
@@ -185,12 +230,13 @@ def test_examples_by_margin_are_drawn_by_systematic_resampling_from_a_named_seed
     examples = [example(f"q{n}") for n in range(4)]
     votes = {f"q{n}": Margin(m) for n, m in enumerate((1, 0, 5, 2))}
     how = CurateConfig(weight_by="margin")
-    position, wanted = 2 * seeds.rng(3, "weigh", 2, "generator_0").random(), []
-    for n, up_to in enumerate((1, 1, 6, 8)):
-        while position < up_to:
-            wanted.append(f"q{n}")
-            position += 2
-    assert [one.problem_id for one in curate.weigh(examples, [], votes, how, 3)] == wanted
+    for seed in range(9):
+        position, wanted = 2 * seeds.rng(seed, "weigh", 2, "generator_0").random(), []
+        for n, up_to in enumerate((1, 1, 6, 8)):
+            while position < up_to:
+                wanted.append(f"q{n}")
+                position += 2
+        assert [one.problem_id for one in curate.weigh(examples, [], votes, how, seed)] == wanted
     assert curate.weigh(examples, [], votes, CurateConfig(), 3) == tuple(examples)
     nothing = {name: Margin(0) for name in votes}
     assert curate.weigh(examples, [], nothing, how, 3) == tuple(examples)
@@ -243,6 +289,20 @@ def test_a_tie_is_drawn_by_a_named_seed_and_counted_in_a_fixed_order():
     assert drawn.counts == ((drawn.label, 1), *((other, 1) for other in others))
     assert (drawn.tied, drawn.abstained, drawn.num_ballots) == (True, 0, 3)
     assert vote(held, VoteConfig(ties="abstain"), 9).dropped == "tied"
+
+
+def test_another_label_is_drawn_by_a_named_seed_and_counted_first():
+    held = debate(["1", "1", "2", "3", "3"], problem_id="q", iteration=4)
+    plain, fewest, random = (
+        vote(held, VoteConfig(label=label, min_agreement="plurality"), 9)
+        for label in ("majority", "least_frequent", "random")
+    )
+    assert (fewest.label, fewest.counts[0], fewest.classes(held)["2"]) == ("2", ("2", 1), fewest.winner)
+    assert random.label == seeds.rng(9, "label", 4, "q").choice(["1", "2", "3"])
+    for other in (fewest, random):
+        assert other.counts[1:] == tuple(entry for entry in plain.counts if entry[0] != other.label)
+        assert other.classes(held)[other.label] == other.winner
+        assert (other.partition, other.num_ballots, other.tied) == (plain.partition, 5, plain.tied)
 
 
 @pytest.mark.parametrize(
