@@ -71,6 +71,19 @@ def test_held_out_debates_and_unanimous_answers_stay_as_they_were_drawn():
     ]
 
 
+def test_which_questions_begin_with_a_wrong_majority_and_by_whom_is_drawn_by_a_named_seed():
+    how = rules(3, 2, summarizer="none", run_seed=5, iteration=2)
+    how = how._replace(debate=how.debate.model_copy(update={"num_samples": 4, "wrong_majorities": 0.5}))
+    names = [f"{n}+1" for n in range(8)]
+    last = {seeds.seed(5, "train", 2, name, n, 1, "sample 3") for name in names for n in range(3)}
+    for name in names:
+        debate, _ = play(how, lambda request: boxed(2 if request.seed in last else 1), problem(name))
+        rng = seeds.rng(5, "train", 2, name, "context")
+        is_wrong = rng.random() < 0.5
+        changed = rng.sample([0, 1, 2], 2) if is_wrong else []
+        assert [turn.answer for turn in debate.round(1)] == ["2" if n in changed else "1" for n in range(3)]
+
+
 def test_choosing_needs_something_to_choose_from():
     with pytest.raises(ConfigError, match=r"debate\.num_samples"):
         config_.parse({"task": {"name": "arithmetic"}, "debate": {"wrong_majorities": 0.5}})

@@ -1,21 +1,25 @@
 """Numbers: what is right, what it cost, and how sure we are."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers import debate, grade, problem, run, scored, settings
+from helpers import call, debate, grade, held_out, problem, run, scored, settings
 
-from maft import files, report
-from maft.config import VoteConfig
+from maft import files, report, tasks
+from maft.config import TaskConfig, VoteConfig
 from maft.evaluation import reliability, series
 from maft.evaluation.agents import agent_accuracies
-from maft.evaluation.flow import flows
+from maft.evaluation.flow import by_round, flows
 from maft.evaluation.labels import label_quality
+from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import names, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
 from maft.evaluation.replay import replay
+from maft.evaluation.retention import retention, sentence
 from maft.method import vote as voting
-from maft.records import Debate, Problem, Vote
+from maft.records import Debate, Problem, Score, Vote
 from maft.samplers import Scripted
 from maft.sharing import traces
 
@@ -243,3 +247,73 @@ def test_labels_of_training_questions_are_not_graded_where_a_judge_would_have_to
     assert line["pseudo_label_accuracy"] is None and line["used"] == 6
     assert {trace.right[trace.vote.label] for trace in traces.of_run(folder, "train")} == {None}
     assert {one.side for one in replay(folder)} == {"eval"}
+
+
+def test_what_each_round_changed_is_counted_over_agents_questions_and_seeds():
+    held = [
+        debate(["2", "1"], ["2", "2"], ["1", "2"], problem_id="a"),
+        debate(["1", "1"], ["1", "2"], ["1", "2"], problem_id="b"),
+        debate(["2", "2"], problem_id="ended at once"),
+        debate(["2", "1"], ["1", "1"], ["1", "1"], problem_id="failed", error="critic_0, round 3: timeout"),
+        debate(["2", "1"], ["1", "1"], ["1", "1"], problem_id="not known"),
+    ]
+    problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "2") for d in held}
+    second, third = by_round([held_out(held, problems)])
+    assert (second.round, second.corrected, second.spoiled) == (2, pytest.approx(1 / 3), 0)
+    assert (second.net.mean, second.net.n, second.net.num_seeds) == (pytest.approx(1 / 3), 3, 1)
+    assert (third.round, third.corrected, third.spoiled) == (3, 0, pytest.approx(0.5 / 3))
+    assert third.net.mean == pytest.approx(-0.5 / 3)
+    other = [debate(["2", "2"], ["2", "2"], ["2", "1"], problem_id="a"), *held[1:]]
+    second, third = by_round([held_out(held, problems), held_out(other, problems)])
+    assert (second.corrected, second.net.mean) == (pytest.approx(1.5 / 6), pytest.approx(1.5 / 6))
+    assert (third.spoiled, third.net.mean, third.net.num_seeds) == (pytest.approx(1 / 6), pytest.approx(-1 / 6), 2)
+    assert by_round([held_out(held[2:3], problems)]) == [], "nobody spoke twice"
+
+
+def test_a_reply_that_cannot_be_read_is_read_by_its_last_number_or_its_last_line():
+    said = ["It is 7", "Hm, 3 then:\n\\frac{14}{2}", "7 or 8", "I give up"]
+    held = debate(["7.0", "8", *[None] * len(said)], problem_id="a")
+    turns = [
+        turn
+        if turn.answer is not None
+        else turn.model_copy(update={"call": call(turn.call.prompt, said[turn.agent - 2])})
+        for turn in held.turns
+    ]
+    debates = [
+        held.model_copy(update={"turns": tuple(turns)}),
+        debate(["7", "7"], problem_id="not known"),
+        debate(error="generator_0, round 1: timeout", problem_id="failed"),
+    ]
+    problems = {d.problem_id: problem(d.problem_id, None if d.problem_id == "not known" else "7") for d in debates}
+    task = tasks.make(TaskConfig(name="arithmetic"))
+    assert lenient(held_out(debates, problems), problems, task) == {"a": 3 / 6, "failed": 0}
+
+
+def test_other_tasks_are_compared_before_the_first_and_after_the_last_iteration(tmp_path):
+    def other(seed: int, *rounds: dict[str, tuple[bool, ...]]) -> SimpleNamespace:
+        def path(number: int, method: str) -> Path:
+            return tmp_path / f"{seed}-{number}-{method}.jsonl"
+
+        for number, method, right in zip((0, 2), ("base", "maft_single"), rounds, strict=True):
+            costs = {"calls": 1.0, "prompt_tokens": 1.0, "completion_tokens": 1.0}
+            scores = [
+                Score(iteration=number, method=method, problem_id=q, answers=("1",) * len(of), correct=of, **costs)
+                for q, of in right.items()
+            ]
+            files.write_records(path(number, method), scores)
+        task = TaskConfig(name="arithmetic", high=12)
+        config = SimpleNamespace(task=task, debate=SimpleNamespace(num_agents=2))
+        return SimpleNamespace(config=config, evaluated=lambda number: number in (0, 2), scores=path)
+
+    def runs(*others: SimpleNamespace, last: int = 2) -> list[SimpleNamespace]:
+        return [SimpleNamespace(config=SimpleNamespace(num_iterations=last), others=[one]) for one in others]
+
+    yes, half, no = (True, True), (True, False), (False, False)
+    first = other(0, {"a": yes, "b": half, "c": no}, {"a": yes, "b": yes, "c": half})
+    second = other(1, {"a": no, "b": half, "c": no}, {"a": half, "b": half, "c": half})
+    (made,) = retention(runs(first, second))
+    assert (made.task, made.iteration, made.n) == ("arithmetic (high=12)", 2, 3)
+    assert (made.before, made.after) == (pytest.approx(2 / 6), pytest.approx(4 / 6))
+    assert (made.difference.mean, made.difference.num_seeds) == (pytest.approx(2 / 6), 2)
+    assert "33.3% before and 66.7% after iteration 2: +33.3 points" in sentence(made)
+    assert retention(runs(first, second, last=3)) == [], "the last iteration is not evaluated"

@@ -344,7 +344,7 @@ def test_the_known_answer_of_a_released_debate(answer, gold):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([[], "4", "5"], r"question 'q': expected \[agent_contexts, answer\], got"),
+        ([[], "4", "5"], r"""question 'q': expected \[agent_contexts, answer\], got "\[\[\], '4', '5'\]"\."""),
         (["x", "4"], "question 'q': expected"),
         ([[pairs("a", "b")], "4"], "question 'q' was debated by 1 agents, the config has 2. Set debate.num_agents=1"),
         ([[pairs("a", "b", "c")] * 2, "4"], "got user, assistant, user. Set debate.num_rounds"),

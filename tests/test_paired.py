@@ -4,7 +4,8 @@ from random import Random
 
 import pytest
 
-from maft.evaluation.paired import difference, holm
+from maft.evaluation.metrics import wilson
+from maft.evaluation.paired import accuracy_over, difference, holm
 
 
 def drawn(rng: Random, n: int, accuracy: float, gap: float, num_seeds: int = 1) -> tuple[list[dict], list[dict]]:
@@ -15,6 +16,45 @@ def drawn(rng: Random, n: int, accuracy: float, gap: float, num_seeds: int = 1) 
         for shift in (gap, 0.0)
     )
     return mine, other
+
+
+def by_question(*tenths: tuple[int, ...]) -> list[dict[str, float]]:
+    """Return accuracies in tenths, a tuple for each seed."""
+    return [{f"{q}": tenth / 10 for q, tenth in enumerate(of_seed)} for of_seed in tenths]
+
+
+def test_one_seed_is_students_paired_test():
+    found = difference(by_question((6, 5, 5)), by_question((5, 5, 5)))
+    assert (found.mean, found.n, found.num_seeds) == (pytest.approx(0.1 / 3), 3, 1)
+    error, quantile = 0.1 / 3, 4.302653  # two degrees of freedom
+    assert (found.low, found.high) == pytest.approx((error * (1 - quantile), error * (1 + quantile)), abs=1e-5)
+    assert found.p_value == pytest.approx(1 - 1 / 3**0.5, abs=1e-5)  # of t = 1
+    assert found.detectable == pytest.approx(error * (quantile + 1.060660), abs=1e-5)
+    assert found.verdict == "unclear"
+
+
+def test_seeds_and_questions_are_a_crossed_draw():
+    nothing = by_question((0, 0, 0), (0, 0, 0))
+    ours = by_question((2, 1, 0), (4, 3, 2))
+    found = difference(ours, nothing)
+    variance = 0.01 * (2 * 1 + 3 * 2) / 6  # questions 3, 2, 1; seeds 1, 3; no interaction
+    error, quantile = variance**0.5, 5.176232  # of 8^2 / (2^2 / 2 + 6^2 / 1) degrees of freedom
+    assert (found.mean, found.n, found.num_seeds) == (pytest.approx(0.2), 3, 2)
+    assert (found.low, found.high) == pytest.approx((0.2 - quantile * error, 0.2 + quantile * error), abs=1e-4)
+    assert found.p_value == pytest.approx(0.248189, abs=1e-4)
+    alike = difference(by_question((3, 1, 0), (2, 1, 1)), nothing)
+    error = (0.01 * 2 * (13 / 12) / 6) ** 0.5  # the seeds have the same mean: questions alone are a draw
+    assert (alike.low, alike.high) == pytest.approx((0.4 / 3 - 4.302653 * error, 0.4 / 3 + 4.302653 * error), abs=1e-4)
+    over = accuracy_over(ours)
+    assert (over.low, over.high) == pytest.approx(wilson(0.2, 0.2 * 0.8 / variance, quantile), abs=1e-4)
+    assert over.mean == pytest.approx(0.2)
+
+
+def test_bounds_of_a_difference_stay_within_one():
+    found = difference(by_question((10, 0, 10)), by_question((0, 0, 0)))
+    assert (found.high, found.detectable) == (1, 1) and -1 < found.low < 0 < found.mean
+    back = difference(by_question((0, 0, 0)), by_question((10, 0, 10)))
+    assert (back.low, back.high) == (-1, pytest.approx(-found.low))
 
 
 def test_methods_that_never_differ_differ_by_nothing():
