@@ -16,6 +16,7 @@ from maft.evaluation.labels import label_quality
 from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import names, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
+from maft.evaluation.overlap import over_seeds, overlap
 from maft.evaluation.replay import replay
 from maft.evaluation.retention import retention, sentence
 from maft.method import vote as voting
@@ -317,3 +318,30 @@ def test_other_tasks_are_compared_before_the_first_and_after_the_last_iteration(
     assert (made.difference.mean, made.difference.num_seeds) == (pytest.approx(2 / 6), 2)
     assert "33.3% before and 66.7% after iteration 2: +33.3 points" in sentence(made)
     assert retention(runs(first, second, last=3)) == [], "the last iteration is not evaluated"
+
+
+def test_overlap_of_free_text_is_a_mean_over_answers_questions_and_seeds(tmp_path):
+    files.write_records(tmp_path / "eval", [problem("a", "a dog"), problem("b", "big dog"), problem("c", None)])
+    answers = {"a": ("The dog.", None), "b": ("red big dog",), "c": ("a dog",)}
+    costs = {"calls": 1.0, "prompt_tokens": 1.0, "completion_tokens": 1.0}
+    scores = [
+        Score(iteration=2, method="maft", problem_id=name, answers=of, correct=None, **costs)
+        for name, of in answers.items()
+    ]
+
+    def folder(task: str) -> SimpleNamespace:
+        config = SimpleNamespace(task=SimpleNamespace(name=task))
+        return SimpleNamespace(config=config, problems=lambda side: tmp_path / side)
+
+    made = overlap(folder("text"), scores)
+    assert (made.iteration, made.method, made.n) == (2, "maft", 2)
+    assert (made.exact, made.f1) == (0.5 / 2, pytest.approx((0.5 + 0.8) / 2))
+    assert made.chrf is None or 0.2 < made.chrf < 0.8
+    assert overlap(folder("arithmetic"), scores) is None and overlap(folder("text"), scores[2:]) is None
+    one, two = (
+        made.model_copy(update={"exact": x, "f1": x + 0.1, "chrf": chrf}) for x, chrf in ((0, None), (0.5, 0.3))
+    )
+    both = over_seeds([one, two])
+    assert (both.exact, both.f1, both.chrf, both.n) == (0.25, pytest.approx(0.35), 0.3, 2)
+    assert over_seeds([one]).chrf is None
+    assert over_seeds([one, None]) is None and over_seeds([]) is None

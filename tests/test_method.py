@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 from helpers import boxed, debate, play, rules, society
 
-from maft import config, seeds
+from maft import config, method, seeds
 from maft.answers import extract_answer
 from maft.config import CurateConfig, DebateConfig, VoteConfig
 from maft.config.prompts import Prompts
 from maft.errors import DataError
-from maft.method import PROTOCOLS, bases, curate, learners
+from maft.method import PROTOCOLS, Protocol, bases, curate, learners, protocol_of
 from maft.method.curate import CurateCounts, Curated
 from maft.method.formats import read_released, write_dialogues
 from maft.method.protocol import Calls
@@ -130,6 +130,14 @@ def test_the_ballots_are_those_of_the_round_asked_for(name):
     protocol = PROTOCOLS[name]()
     answers = {which: sorted(t.answer for t in protocol.ballots(held, which)) for which in ("first", "last", "all")}
     assert answers == {"first": ["1", "2", "5", "6"], "last": ["3", "4"], "all": ["1", "2", "3", "4", "5", "6"]}
+
+
+def test_a_protocol_from_outside_is_looked_for_by_its_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr(method, "find", lambda *how: asked.append(how) or PROTOCOLS["vote"])
+    assert protocol_of(DebateConfig(protocol="judge")).name == "judge" and not asked
+    assert protocol_of(DebateConfig(protocol="mine.py:Mine")).name == "vote"
+    assert asked == [("protocol", "mine.py:Mine", Protocol)]
 
 
 # The base models of a run
