@@ -12,6 +12,7 @@ from maft.config import CurateConfig, VoteConfig
 from maft.errors import ConfigError
 from maft.method import curate
 from maft.method import vote as voting
+from maft.method.contrast import generator_contrasts
 from maft.method.curate import Curated, critic_examples, generator_examples, mix
 from maft.records import Example
 
@@ -298,6 +299,16 @@ def test_answers_that_win_over_others_are_learned_more_often():
     plain = critic_examples(held, votes, 0, CurateConfig(), 1).examples
     assert critic_examples(held, votes, 0, how, 1).examples == plain
     assert len(generator_examples(held[-1:], votes, 0, how, 1).examples) == 1, "there is nothing else to draw"
+
+
+def test_wrong_answers_that_win_over_others_are_unlearned_more_often():
+    kinds = {"won": (["7", "7", "2"], ["7"] * 3), "misled": (["1", "7", "7"], ["1", "1", "7"])}
+    kinds["harmless"] = (["1", "7", "7"], ["1", "7", "7"])
+    held = [debate(*rounds, problem_id=f"{kind} {n}") for kind, rounds in kinds.items() for n in range(16)]
+    votes = {one.problem_id: voting.vote(one, VoteConfig(label_from="first"), 0) for one in held}
+    made = generator_contrasts(held, votes, 0, CurateConfig(weight_by="gain"), 1, "judged").examples
+    learned = Counter((e.problem_id.split()[0], e.wanted) for e in made)
+    assert learned == {("won", True): 18, ("misled", False): 18, ("harmless", False): 12}, "worth 1.5, 1.5 and 1"
 
 
 def test_a_gain_needs_a_next_round(tmp_path):

@@ -12,7 +12,7 @@ from maft.answers import extract_answer
 from maft.config import CurateConfig, DebateConfig, VoteConfig
 from maft.config.prompts import Prompts
 from maft.errors import DataError
-from maft.method import PROTOCOLS, Protocol, bases, curate, learners, protocol_of
+from maft.method import PROTOCOLS, Protocol, bases, curate, judge_model, learners, protocol_of
 from maft.method.curate import CurateCounts, Curated
 from maft.method.formats import read_released, write_dialogues
 from maft.method.protocol import Calls
@@ -161,6 +161,15 @@ def test_the_bases_of_a_society_are_its_agents_models_and_the_summarisers(tmp_pa
     assert bases(settings(society=apart)) == ("a", "b", "own")  # the summariser is the run's own model
     assert bases(settings(society=apart, debate={"summarizer": "self"})) == ("a", "b")
     assert bases(settings(society=apart, debate={"num_rounds": 1, "summarizer": "self"})) == ("a",)
+
+
+def test_who_compares_answers_in_the_runs_own_engine():
+    def judge(**how: str) -> str | None:
+        return judge_model(settings(task={"name": "text", "train_file": "rows.jsonl", **how}))
+
+    assert judge(equality="text") is None
+    assert judge(equality="judge") == "own" and judge(equality="judge", judge="third") == "third"
+    assert judge(equality="judge", judge="openai:gpt") is None
 
 
 # Examples
