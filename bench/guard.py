@@ -6,11 +6,17 @@ Small runs of the arithmetic recipe with the real model: three generators, 30 tr
 iteration; untrained replies are shared. Runs that are there are read, so the same command resumes. Prints a row for
 each run, and as its last line JSON: stopped and finished runs of each kind, and the accuracy of a single answer in
 percent before and after finetuning, by run.
+
+    python -m bench.guard --finished runs/results/seed_*/maft ...
+
+Looks at finished runs in place of that, without asking a model: prints every iteration that the guard would stop, and
+how many there are.
 """
 
 import json
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from maft import config, engines, files
@@ -90,6 +96,21 @@ def accuracies(settings: RunConfig) -> tuple[float, float]:
     return round(100 * before, 1), round(100 * after, 1)
 
 
+def finished(folders: Sequence[Path]) -> None:
+    """Print which iterations of finished runs the guard would stop."""
+    would_stop, iterations = 0, 0
+    for path in folders:
+        folder = RunFolder.existing(path)
+        numbers = takewhile(folder.evaluated, range(folder.config.num_iterations + 1))
+        measured = [guard.measures(held_out(folder, number)) for number in numbers]
+        for number, (before, after) in enumerate(pairwise(measured), start=1):
+            iterations += 1
+            if collapsed := guard.collapses(before, after, folder.config.guard):
+                would_stop += 1
+                print(f"{path}: {guard.sentence(collapsed, number)}")
+    print(json.dumps({"would_stop": would_stop, "iterations": iterations, "runs": len(folders)}))
+
+
 def main(runs: Path, kinds: Sequence[str], num_seeds: int) -> None:
     """Carry out all runs, seed by seed, and print what was stopped."""
     counts = {kind: [0, 0] for kind in kinds}
@@ -121,5 +142,9 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, default=Path("runs/guard"))
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--finished", type=Path, nargs="+", metavar="RUN")
     given = parser.parse_args()
+    if given.finished:
+        finished(given.finished)
+        raise SystemExit
     main(given.runs, given.kinds, given.seeds)
