@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import call, debate, grade, held_out, problem, run, scored, settings
+from helpers import call, debate, grade, held_out, problem, run, scored, settings, voting_by
 
 from maft import files, report, tasks
 from maft.config import TaskConfig, VoteConfig
@@ -14,7 +14,7 @@ from maft.evaluation.agents import agent_accuracies
 from maft.evaluation.flow import by_round, flows
 from maft.evaluation.labels import label_quality
 from maft.evaluation.lenient import lenient
-from maft.evaluation.methods import names, votes_at_budget
+from maft.evaluation.methods import Scoring, agreeing_most, names, score_member, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
 from maft.evaluation.overlap import over_seeds, overlap
 from maft.evaluation.replay import replay
@@ -248,6 +248,31 @@ def test_labels_of_training_questions_are_not_graded_where_a_judge_would_have_to
     assert line["pseudo_label_accuracy"] is None and line["used"] == 6
     assert {trace.right[trace.vote.label] for trace in traces.of_run(folder, "train")} == {None}
     assert {one.side for one in replay(folder)} == {"eval"}
+
+
+def test_one_generator_is_scored_by_its_own_answers_and_the_one_that_agrees_most_is_found():
+    held = [
+        debate(["2", "1", "2"], ["2"] * 3, samples=["2", None], problem_id="a"),
+        debate(["1", "1", "2"], ["1"] * 3, problem_id="b"),
+        debate(["2", "1", "2"], ["2"] * 3, problem_id="c"),
+        debate(error="generator_0, round 1: timeout", problem_id="failed"),
+    ]
+    problems = {d.problem_id: problem(d.problem_id, "2") for d in held}
+    how = Scoring(held_out(held, problems), 1, voting_by(3))
+    of = [{score.problem_id: score for score in score_member(how, agent)} for agent in range(3)]
+    assert [{name: score.accuracy for name, score in one.items()} for one in of] == [
+        {"a": 1, "b": 0, "c": 1, "failed": 0},
+        {"a": 0, "b": 0, "c": 0, "failed": 0},
+        {"a": 1, "b": 1, "c": 1, "failed": 0},
+    ]
+    assert {score.method for score in of[1].values()} == {"generator_1"}
+    assert of[1]["a"].answers == ("1", None) and of[1]["a"].correct == (False, False)
+    assert [(of[1][name].calls, of[1][name].prompt_tokens) for name in ("a", "b", "failed")] == [
+        (1, 10),
+        (1, 10),
+        (0, 0),
+    ]
+    assert agreeing_most(how.held, 3) == 0, "with the vote in all three, though generator 2 is right more often"
 
 
 def test_what_each_round_changed_is_counted_over_agents_questions_and_seeds():

@@ -9,7 +9,7 @@ from helpers import debate, problem, run, settings, voting_by
 import maft
 from maft import files, report
 from maft.evaluation.metrics import interval
-from maft.evaluation.replay import of_debates, pass_at, replay, verdict, vote_at
+from maft.evaluation.replay import curve, of_debates, pass_at, replay, verdict, vote_at
 from maft.evaluation.votes import decide
 from maft.records import Debate, Reply, Score
 from maft.samplers import Scripted
@@ -113,6 +113,28 @@ def test_more_first_answers_are_in_the_curves_and_vote_as_a_rule():
     assert [ceiling.k for ceiling in made.curve] == [1, 2, 3, 4, 5, 6]
     rules = {rule.name: rule.right.mean for rule in made.rules}
     assert (rules["vote of 3"], rules["vote of 6"]) == (0, 1) and made.oracle.mean == 1
+
+
+def test_a_curve_is_a_mean_over_seeds_on_the_questions_that_all_have():
+    config = voting_by()
+    seeds = [
+        [
+            debate([GOLD, "1", "1"], problem_id="a"),
+            debate([GOLD] * 3, problem_id="b"),
+            debate(["1"] * 3, problem_id="c"),
+        ],
+        [debate([GOLD, GOLD, "1"], samples=["1"], problem_id="a"), debate(["1", "2", GOLD], problem_id="b")],
+    ]
+    problems = {name: problem(name, GOLD) for name in "abc"}
+    decided = [[*zip(of, decide(of, problems.values(), config), strict=True)] for of in seeds]
+    points = curve(decided, config)
+    assert [point.k for point in points] == [1, 2, 3], "as far as every question has first answers"
+    single = (1 / 3 + 1 + 2 / 4 + 1 / 3) / 4
+    assert (points[0].vote.mean, points[0].passed.mean) == (pytest.approx(single), pytest.approx(single))
+    assert points[1].passed.mean == pytest.approx((2 / 3 + 1 + 5 / 6 + 2 / 3) / 4)
+    assert points[2].vote.mean == pytest.approx((0 + 1 + 1 / 2 + 1 / 3) / 4)
+    assert points[2].vote.low <= points[2].vote.mean <= points[2].vote.high
+    assert curve([decided[0], []], config) == [] and curve([], config) == []
 
 
 def test_questions_without_a_known_answer_are_left_out():
