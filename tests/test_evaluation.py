@@ -17,6 +17,7 @@ from maft.evaluation.lenient import lenient
 from maft.evaluation.methods import Scoring, agreeing_most, names, score_member, votes_at_budget
 from maft.evaluation.metrics import summarize, wilson
 from maft.evaluation.overlap import over_seeds, overlap
+from maft.evaluation.overlap import sentence as overlap_in_words
 from maft.evaluation.replay import replay
 from maft.evaluation.retention import retention, sentence
 from maft.method import vote as voting
@@ -362,6 +363,9 @@ def test_overlap_of_free_text_is_a_mean_over_answers_questions_and_seeds(tmp_pat
     assert (made.iteration, made.method, made.n) == (2, "maft", 2)
     assert (made.exact, made.f1) == (0.5 / 2, pytest.approx((0.5 + 0.8) / 2))
     assert made.chrf is None or 0.2 < made.chrf < 0.8
+    said = [overlap_in_words(made.model_copy(update={"chrf": chrf})) for chrf in (None, 0.5)]
+    assert all(line.startswith("maft, iteration 2: exact match 25.0%, token F1 65.0, ") for line in said)
+    assert said[0].endswith(", sacrebleu is not installed (n = 2).") and said[1].endswith(", chrF 50.0 (n = 2).")
     assert overlap(folder("arithmetic"), scores) is None and overlap(folder("text"), scores[2:]) is None
     one, two = (
         made.model_copy(update={"exact": x, "f1": x + 0.1, "chrf": chrf}) for x, chrf in ((0, None), (0.5, 0.3))
