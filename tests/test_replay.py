@@ -104,6 +104,8 @@ def test_a_task_is_closed_where_the_best_critic_gains_less_than_five_points():
     assert made.closed and verdict(made).startswith("closed for critics: pass@3 is 1.0 points")
     assert not replayed(*easy, *hard).closed and verdict(replayed(*easy, *hard)).startswith("open for critics")
     assert verdict(replayed(*easy[:30], hard[0])).startswith("unclear for critics: pass@3 is 3.2 points (-3.4 to 9.8)")
+    assert "; with 3 first answers this says little of a larger vote" in verdict(made)
+    assert verdict(replayed(debate([GOLD] * 12), num_agents=12)).endswith(" above the vote of 12.")
     assert [rule.name for rule in replayed(*easy).rules] == ["vote of 3", "debate", "all rounds vote", "contested",
                                                              "dissenters"]  # fmt: skip
 
