@@ -47,6 +47,7 @@ def test_a_line_has_the_quality_of_the_votes():
         debate(["2", "1", None, None], problem_id="split"),
     )
     assert (found["pseudo_label_accuracy"], found["coverage"]) == (pytest.approx(2 / 3), 0.75)
+    assert found["pseudo_label_accuracy_all"] in (2 / 4, 3 / 4), "the tie has a label, too"
     assert found["mean_margin"] == pytest.approx((4 + 2 + 3 + 0) / 16)
     assert (found["unanimity"], found["abstention"]) == (0.25, 3 / 16)
     assert found["ci_low"] < 2 / 3 < found["ci_high"]

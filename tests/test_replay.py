@@ -139,6 +139,16 @@ def test_a_curve_is_a_mean_over_seeds_on_the_questions_that_all_have():
     assert curve([decided[0], []], config) == [] and curve([], config) == []
 
 
+def test_ties_are_drawn_as_the_run_draws_them():
+    held = [debate([GOLD, "1"], [GOLD, "1"], problem_id=f"q{n}") for n in range(8)]
+    decided = decide(held, [problem(one.problem_id, GOLD) for one in held], voting_by(2))
+    wins = [vote.label == GOLD for vote in decided]
+    assert {True, False} == set(wins)
+    for one, won in zip(held, wins, strict=True):
+        rules = {rule.name: rule.right.mean for rule in replayed(one, num_agents=2).rules}
+        assert rules["vote of 2"] == rules["debate"] == rules["dissenters"] == won
+
+
 def test_questions_without_a_known_answer_are_left_out():
     config = voting_by()
     known, unknown = debate([GOLD] * 3), debate(["1"] * 3, problem_id="x")
