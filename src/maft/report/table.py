@@ -125,8 +125,8 @@ def comparison_table(compared: Sequence[Result]) -> str:
         if any(row.equal_training for row in compared):
             lines.append(
                 "Equal training: the difference where both had learned as many tokens as the smaller had in all; "
-                "between two iterations accuracy is taken to grow in proportion, which favours the smaller one if learning is "
-                "fastest at first."
+                "between two iterations accuracy is taken to grow in proportion, which favours the smaller one if "
+                "learning is fastest at first."
             )
         lines += _evidence(compared)
     return _draw(
