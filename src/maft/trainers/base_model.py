@@ -51,6 +51,8 @@ class BaseModel:
         self.dtype = dtype
         self.knows: dict[str, bool] = {}
         """What trainers have found out about this model."""
+        self.likelihoods: dict[bool, tuple[float, ...]] = {}
+        """What it gives to the text of the probe, by whether it was computed in float32."""
         self.pristine = True
         """Whether the weights are as they were loaded; after full finetuning they are not."""
         folder = models.resolve(name)

@@ -298,10 +298,12 @@ class PackedModel:
         ids = token_ids(self.base.tokenizer)
         self.model.set_attn_implementation(self._own_attention)
         with in_float32(self.model):
-            self.stack.speak(None)
-            base = measure(self.model, ids)
+            exact = is_exact(self.model)
+            if exact not in self.base.likelihoods:
+                self.stack.speak(None)
+                self.base.likelihoods[exact] = measure(self.model, ids)
             self.stack.speak(torch.full((len(ids),), agent, device=self.device))
-            probe = Probe(base=base, adapted=measure(self.model, ids), exact=is_exact(self.model))
+            probe = Probe(base=self.base.likelihoods[exact], adapted=measure(self.model, ids), exact=exact)
         self.model.set_attn_implementation(packed.NAME)
         return probe
 
