@@ -100,14 +100,17 @@ def exact(tmp_path_factory, tiny) -> str:
 
 
 DEAREST = (
+    "resume",  # forks, which takes long once models are loaded
+    "ray",
+    "end_to_end",
     "samplers_adapters",
     "samplers",
     "mixed_society",
     "objectives_end_to_end",
-    "ray",
-    "end_to_end",
-    "distil",
     "code",
+    "trainers_launch",
+    "report_browser",
+    "trainers_sft",
 )
 """Files whose slow tests take longest; two workers that begin with them end at about the same time."""
 

@@ -36,6 +36,9 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(maft.__file__).parent.parent)}
 # Data sets that are too large to be part of the repository; tests that need them are skipped where they are not.
 DATA = Path(os.environ.get("MAFT_DATA") or ROOT.parent / "shared" / "data")
+SMALL_ENGINE = ("engine.num_threads=1", "engine.dtype=float32", "engine.cache_gb=1")
+"""For whole runs with the packaged model: other tests have the other core, openvino loads each adapter once, not in bfloat16
+first, which rounds a short training away, and all agents stay loaded."""
 CHANGES_WITH_EVERY_START = {"checksums.jsonl", "events.jsonl", "manifest.json", "report.html", ".lock"}
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, ROOT, run, settings
+from helpers import ENVIRONMENT, ROOT, SMALL_ENGINE, run, settings
 
 from maft import files, seeds, tasks
 from maft.config import SandboxConfig, TaskConfig
@@ -401,8 +401,9 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
                 "run",
                 str(ROOT / "recipes/code_cpu/config.yaml"),
             ),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=6", "task.num_eval=2"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=4", "task.num_eval=1"),
             *("debate.num_agents=2", "vote.min_agreement=plurality", "train.num_epochs=1", "guard.enabled=false"),
+            *SMALL_ENGINE,
         ],
         capture_output=True,
         text=True,
@@ -414,7 +415,7 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
     (start,) = json.loads((folder / "manifest.json").read_text())["starts"]
     assert start["sandbox"]["level"] in LEVELS and start["sandbox"]["level"] in done.stderr
     votes = [json.loads(line) for line in (folder / "iter_01/votes.jsonl").read_text().splitlines()]
-    assert len(votes) == 6 and any(vote["label"] for vote in votes)
+    assert len(votes) == 4 and any(vote["label"] for vote in votes)
     results = json.loads((folder / "iter_01/eval/summary.json").read_text())
     assert all(0 <= result["accuracy"] <= 1 for result in results)
     assert "assert" in (folder / "report.html").read_text()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from helpers import Quiet, boxed, debate, run, settings
-from tiny import slow
 
 from maft import comparison, files, report, seeds
 from maft.answers import Mathematics
@@ -242,20 +241,3 @@ def test_a_student_is_an_arm_of_any_comparison(tmp_path):
     compared = comparison.begin(settings(tmp_path, "name=c"), ["distil"], [0])
     comparison.compare(compared, Scripted(guess), NullTrainer(), Quiet())
     assert {"distil", "maft_best_member"} <= {row.method for row in comparison.results(compared)}
-
-
-@slow
-def test_the_real_model_is_taught_and_the_student_is_merged(tmp_path, monkeypatch, call):
-    monkeypatch.chdir(tmp_path)
-    small = ["task.num_train=10", "task.num_eval=2", "num_iterations=1", "debate.num_agents=2", "train.num_epochs=1"]
-    short = [f"sampling.train.{role}.max_new_tokens=48" for role in ("generator", "critic")]
-    more = ["vote.min_agreement=plurality", "name=sums"]
-    assert call("run", "recipes/arithmetic_cpu/config.yaml", *small, *short, *more, "--quiet")[0] == 0
-    code, out, err = call("distil", "runs/sums", "--json", "--quiet")
-    assert code == 0, err
-    made = json.loads(out)
-    assert {"distil", "maft", "majority_ft"} <= {row["method"] for row in made["results"]}
-    adapter = Path(made["student"]) / "iter_01/agents/generator_0"
-    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
-    assert call("merge", made["student"], "--output", "student", "--quiet")[0] == 0
-    assert (tmp_path / "student/model.safetensors").exists()

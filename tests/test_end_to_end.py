@@ -1,4 +1,4 @@
-"""`maft run` with the real model, engine and trainer, small enough for CI."""
+"""`maft run` and `maft distil` with the real model, engine and trainer, small enough for CI."""
 
 import json
 import os
@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, SMALL_ENGINE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL warns about many things
 
-ROOT = Path(__file__).parent.parent
+NUM_TRAIN = 12
 SMALL = [
+    *SMALL_ENGINE,
     "num_iterations=1",
-    "task.num_train=24",
-    "task.num_eval=6",
-    "engine.batch_size=12",
+    f"task.num_train={NUM_TRAIN}",
+    "task.num_eval=3",
+    "engine.batch_size=6",
     "vote.min_agreement=plurality",
     "train.num_epochs=1",
     "debate.summarizer=base",
@@ -25,8 +27,7 @@ SMALL = [
     "sampling.train.critic.max_new_tokens=40",
     "sampling.train.summarizer.max_new_tokens=40",
 ]
-CRITICS = [f"critic_{n}" for n in range(3)]
-GENERATORS = [f"generator_{n}" for n in range(3)]
+AGENTS = [f"{role}_{n}" for role in ("generator", "critic") for n in range(3)]
 
 
 def command(runs: Path, *more: str) -> list[str]:
@@ -42,11 +43,11 @@ def command(runs: Path, *more: str) -> list[str]:
     ]
 
 
-def killed_once(runs: Path, there: Path) -> None:
-    """Start the run, and kill it as soon as a file or folder is there."""
+def killed_once(runs: Path, there: str) -> None:
+    """Start the run, and kill it as soon as there is such a file or folder in it."""
     started = subprocess.Popen(command(runs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
-    while not there.exists() and started.poll() is None:
+    while not list((runs / "e2e/iter_01").glob(there)) and started.poll() is None:
         assert time.monotonic() < deadline, f"{there} was not made in time"
         time.sleep(0.2)
     assert started.poll() is None, "the run ended before it could be killed"
@@ -60,30 +61,35 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     runs = tmp_path_factory.mktemp("runs")
     folder = runs / "e2e"
     debates = folder / "iter_01/debates.jsonl"
-    killed_once(runs, debates)
+    killed_once(runs, "debates.jsonl")
     first = debates.read_bytes().splitlines()
-    assert 1 <= len(first) < 24, "the kill was to come between two debates"
-    killed_once(runs, folder / "iter_01/agents/generator_0")
+    assert 1 <= len(first) < NUM_TRAIN, "the kill was to come between two debates"
+    killed_once(runs, "agents/[!.]*")  # those with a dot are being written
     before = debates.read_bytes()
-    assert before.count(b"\n") == 24 and set(first[:-1]) <= set(before.splitlines())
+    assert before.count(b"\n") == NUM_TRAIN and set(first[:-1]) <= set(before.splitlines())
     done = subprocess.run(command(runs), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert debates.read_bytes() == before
     return folder, done.stdout
 
 
-def test_every_agent_is_an_ordinary_peft_adapter_with_a_model_card(finished):
-    folder, _ = finished
-    for agent in GENERATORS + CRITICS:
-        home = folder / "iter_01/agents" / agent
+@pytest.fixture(scope="module")
+def trained(finished) -> list[Path]:
+    """The folders of the agents that had examples: what the others would have learned from was not drawn."""
+    counts = json.loads((finished[0] / "iter_01/examples/summary.json").read_text())
+    return [finished[0] / "iter_01/agents" / agent for agent in AGENTS if counts[agent]["examples"]]
+
+
+def test_every_agent_with_examples_is_an_ordinary_peft_adapter_with_a_model_card(trained):
+    assert {home.name.partition("_")[0] for home in trained} == {"generator", "critic"}
+    assert sorted(trained[0].parent.iterdir()) == sorted(trained)
+    for home in trained:
         assert json.loads((home / "adapter_config.json").read_text())["peft_type"] == "LORA"
-        assert agent in (home / "README.md").read_text()
+        assert home.name in (home / "README.md").read_text()
 
 
-def test_agents_are_trained_on_their_own_examples_and_end_up_different(finished):
-    folder, _ = finished
-    weights = {(folder / "iter_01/agents" / a / "adapter_model.safetensors").read_bytes() for a in GENERATORS + CRITICS}
-    assert len(weights) == 6
+def test_agents_are_trained_on_their_own_examples_and_end_up_different(trained):
+    assert len({(home / "adapter_model.safetensors").read_bytes() for home in trained}) == len(trained) > 1
 
 
 def test_agents_of_one_society_answer_differently(finished):
@@ -109,4 +115,16 @@ def test_rows_hold_every_method_before_and_after(finished):
         *((0, method) for method in ("base", "majority@3", "debate")),
         *((1, method) for method in ("maft_single", "maft_majority@3", "maft")),
     }
-    assert all(row["n"] == 6 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)
+    assert all(row["n"] == 3 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)
+
+
+def test_the_society_is_taught_to_one_model_and_the_student_is_merged(finished, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call("distil", str(finished[0]), "--json", "--quiet")
+    assert code == 0, err
+    made = json.loads(out)
+    assert {"distil", "maft", "majority_ft"} <= {row["method"] for row in made["results"]}
+    adapter = Path(made["student"]) / "iter_01/agents/generator_0"
+    assert json.loads((adapter / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert call("merge", made["student"], "--output", "student", "--quiet")[0] == 0
+    assert (tmp_path / "student/model.safetensors").exists()

@@ -271,7 +271,7 @@ def test_the_table_of_methods_can_be_chosen_from_and_sorted(page, tmp_path):
 
 
 def test_a_large_run_fits_into_one_page_that_answers_at_once(page, tmp_path):
-    size = ("num_iterations=5", "task.num_train=500", "task.num_eval=500", "task.high=30", "engine.batch_size=64")
+    size = ("num_iterations=5", "task.num_train=100", "task.num_eval=500", "task.high=30", "engine.batch_size=64")
     folder = run(settings(tmp_path, *size, "debate.summarizer=base"), Scripted(lengthy))
     started = time.process_time()
     file = report.write_page(folder)

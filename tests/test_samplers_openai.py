@@ -384,7 +384,7 @@ def test_a_real_server_with_a_real_model_answers(llama_server, tmp_path):
 def test_a_whole_debate_on_a_real_server(llama_server, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
     Path("real.yaml").write_text(
-        "task: {name: arithmetic, low: 1, high: 4, num_train: 4, num_eval: 4}\n"
+        "task: {name: arithmetic, low: 1, high: 4, num_train: 2, num_eval: 2}\n"
         "sampling: {train: {generator: {max_new_tokens: 16}, critic: {max_new_tokens: 16}, "
         "summarizer: {max_new_tokens: 16}}}\n"
         f"engine: {{sampler: openai, trainer: 'null'}}\nopenai: {{base_url: '{llama_server}'}}\n"
@@ -395,7 +395,7 @@ def test_a_whole_debate_on_a_real_server(llama_server, tmp_path, monkeypatch, ca
     from maft.records import Debate
 
     held = files.read_records(Path("runs/real/iter_01/debates.jsonl"), Debate)
-    assert len(held) == 4 and all(debate.error is None and len(debate.calls()) == 9 for debate in held)
+    assert len(held) == 2 and all(debate.error is None and len(debate.calls()) == 9 for debate in held)
     assert all(call_.reply.completion_tokens <= 16 for debate in held for call_ in debate.calls())
 
 

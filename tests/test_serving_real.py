@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import adapters
 import pytest
-from helpers import settings
+from helpers import SMALL_ENGINE, settings
 from served import served
 
 from maft import engines, models
@@ -23,7 +23,7 @@ def server(tmp_path_factory):
     made = [str(adapters.make(home / f"{seed}", model, strength=1.5, seed=seed)) for seed in (1, 2)]
     small = {"temperature": 0.8, "max_new_tokens": 24}
     config = parse(
-        settings(home, "engine.sampler=openvino", "engine.cache_gb=1", "engine.dtype=float32").model_dump(mode="json")
+        settings(home, "engine.sampler=openvino", *SMALL_ENGINE).model_dump(mode="json")
         | {
             "model": "smollm2-135m-instruct",
             "debate": {"num_agents": 2, "protocol": "vote"},

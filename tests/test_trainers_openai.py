@@ -309,7 +309,7 @@ def test_killed_after_a_submission_it_goes_on_without_paying_twice(tmp_path, mon
         (tmp_path / "hosted.yaml").write_text(CONFIG.format(url=service.url))
         environment = ENVIRONMENT | {"OPENAI_API_KEY": KEY}
         start = [sys.executable, "-c", "from maft.cli import main; main()", "run", "hosted.yaml", "--quiet"]
-        for wanted in (1, 3, 4, 5, 8):
+        for wanted in (1, 4, 8):
             process = subprocess.Popen(
                 start, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
             )
@@ -324,7 +324,7 @@ def test_killed_after_a_submission_it_goes_on_without_paying_twice(tmp_path, mon
         agents = Counter((one["metadata"]["iteration"], one["metadata"]["agent"]) for one in service.jobs.values())
         assert len(agents) == 8 and set(agents.values()) == {1}
         asked = Counter(json.dumps(one, sort_keys=True) for one in service.asked)
-        assert sum(count > 1 for count in asked.values()) <= 5 * 16  # only what was under way at a kill
+        assert sum(count > 1 for count in asked.values()) <= 3 * 16  # only what was under way at a kill
     assert config_.load(tmp_path / "runs/hosted").num_iterations == 2
 
 
