@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from maft.models import probe
+
 PLAIN: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
 PATTERNS: dict[str, dict[str, Any]] = {
     "rank_pattern": {"rank_pattern": {"q_proj": 2}},
@@ -28,8 +30,10 @@ REFUSED: dict[str, dict[str, Any]] = {
 """Settings that some engine applies wrongly; the key begins with the name that the refusal says."""
 
 
-def make(folder: Path, model: str, seed: int = 1, strength: float = 0.3, **settings: Any) -> Path:
-    """Save an adapter with random weights on a model."""
+def make(
+    folder: Path, model: str, seed: int = 1, strength: float = 0.3, *, probed: bool = False, **settings: Any
+) -> Path:
+    """Save an adapter with random weights on a model; `probed` has what PEFT gives with it, as the trainer writes it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -42,7 +46,18 @@ def make(folder: Path, model: str, seed: int = 1, strength: float = 0.3, **setti
             if "lora_" in name:
                 parameter.copy_(torch.randn_like(parameter) * strength / parameter.shape[-1] ** 0.5)
     peft.save_pretrained(folder, save_embedding_layers=False)
+    if probed:
+        write_probe(folder, peft, model)
     return folder
+
+
+def write_probe(folder: Path, peft: Any, model: str) -> None:
+    """Write what PEFT gives with an adapter, for which an engine would else start a process."""
+    from transformers import AutoTokenizer
+
+    with probe.in_float32(peft):
+        result = probe.of_adapter(peft, probe.token_ids(AutoTokenizer.from_pretrained(model)))
+    (folder / "training.json").write_text(f'{{"probe": {result.to_json()}}}')
 
 
 def rename(folder: Path, old: str, new: str) -> Path:

@@ -47,6 +47,7 @@ def sampler(request, both):
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory) -> list[Path]:
     """Two adapters that change what the model says without breaking it."""
+    import adapters as make_  # not above: a test imports this file from a folder that has no `adapters`
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -62,6 +63,7 @@ def adapters(tmp_path_factory) -> list[Path]:
                 parameter.data.mul_(0.3)
         folders.append(tmp_path_factory.mktemp("adapters") / f"adapter_{seed}")
         model.save_pretrained(folders[-1])
+        make_.write_probe(folders[-1], model, models.resolve(MODEL))
     return folders
 
 

@@ -32,7 +32,10 @@ def sampler(request):
 @pytest.fixture(scope="module")
 def made(tiny, tmp_path_factory):
     home = tmp_path_factory.mktemp("adapters")
-    return {kind: make_.make(home / kind, tiny, **{"strength": 3.0, **how}) for kind, how in KINDS.items()}
+    return {
+        kind: make_.make(home / kind, tiny, probed=kind != "rslora", **{"strength": 3.0, **how})
+        for kind, how in KINDS.items()
+    }
 
 
 def ask(question: str, model: str, adapter: Path | None, tokens: int = 3) -> Request:
@@ -74,8 +77,8 @@ def test_greedy_text_is_that_of_peft_alone(sampler, made, tiny, kind):
     assert texts(sampler, tiny, None) == base
 
 
-TOKENS = 6
-"""Length of the packaged model's replies; as many questions differ within it."""
+TOKENS = 8
+"""Length of the packaged model's replies."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def of_packaged(tmp_path_factory):
     folders = []
     for number, kind in enumerate(["both_rslora", "some_layers"]):
         how = {"layers_to_transform": [1, 14]} if kind == "some_layers" else {}
-        folders.append(make_.make(home / kind, model, **make_.PATTERNS[kind] | how, seed=number))
+        folders.append(make_.make(home / kind, model, **make_.PATTERNS[kind] | how, seed=number, probed=True))
     return {folder: by_peft(model, folder, TOKENS) for folder in folders}
 
 
@@ -106,9 +109,8 @@ def test_the_packaged_model_speaks_as_peft_does_with_several_kinds_of_adapter(of
 
 def small_effect(folder: Path, model: str, seed: int) -> Path:
     """Make an adapter that changes the log-likelihoods of the probe's text by 0.08, as short trainings do."""
-    return make_.make(
-        folder, model, seed=seed, strength=0.155, target_modules=["q_proj", "v_proj", "o_proj", "up_proj"]
-    )
+    modules = ["q_proj", "v_proj", "o_proj", "up_proj"]
+    return make_.make(folder, model, seed=seed, strength=0.155, probed=True, target_modules=modules)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def small_effects(tmp_path_factory):
     make_.settings(half, lora_alpha=4)
     make_.settings(nothing, lora_alpha=1e-6)
     num_tokens = len(probe.token_ids(Chat(model).tokenizer))
-    return probe.expected(own, model, "packaged", num_tokens), own, another, half, nothing
+    return probe.recorded(own, num_tokens), own, another, half, nothing
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -160,7 +162,7 @@ def test_what_gets_past_the_settings_is_caught_by_the_probe(sampler, tiny, tmp_p
     monkeypatch.setattr(adapters, "_refuse_other_layers", lambda *_, **__: None)
     changing = make_.make(tmp_path / "changing", tiny, init_lora_weights="pissa", strength=3.0)
     renamed = make_.rename(make_.make(tmp_path / "renamed", tiny, strength=3.0), "model.layers", "model.blocks")
-    right = make_.make(tmp_path / "right", tiny, strength=3.0)
+    right = make_.make(tmp_path / "right", tiny, strength=3.0, probed=True)
     expected = probe.expected(right, tiny, "tiny", len(probe.token_ids(Chat(tiny).tokenizer)))
     (renamed / "training.json").write_text(f'{{"probe": {expected.to_json()}}}')
     for folder in (changing, renamed):

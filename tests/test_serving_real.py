@@ -20,7 +20,7 @@ GREEDY = {"temperature": 0, "max_tokens": 12}
 def server(tmp_path_factory):
     home = tmp_path_factory.mktemp("served")
     model = models.resolve("smollm2-135m-instruct")
-    made = [str(adapters.make(home / f"{seed}", model, strength=1.5, seed=seed)) for seed in (1, 2)]
+    made = [str(adapters.make(home / f"{seed}", model, strength=1.5, seed=seed, probed=True)) for seed in (1, 2)]
     small = {"temperature": 0.8, "max_new_tokens": 24}
     config = parse(
         settings(home, "engine.sampler=openvino", *SMALL_ENGINE).model_dump(mode="json")
