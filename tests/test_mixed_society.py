@@ -111,7 +111,7 @@ class Reader:
 
     def read(self, agents, dialogues, on_read):
         (model,) = {agent.model for agent in agents}
-        assert agents[-1].adapter is None and all(dialogue[-1].role == "assistant" for dialogue in dialogues)
+        assert agents[-1].adapter is None and all(dialogue.messages[-1].role == "assistant" for dialogue in dialogues)
         places, scale = range(len(agents)), 10.0 if model == "b" else 1.0
         kl = tuple(tuple(scale * (n != m) for m in places) for n in places)
         on_read([Reading(nll=tuple(map(float, places)), kl=kl) for _ in dialogues])
