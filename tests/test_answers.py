@@ -88,6 +88,47 @@ def test_equality_is_reflexive_symmetric_and_transitive() -> None:
             assert all(equivalent(a, c) == equivalent(b, c) for c in some)
 
 
+KEYS = {
+    r"x = 1\frac{1}{2}": "3/2",
+    "1,234.50": "2469/2",
+    "1.234,56": "30864/25",
+    r"0.1\overline{6}": "1/6",
+    r"3\times10^{4}": "30000",
+    "1e200": "1e200",
+    "3/0": "3/0",
+    "twelve hundred": "1200",
+    "5:30 pm": "17:30",
+    r"3\pi\text{ cm}^2": r"3\pi",
+    r"2\frac{1}{3}x": r"\frac{7}{3}x",
+    "x²": "x^{2}",
+    r"( 0.5 , \sqrt2 \, ]": r"(1/2, \sqrt{2}]",
+    r"\{3, 1, 2.0\}": "1, 2, 3",
+    "y=1, x=3": "(3, 1)",
+    "x_1=2, x_2=1": "1, 2",
+    r"1 \pm \sqrt 2": r"1+\sqrt{2}, 1-\sqrt{2}",
+    r"-1<x\le5": "(-1, 5]",
+    "-2x < 6": r"(-3, \infty)",
+    "2i>6": "6<2i",
+    "3>y+x": "y+x<3",
+    r"x\ne3": r"(-\infty, 3)\cup(3, \infty)",
+    r"x>2\text{ and }x<5": "(2, 5)",
+    r"\{x|x>2\}": r"(2, \infty)",
+    r"(2,1)\cup(0,1)": r"(0, 1)\cup(2, 1)",
+    "[[1, 0.5], [0, 2]]": r"\begin{pmatrix}1&1/2\\0&2\end{pmatrix}",
+    "1 2\n\n 3  4 ": "1 2\n3 4",
+    "x =\n5": "5",
+    "y = 2x + 3": "y=2x+3",
+    r"\sin 30^\circ": r"\sin(30\frac{\pi}{180})",
+    "(A) 5 apples": "A",
+    "AB": "AB",
+    "No": "no",
+}
+
+
+def test_keys_are_the_value_in_its_shortest_form() -> None:
+    assert {answer: canonical(answer) for answer in KEYS} == KEYS
+
+
 def test_a_key_is_an_answer_equal_to_the_one_it_came_from() -> None:
     for text in TEXTS:
         assert canonical(canonical(text)) == canonical(text)
