@@ -87,6 +87,7 @@ def test_words_that_are_units_dates_and_numbers(a, b):
         (extract_choice, "The answer is C. Why not answer D? Because it is false.", "C"),
         (extract_choice, "It's (A) rather than (C).", "A"),
         (extract_choice, "I'm not sure, I choose C.", "C"),
+        (extract_choice, "I have thought of it.\nB\nThat is all", "B"),
     ],
 )
 def test_what_a_reply_says_of_other_answers_is_not_its_own(extract, reply, answer):
