@@ -26,12 +26,11 @@ run: setup  ## improve SmolLM2-135M on one-digit arithmetic: two iterations, on 
 check: setup  ## format, lint, types and fast tests; offline
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/pytest -q -m "not slow" -n auto --dist worksteal
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/lint-imports --no-cache && $(BIN)/pytest -q -m "not slow" -n auto --dist worksteal && wait $$types
 
 test: check  ## check, and the slow tests with the real model
-	$(BIN)/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -m slow -n 3 --dist loadfile --no-loadscope-reorder
 
 .venv-newest/ready: requirements/newest.txt pyproject.toml
 	$(PYTHON) -m venv .venv-newest
