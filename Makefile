@@ -30,7 +30,7 @@ check: setup  ## format, lint, types and fast tests; offline
 	$(BIN)/lint-imports --no-cache && $(BIN)/pytest -q -m "not slow" -n auto --dist worksteal && wait $$types
 
 test: check  ## check, and the slow tests with the real model
-	$(BIN)/pytest -q -m slow -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 .venv-newest/ready: requirements/newest.txt pyproject.toml
 	$(PYTHON) -m venv .venv-newest

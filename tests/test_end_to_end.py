@@ -13,12 +13,13 @@ from helpers import ROOT, SMALL_ENGINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL warns about many things
 
-NUM_TRAIN = 8
+NUM_TRAIN, NUM_AGENTS = 8, 2
 SMALL = [
     *SMALL_ENGINE,
     "num_iterations=1",
     f"task.num_train={NUM_TRAIN}",
     "task.num_eval=2",
+    f"debate.num_agents={NUM_AGENTS}",
     "engine.batch_size=4",
     "vote.min_agreement=plurality",
     "train.num_epochs=1",
@@ -27,7 +28,7 @@ SMALL = [
     "sampling.train.critic.max_new_tokens=40",
     "sampling.train.summarizer.max_new_tokens=40",
 ]
-AGENTS = [f"{role}_{n}" for role in ("generator", "critic") for n in range(3)]
+AGENTS = [f"{role}_{n}" for role in ("generator", "critic") for n in range(NUM_AGENTS)]
 
 
 def command(runs: Path, *more: str) -> list[str]:
@@ -96,12 +97,12 @@ def test_agents_of_one_society_answer_differently(finished):
     folder, _ = finished
     debates = [json.loads(line) for line in (folder / "iter_01/debates.jsonl").read_text().splitlines()]
     first = [[turn["call"]["reply"]["text"] for turn in debate["turns"] if turn["round"] == 1] for debate in debates]
-    assert sum(len(set(texts)) == 3 for texts in first) > len(first) / 2
+    assert sum(len(set(texts)) == NUM_AGENTS for texts in first) > len(first) / 2
 
 
 def test_the_table_and_the_report_are_the_last_thing_printed(finished):
     folder, output = finished
-    assert "majority@3" in output and "maft" in output
+    assert f"majority@{NUM_AGENTS}" in output and "maft" in output
     assert output.strip().splitlines()[-1].endswith("report.html")
     assert (folder / "report.html").stat().st_size > 10_000
 
@@ -112,8 +113,8 @@ def test_rows_hold_every_method_before_and_after(finished):
     rows = json.loads(subprocess.run(call, capture_output=True, text=True, check=True).stdout)
     methods = {(row["iteration"], row["method"]) for row in rows}
     assert methods == {
-        *((0, method) for method in ("base", "majority@3", "debate")),
-        *((1, method) for method in ("maft_single", "maft_majority@3", "maft")),
+        *((0, method) for method in ("base", f"majority@{NUM_AGENTS}", "debate")),
+        *((1, method) for method in ("maft_single", f"maft_majority@{NUM_AGENTS}", "maft")),
     }
     assert all(row["n"] == 2 and 0 <= row["ci_low"] <= row["accuracy"] <= row["ci_high"] <= 1 for row in rows)
 

@@ -204,7 +204,7 @@ def test_a_driver_that_is_killed_resumes_with_what_the_workers_had_finished(
 
 
 def test_the_real_model_debates_and_is_finetuned_on_two_nodes(cluster, tmp_path):
-    small = ["num_iterations=1", "task.num_train=6", "task.num_eval=2", "train.num_epochs=1", *SMALL_ENGINE]
+    small = ["num_iterations=1", "task.num_train=4", "task.num_eval=2", "train.num_epochs=1", *SMALL_ENGINE]
     small += ["debate.num_agents=2", "curate.short_side=use_all", "vote.min_agreement=plurality"]
     small += [f"sampling.train.{role}.max_new_tokens=40" for role in ("generator", "critic")]
     config = config_.load(RECIPE, [*small, f"runs_dir={tmp_path}", f"cluster.ray={cluster.address}"])
