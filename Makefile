@@ -27,7 +27,8 @@ check: setup  ## format, lint, types and fast tests; offline
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy & types=$$!; \
-	$(BIN)/lint-imports --no-cache && $(BIN)/pytest -q -m "not slow" -n auto --dist worksteal && wait $$types
+	$(BIN)/lint-imports --no-cache && $(BIN)/pytest -q -m "not slow" -n auto --dist worksteal && \
+	{ wait $$types || { echo "mypy found errors: see above the tests" >&2; exit 1; }; }
 
 test: check  ## check, and the slow tests with the real model
 	$(BIN)/pytest -q -m slow -n 2 --dist loadfile --no-loadscope-reorder

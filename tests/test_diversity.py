@@ -109,6 +109,21 @@ def test_what_was_read_is_kept_and_more_questions_read_only_the_new_ones(tmp_pat
     assert measured(4) == [4, 4] and readers[4].batches == 6
 
 
+def test_a_reply_that_was_cut_and_was_read_with_an_end_token_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "embedder", lambda: ("character trigrams", trigrams))
+    reader = Fake(99)
+    monkeypatch.setattr(measure, "LikelihoodReader", lambda engine: reader)
+    folder = run(settings(tmp_path, "num_iterations=1"), Scripted(sums))
+    measure.measure(folder, 2, Quiet())
+    assert reader.batches == 6
+    path = folder.held_out_debates(0)
+    path.write_text(path.read_text().replace('"finish_reason":"stop"', '"finish_reason":"length"'))
+    for _ in range(2):
+        folder.diversity(0).unlink()
+        measure.measure(folder, 2, Quiet())
+        assert reader.batches == 9, "those of iteration 0, once"
+
+
 @pytest.mark.slow
 def test_the_real_model_reads_replies(tmp_path):
     """The base's own numbers are those of transformers; an agent is at no distance from itself."""

@@ -78,6 +78,13 @@ class Kept(Reading):
     model: str
     problem_id: str
     agent: str
+    cut: bool = False
+    """Whether the reply was read without an end token, as one that was cut."""
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What was read, and how."""
+        return self.problem_id, self.agent, self.cut
 
 
 class _Read(NamedTuple):
@@ -134,21 +141,21 @@ def _readings(
     path = folder.readings(iteration)
     files.drop_torn_line(path)
     earlier = files.read_records(path, Kept) if path.exists() else []
-    kept = {(one.problem_id, one.agent): one for one in earlier if one.model == model}
-    dialogues = {
-        (debate.problem_id, agent.name): Dialogue(debate.dialogue(agent.index), debate.latest[agent.index].cut)
-        for debate in debates
-        for agent in agents
-    }
+    kept = {one.key: one for one in earlier if one.model == model}
+    last = [(debate, agent, debate.latest[agent.index].cut) for debate in debates for agent in agents]
+    dialogues = {(d.problem_id, agent.name, cut): Dialogue(d.dialogue(agent.index), cut) for d, agent, cut in last}
     missing = [key for key in dialogues if key not in kept]
     bar.skip(len(dialogues) - len(missing))
     places = iter(missing)
 
     def keep(readings: Sequence[Reading]) -> None:
         named = zip(islice(places, len(readings)), readings, strict=True)
-        new = [Kept(model=model, problem_id=p, agent=a, **reading.model_dump()) for (p, a), reading in named]
+        new = [
+            Kept(model=model, problem_id=problem_id, agent=agent, cut=cut, **reading.model_dump())
+            for (problem_id, agent, cut), reading in named
+        ]
         files.append_records(path, new)
-        kept.update({(one.problem_id, one.agent): one for one in new})
+        kept.update({one.key: one for one in new})
         bar.advance(len(new))
 
     base = AgentRef(role="generator", index=0, model=model)

@@ -9,7 +9,7 @@ the vote of k.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product, zip_longest
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -169,31 +169,32 @@ def best(measured: Sequence[Difficulty]) -> Difficulty | None:
 
 
 def table(measured: Sequence[Difficulty]) -> str:
-    """Return a row for each setting, as text."""
-    names = list(measured[0].settings) if measured else []
-    sizes = {one.questions for one in measured if one.questions}
-    k = max((one.answers for one in measured), default=0)
+    """Return a row for each setting that was measured, as text, and a line for each that could not be."""
+    rows = [(one, cells) for one in measured if (cells := _cells(one))]
+    errors = [f"{_named(one)}: {one.error}" for one in measured if not _cells(one)]
+    if not rows:
+        return "\n".join(errors)
+    k = max(one.answers for one, _ in rows)
     shares = ("single %", f"vote of {k} %", f"pass@{k} %", "room (95 %)", "unparsed %", "cut %")
-    columns = (*names, *shares, "tokens a reply") if sizes else (*names,)
-    rows = [[*map(str, one.settings.values()), *_row(one)] for one in measured]
-    of_width = [row if len(row) == len(columns) else row[: len(names)] for row in rows]  # an error's text may be long
-    widths = [max(map(len, column)) for column in zip_longest(columns, *of_width, fillvalue="")]
-    lines = [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip_longest(row, widths[: len(row)], fillvalue=0))
-        for row in (columns, *rows)
-    ]
-    if not sizes:
-        return "\n".join(lines)
-    each = ", ".join(map(str, sorted(sizes)))
-    return "\n".join([*lines, "", f"{each} questions each; room is pass@{k} minus vote of {k}."])
+    grid = [[*rows[0][0].settings, *shares, "tokens a reply"]]
+    grid += [[*map(str, one.settings.values()), *cells] for one, cells in rows]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in grid]
+    each = ", ".join(map(str, sorted({one.questions for one, _ in rows})))
+    return "\n".join([*lines, *errors, "", f"{each} questions each; room is pass@{k} minus vote of {k}."])
 
 
-def _row(one: Difficulty) -> list[str]:
+def _cells(one: Difficulty) -> list[str]:
+    """Return what was measured; nothing if it could not be."""
     if one.single is None or one.vote is None or one.passed is None or one.room is None:
-        return [str(one.error)]
+        return []
     shares = [f"{100 * share:.1f}" for share in (one.single.mean, one.vote.mean, one.passed.mean)]
     room = f"{100 * one.room.mean:.1f} ({100 * one.room.low:.1f} to {100 * one.room.high:.1f})"
     return [*shares, room, f"{100 * one.unparsed:.1f}", f"{100 * one.cut:.1f}", f"{one.tokens:.0f}"]
+
+
+def _named(one: Difficulty) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in one.settings.items()) or "this task"
 
 
 def recommendation(measured: Sequence[Difficulty]) -> str:
@@ -203,7 +204,7 @@ def recommendation(measured: Sequence[Difficulty]) -> str:
         return f"similarity = {chosen.settings['similarity']}; accuracy is not known: {chosen.error}."
     if chosen is None or chosen.single is None or chosen.room is None:
         return "No setting could be measured."
-    named = ", ".join(f"{name} = {value}" for name, value in chosen.settings.items()) or "this task"
+    named = _named(chosen)
     what = f"a single answer is right for {chosen.single.mean:.1%}, pass@{chosen.answers} is "
     what += f"{100 * chosen.room.mean:.1f} points above the vote of {chosen.answers}"
     if chosen.fits:
