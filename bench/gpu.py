@@ -331,10 +331,12 @@ def shapes() -> dict[str, Any]:
     result: dict[str, Any] = {"card": limits}
     for name, sizes in {"tiny": TINY}.items() if QUICK else {"1.5B": QWEN_1_5B, "7B": QWEN_7B}.items():
         model = shaped(sizes)
-        for slots in (2,) if QUICK else (64, 256, 512):
+        for slots in (2,) if QUICK else (64, 256, 512, 1024):
             result[f"{name}, {slots} slots"] = decode(model, None, slots, limits)
             print(json.dumps(result), flush=True)
         result[f"{name}, 6 agents"] = decode(model, None, 2 if QUICK else 256, limits, agents=6)
+        if on_gpu():
+            result[f"{name}, kernels"] = _kernels(model)
         del model
         _empty()
     return result

@@ -1,7 +1,8 @@
 """Finetuning the same adapters on the same examples, by a plain TRL script and by maft.
 
     python -m bench.training [--quick]          one agent, in a process of its own each: TRL and maft, by objective
-    python -m bench.training shapes [--quick]   six agents in this process, on the best device: TRL, one after the
+    python -m bench.training shapes [--quick] [1.5B 0.5B]
+                                                six agents in this process, on the best device: TRL, one after the
                                                 other, all in one step; SmolLM2-135M and random weights in other shapes
 
 Both train LoRA of rank 16 on all linear layers in the dtype that is best for this machine, with the same batches,
@@ -300,11 +301,12 @@ def random_base(shape: dict[str, Any]) -> Any:
     return RandomBase()
 
 
-def shapes(*, quick: bool) -> None:
+def shapes(names: Sequence[str], *, quick: bool) -> None:
     """Measure several models in this process, and print JSON after each."""
     figures: dict[str, Any] = {}
     plans: dict[str, Any] = {"135M": MODEL} | SHAPES if not quick else {"tiny": TINY}
-    for name, plan in plans.items():
+    for name in names or plans:
+        plan = plans[name]
         base = plan if isinstance(plan, str) else random_base(plan)
         try:
             figures[name] = bench_training(
@@ -338,7 +340,7 @@ def main(*, quick: bool) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["shapes"]:
-        shapes(quick="--quick" in sys.argv)
+        shapes([name for name in sys.argv[2:] if name != "--quick"], quick="--quick" in sys.argv)
     elif len(sys.argv) == 3:
         by, _, objective_ = sys.argv[1].partition("_")
         measure = {"trl": plain_trl, "maft": ours}[by]

@@ -2,12 +2,12 @@
 # Checks and measures maft on a machine with one GPU and no network; see README.md beside this file.
 #
 #   bash recipes/gpu/check.sh --out DIR [--wheels DIR] [--work DIR] [--minutes N | --seconds N] [--parts "card tests shapes ..."]
-#                             [--limit PART=SECONDS]... [--set KEY=VALUE]...
+#                             [--limit PART=SECONDS]... [--set KEY=VALUE]... [--trained "1.5B 0.5B"]
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
 wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" total=480 quick="" python="${PYTHON:-python3}"
-overrides=""
+overrides="" trained=""
 # What one part may take, in seconds; the whole ends in time all the same.
 declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300 [experiment]=600)
 parts="card tests steps shapes prepare released plain batched training run"
@@ -20,6 +20,7 @@ while (($#)); do
     --seconds) total=$2; shift 2 ;;
     --parts) parts=$2; shift 2 ;;
     --limit) limit[${2%%=*}]=${2#*=}; shift 2 ;;
+    --trained) trained=$2; shift 2 ;;
     --set) overrides="$overrides $2"; shift 2 ;;
     --quick) quick=--quick; shift ;;
     *) echo "check.sh: unknown option $1; see recipes/gpu/README.md" >&2; exit 2 ;;
@@ -51,9 +52,9 @@ echo "installed after $((SECONDS - started)) s" | tee -a "$log"
 command_of() {
   case $1 in
     tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
-    training) echo "$python -m bench.training shapes $quick" ;;
+    training) echo "$python -m bench.training shapes $quick $trained" ;;
     experiment)  # ends in time to gather what is finished
-      echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 20)) --runs recipes/gpu/config.yaml $overrides" ;;
+      echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 20)) $overrides" ;;
     run) echo "$python -m maft run recipes/gpu/config.yaml runs_dir=$work/runs" ;;
     *) echo "$python -m bench.gpu $1 $quick" ;;
   esac

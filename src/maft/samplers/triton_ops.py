@@ -188,17 +188,41 @@ def _key(x, SHORT: tl.constexpr):
 
 
 @triton.jit
-def _mass(row, size, top, t, low, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the weight and the number of the tokens at or above a border."""
-    weight = tl.zeros((BLOCK,), tl.float32)
-    number = tl.zeros((BLOCK,), tl.int32)
+def _weight(x, top, rate):
+    """Return weights relative to the likeliest token's; `rate` is log2(e) / temperature."""
+    return tl.exp2((x - top) * rate)
+
+
+@triton.jit
+def _mass(row, size, top, rate, low, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the weight and the number of the tokens above a border, and of those at it."""
+    above, at_border = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    num_above, num_at = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
     for start in range(0, size, BLOCK):
         at = start + tl.arange(0, BLOCK)
         x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-        above = (at < size) & (_key(x, SHORT) >= low)
-        weight += tl.where(above, tl.exp((x - top) / t), 0.0)
-        number += above.to(tl.int32)
-    return tl.sum(weight, 0), tl.sum(number, 0)
+        w, key = _weight(x, top, rate), _key(x, SHORT)
+        higher, equal = (at < size) & (key > low), (at < size) & (key == low)
+        above += tl.where(higher, w, 0.0)
+        at_border += tl.where(equal, w, 0.0)
+        num_above += higher.to(tl.int32)
+        num_at += equal.to(tl.int32)
+    return tl.sum(above, 0), tl.sum(num_above, 0), tl.sum(at_border, 0), tl.sum(num_at, 0)
+
+
+@triton.jit
+def _masses(row, size, top, rate, low, middle, high, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the weights of the tokens at or above each of three borders, all above that of no token."""
+    over_low, over_middle = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
+    over_high = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
+        w, key = _weight(x, top, rate), _key(x, SHORT)
+        over_low += tl.where(key >= low, w, 0.0)
+        over_middle += tl.where(key >= middle, w, 0.0)
+        over_high += tl.where(key >= high, w, 0.0)
+    return tl.sum(over_low, 0), tl.sum(over_middle, 0), tl.sum(over_high, 0)
 
 
 @triton.jit
@@ -219,46 +243,53 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
             best = tl.maximum(best, x)
         top = tl.max(best, 0)
         chosen = tl.min(tl.where(best == top, where, 2147483647), 0)
-        plain = tl.zeros((BLOCK,), tl.float32)
+        rate = 1.4426950408889634 / tl.where(t > 0, t, 1.0)
+        plain, warmed = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
         for start in range(0, size, BLOCK):
             at = start + tl.arange(0, BLOCK)
             x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
             plain += tl.exp(x - top)
+            warmed += _weight(x, top, rate)
         if t > 0:
             k = tl.load(top_k + slot).to(tl.int32)
             p = tl.load(top_p + slot)
             # Of 40 * t below the likeliest token nothing is ever drawn.
             floor = _key(top - 40.0 * t, SHORT)
             high = _key(top, SHORT) + 1
-            whole, number = _mass(row, size, top, t, floor, SHORT, BLOCK)
-            low, keep, goal = floor - 1, tl.full((), 0, tl.int32), whole
-            if (k > 0) & (k < number):  # the lowest border that has k tokens at or above it
-                a, b = floor, high
+            low, keep, goal = floor - 1, tl.full((), 0, tl.int32), tl.sum(warmed, 0)
+            if k > 0:  # the lowest border that has k tokens at or above it
+                a, b = floor - 1, high
                 while b - a > 1:
                     middle = a + (b - a) // 2
-                    number = _mass(row, size, top, t, middle, SHORT, BLOCK)[1]
-                    if number >= k:
+                    _, n, _, n_ties = _mass(row, size, top, rate, middle, SHORT, BLOCK)
+                    if n + n_ties >= k:
                         a = middle
                     else:
                         b = middle
-                upper, n = _mass(row, size, top, t, a + 1, SHORT, BLOCK)
-                with_ties, n_ties = _mass(row, size, top, t, a, SHORT, BLOCK)
-                low, keep = a, k - n
-                goal = upper + (with_ties - upper) * (k - n) / (n_ties - n)
+                if a >= floor:
+                    upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
+                    low, keep = a, k - n
+                    goal = upper + ties_weight * (k - n) / n_ties
             if p < 1:
-                a, b = tl.maximum(low, floor), high
+                # Tokens this far down weigh less than the share that is left out, all together.
+                lowest = top + tl.log2((1 - p) * goal / size) / rate
+                a, b = tl.maximum(tl.maximum(low, floor), _key(lowest, SHORT) - 1), high
                 wanted = goal * p
                 while b - a > 1:
-                    middle = a + (b - a) // 2
-                    weight = _mass(row, size, top, t, middle, SHORT, BLOCK)[0]
-                    if weight >= wanted:
-                        a = middle
+                    part = (b - a + 3) // 4
+                    one, two, three = a + part, a + 2 * part, a + 3 * part
+                    first, second, third = _masses(row, size, top, rate, one, two, three, SHORT, BLOCK)
+                    if third >= wanted:
+                        a = three
+                    elif second >= wanted:
+                        a, b = two, tl.minimum(b, three)
+                    elif first >= wanted:
+                        a, b = one, tl.minimum(b, two)
                     else:
-                        b = middle
-                upper, n = _mass(row, size, top, t, a + 1, SHORT, BLOCK)
-                with_ties, n_ties = _mass(row, size, top, t, a, SHORT, BLOCK)
-                each = (with_ties - upper) / tl.maximum(n_ties - n, 1)
-                ties = tl.minimum(tl.maximum(tl.ceil((wanted - upper) / each).to(tl.int32), 1), n_ties - n)
+                        b = tl.minimum(b, one)
+                upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
+                each = ties_weight / tl.maximum(n_ties, 1)
+                ties = tl.minimum(tl.maximum(tl.ceil((wanted - upper) / each).to(tl.int32), 1), n_ties)
                 if a == low:
                     ties = tl.minimum(ties, keep)
                 low, keep, goal = a, ties, upper + ties * each
@@ -273,7 +304,7 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
                 key = _key(x, SHORT)
                 tie = ((at < size) & (key == low)).to(tl.int32)
                 ok = (at < size) & ((key > low) | ((tie == 1) & (tied + tl.cumsum(tie, 0) <= keep)))
-                w = tl.where(ok, tl.exp((x - top) / t), 0.0)
+                w = tl.where(ok, _weight(x, top, rate), 0.0)
                 past = ok & (reached + tl.cumsum(w, 0) > u)
                 chosen = tl.minimum(chosen, tl.min(tl.where(past, at, 2147483647), 0))
                 last = tl.maximum(last, tl.max(tl.where(ok, at, -1), 0))
