@@ -291,6 +291,7 @@ def random_base(shape: dict[str, Any]) -> Any:
             self.name, self.method, self.trust = "random", "lora", False
             self.dtype = models.usable_dtype("bfloat16")
             self.on_cpu, self.pristine, self.knows = not torch.cuda.is_available(), True, {}
+            self.likelihoods = {}
             chat = Chat(models.resolve(MODEL))
             self.template, self.tokenizer = chat.template, chat.tokenizer
             torch.manual_seed(0)

@@ -214,6 +214,14 @@ def test_rounding_that_only_the_adapter_shows_is_no_other_adapter():
         probe.check(Path("a"), expected, probed([0.0] * 250))
 
 
+def test_an_effect_below_rounding_on_both_sides_refuses_nothing(caplog):
+    """Seen on a GPU in bfloat16: such an adapter was called another one, and mixed batches were given up."""
+    own = drawn(1, 0.02)
+    for seed in range(50):
+        probe.check(Path("a"), probed(own, 0.04, seed + 100, exact=False), probed(own, 0.04, seed))
+    assert len(caplog.records) == 50 and "too small beside rounding" in caplog.text
+
+
 def test_an_adapter_that_the_probe_cannot_tell_is_warned_of(caplog):
     for effect, num_warnings in ((0.0, 0), (0.005, 1)):
         caplog.clear()

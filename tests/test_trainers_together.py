@@ -331,3 +331,14 @@ def test_a_row_longer_than_a_window_of_attention_is_left_to_trl(tiny, tmp_path):
     job = make_job(tmp_path, "generator_0", dialogues, model=str(tmp_path / "mistral"))
     Work("float32").train([job], TrainConfig(num_epochs=1, batch_size=8), lambda step: None)
     assert (job.output / "adapter_model.safetensors").exists()
+
+
+@slow
+def test_the_bench_trains_random_weights_one_after_the_other_and_together(monkeypatch):
+    from bench import training
+
+    monkeypatch.setattr(training, "SETTINGS", training.SETTINGS.model_copy(update={"batch_size": 1}))
+    monkeypatch.setattr(training.models, "usable_dtype", lambda _: "float32")
+    figures = training.bench_training(training.random_base(training.TINY), num_agents=2, num_examples=3, trl=False)
+    assert len(figures["alone"]["loss"]) == 2 and "trl" not in figures
+    assert figures["together"]["loss"] == pytest.approx(sum(figures["alone"]["loss"]) / 2, abs=0.05)

@@ -138,10 +138,13 @@ def check(adapter: Path, expected: Probe, engine: Probe) -> None:
     if effect:
         product = sum(x * y for x, y in zip(here, changes, strict=True)) / len(changes)
         strength = product / effect**2
-        # Rounding in the expected changes makes them larger, and the strength smaller, than they are.
-        most = strength if expected.exact else product / max(effect**2 - max(noise**2, 2 * floor**2), 1e-12)
         variance = sum(2 * x * x * max(y * y, floor**2) for x, y in zip(changes, rounding, strict=True))
         error = math.sqrt(variance) / effect**2 / len(changes)
+        most = strength
+        if not expected.exact:
+            # Rounding in the expected changes makes them larger, and the strength smaller, than they are.
+            true = effect**2 - max(noise**2, 2 * floor**2)
+            most = product / true if true > SURE * error * effect**2 else math.inf
     allowed = max(TOLERANCE, SURE * error)
     right = strength <= 1 + allowed and most >= 1 - allowed and off <= effect / 2 + 3 * noise + 0.01
     if not right:  # NaN is refused

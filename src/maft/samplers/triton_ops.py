@@ -169,10 +169,11 @@ def _attend(q, keys, values, out, slots, lengths, scale, slot_stride, head_strid
 def advance(logits: Tensor, slots: Tensor, state: dict[str, Tensor], stops: Tensor) -> None:
     """Draw the next token of each row and store it in the state of its slot; see `plain_ops`."""
     s = state
+    block, warps = (8192, 16) if logits.shape[1] > 65536 else (4096, 8)
     _advance[(len(logits),)](
         logits, slots, s["tokens"], s["lengths"], s["steps"], s["limits"], s["done"], s["draws"], s["output"],
         s["logprobs"], s["temperature"], s["top_k"], s["top_p"], stops, logits.stride(0), logits.shape[1],
-        s["output"].shape[1], len(stops), logits.dtype == torch.bfloat16, 4096, num_warps=8)  # fmt: skip
+        s["output"].shape[1], len(stops), logits.dtype == torch.bfloat16, block, num_warps=warps)  # fmt: skip
 
 
 @triton.jit
