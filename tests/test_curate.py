@@ -184,6 +184,9 @@ def test_the_most_distinct_of_several_first_answers_is_learned():
         assert made.messages[-1].content == learned
     with pytest.raises(ConfigError, match="curate.choose = distinct chooses among several first answers"):
         settings(Path("runs"), "curate.choose=distinct")
+    with pytest.raises(ConfigError, match="examples_per_question = 2 has no effect: debate.num_samples is 1"):
+        settings(Path("runs"), "curate.examples_per_question=2")
+    settings(Path("runs"), "curate.examples_per_question=2", "debate.num_samples=2")
 
 
 def test_distinct_is_the_share_of_words_and_pairs_of_words_that_no_other_agent_has():

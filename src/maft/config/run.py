@@ -215,6 +215,12 @@ def _of_meaning(config: RunConfig) -> Iterator[str]:
             "curate.choose = distinct chooses among several first answers of an agent. Set debate.num_samples to 2 "
             "or more, or curate.choose=first."
         )
+    if curate.examples_per_question > 1 and debate.num_samples == 1 and debate.protocol in PROTOCOLS:
+        yield (
+            f"curate.examples_per_question = {curate.examples_per_question} has no effect: debate.num_samples is 1, so "
+            f"that a generator has one first answer to a question. Set debate.num_samples to "
+            f"{curate.examples_per_question} or more, or curate.examples_per_question=1."
+        )
     if config.train.online_questions and curate.questions == "shards":
         yield (
             "curate.questions = shards gives each agent fixed questions, which does not work with the turns of "
