@@ -401,7 +401,7 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
                 "run",
                 str(ROOT / "recipes/code_cpu/config.yaml"),
             ),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=4", "task.num_eval=1"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=3", "task.num_eval=1"),
             *("debate.num_agents=2", "vote.min_agreement=plurality", "train.num_epochs=1", "guard.enabled=false"),
             *SMALL_ENGINE,
         ],
@@ -415,7 +415,7 @@ def test_the_recipe_runs_with_the_real_model(tmp_path):
     (start,) = json.loads((folder / "manifest.json").read_text())["starts"]
     assert start["sandbox"]["level"] in LEVELS and start["sandbox"]["level"] in done.stderr
     votes = [json.loads(line) for line in (folder / "iter_01/votes.jsonl").read_text().splitlines()]
-    assert len(votes) == 4 and any(vote["label"] for vote in votes)
+    assert len(votes) == 3 and any(vote["label"] for vote in votes)
     results = json.loads((folder / "iter_01/eval/summary.json").read_text())
     assert all(0 <= result["accuracy"] <= 1 for result in results)
     assert "assert" in (folder / "report.html").read_text()

@@ -13,7 +13,7 @@ from helpers import ROOT, SMALL_ENGINE
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL warns about many things
 
-NUM_TRAIN, NUM_AGENTS = 8, 2
+NUM_TRAIN, NUM_AGENTS = 6, 2
 SMALL = [
     *SMALL_ENGINE,
     "num_iterations=1",

@@ -60,8 +60,8 @@ def test_grpo_in_turns_ends_with_agents_that_learned_in_each(tmp_path):
         [
             *(sys.executable, "-c", "from maft.cli import main; main()", "run"),
             str(ROOT / "recipes/grpo_cpu/config.yaml"),
-            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=6", "task.num_eval=1"),
-            *("debate.num_agents=2", "train.online_questions=3", "sampling.train.generator.max_new_tokens=40"),
+            *(f"runs_dir={tmp_path}", "name=run", "num_iterations=1", "task.num_train=4", "task.num_eval=1"),
+            *("debate.num_agents=2", "train.online_questions=2", "sampling.train.generator.max_new_tokens=40"),
             *SMALL_ENGINE,
         ],
         capture_output=True,
