@@ -1,4 +1,4 @@
-"""A comparison of methods over several seeds, as many processes at a time as there is work, within a time limit.
+"""A comparison of methods over several seeds, many processes at a time, within a time limit.
 
     python -m bench.experiment WORK OUT [--seconds 300] [--seeds 0 1 2] [--reference maft]
                                [--methods single_agent_ft majority_ft] [--at-once 12]
@@ -142,6 +142,7 @@ def main() -> None:
     options.add_argument("--config", default="recipes/gpu/experiment.yaml")
     options.add_argument("--runs")
     asked = options.parse_intermixed_args()
+    asked.methods = [method for method in asked.methods if method != asked.reference]
     begun = time.monotonic()
     made = Processes(asked.seconds, asked.out / "logs", asked.overrides, asked.at_once)
     threads = [

@@ -306,6 +306,8 @@ def shapes(names: Sequence[str], *, quick: bool) -> None:
     """Measure several models in this process, and print JSON after each."""
     figures: dict[str, Any] = {}
     plans: dict[str, Any] = {"135M": MODEL} | SHAPES if not quick else {"tiny": TINY}
+    if unknown := set(names) - set(plans):
+        sys.exit(f"bench.training: no shape is called {' or '.join(sorted(unknown))}; there are {', '.join(plans)}")
     for name in names or plans:
         plan = plans[name]
         base = plan if isinstance(plan, str) else random_base(plan)

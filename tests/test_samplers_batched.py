@@ -412,3 +412,22 @@ def test_triton_computes_what_torch_does_in_its_interpreter():
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(["tests", *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("logits", "block", "warps"), [("bf16", 4096, 8), ("bf16", 8192, 16), ("fp32", 4096, 8)])
+def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits, block, warps):
+    pytest.importorskip("triton")
+    from triton import compile as build
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from maft.samplers import triton_ops
+
+    kernel = triton_ops._advance
+    kinds = dict.fromkeys(kernel.arg_names, "*i64") | {"logits": f"*{logits}", "done": "*i1"}
+    kinds |= dict.fromkeys(("draws", "logprobs", "temperature", "top_p"), "*fp32")
+    kinds |= dict.fromkeys(("row_stride", "size", "width", "num_stops"), "i32")
+    kinds |= dict.fromkeys(("SHORT", "BLOCK"), "constexpr")
+    source = ASTSource(kernel, kinds, {"SHORT": logits == "bf16", "BLOCK": block})
+    assert build(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm["cubin"]

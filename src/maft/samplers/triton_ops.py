@@ -227,6 +227,74 @@ def _masses(row, size, top, rate, low, middle, high, SHORT: tl.constexpr, BLOCK:
 
 
 @triton.jit
+def _first_k(row, size, top, rate, floor, high, whole, k, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the lowest border with k tokens at or above it, how many of those at it are kept, and their weight."""
+    low, keep, goal = floor - 1, tl.full((), 0, tl.int32), whole
+    a, b = floor - 1, high
+    while b - a > 1:
+        middle = a + (b - a) // 2
+        _, n, _, n_ties = _mass(row, size, top, rate, middle, SHORT, BLOCK)
+        if n + n_ties >= k:
+            a = middle
+        else:
+            b = middle
+    if a >= floor:
+        upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
+        low, keep = a, k - n
+        goal = upper + ties_weight * (k - n) / n_ties
+    return low, keep, goal
+
+
+@triton.jit
+def _nucleus(row, size, top, rate, low, keep, goal, floor, high, p, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the same for the fewest tokens that have a share p of the weight, among those that top-k has left."""
+    # Tokens this far down weigh less than the share that is left out, all together.
+    lowest = top + tl.log2((1 - p) * goal / size) / rate
+    a, b = tl.maximum(tl.maximum(low, floor), _key(lowest, SHORT) - 1), high
+    wanted = goal * p
+    while b - a > 1:
+        part = (b - a + 3) // 4
+        one, two, three = a + part, a + 2 * part, a + 3 * part
+        first, second, third = _masses(row, size, top, rate, one, two, three, SHORT, BLOCK)
+        if third >= wanted:
+            a = three
+        elif second >= wanted:
+            a, b = two, tl.minimum(b, three)
+        elif first >= wanted:
+            a, b = one, tl.minimum(b, two)
+        else:
+            b = tl.minimum(b, one)
+    upper, _, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
+    each = ties_weight / tl.maximum(n_ties, 1)
+    ties = tl.minimum(tl.maximum(tl.ceil((wanted - upper) / each).to(tl.int32), 1), n_ties)
+    if a == low:
+        ties = tl.minimum(ties, keep)
+    return a, ties, upper + ties * each
+
+
+@triton.jit
+def _draw(row, size, top, rate, low, keep, u, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the token at which the weights of those that are kept, in the order of their numbers, exceed u."""
+    reached = 0.0
+    tied = 0
+    chosen = 2147483647
+    last = -1
+    for start in range(0, size, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
+        key = _key(x, SHORT)
+        tie = ((at < size) & (key == low)).to(tl.int32)
+        ok = (at < size) & ((key > low) | ((tie == 1) & (tied + tl.cumsum(tie, 0) <= keep)))
+        w = tl.where(ok, _weight(x, top, rate), 0.0)
+        past = ok & (reached + tl.cumsum(w, 0) > u)
+        chosen = tl.minimum(chosen, tl.min(tl.where(past, at, 2147483647), 0))
+        last = tl.maximum(last, tl.max(tl.where(ok, at, -1), 0))
+        reached += tl.sum(w, 0)
+        tied += tl.sum(tie, 0)
+    return tl.minimum(chosen, last)  # rounding may put the number past the last possible token
+
+
+@triton.jit
 def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output, logprobs, temperature, top_k, top_p,
              stops, row_stride, size, width, num_stops, SHORT: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     slot = tl.load(slots + tl.program_id(0))
@@ -258,60 +326,12 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
             floor = _key(top - 40.0 * t, SHORT)
             high = _key(top, SHORT) + 1
             low, keep, goal = floor - 1, tl.full((), 0, tl.int32), tl.sum(warmed, 0)
-            if k > 0:  # the lowest border that has k tokens at or above it
-                a, b = floor - 1, high
-                while b - a > 1:
-                    middle = a + (b - a) // 2
-                    _, n, _, n_ties = _mass(row, size, top, rate, middle, SHORT, BLOCK)
-                    if n + n_ties >= k:
-                        a = middle
-                    else:
-                        b = middle
-                if a >= floor:
-                    upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
-                    low, keep = a, k - n
-                    goal = upper + ties_weight * (k - n) / n_ties
+            if k > 0:
+                low, keep, goal = _first_k(row, size, top, rate, floor, high, goal, k, SHORT, BLOCK)
             if p < 1:
-                # Tokens this far down weigh less than the share that is left out, all together.
-                lowest = top + tl.log2((1 - p) * goal / size) / rate
-                a, b = tl.maximum(tl.maximum(low, floor), _key(lowest, SHORT) - 1), high
-                wanted = goal * p
-                while b - a > 1:
-                    part = (b - a + 3) // 4
-                    one, two, three = a + part, a + 2 * part, a + 3 * part
-                    first, second, third = _masses(row, size, top, rate, one, two, three, SHORT, BLOCK)
-                    if third >= wanted:
-                        a = three
-                    elif second >= wanted:
-                        a, b = two, tl.minimum(b, three)
-                    elif first >= wanted:
-                        a, b = one, tl.minimum(b, two)
-                    else:
-                        b = tl.minimum(b, one)
-                upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
-                each = ties_weight / tl.maximum(n_ties, 1)
-                ties = tl.minimum(tl.maximum(tl.ceil((wanted - upper) / each).to(tl.int32), 1), n_ties)
-                if a == low:
-                    ties = tl.minimum(ties, keep)
-                low, keep, goal = a, ties, upper + ties * each
+                low, keep, goal = _nucleus(row, size, top, rate, low, keep, goal, floor, high, p, SHORT, BLOCK)
             u = tl.load(draws + slot * width + step) * goal
-            reached = 0.0
-            tied = 0
-            chosen = 2147483647
-            last = -1
-            for start in range(0, size, BLOCK):
-                at = start + tl.arange(0, BLOCK)
-                x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-                key = _key(x, SHORT)
-                tie = ((at < size) & (key == low)).to(tl.int32)
-                ok = (at < size) & ((key > low) | ((tie == 1) & (tied + tl.cumsum(tie, 0) <= keep)))
-                w = tl.where(ok, _weight(x, top, rate), 0.0)
-                past = ok & (reached + tl.cumsum(w, 0) > u)
-                chosen = tl.minimum(chosen, tl.min(tl.where(past, at, 2147483647), 0))
-                last = tl.maximum(last, tl.max(tl.where(ok, at, -1), 0))
-                reached += tl.sum(w, 0)
-                tied += tl.sum(tie, 0)
-            chosen = tl.minimum(chosen, last)  # rounding may put the number past the last possible token
+            chosen = _draw(row, size, top, rate, low, keep, u, SHORT, BLOCK)
         logprob = tl.load(row + chosen).to(tl.float32) - top - tl.log(tl.sum(plain, 0))
         ended = step + 1 >= tl.load(limits + slot)
         for n in range(0, num_stops):
