@@ -233,18 +233,21 @@ def check_operations(dtype, where: str, vocabulary: int = 5000, rows: int = 40) 
 
     if dtype == torch.float32 or where == "cuda":  # the interpreter has no products of bfloat16
         both(adapted)
-    cos, sin = (random(40, 8).repeat(1, 2) for _ in range(2))
-    positions, slots = torch.tensor([3, 39, 0], device=where), torch.tensor([2, 0, 3], device=where)
-    qkv, cache, lengths = random(3, 160), random(2, 4, 2, 40, 16), torch.tensor([39, 0, 3, 0], device=where)
+    cos, sin = (random(80, 8).repeat(1, 2) for _ in range(2))
+    positions, slots = torch.tensor([3, 79, 0], device=where), torch.tensor([2, 0, 3], device=where)
+    qkv, cache, lengths = random(3, 160), random(2, 4, 2, 80, 16), torch.tensor([79, 0, 3, 0], device=where)
+
+    def stored(ops):
+        keys, values = cache.clone()
+        return ops.rotate_and_store(qkv, cos, sin, positions, slots, keys, values, 6), keys, values
 
     def attended(ops):
         keys, values = cache.clone()
-        q = ops.rotate_and_store(qkv, cos, sin, positions, slots, keys, values, 6)
-        if dtype != torch.float32 and where != "cuda":
-            return q, keys, values
-        return q, keys, values, ops.attend(q, keys, values, slots, lengths)
+        return ops.attend(qkv, cos, sin, slots, keys, values, lengths, 6), keys, values
 
-    both(attended)
+    both(stored)
+    if dtype == torch.float32 or where == "cuda":
+        both(attended)
     logits = random(rows, vocabulary) * 3
     likeliest = int(logits[0].argmax())
     cases = (
@@ -417,6 +420,22 @@ def test_triton_computes_what_torch_does_in_its_interpreter():
 @pytest.mark.torch
 @pytest.mark.parametrize(("logits", "block", "warps"), [("bf16", 4096, 8), ("bf16", 8192, 16), ("fp32", 4096, 8)])
 def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits, block, warps):
+    kinds = {"logits": f"*{logits}", "done": "*i1"}
+    kinds |= dict.fromkeys(("draws", "logprobs", "temperature", "top_p"), "*fp32")
+    kinds |= dict.fromkeys(("row_stride", "size", "width", "num_stops"), "i32")
+    compile_for_a_gpu("_advance", "*i64", kinds, {"SHORT": logits == "bf16", "BLOCK": block}, warps)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("width", [64, 128])
+def test_the_kernel_of_attention_compiles_for_a_gpu_where_there_is_none(width):
+    kinds = dict.fromkeys(("slots", "lengths"), "*i64") | {"scale": "fp32"}
+    kinds |= dict.fromkeys(("row_stride", "slot_stride", "head_stride", "heads", "kv_heads", "group"), "i32")
+    compile_for_a_gpu("_attend", "*bf16", kinds, {"WIDTH": width, "GROUP": 16, "BLOCK": 64}, 4)
+
+
+def compile_for_a_gpu(name: str, pointers: str, kinds: dict, constants: dict, warps: int) -> None:
+    """Compile a kernel for an H100; arguments are pointers unless `kinds` says otherwise."""
     pytest.importorskip("triton")
     from triton import compile as build
     from triton.backends.compiler import GPUTarget
@@ -424,10 +443,7 @@ def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits, bl
 
     from maft.samplers import triton_ops
 
-    kernel = triton_ops._advance
-    kinds = dict.fromkeys(kernel.arg_names, "*i64") | {"logits": f"*{logits}", "done": "*i1"}
-    kinds |= dict.fromkeys(("draws", "logprobs", "temperature", "top_p"), "*fp32")
-    kinds |= dict.fromkeys(("row_stride", "size", "width", "num_stops"), "i32")
-    kinds |= dict.fromkeys(("SHORT", "BLOCK"), "constexpr")
-    source = ASTSource(kernel, kinds, {"SHORT": logits == "bf16", "BLOCK": block})
-    assert build(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm["cubin"]
+    kernel = getattr(triton_ops, name)
+    kinds = dict.fromkeys(kernel.arg_names, pointers) | kinds | dict.fromkeys(constants, "constexpr")
+    made = build(ASTSource(kernel, kinds, constants), target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    assert made.asm["cubin"]

@@ -62,16 +62,22 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
-    """Return attention of one new token in each row over its slot, [rows, heads * width of a head].
+def attend(
+    qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int
+) -> Tensor:
+    """Store one new token in each row and return its attention over its slot, [rows, heads * width of a head].
 
     Args:
-        q: [rows, heads, width of a head].
-        keys: [slots, key-value heads, positions, width of a head].
-        values: as keys.
+        qkv: as in `rotate_and_store`, and so are the tables, the cache and `heads`.
+        cos: see there.
+        sin: see there.
         slots: [rows].
+        keys: see there.
+        values: see there.
         lengths: [slots], tokens before the new one.
+        heads: see there.
     """
+    q = rotate_and_store(qkv, cos, sin, lengths[slots], slots, keys, values, heads)
     k, v = keys[slots], values[slots]
     seen = torch.arange(k.shape[2], device=q.device)[None] <= lengths[slots][:, None]
     grouped = q.unflatten(1, (k.shape[1], -1))

@@ -126,7 +126,8 @@ class Slots:
         rows = at.repeat_interleave(longest)
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, keys, values = self._store(layer, qkv, positions, rows)
+            keys, values, rotate = self.keys[layer], self.values[layer], self.fused.ops.rotate_and_store
+            q = rotate(qkv, self.cos, self.sin, positions, rows, keys, values, self.fused.heads)
             # Padding comes after the prompt, where causal attention does not see it.
             out = functional.scaled_dot_product_attention(
                 q.unflatten(0, (len(jobs), longest)).transpose(1, 2),
@@ -143,20 +144,14 @@ class Slots:
 
     def _step(self, slots: Tensor) -> None:
         """Make one token in each slot."""
-        positions = self.state["lengths"][slots]
+        ops, state, heads = self.fused.ops, self.state, self.fused.heads
 
         def attend(layer: int, qkv: Tensor) -> Tensor:
-            q, keys, values = self._store(layer, qkv, positions, slots)
-            return self.fused.ops.attend(q, keys, values, slots, self.state["lengths"])
+            keys, values = self.keys[layer], self.values[layer]
+            return ops.attend(qkv, self.cos, self.sin, slots, keys, values, state["lengths"], heads)
 
-        hidden = self.fused.hidden(self.state["tokens"][slots], self.state["agents"][slots], attend)
-        self.fused.ops.advance(self.fused.logits(hidden), slots, self.state, self.stops)
-
-    def _store(self, layer: int, qkv: Tensor, positions: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Put keys and values of new tokens into the cache of a layer; return rotated queries and the cache."""
-        keys, values, heads = self.keys[layer], self.values[layer], self.fused.heads
-        rotate = self.fused.ops.rotate_and_store
-        return rotate(qkv, self.cos, self.sin, positions, slots, keys, values, heads), keys, values
+        hidden = self.fused.hidden(state["tokens"][slots], state["agents"][slots], attend)
+        ops.advance(self.fused.logits(hidden), slots, state, self.stops)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _go(self, slots: Sequence[int]) -> None:

@@ -124,31 +124,49 @@ def _rotate_and_store(qkv, cos, sin, positions, slots, keys, values, q, row_stri
     tl.store(target + HALF, second, mask=is_value)
 
 
-def attend(q: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tensor) -> Tensor:
-    """Return attention of one new token in each row over its slot; see `plain_ops`."""
-    rows, heads, width = q.shape
-    kv_heads = keys.shape[1]
-    out = torch.empty(rows, heads * width, dtype=q.dtype, device=q.device)
+def attend(
+    qkv: Tensor, cos: Tensor, sin: Tensor, slots: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, heads: int
+) -> Tensor:
+    """Store one new token in each row and return its attention over its slot; see `plain_ops`."""
+    kv_heads, width = keys.shape[1], keys.shape[3]
+    out = torch.empty(len(qkv), heads * width, dtype=qkv.dtype, device=qkv.device)
     group = heads // kv_heads
-    _attend[(rows, kv_heads)](
-        q, keys, values, out, slots, lengths, width**-0.5, keys.stride(0), keys.stride(1), heads, group, width,
-        max(16, triton.next_power_of_2(group)), 64, num_warps=4, num_stages=3)  # fmt: skip
+    _attend[(len(qkv), kv_heads)](
+        qkv, cos, sin, keys, values, out, slots, lengths, width**-0.5, qkv.stride(0), keys.stride(0), keys.stride(1),
+        heads, kv_heads, group, width, max(16, triton.next_power_of_2(group)), 64, num_warps=4,
+        num_stages=3)  # fmt: skip
     return out
 
 
 @triton.jit
-def _attend(q, keys, values, out, slots, lengths, scale, slot_stride, head_stride, heads, group,
-            WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _rotated(source, c, s, at, mask, WIDTH: tl.constexpr):
+    """Return rows of one position, rotated; `c` and `s` are its cosines and sines."""
+    other = (at + WIDTH // 2) % WIDTH
+    x, y = tl.load(source + at, mask=mask, other=0.0), tl.load(source + other, mask=mask, other=0.0)
+    turned = x.to(tl.float32) * c + tl.where(at < WIDTH // 2, -1.0, 1.0) * y.to(tl.float32) * s
+    return turned.to(x.dtype)
+
+
+@triton.jit
+def _attend(qkv, cos, sin, keys, values, out, slots, lengths, scale, row_stride, slot_stride, head_stride, heads,
+            kv_heads, group, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     row, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     slot = tl.load(slots + row).to(tl.int64)
-    length = tl.load(lengths + slot).to(tl.int32) + 1
+    length = tl.load(lengths + slot).to(tl.int32)
     head, at = tl.arange(0, GROUP), tl.arange(0, WIDTH)
-    mine = (row * heads + kv_head * group + head)[:, None] * WIDTH + at[None, :]
-    queries = tl.load(q + mine, mask=(head < group)[:, None], other=0.0)
+    c = tl.load(cos + length * WIDTH + at).to(tl.float32)
+    s = tl.load(sin + length * WIDTH + at).to(tl.float32)
+    source, mine = qkv + row * row_stride, (head < group)[:, None]
+    first = source + (kv_head * group + head)[:, None] * WIDTH
+    queries = _rotated(first, c[None, :], s[None, :], at[None, :], mine, WIDTH)
+    key = _rotated(source + (heads + kv_head) * WIDTH, c, s, at, at < WIDTH, WIDTH)
+    value = tl.load(source + (heads + kv_heads + kv_head) * WIDTH + at)
     base = slot * slot_stride + kv_head * head_stride
-    top = tl.full((GROUP,), -float("inf"), tl.float32)
-    weight = tl.zeros((GROUP,), tl.float32)
-    total = tl.zeros((GROUP, WIDTH), tl.float32)
+    tl.store(keys + base + length * WIDTH + at, key)
+    tl.store(values + base + length * WIDTH + at, value)
+    top = tl.sum(queries.to(tl.float32) * key.to(tl.float32)[None, :], 1) * scale
+    weight = tl.full((GROUP,), 1.0, tl.float32)
+    total = tl.zeros((GROUP, WIDTH), tl.float32) + value.to(tl.float32)[None, :]
     for start in range(0, length, BLOCK):
         place = start + tl.arange(0, BLOCK)
         inside = (place < length)[:, None]
@@ -162,8 +180,8 @@ def _attend(q, keys, values, out, slots, lengths, scale, slot_stride, head_strid
         weight = weight * fade + tl.sum(p, 1)
         total = total * fade[:, None] + tl.dot(p.to(v.dtype), v, input_precision="ieee")
         top = higher
-    total = total / weight[:, None]
-    tl.store(out + mine, total.to(queries.dtype), mask=(head < group)[:, None])
+    target = out + (row * heads + kv_head * group + head)[:, None] * WIDTH + at[None, :]
+    tl.store(target, (total / weight[:, None]).to(queries.dtype), mask=mine)
 
 
 def advance(logits: Tensor, slots: Tensor, state: dict[str, Tensor], stops: Tensor) -> None:
@@ -189,109 +207,156 @@ def _key(x, SHORT: tl.constexpr):
 
 
 @triton.jit
+def _value(key, SHORT: tl.constexpr):
+    """Return the logit with a key."""
+    if SHORT:
+        bits = key << 16
+        bits = bits ^ ((bits >> 31) & 0x7FFF0000)
+    else:
+        bits = key.to(tl.int32)
+        bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _weight(x, top, rate):
     """Return weights relative to the likeliest token's; `rate` is log2(e) / temperature."""
     return tl.exp2((x - top) * rate)
 
 
 @triton.jit
-def _mass(row, size, top, rate, low, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the weight and the number of the tokens above a border, and of those at it."""
-    above, at_border = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-    num_above, num_at = tl.zeros((BLOCK,), tl.int32), tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, size, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-        w, key = _weight(x, top, rate), _key(x, SHORT)
-        higher, equal = (at < size) & (key > low), (at < size) & (key == low)
-        above += tl.where(higher, w, 0.0)
-        at_border += tl.where(equal, w, 0.0)
-        num_above += higher.to(tl.int32)
-        num_at += equal.to(tl.int32)
-    return tl.sum(above, 0), tl.sum(num_above, 0), tl.sum(at_border, 0), tl.sum(num_at, 0)
+def _load(row, start, size, BLOCK: tl.constexpr):
+    """Return a block of logits and their tokens; past the end they are never drawn."""
+    at = start + tl.arange(0, BLOCK)
+    return tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32), at
 
 
 @triton.jit
-def _masses(row, size, top, rate, low, middle, high, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the weights of the tokens at or above each of three borders, all above that of no token."""
+def _likeliest(row, size, BLOCK: tl.constexpr):
+    """Return the highest logit and the first token that has it."""
+    best, where = tl.full((BLOCK,), -float("inf"), tl.float32), tl.full((BLOCK,), 2147483647, tl.int32)
+    for start in range(0, size, BLOCK):
+        x, at = _load(row, start, size, BLOCK)
+        where = tl.where(x > best, at, where)
+        best = tl.maximum(best, x)
+    top = tl.max(best, 0)
+    return top, tl.min(tl.where(best == top, where, 2147483647), 0)
+
+
+@triton.jit
+def _count(row, size, border, BLOCK: tl.constexpr):
+    """Return the number of tokens at or above a border."""
+    count = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, size, BLOCK):
+        count += (_load(row, start, size, BLOCK)[0] >= border).to(tl.int32)
+    return tl.sum(count, 0)
+
+
+@triton.jit
+def _masses(row, size, top, rate, low, middle, high, BLOCK: tl.constexpr):
+    """Return the weights of the tokens at or above each of three borders."""
     over_low, over_middle = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     over_high = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, size, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-        w, key = _weight(x, top, rate), _key(x, SHORT)
-        over_low += tl.where(key >= low, w, 0.0)
-        over_middle += tl.where(key >= middle, w, 0.0)
-        over_high += tl.where(key >= high, w, 0.0)
+        x, _ = _load(row, start, size, BLOCK)
+        w = _weight(x, top, rate)
+        over_low += tl.where(x >= low, w, 0.0)
+        over_middle += tl.where(x >= middle, w, 0.0)
+        over_high += tl.where(x >= high, w, 0.0)
     return tl.sum(over_low, 0), tl.sum(over_middle, 0), tl.sum(over_high, 0)
 
 
 @triton.jit
 def _first_k(row, size, top, rate, floor, high, whole, k, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the lowest border with k tokens at or above it, how many of those at it are kept, and their weight."""
-    low, keep, goal = floor - 1, tl.full((), 0, tl.int32), whole
+    """Return the lowest border with k tokens at or above it, how many of those at it are kept, and all their weight."""
     a, b = floor - 1, high
     while b - a > 1:
         middle = a + (b - a) // 2
-        _, n, _, n_ties = _mass(row, size, top, rate, middle, SHORT, BLOCK)
-        if n + n_ties >= k:
+        if _count(row, size, _value(middle, SHORT), BLOCK) >= k:
             a = middle
         else:
             b = middle
+    keep, goal = tl.full((), 0, tl.int32), whole
     if a >= floor:
-        upper, n, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
-        low, keep = a, k - n
-        goal = upper + ties_weight * (k - n) / n_ties
-    return low, keep, goal
+        border = _value(a + 1, SHORT)
+        keep = k - _count(row, size, border, BLOCK)
+        above, _, _ = _masses(row, size, top, rate, border, border, border, BLOCK)
+        goal = above + keep * _weight(_value(a, SHORT), top, rate)
+    return a, keep, goal
 
 
 @triton.jit
-def _nucleus(row, size, top, rate, low, keep, goal, floor, high, p, SHORT: tl.constexpr, BLOCK: tl.constexpr):
-    """Return the same for the fewest tokens that have a share p of the weight, among those that top-k has left."""
+def _narrow(a, at_a, b, at_b, key, mass, wanted):
+    """Move an end of the range [a, b) to a border inside it, with the weights at or above both ends."""
+    up = (key > a) & (key < b) & (mass >= wanted)
+    down = (key > a) & (key < b) & (mass < wanted)
+    return tl.where(up, key, a), tl.where(up, mass, at_a), tl.where(down, key, b), tl.where(down, mass, at_b)
+
+
+@triton.jit
+def _nucleus(row, size, top, rate, a, keep, goal, b, p, one, at_one, two, at_two,
+             SHORT: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Return the same for the fewest tokens that have a share p of the weight, among those that top-k has left.
+
+    The border is in [a, b). `one` and `two` are borders whose weights are known. Each pass takes three new ones: about
+    where the weight is, if it grows evenly in the range, or at its quarters, if the last guess was wrong.
+    """
+    low, wanted = a, goal * p
+    at_a, at_b, slow = goal, 0.0, 0
     # Tokens this far down weigh less than the share that is left out, all together.
-    lowest = top + tl.log2((1 - p) * goal / size) / rate
-    a, b = tl.maximum(tl.maximum(low, floor), _key(lowest, SHORT) - 1), high
-    wanted = goal * p
+    a = tl.maximum(a, _key(top + tl.log2((1 - p) * goal / size) / rate, SHORT) - 1)
+    a, at_a, b, at_b = _narrow(a, at_a, b, at_b, one, at_one, wanted)
+    a, at_a, b, at_b = _narrow(a, at_a, b, at_b, two, at_two, wanted)
     while b - a > 1:
-        part = (b - a + 3) // 4
-        one, two, three = a + part, a + 2 * part, a + 3 * part
-        first, second, third = _masses(row, size, top, rate, one, two, three, SHORT, BLOCK)
-        if third >= wanted:
-            a = three
-        elif second >= wanted:
-            a, b = two, tl.minimum(b, three)
-        elif first >= wanted:
-            a, b = one, tl.minimum(b, two)
-        else:
-            b = tl.minimum(b, one)
-    upper, _, ties_weight, n_ties = _mass(row, size, top, rate, a, SHORT, BLOCK)
-    each = ties_weight / tl.maximum(n_ties, 1)
-    ties = tl.minimum(tl.maximum(tl.ceil((wanted - upper) / each).to(tl.int32), 1), n_ties)
+        length, start = b - a, _value(a, SHORT)
+        width = _value(b, SHORT) - start
+        guess = start + width * (at_a - wanted) / (at_a - at_b)
+        error = width * tl.minimum(0.2 * width * rate, 0.25)
+        two = tl.where(slow > 0, a + length // 2, _key(guess, SHORT))
+        two = tl.minimum(tl.maximum(two, a + 1), b - 1)
+        one = tl.where(slow > 0, a + (length + 3) // 4, tl.minimum(_key(guess - error, SHORT), two - 1))
+        three = tl.where(slow > 0, b - (length + 3) // 4, tl.maximum(_key(guess + error, SHORT), two + 1))
+        first, second, third = _masses(
+            row, size, top, rate, _value(one, SHORT), _value(two, SHORT), _value(three, SHORT), BLOCK
+        )
+        a, at_a, b, at_b = _narrow(a, at_a, b, at_b, one, first, wanted)
+        a, at_a, b, at_b = _narrow(a, at_a, b, at_b, two, second, wanted)
+        a, at_a, b, at_b = _narrow(a, at_a, b, at_b, three, third, wanted)
+        slow = ((slow == 0) & (b - a > length // 4)).to(tl.int32)
+    each = _weight(_value(a, SHORT), top, rate)
+    ties = tl.maximum(tl.ceil((wanted - at_b) / each).to(tl.int32), 1)
     if a == low:
         ties = tl.minimum(ties, keep)
-    return a, ties, upper + ties * each
+    return a, ties, at_b + ties * each
 
 
 @triton.jit
-def _draw(row, size, top, rate, low, keep, u, SHORT: tl.constexpr, BLOCK: tl.constexpr):
+def _kept(x, border, left):
+    """Say which tokens of a block are kept: those above a border, and the first few at it."""
+    tie = (x == border).to(tl.int32)
+    return (x > border) | ((tie == 1) & (tl.cumsum(tie, 0) <= left))
+
+
+@triton.jit
+def _draw(row, size, top, rate, border, keep, u, BLOCK: tl.constexpr):
     """Return the token at which the weights of those that are kept, in the order of their numbers, exceed u."""
-    reached = 0.0
-    tied = 0
-    chosen = 2147483647
-    last = -1
-    for start in range(0, size, BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-        key = _key(x, SHORT)
-        tie = ((at < size) & (key == low)).to(tl.int32)
-        ok = (at < size) & ((key > low) | ((tie == 1) & (tied + tl.cumsum(tie, 0) <= keep)))
-        w = tl.where(ok, _weight(x, top, rate), 0.0)
-        past = ok & (reached + tl.cumsum(w, 0) > u)
-        chosen = tl.minimum(chosen, tl.min(tl.where(past, at, 2147483647), 0))
-        last = tl.maximum(last, tl.max(tl.where(ok, at, -1), 0))
-        reached += tl.sum(w, 0)
-        tied += tl.sum(tie, 0)
-    return tl.minimum(chosen, last)  # rounding may put the number past the last possible token
+    each = _weight(border, top, rate)
+    start, block, reached, left = 0, 0, 0.0, keep
+    before, left_before = reached, left
+    while (start < size) & (reached <= u):
+        x, _ = _load(row, start, size, BLOCK)
+        ties = tl.minimum(tl.sum((x == border).to(tl.int32), 0), left)
+        weight = tl.sum(tl.where(x > border, _weight(x, top, rate), 0.0), 0) + ties * each
+        if weight > 0:
+            block, before, left_before = start, reached, left
+        reached += weight
+        left -= ties
+        start += BLOCK
+    # It is in the last block with weight, where rounding may put u past the last token.
+    x, at = _load(row, block, size, BLOCK)
+    ok = _kept(x, border, left_before)
+    past = ok & (before + tl.cumsum(tl.where(ok, _weight(x, top, rate), 0.0), 0) > u)
+    return tl.minimum(tl.min(tl.where(past, at, 2147483647), 0), tl.max(tl.where(ok, at, -1), 0))
 
 
 @triton.jit
@@ -302,37 +367,29 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
         row = logits + tl.program_id(0).to(tl.int64) * row_stride
         step = tl.load(steps + slot)
         t = tl.load(temperature + slot)
-        # The likeliest token, and the sums.
-        best = tl.full((BLOCK,), -float("inf"), tl.float32)
-        where = tl.full((BLOCK,), 2147483647, tl.int32)
-        for start in range(0, size, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-            where = tl.where(x > best, at, where)
-            best = tl.maximum(best, x)
-        top = tl.max(best, 0)
-        chosen = tl.min(tl.where(best == top, where, 2147483647), 0)
+        top, chosen = _likeliest(row, size, BLOCK)
         rate = 1.4426950408889634 / tl.where(t > 0, t, 1.0)
-        plain, warmed = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
-        for start in range(0, size, BLOCK):
-            at = start + tl.arange(0, BLOCK)
-            x = tl.load(row + at, mask=at < size, other=-float("inf")).to(tl.float32)
-            plain += tl.exp(x - top)
-            warmed += _weight(x, top, rate)
+        # Two borders where that of the nucleus often is between.
+        one, two = _key(top - 6.0 * t, SHORT), _key(top - 2.5 * t, SHORT)
+        all_tokens = -float("inf")
+        whole, at_one, at_two = _masses(row, size, top, rate, all_tokens, _value(one, SHORT), _value(two, SHORT), BLOCK)
+        plain = whole
         if t > 0:
+            if t != 1:
+                plain, _, _ = _masses(row, size, top, 1.4426950408889634, all_tokens, all_tokens, all_tokens, BLOCK)
             k = tl.load(top_k + slot).to(tl.int32)
             p = tl.load(top_p + slot)
             # Of 40 * t below the likeliest token nothing is ever drawn.
-            floor = _key(top - 40.0 * t, SHORT)
-            high = _key(top, SHORT) + 1
-            low, keep, goal = floor - 1, tl.full((), 0, tl.int32), tl.sum(warmed, 0)
+            floor, high = _key(top - 40.0 * t, SHORT), _key(top, SHORT) + 1
+            border, keep, goal = floor - 1, tl.full((), 0, tl.int32), whole
             if k > 0:
-                low, keep, goal = _first_k(row, size, top, rate, floor, high, goal, k, SHORT, BLOCK)
+                border, keep, goal = _first_k(row, size, top, rate, floor, high, goal, k, SHORT, BLOCK)
             if p < 1:
-                low, keep, goal = _nucleus(row, size, top, rate, low, keep, goal, floor, high, p, SHORT, BLOCK)
+                border, keep, goal = _nucleus(row, size, top, rate, border, keep, goal, high, p, one, at_one, two,
+                                              at_two, SHORT, BLOCK)  # fmt: skip
             u = tl.load(draws + slot * width + step) * goal
-            chosen = _draw(row, size, top, rate, low, keep, u, SHORT, BLOCK)
-        logprob = tl.load(row + chosen).to(tl.float32) - top - tl.log(tl.sum(plain, 0))
+            chosen = _draw(row, size, top, rate, _value(border, SHORT), keep, u, BLOCK)
+        logprob = tl.load(row + chosen).to(tl.float32) - top - tl.log(plain)
         ended = step + 1 >= tl.load(limits + slot)
         for n in range(0, num_stops):
             ended = ended | (tl.load(stops + n) == chosen)
