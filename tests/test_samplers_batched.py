@@ -418,7 +418,7 @@ def test_triton_computes_what_torch_does_in_its_interpreter():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("logits", "block", "warps"), [("bf16", 4096, 8), ("bf16", 8192, 16), ("fp32", 4096, 8)])
+@pytest.mark.parametrize(("logits", "block", "warps"), [("bf16", 4096, 16), ("bf16", 8192, 32), ("fp32", 4096, 16)])
 def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits, block, warps):
     kinds = {"logits": f"*{logits}", "done": "*i1"}
     kinds |= dict.fromkeys(("draws", "logprobs", "temperature", "top_p"), "*fp32")

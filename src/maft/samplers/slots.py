@@ -73,7 +73,7 @@ class Slots:
                     self._read(chunk, slots)
                     running.update(zip(slots, chunk, strict=True))
             if running:
-                self._go(sorted(running))
+                self._go(sorted(running, key=lambda slot: self.fused.numbers[running[slot].adapter]))
             yield from ended
             if more and (new := take(self.count - len(waiting))):
                 more = all(map(fits, new))

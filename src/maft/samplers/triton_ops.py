@@ -53,30 +53,34 @@ def _silu_mul(both, out, width, row_stride, BLOCK: tl.constexpr):
 
 
 def add_adapters(both: Tensor, width: int, up: Tensor, agents: Tensor, rank: int, count: int) -> None:
-    """Add each row's low-rank part to its output, in place; see `plain_ops`."""
+    """Add each row's low-rank part to its output, in place; see `plain_ops`. The rank is a multiple of 16.
+
+    Few agents should meet in 64 neighbouring rows, since the others' columns are left out.
+    """
     rows, (columns, _) = len(both), up.shape
     block = 16 if rows <= 16 else 64
     _add_adapters[(triton.cdiv(rows, block), triton.cdiv(width, 64))](
-        both, up, agents, rows, width, columns, both.stride(0), up.stride(0), rank, count, block, 64,
-        16 if columns < 32 else 32)  # fmt: skip
+        both, up, agents, rows, width, columns, both.stride(0), up.stride(0), rank, count, block, 64
+    )
 
 
 @triton.jit
 def _add_adapters(both, up, agents, rows, width, columns, row_stride, up_stride, rank, count,
-                  ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+                  ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    agent = tl.load(agents + row, mask=row < rows, other=-1)
+    agent = tl.load(agents + row, mask=row < rows, other=-1).to(tl.int32)
     base = both + row.to(tl.int64)[:, None] * row_stride
+    first = tl.maximum(tl.min(tl.where(row < rows, agent, count), 0), 0)
+    last = tl.max(agent, 0)
     total = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
-    for start in range(0, columns, INNER):
-        inner = start + tl.arange(0, INNER)
-        own = ((inner // rank) % count)[None, :] == agent[:, None]
-        own = own & (row < rows)[:, None] & (inner < columns)[None, :]
-        low = tl.load(base + width + inner[None, :], mask=own, other=0.0)
-        part = tl.load(up + inner[:, None] * up_stride + at[None, :],
-                       mask=(inner < columns)[:, None] & (at < width)[None, :], other=0.0)  # fmt: skip
-        total += tl.dot(low, part, input_precision="ieee")
+    for layer in range(0, columns // (rank * count)):
+        for start in range((layer * count + first) * rank, (layer * count + last + 1) * rank, 16):
+            inner = start + tl.arange(0, 16)
+            own = (agent == start // rank % count)[:, None]
+            low = tl.load(base + width + inner[None, :], mask=own, other=0.0)
+            part = tl.load(up + inner[:, None] * up_stride + at[None, :], mask=(at < width)[None, :], other=0.0)
+            total += tl.dot(low, part, input_precision="ieee")
     inside = (row < rows)[:, None] & (at < width)[None, :]
     old = tl.load(base + at[None, :], mask=inside, other=0.0)
     tl.store(base + at[None, :], (old.to(tl.float32) + total).to(old.dtype), mask=inside)
@@ -187,7 +191,7 @@ def _attend(qkv, cos, sin, keys, values, out, slots, lengths, scale, row_stride,
 def advance(logits: Tensor, slots: Tensor, state: dict[str, Tensor], stops: Tensor) -> None:
     """Draw the next token of each row and store it in the state of its slot; see `plain_ops`."""
     s = state
-    block, warps = (8192, 16) if logits.shape[1] > 65536 else (4096, 8)
+    block, warps = (8192, 32) if logits.shape[1] > 65536 else (4096, 16)
     _advance[(len(logits),)](
         logits, slots, s["tokens"], s["lengths"], s["steps"], s["limits"], s["done"], s["draws"], s["output"],
         s["logprobs"], s["temperature"], s["top_k"], s["top_p"], stops, logits.stride(0), logits.shape[1],
@@ -221,7 +225,7 @@ def _value(key, SHORT: tl.constexpr):
 @triton.jit
 def _weight(x, top, rate):
     """Return weights relative to the likeliest token's; `rate` is log2(e) / temperature."""
-    return tl.exp2((x - top) * rate)
+    return tl.exp2(x * rate - top * rate)
 
 
 @triton.jit
@@ -341,18 +345,19 @@ def _kept(x, border, left):
 def _draw(row, size, top, rate, border, keep, u, BLOCK: tl.constexpr):
     """Return the token at which the weights of those that are kept, in the order of their numbers, exceed u."""
     each = _weight(border, top, rate)
-    start, block, reached, left = 0, 0, 0.0, keep
-    before, left_before = reached, left
+    start, reached, left = 0, 0.0, keep
+    block, before, left_before = 0, 0.0, 0  # of the last block with weight
     while (start < size) & (reached <= u):
         x, _ = _load(row, start, size, BLOCK)
         ties = tl.minimum(tl.sum((x == border).to(tl.int32), 0), left)
         weight = tl.sum(tl.where(x > border, _weight(x, top, rate), 0.0), 0) + ties * each
-        if weight > 0:
-            block, before, left_before = start, reached, left
+        block = tl.where(weight > 0, start, block)
+        before = tl.where(weight > 0, reached, before)
+        left_before = tl.where(weight > 0, left, left_before)
         reached += weight
         left -= ties
         start += BLOCK
-    # It is in the last block with weight, where rounding may put u past the last token.
+    # Rounding may put u past the last token.
     x, at = _load(row, block, size, BLOCK)
     ok = _kept(x, border, left_before)
     past = ok & (before + tl.cumsum(tl.where(ok, _weight(x, top, rate), 0.0), 0) > u)
@@ -370,7 +375,7 @@ def _advance(logits, slots, tokens, lengths, steps, limits, done, draws, output,
         top, chosen = _likeliest(row, size, BLOCK)
         rate = 1.4426950408889634 / tl.where(t > 0, t, 1.0)
         # Two borders where that of the nucleus often is between.
-        one, two = _key(top - 6.0 * t, SHORT), _key(top - 2.5 * t, SHORT)
+        one, two = _key(top - 4.0 * t, SHORT), _key(top - 1.5 * t, SHORT)
         all_tokens = -float("inf")
         whole, at_one, at_two = _masses(row, size, top, rate, all_tokens, _value(one, SHORT), _value(two, SHORT), BLOCK)
         plain = whole
