@@ -1,11 +1,12 @@
 """What one GPU does, part by part; each prints JSON as its last line. It runs on a CPU too, with --quick.
 
-    python -m bench.gpu card|prepare|released|plain|batched|shapes|steps [--quick]
+    python -m bench.gpu card|prepare|released|plain|batched|vllm|shapes|steps [--quick]
 
 `released` is the manner of the paper's released code: float32, one request at a time, 8 prompts. `plain` is maft's
-engine with transformers' own `generate`, in batches of 64. `batched` is the engine that maft uses on CUDA: replies in
-slots, agents in one batch. Prompts and limits are the same for all: one-digit sums in the recipe's words, temperature
-1, top-p 0.9, at most 128 tokens. The adapters are random and small, so that replies stay about as long.
+engine with transformers' own `generate`, in batches of 64. `batched` is the engine that maft uses on CUDA without
+vLLM: replies in slots, agents in one batch. `vllm` is vLLM, which must be installed. Prompts and limits are the same
+for all: one-digit sums in the recipe's words, temperature 1, top-p 0.9, at most 128 tokens. The adapters are random
+and small, so that replies stay about as long.
 """
 
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from maft import models, seeds
-from maft.config import EngineConfig
+from maft.config import EngineConfig, VllmConfig
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams
 from maft.samplers.base import Sampler
 
@@ -27,6 +28,7 @@ MODEL = "smollm2-135m-instruct"
 QUICK = "--quick" in sys.argv
 SAMPLING = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=4 if QUICK else 128)
 AGENTS = 2 if QUICK else 6
+COUNT = 4 if QUICK else 1000
 
 QWEN_1_5B = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
              "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True}  # fmt: skip
@@ -223,6 +225,40 @@ def plain() -> dict[str, Any]:
         return result | {"agents": measure(sampler, requests(count, [*adapters]))}
 
 
+def compare(sampler: Sampler, adapters: list[str], result: dict[str, Any]) -> None:
+    """Measure the base and agents, each with few and many requests, and print the result after each."""
+    for name, number, voices in (
+        ("base_first", COUNT, [None]), ("base", COUNT, [None]), ("agents_first", COUNT, adapters),
+        ("agents", COUNT, adapters), ("agents_times_six", AGENTS * COUNT, adapters),
+        ("base_times_six", AGENTS * COUNT, [None]),
+    ):  # fmt: skip
+        result[name] = measure(sampler, requests(number, [*voices]))
+        print(json.dumps(result), flush=True)  # for what comes later may run out of time
+
+
+def vllm() -> dict[str, Any]:
+    """Sample with vLLM, as many replies at a time as `batched` has slots: the base, and six agents in one batch."""
+    import torch
+    import vllm
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from maft.samplers.vllm import Vllm
+
+    settings = VllmConfig(max_model_len=2048, gpu_memory_utilization=0.5)
+    sampler = Vllm(EngineConfig(sampler="vllm", max_sequences=1024), settings, AGENTS, 16)
+    folder = models.resolve(MODEL)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    result: dict[str, Any] = {"vllm": vllm.__version__, "slots": sampler.max_sequences}
+    with tempfile.TemporaryDirectory() as scratch, timed(result, "seconds_in_all"):
+        adapters = random_adapters(Path(scratch), AGENTS, model)
+        with timed(result, "seconds_load"):
+            sampler.ready(MODEL, requests(AGENTS, [*adapters]))
+        compare(sampler, adapters, result)
+        sampler.release()
+    return result
+
+
 def batched() -> dict[str, Any]:
     """Sample in slots: the base, the first call of which captures graphs, and six agents in one batch."""
     import torch
@@ -231,20 +267,13 @@ def batched() -> dict[str, Any]:
 
     sampler = Transformers(EngineConfig(sampler="transformers"))
     sampler.devices = ("cuda", "cpu")
-    count = 4 if QUICK else 1000
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch, timed(result, "seconds_in_all"):
         with timed(result, "seconds_load"):
             sampler.ready(MODEL, requests(1, [None]))
         adapters = random_adapters(Path(scratch), AGENTS, sampler._model)
-        for name, number, voices in (
-            ("base_first", count, [None]), ("base", count, [None]), ("agents_first", count, adapters),
-            ("agents", count, adapters), ("agents_times_six", AGENTS * count, adapters),
-            ("base_times_six", AGENTS * count, [None]),
-        ):  # fmt: skip
-            result[name] = measure(sampler, requests(number, [*voices]))
-            print(json.dumps(result), flush=True)  # for what comes later may run out of time
-        asked = requests(count, [None])
+        compare(sampler, adapters, result)
+        asked = requests(COUNT, [None])
         with timed(result, "seconds_encoding"):
             chat = sampler.ready(MODEL)
             for request in asked:
@@ -401,7 +430,7 @@ def _empty() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-PARTS = {part.__name__: part for part in (card, prepare, released, plain, batched, shapes, steps)}
+PARTS = {part.__name__: part for part in (card, prepare, released, plain, batched, vllm, shapes, steps)}
 
 if __name__ == "__main__":
     print(json.dumps(PARTS[sys.argv[1]]()))

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.gpu import QWEN_1_5B, QWEN_7B
+from bench.gpu import QWEN_7B
+from bench.training import SHAPES
 from maft import config
 from maft.models import shapes
 from maft.models.shapes import Shape
@@ -42,8 +43,9 @@ class Row(NamedTuple):
 
 def shape_of(name: str) -> Shape:
     """Return the shape that a measurement names."""
-    if name.startswith(("1.5B", "7B")):
-        return shapes.of_config((QWEN_7B if name.startswith("7B") else QWEN_1_5B) | {"model_type": "qwen2"})
+    for size, sizes in ({"7B": QWEN_7B} | SHAPES).items():
+        if name.startswith(size):
+            return shapes.of_config(sizes | {"model_type": "qwen2"})
     found = shapes.known("smollm2-135m")
     assert found is not None
     return found
@@ -66,11 +68,11 @@ def sampling(name: str, measured: dict[str, Any]) -> Iterator[Row]:
     yield Row(name, "GB of sampling", memory.total / 1e9, measured["peak_gb"])
 
 
-def training(measured: dict[str, Any]) -> Iterator[Row]:
-    """Yield the finetuning of six agents: one after the other, and together."""
+def training(size: str, measured: dict[str, Any]) -> Iterator[Row]:
+    """Yield the finetuning of six agents of a size: one after the other, and together."""
     settings = config.load(ROOT / "recipes/gpu/config.yaml", ["num_iterations=1", "train.num_epochs=1"])
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"batch_size": 16})})
-    shape, gpu = shape_of("135M"), hardware.gpu("H200")
+    shape, gpu = shape_of(size), hardware.gpu("H200")
     tokens = measured["alone"]["tokens"]
     rows = {"generator": 118.0, "critic": 362.0}
     trainings = [
@@ -81,7 +83,7 @@ def training(measured: dict[str, Any]) -> Iterator[Row]:
     usable = gpu.memory_gb * costs.GIGA * hardware.USABLE_MEMORY
     for manner in (False, "auto"):
         how = settings.model_copy(update={"train": settings.train.model_copy(update={"together": manner})})
-        name = "six agents together" if manner else "six agents, one after the other"
+        name = f"{size}, six agents " + ("together" if manner else "one after the other")
         run = Forecast(stages=(answers,), trainings=tuple(trainings), longest=400, mean=200)
         found = measured["together" if manner else "sequential"]
         yield Row(name, "s of steps", hours.finetuning(how, shape, run, gpu, 1, 1, "lora"), found["seconds"])
@@ -97,7 +99,9 @@ def rows(folder: Path) -> list[Row]:
         for name, measured in read[part][part].items():
             if isinstance(measured, dict) and "ms_step" in measured and "torch" not in name:
                 made += sampling(name if part == "shapes" else f"135M, {name}", measured)
-    return made + list(training(read["training"]["training"]["135M"]))
+    for size, measured in read["training"]["training"].items():
+        made += training(size, measured)
+    return made
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def rows(parts: dict[str, Any]) -> list[str]:
     if card:
         lines.append(f"{card['name']}: {card['tflops']:.0f} TFLOP/s, {card['copy_tb']:.2f} TB/s, torch {card['torch']}")
     rates = {"released, one at a time": parts.get("released")}
-    for part in ("plain", "batched"):
+    for part in ("plain", "batched", "vllm"):
         rates |= {f"{part}: {name}": value for name, value in parts.get(part, {}).items() if isinstance(value, dict)}
     first = (parts.get("released") or {}).get("generated_per_second")
     for name, value in rates.items():

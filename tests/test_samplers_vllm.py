@@ -287,11 +287,11 @@ def test_one_base_is_in_memory_at_a_time(machine):
 
 def test_settings_reach_vllm(machine):
     settings = VllmConfig(tensor_parallel_size=1, gpu_memory_utilization=0.5, max_model_len=64, max_loras=3)
-    ours = vllm.Vllm(EngineConfig(dtype="float32", max_sequences=9), settings, 8, 16)
+    ours = vllm.Vllm(EngineConfig(max_sequences=9), settings, 8, 16)
     ours.sample([ask("q")])
     assert FakeEngine.made[0].arguments == {
         "model": "tiny",
-        "dtype": "float32",
+        "dtype": "bfloat16",
         "trust_remote_code": False,
         "max_model_len": 64,
         "max_num_seqs": 9,
@@ -351,6 +351,15 @@ def test_gpus_that_are_not_there_are_said_before_anything_is_loaded(machine, num
         engine(tensor_parallel_size=asked).sample([ask("q")])
     assert said in str(error.value) and "engine.sampler=openvino" in str(error.value)
     assert not FakeEngine.made
+
+
+def test_adapters_in_float32_are_refused_on_a_gpu_before_anything_is_loaded(machine):
+    in_float32, settings = EngineConfig(dtype="float32"), VllmConfig()
+    with pytest.raises(ConfigError, match=r"bfloat16 and float16 only.*sampler=transformers"):
+        vllm.Vllm(in_float32, settings, 4, 16).sample([ask("q")])
+    assert FakeEngine.made == []
+    assert vllm.Vllm(in_float32, settings, 0, 16).sample([ask("q")])[0].text == "0"
+    assert FakeEngine.made[0].arguments["dtype"] == "float32"
 
 
 def test_the_cpu_build_needs_no_gpu(machine):

@@ -1,4 +1,5 @@
-"""vLLM's CPU build for real, in an environment of its own (`make test-vllm`), against transformers and PEFT."""
+"""vLLM for real, in an environment of its own, against transformers and PEFT: its CPU build (`make test-vllm`) or, where
+there is a GPU, that."""
 
 import os
 import shutil
@@ -30,6 +31,7 @@ from maft.pipeline import rollouts
 from maft.records import AgentRef, Message, Reply, Request, SamplingParams, Society
 from maft.samplers.base import Sampler
 from maft.samplers.chat import Chat
+from maft.samplers.transformers import device
 
 pytest.importorskip("vllm")
 pytestmark = [
@@ -41,13 +43,15 @@ MODEL = models.PACKAGED
 GREEDY = SamplingParams(temperature=0, max_new_tokens=24)
 DRAWN = SamplingParams(temperature=1.0, top_p=0.9, max_new_tokens=16)
 QUESTIONS = [f"What is {a} {sign} {b}?" for a in range(2, 6) for b in (3, 5) for sign in "+*"]
-TOGETHER = 0.85
+ON_GPU = device() == "cuda"
+DTYPE = "bfloat16" if ON_GPU else "float32"
+TOGETHER = 0.6 if ON_GPU else 0.85
 """Share of greedy texts that must be equal: two near-equal logits may change places by rounding."""
 
 
 def engine(name: str) -> Sampler:
-    settings = EngineConfig(sampler=name, dtype="float32", cache_gb=1, max_sequences=32, num_threads=1)
-    how = VllmConfig(max_model_len=2048, max_loras=2)  # no slot is free while two agents speak
+    settings = EngineConfig(sampler=name, dtype=DTYPE, cache_gb=1, max_sequences=32, num_threads=1)
+    how = VllmConfig(max_model_len=2048, max_loras=2, gpu_memory_utilization=0.5)  # no slot is free while two speak
     task = TaskConfig(name="arithmetic")
     return make(RunConfig(task=task, debate=DebateConfig(num_agents=2), engine=settings, vllm=how))
 
@@ -93,6 +97,7 @@ def vllm():
 def reference():
     """What is known to be right: transformers and PEFT, one adapter at a time."""
     made = engine("transformers")
+    made.devices = ()  # on a GPU, it would mix them itself
     yield made
     made.release()
 
@@ -186,7 +191,8 @@ def test_seeds_make_samples(vllm, adapters):
     replies = texts(vllm, [ask(sea, adapters[0], DRAWN, seed) for seed in range(6)])
     assert len(set(replies)) == 6, "identical prompts, different seeds"
     crowd = [ask("Count to nine.", None, DRAWN, 3), ask(sea, adapters[0], DRAWN, 3), ask(sea, adapters[1], DRAWN, 3)]
-    assert texts(vllm, crowd)[1] == replies[3], "the same seed in other company"
+    again = texts(vllm, crowd)[1]
+    assert again == replies[3] or (ON_GPU and again[:4] == replies[3][:4]), "the same seed in other company"
 
 
 def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, reference, adapters):
@@ -199,8 +205,8 @@ def test_draws_with_seeds_are_draws_from_the_distribution_of_the_agent(vllm, ref
     made = chat.encode(requests[0])
     model = reference.speaking(adapters[1])
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([made.token_ids])).logits[0, -1]
-    likely = logits.softmax(-1).topk(8)
+        logits = model(input_ids=torch.tensor([made.token_ids], device=model.device)).logits[0, -1]
+    likely = logits.float().softmax(-1).topk(8)
     for probability, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
         expected, seen = number * probability, drawn[chat.tokenizer.decode([token])]
         assert abs(seen - expected) < 4 * max(1.0, expected) ** 0.5 + 2, (token, expected, seen)
@@ -251,11 +257,11 @@ debate: {num_agents: 2, summarizer: none}
 sampling: {train: {generator: {max_new_tokens: 16, temperature: 0.7}, critic: {max_new_tokens: 16}}}
 vote: {min_agreement: plurality}
 train: {num_epochs: 1}
-engine: {sampler: vllm, cache_gb: 1, dtype: float32, num_threads: 1}
+engine: {sampler: vllm, cache_gb: 1, dtype: DTYPE, num_threads: 1}
 vllm: {max_model_len: 1024}
-"""
+""".replace("DTYPE", DTYPE)
     )
-    command = [Path(sys.executable).with_name("maft"), "run", "sums.yaml", "--quiet"]
+    command = [sys.executable, "-m", "maft", "run", "sums.yaml", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "runs/sums"

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 wheels="" out="" work="${TMPDIR:-/tmp}/maft-gpu" total=480 quick="" python="${PYTHON:-python3}"
 overrides="" trained=""
 # What one part may take, in seconds; the whole ends in time all the same.
-declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300 [experiment]=600)
+declare -A limit=([card]=60 [tests]=150 [steps]=120 [shapes]=150 [prepare]=90 [released]=90 [plain]=120 [batched]=150 [training]=150 [run]=300 [experiment]=600 [vllm_tests]=240 [vllm]=180)
 parts="card tests steps shapes prepare released plain batched training run"
 while (($#)); do
   case $1 in
@@ -52,6 +52,7 @@ echo "installed after $((SECONDS - started)) s" | tee -a "$log"
 command_of() {
   case $1 in
     tests) echo "$python -m pytest -q -p no:cacheprovider -m gpu tests/test_samplers_batched.py" ;;
+    vllm_tests) echo "$python -m pytest -q -p no:cacheprovider -m vllm --durations=8 tests/test_vllm_engine.py" ;;
     training) echo "$python -m bench.training shapes $quick $trained" ;;
     experiment)  # ends in time to gather what is finished
       echo "$python -m bench.experiment $work/experiment $out --seconds $(($2 - 20)) $overrides" ;;

@@ -161,7 +161,7 @@ class Vllm(LocalSampler):
         """Start vLLM.
 
         Raises:
-            ConfigError: there are fewer GPUs than asked for.
+            ConfigError: there are fewer GPUs than asked for, or no kernels for adapters in this dtype.
             DataError: vLLM cannot load the model, or it does not fit.
         """
         platform = self._platform()
@@ -169,6 +169,11 @@ class Vllm(LocalSampler):
 
         on_cpu = platform.is_cpu()
         check_gpus(self.vllm, 0 if on_cpu or platform.is_unspecified() else platform.device_count(), on_cpu=on_cpu)
+        if self.num_adapters and self.settings.dtype == "float32" and not on_cpu:
+            raise ConfigError(
+                "engine.sampler=vllm with adapters and engine.dtype=float32: vLLM's GPU kernels for adapters know "
+                "bfloat16 and float16 only. Set engine.dtype=bfloat16, or use engine.sampler=transformers."
+            )
         chat.context = min(chat.context, self.vllm.max_model_len or chat.context)
         self.check_memory(model, chat.context, self._room, 0 if on_cpu else platform.get_device_total_memory())
         try:
