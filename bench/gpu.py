@@ -327,16 +327,17 @@ def decode(
     prompts = [[(7 * n + i) % 900 + 5 for i in range(prompt)] for n in range(slots)]
     asked = jobs(prompts, steps, [*folders] or [None])
     figures: dict[str, Any] = {"slots": slots, "agents": agents}
+    order = sorted(range(slots), key=lambda slot: slot % max(1, agents))  # rows of one agent are neighbours
     room._read(asked[:1], [0])
     with timed(figures, "seconds_prefill"):
         for chunk in _chunks(asked):
             room._read(chunk, [job.number for job in chunk])
     with timed(figures, "seconds_capture"):
-        room._go(range(slots))
+        room._go(order)
     blocks = 1 if QUICK else 6
     with timed(figures, "seconds_steps"):
         for _ in range(blocks):
-            room._go(range(slots))
+            room._go(order)
     step = figures["seconds_steps"] / blocks / STEPS
     weights = sum(p.numel() for p in model.parameters())
     idle = 0 if model.config.tie_word_embeddings else model.get_input_embeddings().weight.numel()

@@ -418,12 +418,12 @@ def test_triton_computes_what_torch_does_in_its_interpreter():
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("logits", "block", "warps"), [("bf16", 4096, 16), ("bf16", 8192, 32), ("fp32", 4096, 16)])
-def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits, block, warps):
+@pytest.mark.parametrize("logits", ["bf16", "fp32"])
+def test_the_kernel_that_draws_compiles_for_a_gpu_where_there_is_none(logits):
     kinds = {"logits": f"*{logits}", "done": "*i1"}
     kinds |= dict.fromkeys(("draws", "logprobs", "temperature", "top_p"), "*fp32")
     kinds |= dict.fromkeys(("row_stride", "size", "width", "num_stops"), "i32")
-    compile_for_a_gpu("_advance", "*i64", kinds, {"SHORT": logits == "bf16", "BLOCK": block}, warps)
+    compile_for_a_gpu("_advance", "*i64", kinds, {"SHORT": logits == "bf16", "BLOCK": 8192}, 16)
 
 
 @pytest.mark.torch

@@ -129,8 +129,12 @@ def test_agents_mixed_in_one_batch_say_what_they_say_with_peft(vllm, reference, 
     for place in range(3):
         pairs = [(a.text, b.text) for a, b in zip(ours[place::3], theirs[place::3], strict=True)]
         assert share(pairs) >= TOGETHER, [pair for pair in pairs if pair[0] != pair[1]]
-    counts = [(r.prompt_tokens, r.completion_tokens, r.finish_reason) for r in ours if r in theirs]
-    assert counts and all(prompt > 20 and 0 < made <= 24 for prompt, made, _ in counts)
+
+    def ending(reply: Reply) -> tuple[int, str]:
+        return reply.completion_tokens, reply.finish_reason
+
+    alike = [(ending(a), ending(b)) for a, b in zip(ours, theirs, strict=True) if a.text == b.text]
+    assert all(a == b and 0 < a[0] <= 24 for a, b in alike)
     assert [r.prompt_tokens for r in ours] == [r.prompt_tokens for r in theirs], "the same tokens, BOS and all"
     for place, name in enumerate(NAMES, 1):
         assert all(reply.text.startswith(name) for reply in ours[place::3])
@@ -252,9 +256,9 @@ def test_a_whole_run_finetunes_between_two_engines(vllm, tmp_path):
     vllm.release()
     (tmp_path / "sums.yaml").write_text(
         """
-task: {name: arithmetic, low: 1, high: 3, num_train: 4, num_eval: 2}
+task: {name: arithmetic, low: 1, high: 3, num_train: 6, num_eval: 2}
 debate: {num_agents: 2, summarizer: none}
-sampling: {train: {generator: {max_new_tokens: 16, temperature: 0.7}, critic: {max_new_tokens: 16}}}
+sampling: {train: {generator: {max_new_tokens: 48, temperature: 0.7}, critic: {max_new_tokens: 48}}}
 vote: {min_agreement: plurality}
 train: {num_epochs: 1}
 engine: {sampler: vllm, cache_gb: 1, dtype: DTYPE, num_threads: 1}
@@ -266,7 +270,7 @@ vllm: {max_model_len: 1024}
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path / "runs/sums"
     adapters = sorted(folder.name for folder in (run / "iter_01/agents").iterdir())
-    assert adapters == ["critic_0", "critic_1", "generator_0", "generator_1"]
+    assert adapters[-2:] == ["generator_0", "generator_1"] and adapters[:-2], "a critic without examples is left alone"
     assert (run / "iter_01/eval/summary.json").exists() and "maft" in done.stdout
 
 
