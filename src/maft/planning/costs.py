@@ -22,7 +22,7 @@ SEQUENCES = 256
 BYTES_PER_CALL, BYTES_PER_TOKEN = 150.0, 3.5
 """Of a debate on the disk: of a call, and of each token that is new in it."""
 HIDDEN_BYTES, INTERMEDIATE_BYTES = 24, 7
-"""Of a block's activations in finetuning, for each token and unit; measured in sum, at 135M, 0.5B and 1.5B on one H200."""
+"""Of a block's activations in finetuning, for each token and unit; measured in sum, on one H200, from 135M to 1.5B."""
 READING_BYTES, ADAPTED_BYTES = 38, 18
 """Of activations in reading prompts, for each hidden unit and token, and more with adapters; measured there, too."""
 PART_TOKENS = (1024, 65536)
