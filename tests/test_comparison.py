@@ -18,7 +18,7 @@ from maft.evaluation.methods import HeldOut
 from maft.evaluation.paired import Difference
 from maft.method import learners
 from maft.records import Debate, Example, Problem, Reply
-from maft.runs import seals, status
+from maft.runs import seals, societies, status
 from maft.runs.folder import RunFolder
 from maft.samplers import Scripted
 from maft.trainers import NullTrainer
@@ -352,6 +352,19 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
         comparison.begin(settings(tmp_path, "debate.num_rounds=3"), ["star"], [0])
     with pytest.raises(ConfigError, match="stra is not a method. The methods are: maft, "):
         comparison.begin(config, ["stra"], [0])
+
+
+def test_two_processes_that_begin_at_the_same_time_both_keep_their_seeds(tmp_path, monkeypatch):
+    config = settings(tmp_path)
+
+    def meanwhile(_):
+        monkeypatch.undo()
+        comparison.begin(config, ["majority_ft"], [1])
+
+    monkeypatch.setattr(societies, "check", meanwhile)
+    assert comparison.begin(config, ["star"], [0]).seeds == (0,)
+    kept = comparison.existing(config.runs_dir / config.name)
+    assert {*kept.methods} == {"maft", "star", "majority_ft"} and {*kept.seeds} == {0, 1}
 
 
 def test_a_comparison_gets_further_iterations_and_shows_fewer(tmp_path):

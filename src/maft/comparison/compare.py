@@ -113,24 +113,31 @@ def default_methods(config: RunConfig) -> tuple[str, ...]:
 def begin(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], reference: str = "maft") -> Comparison:
     """Make the folder of a comparison, or resume it; methods and seeds may be added. No seeds are those of before.
 
+    Several processes may work in one folder, such as one for each seed.
+
     Raises:
         ConfigError: as `chosen` does.
         DataError: an adapter that agents begin with does not fit its base model.
     """
+    import filelock
+
     asked = chosen(config, methods, seeds, reference)
     societies.check(config)
     engines.check_templates(config)
     if any(ARMS[name].star == "gold" for name in asked.methods):
         star.check_gold(tasks.prepare(tasks.make(config.task)).train)
-    content = {
-        "config": config.model_dump(mode="json"),
-        "methods": (*asked.methods, *asked.others),
-        "seeds": tuple(dict.fromkeys((*asked.earlier_seeds, *asked.seeds))),
-        "reference": asked.reference,
-    }
     path = asked.path / "compare.json"
-    kept = files.read_json(path) if path.exists() else {}
-    files.write_json(path, kept | content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(asked.path / ".lock"):
+        asked = chosen(config, methods, seeds, reference)  # another process may have added methods or seeds
+        content = {
+            "config": config.model_dump(mode="json"),
+            "methods": (*asked.methods, *asked.others),
+            "seeds": tuple(dict.fromkeys((*asked.earlier_seeds, *asked.seeds))),
+            "reference": asked.reference,
+        }
+        kept = files.read_json(path) if path.exists() else {}
+        files.write_json(path, kept | content)
     return asked
 
 
