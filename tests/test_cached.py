@@ -101,6 +101,14 @@ def test_a_file_that_another_process_uses_is_not_called_damaged(tmp_path, monkey
             Replies(tmp_path / "replies.sqlite")
 
 
+def test_several_processes_use_a_shared_file(tmp_path):
+    file = tmp_path / "replies.sqlite"
+    with closing(Replies(file, shared=True)) as one, closing(Replies(file, shared=True)) as two:
+        for held, key in ((one, b"a"), (two, b"b"), (one, b"c")):
+            held.keep(key, Reply(text=key.decode(), finish_reason="stop"))
+        assert [held.find(key).text for held in (one, two) for key in (b"a", b"b", b"c")] == [*"abcabc"]
+
+
 def test_an_error_is_not_kept(tmp_path):
     engine = Scripted(lambda request: Reply(text="", finish_reason="error", error="no answer in time"))
     cached = CachedSampler(engine, tmp_path / "replies.sqlite")

@@ -64,6 +64,8 @@ def compare(
 
     Rows base, majority@N and debate are of the untrained model. Work that methods share is computed once. With enough
     debate.num_eval_samples, the table has a vote at the token budget of a debate, too (majority@budget).
+
+    Several processes may work in one folder, one for each seed; the same command without --seeds then shows all.
     """
     from maft import comparison, engines, files, report
     from maft.comparison import preregister

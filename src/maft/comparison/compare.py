@@ -94,7 +94,8 @@ def compare(comparison: Comparison, sampler: Sampler, trainer: Trainer, progress
     """Run every arm, or resume it; the reference first, since it sets the others' number of examples."""
     arms = [ARMS[name].settings(comparison.config) for name in comparison.methods]
     keep = comparison.config.debate.keep_tokens or any(arm.get("debate.keep_tokens") for arm in arms)
-    cached_sampler = CachedSampler(sampler, comparison.path / "cache" / "replies.sqlite", keep_tokens=keep)
+    replies = comparison.path / "cache" / "replies.sqlite"
+    cached_sampler = CachedSampler(sampler, replies, keep_tokens=keep, shared=True)
     cached_trainer = CachedTrainer(trainer, comparison.path / "cache" / "agents")
     for seed in comparison.seeds:
         for name in comparison.methods:

@@ -18,13 +18,14 @@ from maft.samplers.base import Answered, Feed, Sampler, Streaming, answer
 class Replies:
     """Replies by the digest of their request, in an SQLite file."""
 
-    def __init__(self, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
+    def __init__(self, file: Path, *, paid: bool = False, keep_tokens: bool = False, shared: bool = False) -> None:
         """Open a file, which is created if it does not exist.
 
-        Replies survive a kill, and a power cut if `paid`; `keep_tokens` keeps token ids and log-probabilities.
+        Replies survive a kill, and a power cut if `paid`; `keep_tokens` keeps token ids and log-probabilities. Several
+        processes can use a `shared` file, at some cost in time.
 
         Raises:
-            DataError: the file is damaged.
+            DataError: the file is damaged, or in use by another process and not shared.
         """
         self._keep_tokens = keep_tokens
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,7 @@ class Replies:
         self._file = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         try:
             self._file.execute(f"PRAGMA synchronous={'FULL' if paid else 'OFF'}")
-            self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._file.execute(f"PRAGMA {'busy_timeout=60000' if shared else 'locking_mode=EXCLUSIVE'}")
             self._file.execute("CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL)")
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
@@ -67,9 +68,12 @@ class CachedSampler(Streaming):
     matter. A file belongs to one engine and model: another engine may round differently.
     """
 
-    def __init__(self, engine: Sampler, file: Path, *, paid: bool = False, keep_tokens: bool = False) -> None:
+    def __init__(
+        self, engine: Sampler, file: Path, *, paid: bool = False, keep_tokens: bool = False, shared: bool = False
+    ) -> None:
+        """Ask nothing yet; for the settings, see `Replies`."""
         self.engine = engine
-        self._open = partial(Replies, file, paid=paid, keep_tokens=keep_tokens)
+        self._open = partial(Replies, file, paid=paid, keep_tokens=keep_tokens, shared=shared)
 
     def answer(self, requests: Sequence[Request], on_reply: Answered) -> None:
         """Answer requests; see `maft.samplers.base.Streaming`. Replies with an error are not kept."""
