@@ -354,6 +354,13 @@ def test_methods_and_seeds_can_be_added_and_other_settings_cannot(tmp_path):
         comparison.begin(config, ["stra"], [0])
 
 
+def test_a_file_in_place_of_the_folder_is_said(tmp_path):
+    config = settings(tmp_path)
+    files.write_text(config.runs_dir / config.name, "")
+    with pytest.raises(ConfigError, match="is a file, and cannot be the folder of a comparison"):
+        comparison.begin(config, ["star"], [0])
+
+
 def test_two_processes_that_begin_at_the_same_time_both_keep_their_seeds(tmp_path, monkeypatch):
     config = settings(tmp_path)
 

@@ -353,12 +353,14 @@ def test_gpus_that_are_not_there_are_said_before_anything_is_loaded(machine, num
     assert not FakeEngine.made
 
 
-def test_adapters_in_float32_are_refused_on_a_gpu_before_anything_is_loaded(machine):
-    in_float32, settings = EngineConfig(dtype="float32"), VllmConfig()
-    with pytest.raises(ConfigError, match=r"bfloat16 and float16 only.*sampler=transformers"):
-        vllm.Vllm(in_float32, settings, 4, 16).sample([ask("q")])
+def test_adapters_in_float32_are_refused_on_a_gpu_before_anything_is_loaded(machine, tmp_path):
+    asked, given = ask("q"), ask("q", adapter(tmp_path))
+    for lora, requests in ((True, [asked]), (False, [given])):
+        with pytest.raises(ConfigError, match=r"bfloat16 and float16 only.*sampler=transformers"):
+            vllm.Vllm(EngineConfig(dtype="float32"), VllmConfig(), 4, 16, lora=lora).sample(requests)
     assert FakeEngine.made == []
-    assert vllm.Vllm(in_float32, settings, 0, 16).sample([ask("q")])[0].text == "0"
+    full = vllm.Vllm(EngineConfig(dtype="float32"), VllmConfig(), 4, 16, lora=False)
+    assert full.sample([asked])[0].text == "0"
     assert FakeEngine.made[0].arguments["dtype"] == "float32"
 
 

@@ -77,7 +77,8 @@ def _local(name: str, config: RunConfig, ledger: Ledger, num_engines: int) -> Sa
         rank = max(config.lora_of(role, n).rank for role, n in roles)
         share = {"gpu_memory_utilization": config.vllm.gpu_memory_utilization / num_engines}
         settings, logprobs = config.vllm.model_copy(update=share), config.debate.keep_tokens
-        return Vllm(config.engine, settings, len(learners(config)), rank, logprobs=logprobs)
+        lora = config.train.method != "full"
+        return Vllm(config.engine, settings, len(learners(config)), rank, lora=lora, logprobs=logprobs)
     if name == "openvino":
         from maft.samplers.openvino import OpenVino
 

@@ -171,6 +171,8 @@ def chosen(config: RunConfig, methods: Sequence[str], seeds: Sequence[int], refe
     for name in methods:
         config_.over(config, ARMS[name].settings(config), f"method {name}")
     path = config.runs_dir / config.name
+    if path.is_file():
+        raise ConfigError(f"{path} is a file, and cannot be the folder of a comparison. Choose another name=...")
     if (path / "config.json").exists():
         raise ConfigError(f"{path} holds a run. Choose another name=... for the comparison.")
     asked = Comparison(path, config, tuple(dict.fromkeys(methods)), tuple(dict.fromkeys(seeds)), reference)

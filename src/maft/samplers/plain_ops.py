@@ -67,15 +67,7 @@ def attend(
 ) -> Tensor:
     """Store one new token in each row and return its attention over its slot, [rows, heads * width of a head].
 
-    Args:
-        qkv: as in `rotate_and_store`, and so are the tables, the cache and `heads`.
-        cos: see there.
-        sin: see there.
-        slots: [rows].
-        keys: see there.
-        values: see there.
-        lengths: [slots], tokens before the new one.
-        heads: see there.
+    `lengths` [slots] are the tokens before the new one; for the others see `rotate_and_store`.
     """
     q = rotate_and_store(qkv, cos, sin, lengths[slots], slots, keys, values, heads)
     k, v = keys[slots], values[slots]

@@ -45,7 +45,14 @@ class Vllm(LocalSampler):
     default_sequences = 256
 
     def __init__(
-        self, engine: EngineConfig, settings: VllmConfig, num_adapters: int, rank: int, *, logprobs: bool = False
+        self,
+        engine: EngineConfig,
+        settings: VllmConfig,
+        num_adapters: int,
+        rank: int,
+        *,
+        lora: bool = True,
+        logprobs: bool = False,
     ) -> None:
         """Load nothing yet.
 
@@ -54,6 +61,7 @@ class Vllm(LocalSampler):
             settings: of vLLM.
             num_adapters: adapters of the society; all are held in GPU memory, or at least in main memory.
             rank: of the adapters that will be trained; a larger one restarts vLLM when it comes.
+            lora: whether adapters will be trained.
             logprobs: whether replies carry log-probabilities, which takes some time.
         """
         super().__init__(engine)
@@ -61,6 +69,7 @@ class Vllm(LocalSampler):
         self.num_adapters = num_adapters
         self.slots = settings.max_loras or num_adapters
         self.rank = rank
+        self.lora = lora
         self.logprobs = logprobs
         self._vllm: Any = None
         self._folder = ""
@@ -169,7 +178,7 @@ class Vllm(LocalSampler):
 
         on_cpu = platform.is_cpu()
         check_gpus(self.vllm, 0 if on_cpu or platform.is_unspecified() else platform.device_count(), on_cpu=on_cpu)
-        if self.num_adapters and self.settings.dtype == "float32" and not on_cpu:
+        if (self.lora or self._room) and self.settings.dtype == "float32" and not on_cpu:
             raise ConfigError(
                 "engine.sampler=vllm with adapters and engine.dtype=float32: vLLM's GPU kernels for adapters know "
                 "bfloat16 and float16 only. Set engine.dtype=bfloat16, or use engine.sampler=transformers."

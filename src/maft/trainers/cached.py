@@ -45,7 +45,7 @@ class CachedTrainer(Trainer):
                 self.trainer.train(owed, settings, on_progress)
         finally:
             for job in owed:
-                if job.output.exists() and not job.keep_optimizer:
+                if job.output.exists() and not job.keep_optimizer and not places[job.agent].exists():
                     _link(job.output, places[job.agent])
 
 
